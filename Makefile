@@ -1,0 +1,26 @@
+# Both targets work from a bare clone with Python, pip and make, and again when repeated.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test clean
+
+# Installed again only when the declared dependencies change.
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: .venv/installed
+	@rm -rf runs/demo
+	$(BIN)/sogclr pretrain digits --out runs/demo --epochs 60
+	$(BIN)/sogclr evaluate runs/demo digits
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q
+	$(BIN)/python -m build --wheel --outdir dist . > /dev/null
+
+clean:
+	rm -rf .venv dist build runs

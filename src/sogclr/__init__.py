@@ -1,0 +1,43 @@
+"""Contrastive learning that does not need a large batch.
+
+The losses need torch alone; everything else is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .losses import (
+        ClipLoss,
+        DecoupledContrastiveLoss,
+        GlobalContrastiveLoss,
+        NTXentLoss,
+        TwoWayGlobalContrastiveLoss,
+    )
+
+_HOME = {
+    "GlobalContrastiveLoss": "losses",
+    "TwoWayGlobalContrastiveLoss": "losses",
+    "NTXentLoss": "losses",
+    "DecoupledContrastiveLoss": "losses",
+    "ClipLoss": "losses",
+}
+
+__version__ = "0.1.0"
+__all__ = [
+    "ClipLoss",
+    "DecoupledContrastiveLoss",
+    "GlobalContrastiveLoss",
+    "NTXentLoss",
+    "TwoWayGlobalContrastiveLoss",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sogclr' has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,247 @@
+"""How the log-normalizer of an anchor is estimated: from the batch alone, or over time.
+
+A softmax contrastive loss is an alignment term plus, for each anchor, an estimate of
+log g, the logarithm of its normalizer. A mini-batch offers an unbiased estimate ĝ of g, but
+log ĝ is biased, and so is its gradient. Two estimators share one interface here:
+
+    InBatchNormalizer   log u = log ĝ: SimCLR, DCL, CLIP
+    NormalizerTable     log u = moving average of ĝ per sample: SogCLR
+
+Both are called `estimator(rows, log_g)` and return log u without gradient;
+`surrogate_log_normalizer` turns log ĝ and log u into a term with the right value and gradient.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "InBatchNormalizer",
+    "Normalizer",
+    "NormalizerTable",
+    "step_size",
+    "surrogate_log_normalizer",
+]
+
+
+def surrogate_log_normalizer(log_g: Tensor, log_u: Tensor, temperature: float | Tensor) -> Tensor:
+    """tau log u in value; in gradient, the estimator's: tau (ĝ/u) grad log ĝ + log u grad tau.
+
+    With u = ĝ this is the plain gradient of tau log ĝ. With u the true normalizer its
+    expectation over batches is the gradient of the global objective (paper, equation 6).
+
+    Args:
+        log_g: `(...)`, log ĝ of this batch, with its graph.
+        log_u: `(...)`, the estimate of log g, without one.
+        temperature: tau > 0.
+    """
+    tau = torch.as_tensor(temperature, dtype=log_g.dtype, device=log_g.device)
+    weight = tau.detach() * (log_g.detach() - log_u).exp()
+    surrogate = tau * log_u + weight * log_g
+    return (tau * log_u).detach() + (surrogate - surrogate.detach())
+
+
+def step_size(
+    visits: Tensor,
+    gamma_min: float,
+    gamma_decay: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """gamma, the weight of the new estimate, as a function of a sample's own visits.
+
+    It depends on nothing else, so there is no schedule that a caller could forget to advance,
+    and a sample added later starts fresh. The first visit always has gamma = 1.
+
+    Args:
+        visits: `(...)` integers >= 1, this visit counted.
+        gamma_min: the limit, in (0, 1].
+        gamma_decay: None for `max(gamma_min, 1/visits)`, under which u is the plain mean of
+            all visits until it turns into a moving average; or the number of visits over
+            which gamma falls from 1 to gamma_min along a cosine (FastCLIP, arXiv 2407.01445:
+            half the epochs of the run). 1 gives a constant gamma after the first visit.
+        dtype: of the result.
+    """
+    visits = visits.to(dtype)
+    if gamma_decay is None:
+        return (1 / visits).clamp(min=gamma_min)
+    progress = ((visits - 1) / gamma_decay).clamp(max=1)
+    return gamma_min + (1 - gamma_min) * 0.5 * (1 + (math.pi * progress).cos())
+
+
+class Normalizer(nn.Module):
+    """The interface: who the rows are, then log u for their log ĝ."""
+
+    def resolve(self, index: Tensor, device: torch.device) -> Tensor:
+        """Sample ids `(B,)` to rows on `device`, int64."""
+        raise NotImplementedError
+
+    def forward(self, rows: Tensor, log_g: Tensor) -> Tensor:
+        """log u `(M,)`, without graph, of anchors in these rows with this log ĝ `(M,)`."""
+        raise NotImplementedError
+
+
+class InBatchNormalizer(Normalizer):
+    """The mini-batch estimate, log u = log ĝ. It keeps nothing and ignores who the rows are."""
+
+    def resolve(self, index: Tensor, device: torch.device) -> Tensor:
+        return index.to(device, torch.int64, non_blocking=True)
+
+    def forward(self, rows: Tensor, log_g: Tensor) -> Tensor:
+        return log_g.detach()
+
+
+class NormalizerTable(Normalizer):
+    """log u and the number of visits of every row, a row being a sample (or a view of one).
+
+        log u <- log( (1 - gamma) u + gamma ĝ ),   gamma = step_size(visits)
+
+    The average is formed in log space, so nothing overflows at any temperature and no epsilon
+    stands in a denominator. Rows that occur several times in one call are averaged and count
+    one visit. The value returned is the one before it is rounded to the table's dtype.
+
+    The table is written only in training mode with gradients enabled; otherwise what is
+    stored is used as it stands (as batch normalization does in `eval()`), and a row without a
+    visit falls back on ĝ. An estimate that is not finite is never written.
+
+    Args:
+        num_rows: how many rows; memory is 8 bytes each (float32 log u, int32 visits).
+        gamma_min: smallest weight of a new estimate, see `step_size`.
+        gamma_decay: shape of the way there, see `step_size`.
+        dtype: of log u; float32 (relative error 1e-6 in u), or float64 for exact tests. It
+            stays when the module is cast with `.half()`, `.bfloat16()` or `.to(dtype)`.
+
+    Attributes:
+        log_u: `(num_rows + 1,)`, -inf before the first visit.
+        visits: `(num_rows + 1,)` int32. The spare last row of both takes ids that turn out
+            to be invalid on an accelerator, where branching on them would stall the device.
+
+    Raises:
+        ValueError: for num_rows < 1, gamma_min outside (0, 1], gamma_decay < 1.
+    """
+
+    log_u: Tensor
+    visits: Tensor
+    invalid: Tensor
+
+    def __init__(
+        self,
+        num_rows: int,
+        *,
+        gamma_min: float,
+        gamma_decay: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        if num_rows < 1:
+            raise ValueError(f"the table needs at least one row, got {num_rows}")
+        if not 0 < gamma_min <= 1:
+            raise ValueError(f"gamma_min must be in (0, 1], got {gamma_min}")
+        if gamma_decay is not None and gamma_decay < 1:
+            raise ValueError(f"gamma_decay must be at least 1 visit, got {gamma_decay}")
+        self.num_rows = num_rows
+        self.gamma_min = gamma_min
+        self.gamma_decay = gamma_decay
+        self.register_buffer("log_u", torch.full((num_rows + 1,), -math.inf, dtype=dtype))
+        self.register_buffer("visits", torch.zeros(num_rows + 1, dtype=torch.int32))
+        self.register_buffer("invalid", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def resolve(self, index: Tensor, device: torch.device) -> Tensor:
+        """Ids to rows on `device`, checked.
+
+        Args:
+            index: `(B,)` integers in [0, num_rows).
+            device: where the features are.
+
+        Returns:
+            `(B,)` int64.
+
+        Raises:
+            IndexError: an id on the CPU is out of range or negative; nothing has been copied
+                or written then. Ids that are on an accelerator already are not waited for:
+                invalid ones are counted, and `check` raises for them.
+            TypeError: the ids are not integers.
+        """
+        if index.dtype.is_floating_point or index.dtype.is_complex or index.dtype == torch.bool:
+            raise TypeError(f"sample ids must be integers, got {index.dtype}")
+        if index.device.type == "cpu" and not torch.compiler.is_compiling():
+            self._check_on_host(index)
+            return index.to(device, torch.int64, non_blocking=True)
+        return self._mask_on_device(index.to(device, torch.int64))
+
+    def check(self) -> None:
+        """Raise IndexError if invalid ids were met on the device. Waits for the device.
+
+        Call it where the host reads results anyway (when logging); saving does so by itself.
+        """
+        count = int(self.invalid)
+        if count:
+            self.invalid.zero_()
+            raise IndexError(
+                f"{count} sample ids were outside [0, {self.num_rows}) and left no trace in the "
+                "table; num_samples must be larger than the largest id"
+            )
+
+    def forward(self, rows: Tensor, log_g: Tensor) -> Tensor:
+        """Average ĝ into the rows and return log u.
+
+        Args:
+            rows: `(M,)` from `resolve`; equal rows are averaged.
+            log_g: `(M,)` log ĝ.
+
+        Returns:
+            `(M,)` log u, no graph, dtype of `log_g`.
+        """
+        learning = self.training and torch.is_grad_enabled()
+        with torch.no_grad():
+            compute = torch.promote_types(log_g.dtype, self.log_u.dtype)
+            estimate = _mean_over_equal_rows(rows, log_g.to(compute))
+            stored, visits = self.log_u[rows], self.visits[rows]
+            old = stored.to(compute)
+            if not learning:
+                return torch.where(visits > 0, old, estimate).to(log_g.dtype)
+            gamma = step_size(visits + 1, self.gamma_min, self.gamma_decay, compute)
+            new = torch.logaddexp((-gamma).log1p() + old, gamma.log() + estimate)
+            finite = new.isfinite()
+            self.log_u[rows] = torch.where(finite, new.to(stored.dtype), stored)
+            self.visits[rows] = visits + finite.int()
+            return new.to(log_g.dtype)
+
+    def extra_repr(self) -> str:
+        decay = "1/visits" if self.gamma_decay is None else f"cosine over {self.gamma_decay} visits"
+        return f"{self.num_rows}, gamma_min={self.gamma_min}, gamma={decay}, {self.log_u.dtype}"
+
+    def _check_on_host(self, index: Tensor) -> None:
+        outside = index[(index < 0) | (index >= self.num_rows)]
+        if outside.numel():
+            raise IndexError(
+                f"sample id {int(outside[0])} is outside [0, {self.num_rows}): "
+                "num_samples must be larger than the largest id"
+            )
+
+    def _mask_on_device(self, index: Tensor) -> Tensor:
+        valid = (index >= 0) & (index < self.num_rows)
+        self.invalid += (~valid).sum()
+        return torch.where(valid, index, self.num_rows)
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        # .half() and .to(dtype) arrive here; log u must survive them unrounded.
+        log_u = self.log_u
+        super()._apply(fn, recurse)
+        if self.log_u.dtype != log_u.dtype:
+            self.log_u = log_u.to(self.log_u.device)
+        return self
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
+        self.check()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+
+def _mean_over_equal_rows(rows: Tensor, log_g: Tensor) -> Tensor:
+    """log of the mean of exp(log_g) over all entries with the same row, `(M,)` to `(M,)`.
+
+    A dense comparison rather than a scatter: floating scatter-adds are not deterministic.
+    """
+    same = rows[:, None] == rows[None, :]  # (M, M)
+    log_sum = torch.where(same, log_g[None, :], -math.inf).logsumexp(dim=1)
+    return log_sum - same.sum(dim=1).to(log_g.dtype).log()

@@ -1,0 +1,152 @@
+"""The exact global contrastive objectives, by brute force.
+
+This file is the definition: every loss, estimator and benchmark of the package is tested
+against it. It is written to be checked against the paper, not to be fast; memory is
+O((n V)^2). All functions are differentiable and keep the dtype of their input.
+
+Notation: n samples, V views of each, features of width d, s(a, b) the cosine similarity,
+tau the temperature.
+
+Source: Yuan et al., "Provable Stochastic Optimization for Global Contrastive Learning:
+Small Batch Does Not Harm Performance", ICML 2022, arXiv 2202.12387, equations (2) and (3).
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+__all__ = [
+    "log_two_view_normalizers",
+    "log_two_way_normalizers",
+    "two_view_objective",
+    "two_way_objective",
+]
+
+
+def log_two_view_normalizers(features: Tensor, temperature: float) -> Tensor:
+    """log g(i, A) of every view, g the mean over the views of all *other* samples.
+
+        g(i, A) = mean over j != i and all views B of  exp( s(x_iA, x_jB) / tau )
+
+    Args:
+        features: `(n, V, d)`, not necessarily normalized, n >= 2.
+        temperature: tau > 0.
+
+    Returns:
+        `(n, V)`, natural logarithms.
+    """
+    n, views, _ = features.shape
+    rows = normalize(features, dim=-1).flatten(0, 1)  # (n V, d)
+    logits = rows @ rows.T / temperature  # (n V, n V)
+    sample = torch.arange(n, device=features.device).repeat_interleave(views)
+    logits = logits.masked_fill(sample[:, None] == sample[None, :], -math.inf)
+    log_sum = logits.logsumexp(dim=1)  # (n V,)
+    return (log_sum - math.log((n - 1) * views)).view(n, views)
+
+
+def two_view_objective(
+    features: Tensor, temperature: float, version: Literal["v1", "v2"] = "v2"
+) -> Tensor:
+    """The global contrastive objective over stored views.
+
+        v1: F  = -E[s(positive)] + tau/n sum_i  mean over A of log g(i, A)
+        v2: F2 = -E[s(positive)] + tau/n sum_i  log( mean over A of g(i, A) )
+
+    Positives are ordered pairs of distinct views of one sample. The positive is not in the
+    normalizer. F <= F2 by Jensen's inequality; they are equal when g does not depend on A.
+
+    Args:
+        features: `(n, V, d)`, not necessarily normalized; n >= 2 samples, V >= 2 views.
+        temperature: tau > 0.
+        version: `"v2"`, what one normalizer a sample optimizes (the paper's algorithm), or
+            `"v1"`, what one normalizer a (sample, view) optimizes.
+
+    Returns:
+        A scalar, on the scale of tau times a cross-entropy.
+    """
+    views = features.shape[1]
+    unit = normalize(features, dim=-1)
+    similarity = unit @ unit.mT  # (n, V, V)
+    distinct = ~torch.eye(views, dtype=torch.bool, device=features.device)
+    alignment = similarity[:, distinct].mean()
+    log_g = log_two_view_normalizers(features, temperature)  # (n, V)
+    if version == "v1":
+        uniformity = log_g.mean()
+    else:
+        uniformity = (log_g.logsumexp(dim=1) - math.log(views)).mean()
+    return -alignment + temperature * uniformity
+
+
+def log_two_way_normalizers(
+    a: Tensor, b: Tensor, temperature: float, pairing: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """log g of every row of either side of paired data, over the rows it is not paired with.
+
+    Where one row of `a` has several partners in `b` (captions of one image), one of them is
+    drawn uniformly at each visit. So `a_i` counts 1 among the negatives, and each of its c_i
+    partners 1 / c_i:
+
+        g_a(i) = 1/(n_a - 1) sum over j with pairing_j != i of  exp( s(a_i, b_j) / tau ) / c_j
+        g_b(j) = 1/(n_a - 1) sum over i != pairing_j of         exp( s(a_i, b_j) / tau )
+
+    Args:
+        a: `(n_a, d)`, n_a >= 2, not necessarily normalized.
+        b: `(n_b, d)`, every row paired with one row of `a`.
+        temperature: tau > 0.
+        pairing: `(n_b,)` integers, the row of `a` that each row of `b` belongs to. Default:
+            row i with row i.
+
+    Returns:
+        `(n_a,)` and `(n_b,)`, natural logarithms.
+    """
+    pairing = _pairing(a, b, pairing)
+    logits = normalize(a, dim=-1) @ normalize(b, dim=-1).T / temperature  # (n_a, n_b)
+    own = torch.arange(len(a), device=a.device)[:, None] == pairing[None, :]
+    logits = logits.masked_fill(own, -math.inf)
+    log_share = -own.sum(dim=1).to(a.dtype).log()[pairing]  # (n_b,), log 1/c of its owner
+    log_count = math.log(len(a) - 1)
+    log_g_a = (logits + log_share).logsumexp(dim=1) - log_count
+    log_g_b = logits.logsumexp(dim=0) - log_count
+    return log_g_a, log_g_b
+
+
+def two_way_objective(
+    a: Tensor, b: Tensor, temperature: float, pairing: Tensor | None = None
+) -> Tensor:
+    """The global contrastive objective of paired data (image-text, text-text).
+
+        F = -E[s(a_i, b_j)] + tau/2 ( E_i[log g_a(i)] + E_j[log g_b(j)] )
+
+    E draws a row of `a` uniformly, then one of its partners uniformly.
+
+    Args:
+        a: `(n_a, d)`; see `log_two_way_normalizers`.
+        b: `(n_b, d)`.
+        temperature: tau > 0.
+        pairing: `(n_b,)` integers or None, as there.
+
+    Returns:
+        A scalar, on the scale of tau times a cross-entropy.
+    """
+    pairing = _pairing(a, b, pairing)
+    partners = torch.bincount(pairing, minlength=len(a))
+    if (partners == 0).any():
+        raise ValueError("pairing: every row of a needs at least one partner in b")
+    weight = 1 / (len(a) * partners[pairing].to(a.dtype))  # (n_b,), sums to 1
+    positive = (normalize(a, dim=-1)[pairing] * normalize(b, dim=-1)).sum(dim=-1)  # (n_b,)
+    log_g_a, log_g_b = log_two_way_normalizers(a, b, temperature, pairing)
+    uniformity = log_g_a.mean() + (weight * log_g_b).sum()
+    return -(weight * positive).sum() + temperature / 2 * uniformity
+
+
+def _pairing(a: Tensor, b: Tensor, pairing: Tensor | None) -> Tensor:
+    if pairing is not None:
+        return pairing
+    if len(a) != len(b):
+        raise ValueError(
+            f"pairing: {len(a)} and {len(b)} rows need to be told which belong together"
+        )
+    return torch.arange(len(a), device=a.device)
