@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .data.indexed import IndexedDataset
+    from .errors import UserError
     from .losses import (
         ClipLoss,
         DecoupledContrastiveLoss,
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
         NTXentLoss,
         TwoWayGlobalContrastiveLoss,
     )
+    from .runs import load
+    from .settings import Views
+    from .verbs import embed, evaluate, pretrain
 
 _HOME = {
     "GlobalContrastiveLoss": "losses",
@@ -21,6 +26,13 @@ _HOME = {
     "NTXentLoss": "losses",
     "DecoupledContrastiveLoss": "losses",
     "ClipLoss": "losses",
+    "IndexedDataset": "data.indexed",
+    "UserError": "errors",
+    "Views": "settings",
+    "embed": "verbs",
+    "evaluate": "verbs",
+    "load": "runs",
+    "pretrain": "verbs",
 }
 
 __version__ = "0.1.0"
@@ -28,8 +40,15 @@ __all__ = [
     "ClipLoss",
     "DecoupledContrastiveLoss",
     "GlobalContrastiveLoss",
+    "IndexedDataset",
     "NTXentLoss",
     "TwoWayGlobalContrastiveLoss",
+    "UserError",
+    "Views",
+    "embed",
+    "evaluate",
+    "load",
+    "pretrain",
 ]
 
 

@@ -95,7 +95,7 @@ class _ContrastiveLoss(nn.Module):
         return loss / tau if self.scale == "cross-entropy" else loss
 
 
-class _TwoViewLoss(_ContrastiveLoss):
+class TwoViewLoss(_ContrastiveLoss):
     """Every view is an anchor; its positive is the other view of the sample."""
 
     def __init__(self, temperature: float, scale: Scale) -> None:
@@ -133,7 +133,7 @@ class _TwoViewLoss(_ContrastiveLoss):
             ).mean()
 
 
-class GlobalContrastiveLoss(_TwoViewLoss):
+class GlobalContrastiveLoss(TwoViewLoss):
     """SogCLR for two views: the normalizer of each sample is remembered between its visits.
 
     One u a sample, the mean over both its views, is the paper's algorithm (Algorithm 1); it
@@ -219,7 +219,7 @@ class GlobalContrastiveLoss(_TwoViewLoss):
         return self._loss(view1, view2, index.to(view1.device, non_blocking=True), rows)
 
 
-class NTXentLoss(_TwoViewLoss):
+class NTXentLoss(TwoViewLoss):
     """NT-Xent, SimCLR's loss: the positive and 2(B-1) negatives of the batch in the normalizer.
 
     Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations",
@@ -236,7 +236,7 @@ class NTXentLoss(_TwoViewLoss):
         super().__init__(temperature, scale)
 
 
-class DecoupledContrastiveLoss(_TwoViewLoss):
+class DecoupledContrastiveLoss(TwoViewLoss):
     """DCL: NT-Xent without the positive in the normalizer. The stateless twin of SogCLR.
 
     Yeh et al., "Decoupled Contrastive Learning", ECCV 2022, equation 3.

@@ -5,12 +5,14 @@ from typing import Literal
 
 from .errors import UserError
 
-__all__ = ["Method", "Optimizer", "Precision", "Protocol", "Views"]
+__all__ = ["ConcretePrecision", "Device", "Method", "Optimizer", "Precision", "Protocol", "Views"]
 
 Method = Literal["sogclr", "simclr", "dcl"]
 Optimizer = Literal["auto", "lars", "sgd", "adamw"]
+ConcretePrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 Protocol = Literal["knn", "linear"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True)

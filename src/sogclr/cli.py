@@ -1,0 +1,35 @@
+"""The command line: the verbs, with their signatures as flags and their docstrings as help."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+
+from . import verbs
+from .errors import UserError
+
+__all__ = ["main"]
+
+VERBS: dict[str, Callable[..., Any]] = {
+    "pretrain": verbs.pretrain,
+    "evaluate": verbs.evaluate,
+    "embed": verbs.embed,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; what a person can put right is one line on stderr and exit code 2."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            VERBS,
+            prog="sogclr",
+            description="Contrastive learning that does not need a large batch.",
+            args=arguments,
+            config=(tyro.conf.DisallowNone,),
+        )
+    except UserError as error:
+        print(f"sogclr: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,183 @@
+"""Batches of views: which samples make up a step, and their crops, made in loader workers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from .randomness import shuffled, uniforms
+from .source import ImageSource, UnreadableImageError
+from .views import DRAWS, center_view, crop, crop_box
+
+T = TypeVar("T")
+
+__all__ = ["Batch", "BatchPlan", "MicroBatch", "center_batches", "view_batches"]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward pass is made of.
+
+    Attributes:
+        step: the optimizer step it belongs to, counted from 0 over the whole run.
+        epoch: counted from 0.
+        rows: `(b,)` int64.
+        weight: its share in the step's gradient.
+        last: whether the optimizer steps after it.
+    """
+
+    step: int
+    epoch: int
+    rows: np.ndarray
+    weight: float
+    last: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch with its crops.
+
+    Attributes:
+        plan: whence it came; `plan.rows` are those that could be read.
+        crops: `(2b, 3, S, S)` uint8, first all first views, then all second views.
+        draws: `(2b, DRAWS)`, what the rest of the augmentation of each view derives from.
+        unreadable: `(name, reason)` of the samples that had to be skipped.
+    """
+
+    plan: MicroBatch
+    crops: Tensor
+    draws: np.ndarray
+    unreadable: list[tuple[str, str]]
+
+    def pin_memory(self) -> "Batch":
+        return replace(self, crops=self.crops.pin_memory())
+
+
+class BatchPlan(Sampler[MicroBatch]):
+    """The whole run's micro-batches, in order; a function of (seed, ids), so it can be resumed.
+
+    Every sample occurs exactly once in an epoch. The epoch is divided evenly, into batches
+    that differ by one sample at most, rather than into full ones and a small remainder: a
+    remainder of a few samples would count as much as a full batch.
+
+    Args:
+        ids: `(n,)` stable ids.
+        batch_size: largest micro-batch.
+        accumulate: micro-batches in an optimizer step.
+        epochs: passes over the data.
+        seed: of the order.
+    """
+
+    def __init__(
+        self, ids: np.ndarray, batch_size: int, accumulate: int, epochs: int, seed: int
+    ) -> None:
+        self.ids, self.accumulate, self.epochs, self.seed = ids, accumulate, epochs, seed
+        self.micro_batches = -(-len(ids) // batch_size)
+        self.steps_per_epoch = -(-self.micro_batches // accumulate)
+        self.total_steps = self.steps_per_epoch * epochs
+        self.start_step = 0
+
+    def __len__(self) -> int:
+        return self.micro_batches * self.epochs
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        first_epoch, skip = divmod(self.start_step, self.steps_per_epoch)
+        for epoch in range(first_epoch, self.epochs):
+            parts = np.array_split(shuffled(self.seed, epoch, self.ids), self.micro_batches)
+            for k in range(skip, self.steps_per_epoch):
+                group = parts[k * self.accumulate : (k + 1) * self.accumulate]
+                size = sum(len(rows) for rows in group)
+                for i, rows in enumerate(group):
+                    step = epoch * self.steps_per_epoch + k
+                    weight, last = len(rows) / size, i == len(group) - 1
+                    yield MicroBatch(step, epoch, rows, weight, last)
+            skip = 0
+
+
+class _TwoViews(Dataset):
+    """Micro-batches to crops. The loader hands `__getitems__` what the plan yields."""
+
+    def __init__(self, source: ImageSource, size: int, crop_min: float, seed: int) -> None:
+        self.source, self.size, self.crop_min, self.seed = source, size, crop_min, seed
+
+    def __getitems__(self, plan: MicroBatch) -> Batch:
+        ids = self.source.ids[plan.rows]
+        draws = [uniforms(self.seed, plan.epoch, ids, view, DRAWS) for view in (0, 1)]
+        crops = np.empty((2, len(plan.rows), 3, self.size, self.size), dtype=np.uint8)
+        readable = np.ones(len(plan.rows), dtype=bool)
+        unreadable = []
+        for i, row in enumerate(plan.rows):
+            try:
+                image = self.source.image(int(row))
+            except UnreadableImageError as error:
+                readable[i] = False
+                unreadable.append((error.args[0], error.args[1]))
+                continue
+            for view in (0, 1):
+                box = crop_box(draws[view][i], *image.size, self.crop_min)
+                crops[view, i] = crop(image, box, self.size)
+        return Batch(
+            replace(plan, rows=plan.rows[readable]),
+            torch.from_numpy(crops[:, readable]).flatten(0, 1),
+            np.concatenate([d[readable] for d in draws]),
+            unreadable,
+        )
+
+
+class _CenterViews(Dataset):
+    """One undistorted view of each row."""
+
+    def __init__(self, source: ImageSource, size: int) -> None:
+        self.source, self.size = source, size
+
+    def __getitems__(self, rows: list[int]) -> tuple[list[int], Tensor, list[tuple[str, str]]]:
+        kept, views, unreadable = [], [], []
+        for row in rows:
+            try:
+                views.append(center_view(self.source.image(row), self.size))
+                kept.append(row)
+            except UnreadableImageError as error:
+                unreadable.append((error.args[0], error.args[1]))
+        if not views:
+            return kept, torch.empty(0, 3, self.size, self.size, dtype=torch.uint8), unreadable
+        return kept, torch.from_numpy(np.stack(views)), unreadable
+
+
+def view_batches(
+    source: ImageSource,
+    plan: BatchPlan,
+    *,
+    image_size: int,
+    crop_min: float,
+    workers: int,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """A loader of `Batch`, from `plan.start_step` to the end of the run, across epochs."""
+    return DataLoader(
+        _TwoViews(source, image_size, crop_min, plan.seed),
+        batch_sampler=plan,  # type: ignore[arg-type]
+        collate_fn=_unchanged,
+        num_workers=workers,
+        pin_memory=pin_memory,
+    )
+
+
+def center_batches(
+    source: ImageSource, rows: np.ndarray, *, image_size: int, batch_size: int, workers: int
+) -> DataLoader:
+    """A loader of `(rows, images uint8 (b, 3, S, S), unreadable)` in the order of `rows`."""
+    return DataLoader(
+        _CenterViews(source, image_size),
+        sampler=rows.tolist(),
+        batch_size=batch_size,
+        collate_fn=_unchanged,
+        num_workers=workers,
+    )
+
+
+def _unchanged(batch: T) -> T:
+    return batch

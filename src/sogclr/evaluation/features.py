@@ -1,0 +1,76 @@
+"""Embed a source: rows in order, without gradients, in eval mode."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..data.loading import center_batches
+from ..data.source import ImageSource
+from ..data.views import standardize
+from ..models import EncoderSpec
+from ..progress import say, track
+
+__all__ = ["Embedding", "embed_rows", "raw_pixels"]
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Vectors of the rows that could be read: `rows` `(m,)` int64, `vectors` `(m, d)` float32."""
+
+    rows: np.ndarray
+    vectors: np.ndarray
+
+
+def embed_rows(
+    encoder: nn.Module | None,
+    source: ImageSource,
+    spec: EncoderSpec,
+    rows: np.ndarray | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 256,
+    workers: int = 0,
+    quiet: bool = False,
+) -> Embedding:
+    """Features of one undistorted view of each row.
+
+    Args:
+        encoder: in eval mode or not, left as it was; None for the standardized pixels.
+        source: the images.
+        spec: what the encoder expects as input.
+        rows: `(m,)`; all by default.
+        device: where the encoder is.
+        batch_size: images at a time.
+        workers: loader processes.
+        quiet: without a progress bar.
+    """
+    rows = np.arange(len(source)) if rows is None else rows
+    loader = center_batches(
+        source, rows, image_size=spec.image_size, batch_size=batch_size, workers=workers
+    )
+    was_training = encoder is not None and encoder.training
+    if encoder is not None:
+        encoder.eval()
+    kept: list[int] = []
+    vectors: list[Tensor] = []
+    batches = loader if quiet else track(loader, "embedding", total=len(loader))
+    with torch.no_grad():
+        for batch_rows, images, unreadable in batches:
+            for name, reason in unreadable:
+                say(f"skipped {name}: {reason}")
+            if batch_rows:
+                x = standardize(images.to(device).float() / 255, spec.mean, spec.std)
+                features = x.flatten(1) if encoder is None else encoder(x)
+                vectors.append(features.float().cpu())
+                kept.extend(batch_rows)
+    if encoder is not None:
+        encoder.train(was_training)
+    stacked = torch.cat(vectors) if vectors else torch.empty(0, 0)
+    return Embedding(np.array(kept, dtype=np.int64), stacked.numpy())
+
+
+def raw_pixels(source: ImageSource, spec: EncoderSpec, rows: np.ndarray | None = None) -> Embedding:
+    """The standardized pixels themselves, `(m, 3 S S)`: what any encoder has to beat."""
+    return embed_rows(None, source, spec, rows)

@@ -1,0 +1,127 @@
+"""`sogclr.evaluate`: raw pixels, the untrained and the trained encoder, side by side."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import nn
+
+from ..data.source import Data, ImageSource, open_source
+from ..devices import choose_device
+from ..errors import UserError
+from ..models import EncoderSpec
+from ..planning import loader_workers
+from ..progress import result, say
+from ..runs import load_encoder
+from ..settings import Device, Protocol
+from .features import Embedding, embed_rows
+from .knn import knn_accuracy
+from .linear import linear_accuracy
+
+__all__ = ["Report", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Accuracies in [0, 1]: `accuracy["trained"]["knn"]`; features are "raw pixels", "untrained"
+    and "trained"."""
+
+    accuracy: dict[str, dict[str, float]]
+
+
+def evaluate(
+    run: str | Path,
+    data: Data,
+    test: Data | None,
+    protocol: str | tuple[Protocol, ...],
+    module: nn.Module | None,
+    device: Device,
+    workers: int | None,
+) -> Report:
+    """See `sogclr.evaluate`."""
+    protocols = _protocols(protocol)
+    load_encoder(run, module)  # before the data is read: is it a run at all?
+    train = _labelled(open_source(data))
+    held = None if test is None else _labelled(open_source(test))
+    if held is not None:
+        _same_classes(train, held)
+    kind = choose_device(device)
+
+    accuracy: dict[str, dict[str, float]] = {}
+    for name in ("raw pixels", "untrained", "trained"):
+        encoder, spec = load_encoder(run, module, initial=name == "untrained")
+        features = [
+            _features(None if name == "raw pixels" else encoder, s, spec, kind, workers)
+            for s in (train, held)
+            if s is not None
+        ]
+        accuracy[name] = {p: _accuracy(p, *features) for p in protocols}
+    how = "on other images" if held is not None else "leave-one-out kNN, 5-fold linear"
+    result(_table(accuracy, protocols, f"accuracy of classification, {how}"))
+    return Report(accuracy)
+
+
+def _features(
+    encoder: nn.Module | None,
+    source: ImageSource,
+    spec: EncoderSpec,
+    device: str,
+    workers: int | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    processes = loader_workers(source, device) if workers is None else workers
+    if encoder is not None:
+        encoder = encoder.to(device)
+    embedding: Embedding = embed_rows(encoder, source, spec, device=device, workers=processes)
+    assert source.labels is not None
+    return embedding.vectors, source.labels[embedding.rows]
+
+
+def _accuracy(
+    protocol: Protocol,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray] | None = None,
+) -> float:
+    if protocol == "linear":
+        return linear_accuracy(*train, *(test or (None, None)))
+    tensors = [torch.from_numpy(part) for part in (*train, *(test or ()))]
+    return knn_accuracy(*tensors)
+
+
+def _protocols(asked: str | tuple[Protocol, ...]) -> tuple[Protocol, ...]:
+    names = asked.split(",") if isinstance(asked, str) else asked
+    known = {p: p for p in get_args(Protocol)}
+    for name in names:
+        if name not in known:
+            raise UserError(f"protocol: {name!r} is unknown; knn and linear are there")
+    return tuple(known[name] for name in names)
+
+
+def _labelled(source: ImageSource) -> ImageSource:
+    if source.labels is None:
+        raise UserError(f"data: {source.describe()}: no labels; put each class in a sub-folder")
+    if source.left_out:
+        say(source.describe())
+    return source
+
+
+def _same_classes(train: ImageSource, test: ImageSource) -> None:
+    if train.classes != test.classes:
+        unknown = sorted(set(test.classes or []) ^ set(train.classes or []))
+        raise UserError(
+            f"test: its classes differ from the data's ({', '.join(unknown[:5])} on one side only)"
+        )
+
+
+def _table(
+    accuracy: dict[str, dict[str, float]], protocols: tuple[Protocol, ...], title: str
+) -> Table:
+    table = Table(title=title, title_justify="left", title_style="")
+    table.add_column("features")
+    for protocol in protocols:
+        table.add_column(protocol, justify="right")
+    for name, row in accuracy.items():
+        table.add_row(name, *(f"{row[p]:.2%}" for p in protocols))
+    return table

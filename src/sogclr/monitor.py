@@ -1,0 +1,188 @@
+"""What a run tells while it trains: a progress line, metrics.jsonl, TensorBoard, alarms.
+
+Results stay on the device until a log point; only then does the host wait for them.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from .errors import UserError
+from .evaluation.geometry import alignment, uniformity
+from .progress import console, say
+from .runs import Run
+
+__all__ = ["Monitor"]
+
+NAMED = 5  # samples or files listed in a message
+
+
+class Monitor:
+    """Observes every micro-batch, reports at log points.
+
+    Args:
+        run: where curves go.
+        total_steps: for the time left.
+    """
+
+    def __init__(self, run: Run, total_steps: int) -> None:
+        self.run = run
+        self.total_steps = total_steps
+        self.rows: list[dict[str, Any]] = []
+        self._pending: list[tuple[int, Tensor, Tensor, Tensor]] = []
+        self._features: Tensor | None = None
+        self._images = 0
+        self._started = time.monotonic()
+        self._first_step = 0
+        self._said_at = self._started
+        self._read_at = self._started
+        self._skipped: set[str] = set()
+        self._progress: Progress | None = None
+
+    def observe(self, step: int, rows: Tensor, features: Tensor, loss: Tensor) -> None:
+        """Take note of a micro-batch; waits for nothing.
+
+        Args:
+            step: the optimizer step.
+            rows: `(b,)` on the CPU.
+            features: `(2b, d)`, without graph.
+            loss: scalar, without graph.
+        """
+        bad = ~features.isfinite().all(dim=1)  # (2b,)
+        self._pending.append((step, rows, bad, loss))
+        self._features = features
+        self._images += len(rows)
+
+    def skipped(self, name: str, reason: str) -> None:
+        """A sample that could not be read; told once a file."""
+        if name not in self._skipped:
+            self._skipped.add(name)
+            say(f"skipped {name}: {reason} (training goes on, {len(self._skipped)} so far)")
+
+    def check_finite(self, names: list[str]) -> None:
+        """Raise UserError if features or the loss stopped being finite since the last log point."""
+        if not self._pending:
+            return
+        bad = torch.stack([b.any() | ~loss.isfinite() for _, _, b, loss in self._pending])
+        if not bool(bad.any()):
+            return
+        step, rows, flags, _ = self._pending[int(bad.int().argmax())]
+        culprits = rows[flags.cpu().view(2, -1).any(dim=0)].tolist()
+        listed = ", ".join(f"{row} ({names[row]})" for row in culprits[:NAMED])
+        more = f" and {len(culprits) - NAMED} more" if len(culprits) > NAMED else ""
+        raise UserError(
+            f"step {step + 1}: features are not finite, of sample {listed or 'none'}{more}; "
+            "the last checkpoint is from before it; try a lower --learning-rate "
+            "or --precision 32-true, or look at these samples"
+        )
+
+    def log(
+        self, step: int, epoch: float, *, learning_rate: float, knn: float | None
+    ) -> dict[str, Any]:
+        """Read results, write them down, show them. Call `check_finite` before."""
+        losses = torch.stack([loss for _, _, _, loss in self._pending])
+        assert self._features is not None
+        view1, view2 = self._features.chunk(2)
+        now = time.monotonic()
+        row: dict[str, Any] = {
+            "step": step,
+            "epoch": round(epoch, 4),
+            "objective": float(losses.double().mean()),
+            "alignment": float(alignment(view1, view2)),
+            "uniformity": float(uniformity(view1)) if len(view1) > 1 else None,
+            "learning_rate": learning_rate,
+            "images_per_second": round(self._images / (now - self._read_at), 1),
+        }
+        if knn is not None:
+            row["knn"] = knn
+        self.rows.append(row)
+        self._pending.clear()
+        self._images, self._read_at = 0, time.monotonic()
+        self._write(row)
+        self._show(row)
+        return row
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run has to know: the rows so far, and losses not yet averaged."""
+        pending = [(step, rows, bad.cpu(), loss.cpu()) for step, rows, bad, loss in self._pending]
+        return {"rows": list(self.rows), "pending": pending}
+
+    def restore(self, state: dict[str, Any], step: int) -> None:
+        """Take over `state`, and drop from metrics.jsonl what was logged after it."""
+        self.rows = state["rows"]
+        self._pending = state["pending"]
+        text = "".join(json.dumps(row) + "\n" for row in self.rows)
+        self.run.metrics.write_text(text)
+        with suppress(FileNotFoundError):
+            for file in self.run.curves.iterdir():
+                file.unlink()
+        self._first_step = step
+
+    @contextmanager
+    def showing(self, step: int) -> Iterator[None]:
+        """Keep the curves open and the progress line on screen."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._started = self._read_at = self._said_at = time.monotonic()
+        self._first_step = step
+        self._curves = SummaryWriter(str(self.run.curves))
+        for row in self.rows:
+            self._draw(row)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[numbers]}"),
+        )
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        with self._progress as bar:
+            self._task = bar.add_task(
+                "training", total=self.total_steps, completed=step, numbers=""
+            )
+            try:
+                yield
+            finally:
+                self._curves.close()
+
+    def _write(self, row: dict[str, Any]) -> None:
+        try:
+            with open(self.run.metrics, "a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"out: could not write {self.run.metrics} ({error.strerror}); make room on the "
+                "disk and go on with --resume"
+            ) from error
+        self._draw(row)
+
+    def _draw(self, row: dict[str, Any]) -> None:
+        for name, value in row.items():
+            if name not in ("step", "epoch") and value is not None:
+                self._curves.add_scalar(name, value, row["step"])
+
+    def _show(self, row: dict[str, Any]) -> None:
+        done = row["step"] - self._first_step
+        left = (time.monotonic() - self._started) / done * (self.total_steps - row["step"])
+        latest = next((r["knn"] for r in reversed(self.rows) if "knn" in r), None)
+        numbers = (
+            f"epoch {row['epoch']:.1f}  {row['images_per_second']:,.0f} images/s  "
+            f"left {int(left) // 60}:{int(left) % 60:02d}  objective {row['objective']:+.3f}  "
+            f"alignment {row['alignment']:.2f}  uniformity {row['uniformity'] or 0:.2f}"
+        )
+        if latest is not None:
+            numbers += f"  kNN {latest:.1%}"
+        if self._progress is not None and console.is_terminal:
+            self._progress.update(self._task, completed=row["step"], numbers=numbers)
+        elif "knn" in row or row["step"] == self.total_steps or self._quiet_for() > 20:
+            self._said_at = time.monotonic()
+            say(numbers)
+
+    def _quiet_for(self) -> float:
+        return time.monotonic() - self._said_at

@@ -1,0 +1,66 @@
+"""The optimizer and its schedule, through timm."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+__all__ = ["Recipe", "build_optimizer", "build_schedule", "recipe"]
+
+Name = Literal["lars", "sgd", "adamw"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Optimizer, its peak learning rate (already scaled to the batch), and weight decay."""
+
+    optimizer: Name
+    learning_rate: float
+    weight_decay: float
+
+
+# Learning rate at batch 1, to be multiplied by sqrt(batch), and weight decay. LARS: the paper's
+# (0.075 and 1e-6); SGD and AdamW: chosen on CIFAR-10, see docs/defaults.md.
+_BASE: dict[Name, tuple[float, float]] = {
+    "lars": (0.075, 1e-6),
+    "sgd": (0.0075, 5e-4),
+    "adamw": (1.25e-4, 0.05),
+}
+
+
+def recipe(name: Name, batch: int, learning_rate: float | None, decay: float | None) -> Recipe:
+    """Fill in what was not given, by the square-root rule: lr = base * sqrt(batch)."""
+    base, usual_decay = _BASE[name]
+    return Recipe(
+        name,
+        base * math.sqrt(batch) if learning_rate is None else learning_rate,
+        usual_decay if decay is None else decay,
+    )
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """timm's optimizer; biases and norms are not decayed (nor adapted, under LARS)."""
+    from timm.optim import create_optimizer_v2
+
+    options: dict[str, Any] = {"momentum": 0.9} if recipe.optimizer != "adamw" else {}
+    return create_optimizer_v2(
+        model,
+        opt=recipe.optimizer,
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        **options,
+    )
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, total: int, warmup: int) -> Any:
+    """timm's cosine to zero after a linear warm-up; `.step_update(step)` before each step.
+
+    A function of the step alone, so a resumed run needs no state of it.
+    """
+    from timm.scheduler import CosineLRScheduler
+
+    return CosineLRScheduler(
+        optimizer, t_initial=total, warmup_t=warmup, warmup_prefix=False, t_in_epochs=False
+    )

@@ -1,0 +1,187 @@
+"""What a run will do: everything that was not said is derived here, each with its reason."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from .data.source import ImageSource
+from .errors import UserError
+from .optimization import Recipe, recipe
+from .settings import ConcretePrecision, Method, Optimizer, Precision, Views
+
+__all__ = ["Plan", "Request", "loader_workers", "plan_run"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: the settings of `sogclr.pretrain` that decide the result."""
+
+    method: Method
+    encoder: str
+    batch_size: int | None
+    epochs: int
+    image_size: int | None
+    temperature: float | None
+    gamma_min: float
+    gamma_decay: int | None
+    accumulate: int
+    optimizer: Optimizer
+    learning_rate: float | None
+    weight_decay: float | None
+    pretrained: bool
+    weights: str | None
+    precision: Precision
+    views: Views
+    seed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request with nothing left open, and why each derived value is what it is.
+
+    `reasons` is a list of `(setting, value, reason)` for people.
+    """
+
+    request: Request
+    encoder: str
+    batch_size: int
+    image_size: int
+    temperature: float
+    precision: ConcretePrecision
+    workers: int
+    views: Views
+    recipe: Recipe
+    warmup_epochs: int
+    reasons: list[tuple[str, str, str]]
+
+
+def plan_run(request: Request, source: ImageSource, device: str, workers: int | None) -> Plan:
+    """Derive what was left open and refuse what cannot work.
+
+    Args:
+        request: what was asked for.
+        source: the data.
+        device: "cpu", "cuda" or "mps".
+        workers: loader processes, or None.
+
+    Raises:
+        UserError: a setting out of range, or too few images.
+    """
+    _check(request, len(source))
+    reasons: list[tuple[str, str, str]] = []
+
+    def derive(name: str, given: object, value: object, reason: str) -> None:
+        reasons.append(
+            (
+                name,
+                f"{value:g}" if isinstance(value, float) else str(value),
+                "as given" if given not in (None, "auto") else reason,
+            )
+        )
+
+    n = len(source)
+    image_size = request.image_size or source.image_size
+    derive("image size", request.image_size, f"{image_size} px", "the images' usual shorter side")
+
+    usual = "small" if device == "cpu" else "resnet18" if image_size <= 64 else "resnet50"
+    encoder = usual if request.encoder == "auto" else request.encoder
+    derive(
+        "encoder", request.encoder, encoder, f"what {_article(device)} trains in reasonable time"
+    )
+
+    batch_size = request.batch_size or _batch_size(n)
+    derive("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
+    batch = batch_size * request.accumulate
+    if request.accumulate > 1:
+        derive("accumulate", 1, request.accumulate, "")
+        reasons[-1] = (*reasons[-1][:2], f"{batch} samples an optimizer step")
+
+    temperature = request.temperature or (0.2 if image_size <= 64 else 0.1)
+    derive("temperature", request.temperature, temperature, "0.2 up to 64 px, 0.1 above")
+
+    views = request.views.over(source.views.over(Views())).resolved(image_size)
+    shown = ", ".join(f"{k} {v:g}" for k, v in vars(views).items())
+    changed = [k for k, v in vars(source.views).items() if v is not None]
+    asks = f"; {', '.join(changed)} as this data asks for" if changed else ""
+    derive("views", None, shown, "SimCLR's for this image size" + asks)
+
+    name = "adamw" if request.optimizer == "auto" else request.optimizer
+    derive("optimizer", request.optimizer, name, "the most forgiving")
+    chosen = recipe(name, batch, request.learning_rate, request.weight_decay)
+    derive(
+        "learning rate",
+        request.learning_rate,
+        chosen.learning_rate,
+        f"base times the square root of the batch, {batch}",
+    )
+    derive("weight decay", request.weight_decay, chosen.weight_decay, f"usual for {name}")
+    warmup = max(1, min(10, request.epochs // 10))
+    derive("warm-up", None, f"{warmup} epochs", "a tenth of the run, 10 at most; cosine after it")
+
+    bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
+    fastest: ConcretePrecision = "bf16-mixed" if bf16 else "32-true"
+    precision = fastest if request.precision == "auto" else request.precision
+    derive("precision", request.precision, precision, f"fastest that is safe on {device}")
+
+    processes = loader_workers(source, device) if workers is None else workers
+    derive(
+        "loader workers",
+        workers,
+        processes,
+        "images are in memory" if source.local else f"of {os.cpu_count()} CPU cores",
+    )
+    return Plan(
+        request=request,
+        encoder=encoder,
+        batch_size=batch_size,
+        image_size=image_size,
+        temperature=temperature,
+        precision=precision,
+        workers=processes,
+        views=views,
+        recipe=chosen,
+        warmup_epochs=warmup,
+        reasons=reasons,
+    )
+
+
+def _check(request: Request, n: int) -> None:
+    if n < 2:
+        raise UserError("data: one image has nothing to be contrasted with; give at least two")
+    if request.temperature is not None and not request.temperature > 0:
+        raise UserError(f"temperature: must be above 0, got {request.temperature:g}; try 0.1")
+    if request.batch_size is not None and request.batch_size < 2:
+        raise UserError(
+            f"batch size: {request.batch_size} leaves no negatives in a batch; give at least 2"
+        )
+    if request.batch_size is not None and request.batch_size > n:
+        raise UserError(f"batch size: {request.batch_size} is more than the {n:,} images there are")
+    if not 0 < request.gamma_min <= 1:
+        raise UserError(f"gamma-min: must be above 0 and at most 1, got {request.gamma_min:g}")
+    for name in ("epochs", "accumulate", "image_size", "gamma_decay"):
+        value = getattr(request, name)
+        if value is not None and value < 1:
+            raise UserError(f"{name.replace('_', '-')}: must be at least 1, got {value}")
+    if request.seed < 0:
+        raise UserError(f"seed: must not be negative, got {request.seed}")
+
+
+def _batch_size(n: int) -> int:
+    size = 256
+    while size > 16 and size * 32 > n:
+        size //= 2
+    return min(size, n)
+
+
+def loader_workers(source: ImageSource, device: str) -> int:
+    """Loader processes for a source on a device."""
+    cores = os.cpu_count() or 1
+    if source.local:
+        return 0
+    # On a CPU the encoder needs the cores more than the loader does.
+    return max(1, min(8, cores)) if device != "cpu" else max(1, cores // 4)
+
+
+def _article(device: str) -> str:
+    return {"cpu": "a CPU", "cuda": "a GPU", "mps": "an Apple GPU"}[device]
