@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 # A residual network of eight convolutions that two CPU cores train in minutes, through timm.
-SMALL = {"layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256)}
+SMALL = {"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128), "zero_init_last": False}
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -139,9 +139,10 @@ class ContrastiveModel(nn.Module):
         self.encoder = encoder
         self.projector = projector
 
-    def forward(self, images: Tensor) -> Tensor:
-        """`(B, 3, S, S)` standardized images to `(B, 128)` projections."""
-        return self.projector(self.encoder(images))
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, 3, S, S)` standardized images to `(B, width)` features and their projections."""
+        features = self.encoder(images)
+        return features, self.projector(features)
 
 
 def describe(encoder: nn.Module, spec: EncoderSpec, width: int) -> str:

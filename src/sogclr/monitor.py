@@ -36,7 +36,7 @@ class Monitor:
         self.total_steps = total_steps
         self.rows: list[dict[str, Any]] = []
         self._pending: list[tuple[int, Tensor, Tensor, Tensor]] = []
-        self._features: Tensor | None = None
+        self._projections: Tensor | None = None
         self._images = 0
         self._started = time.monotonic()
         self._first_step = 0
@@ -45,18 +45,23 @@ class Monitor:
         self._skipped: set[str] = set()
         self._progress: Progress | None = None
 
-    def observe(self, step: int, rows: Tensor, features: Tensor, loss: Tensor) -> None:
+    def observe(
+        self, step: int, rows: Tensor, features: Tensor, projections: Tensor, loss: Tensor
+    ) -> None:
         """Take note of a micro-batch; waits for nothing.
 
         Args:
             step: the optimizer step.
             rows: `(b,)` on the CPU.
-            features: `(2b, d)`, without graph.
+            features: `(2b, width)` of the encoder, without graph.
+            projections: `(2b, d)` that the loss saw, without graph.
             loss: scalar, without graph.
         """
         bad = ~features.isfinite().all(dim=1)  # (2b,)
+        # The projector's batch norm spreads one bad sample over all: ask it only if need be.
+        bad = torch.where(bad.any(), bad, ~projections.isfinite().all(dim=1))
         self._pending.append((step, rows, bad, loss))
-        self._features = features
+        self._projections = projections
         self._images += len(rows)
 
     def skipped(self, name: str, reason: str) -> None:
@@ -87,8 +92,8 @@ class Monitor:
     ) -> dict[str, Any]:
         """Read results, write them down, show them. Call `check_finite` before."""
         losses = torch.stack([loss for _, _, _, loss in self._pending])
-        assert self._features is not None
-        view1, view2 = self._features.chunk(2)
+        assert self._projections is not None
+        view1, view2 = self._projections.chunk(2)
         now = time.monotonic()
         row: dict[str, Any] = {
             "step": step,

@@ -1,5 +1,6 @@
 """What a run will do: everything that was not said is derived here, each with its reason."""
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -149,7 +150,7 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
 def _check(request: Request, n: int) -> None:
     if n < 2:
         raise UserError("data: one image has nothing to be contrasted with; give at least two")
-    if request.temperature is not None and not request.temperature > 0:
+    if request.temperature is not None and not 0 < request.temperature < math.inf:
         raise UserError(f"temperature: must be above 0, got {request.temperature:g}; try 0.1")
     if request.batch_size is not None and request.batch_size < 2:
         raise UserError(
@@ -163,6 +164,10 @@ def _check(request: Request, n: int) -> None:
         value = getattr(request, name)
         if value is not None and value < 1:
             raise UserError(f"{name.replace('_', '-')}: must be at least 1, got {value}")
+    if request.learning_rate is not None and not 0 < request.learning_rate < math.inf:
+        raise UserError(f"learning-rate: must be above 0, got {request.learning_rate:g}")
+    if request.weight_decay is not None and not 0 <= request.weight_decay < math.inf:
+        raise UserError(f"weight-decay: must not be negative, got {request.weight_decay:g}")
     if request.seed < 0:
         raise UserError(f"seed: must not be negative, got {request.seed}")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -197,7 +198,7 @@ def _atomically(target: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         temporary.replace(target)
     # torch and safetensors report a failing disk as errors of their own kinds.
-    except Exception as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         with suppress(OSError):
             temporary.unlink()
         kept = f"; the last {target.name} is intact" if target.exists() else ""

@@ -187,11 +187,11 @@ class Trainer:
         x = standardize(
             photometric(crops, batch.draws, self.plan.views), self.spec.mean, self.spec.std
         ).contiguous(memory_format=torch.channels_last)
-        z = self.model(x)  # (2b, d)
+        features, z = self.model(x)  # (2b, width), (2b, d)
         view1, view2 = z.chunk(2)
         loss = self.loss(view1, view2, rows)
         self.fabric.backward(loss * batch.plan.weight)
-        self.monitor.observe(batch.plan.step, rows, z.detach(), loss.detach())
+        self.monitor.observe(batch.plan.step, rows, features.detach(), z.detach(), loss.detach())
 
     def _step(self, step: int) -> None:
         self.schedule.step_update(step)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Encoder = str | nn.Module
     OtherData = Data
-    Module = nn.Module
+    OwnModule = nn.Module | None
     Run: TypeAlias = str | Path
     Folder: TypeAlias = str | Path
     Protocols = str | tuple[Protocol, ...]
@@ -29,7 +29,7 @@ else:  # what a command line can say
     Encoder = Folder = OtherData = Protocols = str
     Data = Annotated[str, Positional, arg(metavar="DATA")]
     Run = Annotated[str, Positional, arg(metavar="RUN")]
-    Module = Suppress[str]
+    OwnModule = Suppress[str | None]
     Report = Result = Any
 
 USUAL_VIEWS = Views()
@@ -145,7 +145,7 @@ def evaluate(
     *,
     test: OtherData | None = None,
     protocol: Protocols = "knn,linear",
-    encoder: Module | None = None,
+    encoder: OwnModule = None,
     device: Device = "auto",
     workers: int | None = None,
 ) -> Report:
@@ -180,7 +180,7 @@ def embed(
     data: Data,
     *,
     out: Folder,
-    encoder: Module | None = None,
+    encoder: OwnModule = None,
     device: Device = "auto",
     workers: int | None = None,
 ) -> None:

@@ -64,6 +64,7 @@ class FolderSource(ImageSource):
         name = self.names[row]
         try:
             with Image.open(self._root / name) as image:
+                image.load()
                 return to_rgb(image)
         except DECODING_ERRORS as error:
             raise UnreadableImageError(name, _reason(error)) from error

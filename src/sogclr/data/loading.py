@@ -162,6 +162,8 @@ def view_batches(
         batch_sampler=plan,  # type: ignore[arg-type]
         collate_fn=_unchanged,
         num_workers=workers,
+        # Its own, or every loader would draw a seed from the state that dropout draws from.
+        generator=torch.Generator(),
         pin_memory=pin_memory,
     )
 
@@ -176,6 +178,8 @@ def center_batches(
         batch_size=batch_size,
         collate_fn=_unchanged,
         num_workers=workers,
+        # Its own, or every loader would draw a seed from the state that dropout draws from.
+        generator=torch.Generator(),
     )
 
 

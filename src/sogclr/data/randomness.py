@@ -37,7 +37,7 @@ def uniforms(
         and its own id alone.
     """
     bits = _bits(seed, epoch, ids, stream, count)
-    return (bits >> np.uint64(11)) * 2.0**-53
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def shuffled(seed: int, epoch: int, ids: NDArray[np.uint64]) -> NDArray[np.int64]:

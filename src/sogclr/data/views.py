@@ -24,7 +24,12 @@ from torch import Tensor
 from ..settings import Views
 
 __all__ = [
+    "BRIGHTNESS",
+    "CONTRAST",
     "DRAWS",
+    "HUE",
+    "SATURATION",
+    "blur_radius",
     "blur_sigma",
     "blurred",
     "center_view",
@@ -39,9 +44,10 @@ __all__ = [
     "standardize",
 ]
 
-Draws = NDArray[np.float64]
+Floats = NDArray[np.float64]
 Box = tuple[int, int, int, int]
 
+# A row of draws. The numbers are part of what a seed means: new ones go to the end.
 _ATTEMPTS = 10
 _AREAS = slice(0, _ATTEMPTS)
 _RATIOS = slice(_ATTEMPTS, 2 * _ATTEMPTS)
@@ -54,7 +60,6 @@ _GRAY = 32
 _BLUR = 33
 _SIGMA = 34
 DRAWS = 35
-"""How many uniform numbers one view takes."""
 
 # Columns of `jitter_amounts`, values of `jitter_order`.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -62,16 +67,11 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 _RATIO_MIN, _RATIO_MAX = 3 / 4, 4 / 3
 _JITTER_PROBABILITY = 0.8
 _SIGMA_MIN, _SIGMA_MAX = 0.1, 2.0
-# 5.5 of the largest sigmas: a weight further out is below the resolution of float32.
 _RADIUS_MAX = 11
 _LUMA = (0.2989, 0.587, 0.114)
 
-# Pixels of the images that the CPU works on at a time: about thirty passes over them then run
-# in its cache rather than in memory. One image of 224 x 224.
-_CACHED_PIXELS = 2**16
 
-
-def crop_box(draws: Draws, width: int, height: int, crop_min: float) -> Box:
+def crop_box(draws: Floats, width: int, height: int, crop_min: float) -> Box:
     """The part of an image that a view shows: `torchvision.transforms.RandomResizedCrop`'s.
 
     The share of the area is uniform in [crop_min, 1] and the logarithm of width/height in
@@ -156,17 +156,17 @@ def _channels_first(image: Image.Image) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # (3, S, S)
 
 
-def flipped(draws: Draws, views: Views) -> NDArray[np.bool_]:
+def flipped(draws: Floats, views: Views) -> NDArray[np.bool_]:
     """Which samples are flipped, `(B,)` from draws `(B, DRAWS)`."""
     return draws[:, _FLIP] < _given(views.flip)
 
 
-def jittered(draws: Draws, views: Views) -> NDArray[np.bool_]:
+def jittered(draws: Floats, views: Views) -> NDArray[np.bool_]:
     """Which samples have their colours changed, `(B,)`: 0.8 of them, none at strength 0."""
     return draws[:, _JITTER] < (_JITTER_PROBABILITY if _given(views.color) else 0)
 
 
-def jitter_amounts(draws: Draws, views: Views) -> Draws:
+def jitter_amounts(draws: Floats, views: Views) -> Floats:
     """Factors of brightness, contrast and saturation, and hue shift in turns: `(B, 4)`.
 
     With c the strength, factors are uniform in [max(0, 1 - 0.8c), 1 + 0.8c], shifts in
@@ -179,7 +179,7 @@ def jitter_amounts(draws: Draws, views: Views) -> Draws:
     return low + (high - low) * draws[:, _AMOUNTS]
 
 
-def jitter_order(draws: Draws) -> NDArray[np.int64]:
+def jitter_order(draws: Floats) -> NDArray[np.int64]:
     """The four changes in the order in which a sample takes them, as columns of its amounts.
 
     `(B, 4)`, each row a permutation of BRIGHTNESS, CONTRAST, SATURATION, HUE.
@@ -187,19 +187,28 @@ def jitter_order(draws: Draws) -> NDArray[np.int64]:
     return np.argsort(draws[:, _ORDER], axis=1, kind="stable")
 
 
-def grayed(draws: Draws, views: Views) -> NDArray[np.bool_]:
+def grayed(draws: Floats, views: Views) -> NDArray[np.bool_]:
     """Which samples turn grey, `(B,)`."""
     return draws[:, _GRAY] < _given(views.gray)
 
 
-def blurred(draws: Draws, views: Views) -> NDArray[np.bool_]:
+def blurred(draws: Floats, views: Views) -> NDArray[np.bool_]:
     """Which samples are blurred, `(B,)`."""
     return draws[:, _BLUR] < _given(views.blur)
 
 
-def blur_sigma(draws: Draws) -> Draws:
+def blur_sigma(draws: Floats) -> Floats:
     """Standard deviation of the blur in pixels, `(B,)`, uniform in [0.1, 2]."""
     return _SIGMA_MIN + (_SIGMA_MAX - _SIGMA_MIN) * draws[:, _SIGMA]
+
+
+def blur_radius(size: int) -> int:
+    """Of the blur's kernel, in pixels: a twentieth of the image, at least 1.
+
+    SimCLR's rule, rounded as there. A kernel ends at 11 pixels, 5.5 of the largest sigmas, as
+    what lies further out is below the resolution of float32.
+    """
+    return max(1, min(size // 20, _RADIUS_MAX))
 
 
 def _given(value: float | None) -> float:
@@ -209,7 +218,7 @@ def _given(value: float | None) -> float:
 
 
 @torch.no_grad()
-def photometric(images: Tensor, draws: Draws, views: Views) -> Tensor:
+def photometric(images: Tensor, draws: Floats, views: Views) -> Tensor:
     """Flip, colour jitter, grey, blur, in this order, each sample with its own parameters.
 
     Every operation gives what `torchvision.transforms.v2.functional` gives for a float image,
@@ -227,11 +236,20 @@ def photometric(images: Tensor, draws: Draws, views: Views) -> Tensor:
     Raises:
         ValueError: a choice in `views` is None.
     """
-    result = torch.empty(images.shape, dtype=torch.float32, device=images.device)
-    for part in _parts(images):
-        x = torch.div(images[part], 255, out=result[part])
-        _photometric_(x, draws[part], views)
-    return result
+    x = images.to(torch.float32, copy=True).div_(255)
+    # What _jitter asks for, and of no consequence to the others.
+    order = np.argsort(_hue_position(draws), kind="stable")
+    for chosen, change in (
+        (flipped, _flip),
+        (jittered, _jitter),
+        (grayed, _gray),
+        (blurred, _blur),
+    ):
+        rows = order[chosen(draws, views)[order]]
+        if len(rows):
+            index = _on(x.device, rows)
+            x.index_copy_(0, index, change(x.index_select(0, index), draws[rows], views))
+    return x
 
 
 def standardize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -250,29 +268,6 @@ def standardize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
     return (images - shift).div_(scale)
 
 
-def _parts(images: Tensor) -> list[slice]:
-    """The whole batch on an accelerator, what fits into the cache on the CPU."""
-    batch, size = len(images), images.shape[-1]
-    step = max(1, _CACHED_PIXELS // size**2) if images.device.type == "cpu" else max(1, batch)
-    return [slice(start, start + step) for start in range(0, batch, step)]
-
-
-def _photometric_(x: Tensor, draws: Draws, views: Views) -> None:
-    """In place on `(B, 3, S, S)` floats."""
-    # What _jitter asks for, and of no consequence to the others.
-    order = np.argsort(_hue_position(draws), kind="stable")
-    for chosen, change in (
-        (flipped, _flip),
-        (jittered, _jitter),
-        (grayed, _gray),
-        (blurred, _blur),
-    ):
-        rows = order[chosen(draws, views)[order]]
-        if len(rows):
-            index = _on(x.device, rows)
-            x.index_copy_(0, index, change(x.index_select(0, index), draws[rows], views))
-
-
 def _on(device: torch.device, array: NDArray[np.generic]) -> Tensor:
     """To the device without waiting for it. Floats become float32."""
     tensor = torch.from_numpy(array)
@@ -285,11 +280,11 @@ def _on(device: torch.device, array: NDArray[np.generic]) -> Tensor:
 # x is a copy that a function may overwrite.
 
 
-def _flip(x: Tensor, draws: Draws, views: Views) -> Tensor:
+def _flip(x: Tensor, draws: Floats, views: Views) -> Tensor:
     return x.flip(-1)
 
 
-def _jitter(x: Tensor, draws: Draws, views: Views) -> Tensor:
+def _jitter(x: Tensor, draws: Floats, views: Views) -> Tensor:
     """Four changes in each sample's own order, without sorting samples into its 24 cases.
 
     Brightness, contrast and saturation are one formula with three weights, see `_blend_`. So
@@ -310,12 +305,12 @@ def _jitter(x: Tensor, draws: Draws, views: Views) -> Tensor:
     return x
 
 
-def _hue_position(draws: Draws) -> NDArray[np.int64]:
+def _hue_position(draws: Floats) -> NDArray[np.int64]:
     """How many of the other three changes come before the hue shift, `(B,)`."""
     return (jitter_order(draws) == HUE).argmax(axis=1)
 
 
-def _blend_weights(amounts: Draws, order: NDArray[np.int64]) -> Draws:
+def _blend_weights(amounts: Floats, order: NDArray[np.int64]) -> Floats:
     """Weights of the image, of its grey and of the mean of its grey: `(3 blends, B, 3)`."""
     blends = order[order != HUE].reshape(-1, 3)  # (B, 3): boolean indexing goes row by row
     factors = np.take_along_axis(amounts, blends, axis=1)
@@ -350,53 +345,52 @@ def _shift_hue_(x: Tensor, shift: Tensor) -> None:
     how far each channel is from one to the other: it is at the largest up to a sixth of a turn
     from the channel's own hue, at the smallest beyond two, linear between.
     """
-    low, high = x.amin(1), x.amax(1)  # (B, S, S)
-    span = high - low
-    sixths = _hue(x, high, span).add_(6 * shift[:, None, None])
-    own = torch.arange(0, 6, 2, device=x.device)[:, None, None]  # (3, 1, 1): red, green, blue
-    # Distance on the circle is 3 - ||t| - 3| for |t| <= 6; beyond it the clamp hides the
-    # difference up to |t| = 7, and hue is in [-1, 5], shift in [-0.25, 0.25] turns.
+    low = x.amin(1)  # (B, S, S)
+    span = x.amax(1).sub_(low)
+    sixths = _hue(x, low, span).add_(6 * shift[:, None, None])
+    own = torch.arange(-2, 3, 2, device=x.device)[:, None, None]  # (3, 1, 1): red, green, blue
+    # Distance on the circle is 3 - ||t| - 3| for |t| <= 6. Beyond, up to |t| = 7, the clamp
+    # hides the difference; hue is in [-3, 3] and shift in [-1.5, 1.5] sixths.
     share = (sixths[:, None] - own).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)  # (B, 3, S, S)
     torch.addcmul(low[:, None], share, span[:, None], out=x)
 
 
-def _hue(x: Tensor, high: Tensor, span: Tensor) -> Tensor:
-    """Hue in sixths of a turn, in [-1, 5], 0 for grey: `(B, S, S)`."""
+def _hue(x: Tensor, low: Tensor, span: Tensor) -> Tensor:
+    """Hue in sixths of a turn from green towards blue, in [-3, 3]: `(B, S, S)`.
+
+    Without the usual cases. With channels scaled so that the smallest is 0, the largest 1 and
+    the one between m, the distance from green is m, 2 - m or 2 + m as green is the largest, the
+    middle or the smallest: each time 1 + red + blue - green. Its sign is that of blue - red.
+    """
     red, green, blue = x.unbind(1)
-    near_red = green - blue
-    near_green = (blue - red).add_(span, alpha=2)
-    near_blue = (red - green).add_(span, alpha=4)
-    scaled = torch.where(green == high, near_green, near_blue)
-    scaled = torch.where(red == high, near_red, scaled)
-    return scaled.div_(span.clamp(min=torch.finfo(x.dtype).tiny))
+    excess = (red + blue).sub_(green).sub_(low)
+    distance = excess.div_(span.clamp(min=torch.finfo(x.dtype).tiny)).add_(1)
+    return distance.copysign_(blue - red)
 
 
-def _gray(x: Tensor, draws: Draws, views: Views) -> Tensor:
+def _gray(x: Tensor, draws: Floats, views: Views) -> Tensor:
     return _luma(x).expand_as(x)
 
 
-def _blur(x: Tensor, draws: Draws, views: Views) -> Tensor:
+def _blur(x: Tensor, draws: Floats, views: Views) -> Tensor:
     """Gaussian along the width, then along the height; edges reflected."""
-    batch, channels, size, _ = x.shape
-    radius = _blur_radius(size)
-    groups, padded = batch * channels, size + 2 * radius
-    kernels = _on(x.device, _gaussians(blur_sigma(draws), radius))[:, None, None]  # (B, 1, 1, K)
-    kernels = kernels.expand(-1, channels, -1, -1).reshape(groups, 1, 1, -1)  # (3B, 1, 1, K)
-    planes = F.pad(x, (radius,) * 4, mode="reflect").view(1, groups, padded, padded)
+    size = x.shape[-1]
+    radius = blur_radius(size)
+    kernels = _on(x.device, _gaussians(blur_sigma(draws), radius))  # (B, K)
+    kernels = kernels[:, None].expand(-1, 3, -1).flatten(0, 1)  # (3B, K), one for each plane
+    planes = F.pad(x, (radius,) * 4, mode="reflect").flatten(0, 1)  # (3B, S + K - 1, S + K - 1)
     # Under autocast a convolution would round to half precision.
     with torch.autocast(x.device.type, enabled=False):
-        planes = F.conv2d(planes, kernels, groups=groups)  # (1, 3B, padded, S)
-        planes = F.conv2d(planes, kernels.transpose(2, 3), groups=groups)  # (1, 3B, S, S)
-    return planes.view_as(x)
+        planes = F.conv2d(planes[None], kernels[:, None, None], groups=len(kernels))
+        planes = F.conv2d(planes, kernels[:, None, :, None], groups=len(kernels))
+    # Weights rounded to float32 can add up to slightly more than 1.
+    return planes.view_as(x).clamp_(max=1)
 
 
-def _blur_radius(size: int) -> int:
-    """Of a kernel a tenth of the image, at least three pixels: SimCLR's, rounded as there."""
-    return max(1, min(size // 20, _RADIUS_MAX))
-
-
-def _gaussians(sigma: Draws, radius: int) -> Draws:
+def _gaussians(sigma: Floats, radius: int) -> Floats:
     """Normalized kernels, `(B,)` to `(B, 2 radius + 1)`."""
     distance = np.arange(-radius, radius + 1) / sigma[:, None]
     weights = np.exp(-0.5 * distance**2)
+    # Subnormal numbers make the convolution up to five times slower on a CPU.
+    weights[weights < 1e-9] = 0
     return weights / weights.sum(axis=1, keepdims=True)

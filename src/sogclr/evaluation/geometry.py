@@ -23,8 +23,9 @@ def alignment(view1: Tensor, view2: Tensor) -> Tensor:
 
 
 def uniformity(features: Tensor) -> Tensor:
-    """log of the mean Gaussian potential of all pairs, in [-4, 0]; lower is more uniform.
+    """log of the mean Gaussian potential of all pairs; lower is more uniform.
 
+    0 where all rows are one point, about -4 for the uniform distribution in many dimensions.
     The same paper, with t = 2. -inf for fewer than two rows.
 
     Args:

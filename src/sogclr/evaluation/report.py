@@ -35,7 +35,7 @@ class Report:
 def evaluate(
     run: str | Path,
     data: Data,
-    test: Data | None,
+    test: "Data | None",
     protocol: str | tuple[Protocol, ...],
     module: nn.Module | None,
     device: Device,
@@ -59,8 +59,8 @@ def evaluate(
             if s is not None
         ]
         accuracy[name] = {p: _accuracy(p, *features) for p in protocols}
-    how = "on other images" if held is not None else "leave-one-out kNN, 5-fold linear"
-    result(_table(accuracy, protocols, f"accuracy of classification, {how}"))
+    result("accuracy " + ("on --test" if held else "(leave-one-out kNN, 5-fold linear)"))
+    result(_table(accuracy, protocols))
     return Report(accuracy)
 
 
@@ -115,10 +115,8 @@ def _same_classes(train: ImageSource, test: ImageSource) -> None:
         )
 
 
-def _table(
-    accuracy: dict[str, dict[str, float]], protocols: tuple[Protocol, ...], title: str
-) -> Table:
-    table = Table(title=title, title_justify="left", title_style="")
+def _table(accuracy: dict[str, dict[str, float]], protocols: tuple[Protocol, ...]) -> Table:
+    table = Table()
     table.add_column("features")
     for protocol in protocols:
         table.add_column(protocol, justify="right")

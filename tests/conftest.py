@@ -1,0 +1,39 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """Headers are remembered in the user's cache; tests keep theirs to themselves."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def make_folder(tmp_path):
+    """A folder of small images in classes that differ in colour."""
+
+    def make(name="photos", per_class=8, classes=("blue", "red"), size=(12, 10), seed=0) -> Path:
+        rng = np.random.default_rng(seed)
+        for number, label in enumerate(classes):
+            (tmp_path / name / label).mkdir(parents=True, exist_ok=True)
+            for i in range(per_class):
+                pixels = rng.integers(0, 120, (size[1], size[0], 3), dtype=np.uint8)
+                pixels[..., number % 3] += 130
+                Image.fromarray(pixels).save(tmp_path / name / label / f"{i:03d}.png")
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets; tests that need it are skipped where it is missing."""
+    default = Path(__file__).parents[1].parent / "shared" / "data"
+    folder = Path(os.environ.get("SOGCLR_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no data sets at {folder}; set SOGCLR_DATA")
+    return folder

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+import torch
+
+from sogclr import GlobalContrastiveLoss, UserError
+from sogclr.data.arrays import ArraySource
+from sogclr.identity import carry_over, fingerprint
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 3), dtype=np.uint8)
+
+
+def _source(ids):
+    return ArraySource(PIXELS[ids], ids=ids)
+
+
+def _visited(n):
+    loss = GlobalContrastiveLoss(n)
+    g = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        rows = torch.randperm(n, generator=g)[: n // 2]
+        loss(*torch.randn(2, len(rows), 4, generator=g), rows)
+    return loss
+
+
+def test_unchanged_data_keeps_everything():
+    loss, source = _visited(8), _source(range(8))
+    state, told = carry_over(loss.state_dict(), fingerprint(source), source, "run")
+    assert told is None
+    assert all(torch.equal(value, loss.state_dict()[key]) for key, value in state.items())
+
+
+def test_known_samples_keep_their_state_wherever_they_are_now():
+    old, new = [3, 1, 7, 5, 9, 11], [5, 0, 3, 7, 10, 1, 9]
+    loss = _visited(6)
+    state, told = carry_over(loss.state_dict(), fingerprint(_source(old)), _source(new), "run")
+    grown = GlobalContrastiveLoss(7)
+    grown.load_state_dict(state)
+    for row, sample in enumerate(new):
+        if sample in old:
+            before = old.index(sample)
+            assert grown.normalizer.log_u[row] == loss.normalizer.log_u[before]
+            assert grown.normalizer.visits[row] == loss.normalizer.visits[before]
+        else:
+            assert grown.normalizer.visits[row] == 0
+            assert grown.normalizer.log_u[row] == -torch.inf
+    assert "5 samples are known" in told
+    assert "2 are new, 1 are gone" in told
+
+
+def test_a_sample_that_became_another_one_starts_fresh():
+    changed = PIXELS.copy()
+    changed[2] = 255 - changed[2]
+    loss = _visited(12)
+    state, told = carry_over(
+        loss.state_dict(), fingerprint(ArraySource(PIXELS)), ArraySource(changed), "run"
+    )
+    assert state["normalizer.visits"][2] == 0
+    assert "11 samples are known" in told
+
+
+def test_another_data_set_is_refused_even_where_names_coincide():
+    loss = _visited(12)
+    for other in (ArraySource(255 - PIXELS), ArraySource(PIXELS, ids=range(100, 112))):
+        with pytest.raises(UserError, match="not what run was trained on"):
+            carry_over(loss.state_dict(), fingerprint(ArraySource(PIXELS)), other, "run")

@@ -1,0 +1,362 @@
+"""Every loss against explicit loops over its anchors and their negatives, in float64."""
+
+import math
+from collections import defaultdict
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, normalize
+
+from sogclr import (
+    ClipLoss,
+    DecoupledContrastiveLoss,
+    GlobalContrastiveLoss,
+    NTXentLoss,
+    TwoWayGlobalContrastiveLoss,
+)
+
+GLOBAL = [GlobalContrastiveLoss, TwoWayGlobalContrastiveLoss]
+IN_BATCH = [NTXentLoss, DecoupledContrastiveLoss, ClipLoss]
+TWO_WAY = {TwoWayGlobalContrastiveLoss, ClipLoss}
+POSITIVE_IN_NORMALIZER = {NTXentLoss, ClipLoss}
+
+DISTINCT = [4, 0, 2, 7, 5]
+TWICE = [4, 0, 4, 7, 0]
+NUM_SAMPLES = 8
+
+make_loss = pytest.mark.parametrize("kind", [*GLOBAL, *IN_BATCH])
+make_global = pytest.mark.parametrize("kind", GLOBAL)
+make_in_batch = pytest.mark.parametrize("kind", IN_BATCH)
+batches = pytest.mark.parametrize("index", [DISTINCT, TWICE], ids=["distinct", "twice"])
+
+
+def make(kind, **settings):
+    if kind in GLOBAL:
+        return kind(NUM_SAMPLES, **{"dtype": torch.float64, **settings})
+    return kind(**settings)
+
+
+def features(size=5, width=6, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    pair = torch.randn(2, size, width, generator=generator)
+    # Partners resemble each other, as after some training.
+    pair[1] += pair[0]
+    return [side.to(dtype).requires_grad_() for side in pair]
+
+
+def evaluate(loss, pair, index, **arguments):
+    """The value of the loss and its gradient by both sides, stacked."""
+    value = loss(*pair, index, **arguments)
+    return value.detach(), torch.stack(torch.autograd.grad(value, pair))
+
+
+def gradient_error(actual, expected, pair):
+    """Relative to the gradient and its alignment term together.
+
+    Where a positive dominates the normalizer of NT-Xent or CLIP, their two terms cancel to
+    almost nothing, and in any float32 implementation rounding is what is left.
+    """
+    alignment = torch.autograd.grad(torch.cosine_similarity(*pair).mean(), pair)
+    scale = torch.stack(alignment).norm() + expected.norm()
+    return ((actual.double() - expected).norm() / scale).item()
+
+
+def anchors(kind, first, second, index):
+    """(side, position, positive, negatives) of every anchor: similarities, one by one."""
+    first, second = (
+        [row / row.square().sum().sqrt() for row in side.double()] for side in (first, second)
+    )
+    for side, (own, other) in enumerate([(first, second), (second, first)]):
+        for i in range(len(index)):
+            negatives = []
+            for j in range(len(index)):
+                if index[j] != index[i]:
+                    negatives.append((own[i] * other[j]).sum())
+                    if kind not in TWO_WAY:
+                        negatives.append((own[i] * own[j]).sum())
+            yield side, i, (own[i] * other[i]).sum(), negatives
+
+
+def mean_exp(similarities, tau):
+    return sum((s / tau).exp() for s in similarities) / len(similarities)
+
+
+def in_batch_by_loops(kind, pair, index, tau):
+    terms = []
+    for _, _, positive, negatives in anchors(kind, *pair, index):
+        if kind in POSITIVE_IN_NORMALIZER:
+            negatives = [*negatives, positive]
+        terms.append(-positive + tau * mean_exp(negatives, tau).log())
+    return sum(terms) / len(terms)
+
+
+class GlobalByLoops:
+    """u in linear space in a dictionary, gamma = max(gamma_min, 1/visits)."""
+
+    def __init__(self, kind, tau, gamma_min):
+        self.kind, self.tau, self.gamma_min = kind, tau, gamma_min
+        self.u, self.visits = defaultdict(float), defaultdict(int)
+
+    def key(self, side, i, index, views):
+        if views is not None:
+            return index[i], views[side][i]
+        return (side, index[i]) if self.kind in TWO_WAY else index[i]
+
+    def __call__(self, pair, index, views=None):
+        """Value and gradient: alignment, plus tau (ĝ/u) grad log ĝ = (tau/u) grad ĝ."""
+        estimates, terms = defaultdict(list), []
+        for side, i, positive, negatives in anchors(self.kind, *pair, index):
+            key = self.key(side, i, index, views)
+            g = mean_exp(negatives, self.tau)
+            estimates[key].append(g.item())
+            terms.append((key, positive, g))
+        for key, values in estimates.items():
+            self.visits[key] += 1
+            gamma = max(self.gamma_min, 1 / self.visits[key])
+            self.u[key] = (1 - gamma) * self.u[key] + gamma * sum(values) / len(values)
+        value = sum(-s + self.tau * math.log(self.u[key]) for key, s, _ in terms) / len(terms)
+        surrogate = sum(-s + self.tau * g / self.u[key] for key, s, g in terms) / len(terms)
+        return value.detach(), torch.stack(torch.autograd.grad(surrogate, pair))
+
+
+@batches
+@make_in_batch
+def test_in_batch_losses_are_their_loops(kind, index):
+    pair = features()
+    value, gradient = evaluate(kind(0.2), pair, torch.tensor(index))
+    expected = in_batch_by_loops(kind, pair, index, tau=0.2)
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(gradient, torch.stack(torch.autograd.grad(expected, pair)))
+
+
+@make_global
+def test_global_losses_are_their_loops(kind):
+    # Old and new samples mix, and some occur twice in a batch: one visit, their mean.
+    loss, by_loops = make(kind, temperature=0.2, gamma_min=0.3), GlobalByLoops(kind, 0.2, 0.3)
+    for step, index in enumerate([DISTINCT, TWICE, [1, 2, 3, 4, 5], TWICE, [1, 1, 1, 1, 2]]):
+        pair = features(seed=step)
+        value, gradient = evaluate(loss, pair, torch.tensor(index))
+        expected, expected_gradient = by_loops(pair, index)
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(gradient, expected_gradient)
+    tables = [loss.normalizer_a, loss.normalizer_b] if kind in TWO_WAY else [loss.normalizer]
+    for key, visits in by_loops.visits.items():
+        side, row = key if kind in TWO_WAY else (0, key)
+        assert tables[side].visits[row] == visits
+        assert tables[side].log_u[row].exp().item() == pytest.approx(by_loops.u[key])
+
+
+def test_a_normalizer_for_every_view_is_its_loop():
+    loss = make(GlobalContrastiveLoss, temperature=0.2, gamma_min=0.3, num_views=3)
+    by_loops = GlobalByLoops(GlobalContrastiveLoss, 0.2, 0.3)
+    generator = torch.Generator().manual_seed(0)
+    for step, index in enumerate([DISTINCT, TWICE, DISTINCT, TWICE]):
+        pair, views = features(seed=step), torch.randint(3, (2, 5), generator=generator)
+        value, gradient = evaluate(loss, pair, torch.tensor(index), views=tuple(views))
+        expected, expected_gradient = by_loops(pair, index, views.tolist())
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(gradient, expected_gradient)
+
+
+@make_global
+def test_value_is_read_off_the_table(kind):
+    loss, index = make(kind, gamma_min=0.3), torch.tensor(DISTINCT)
+    for step in range(3):
+        pair = features(seed=step)
+        value, _ = evaluate(loss, pair, index)
+    tables = [module for module in loss.modules() if hasattr(module, "log_u")]
+    log_u = torch.stack([table.log_u[index] for table in tables]).mean()
+    positive = torch.cosine_similarity(*pair).mean()
+    torch.testing.assert_close(value, (-positive + loss.temperature * log_u).detach())
+
+
+@make_global
+def test_eval_looks_up(kind):
+    loss, index = make(kind), torch.tensor(DISTINCT)
+    evaluate(loss, features(), index)
+    before = {name: tensor.clone() for name, tensor in loss.state_dict().items()}
+    pair = features(seed=1)
+    value, _ = evaluate(loss.eval(), pair, index)
+    positive = torch.cosine_similarity(*pair).mean().detach()
+    log_u = [tensor[index] for name, tensor in before.items() if name.endswith("log_u")]
+    torch.testing.assert_close(value, -positive + loss.temperature * torch.stack(log_u).mean())
+    for name, tensor in loss.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_ntxent_as_published():
+    pair = features()
+    z = normalize(torch.cat(pair), dim=-1)
+    logits = (z @ z.T / 0.2).fill_diagonal_(-math.inf)
+    expected = cross_entropy(logits, torch.arange(10).roll(5))
+    torch.testing.assert_close(NTXentLoss(0.2, scale="cross-entropy")(*pair), expected)
+
+
+def test_clip_as_published():
+    pair = features()
+    a, b = (normalize(side, dim=-1) for side in pair)
+    logits, target = a @ b.T / 0.2, torch.arange(5)
+    expected = (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+    torch.testing.assert_close(ClipLoss(0.2, scale="cross-entropy")(*pair), expected)
+
+
+@make_loss
+def test_scales_differ_by_tau_and_the_count(kind):
+    B, tau, index = 5, 0.2, torch.tensor(DISTINCT)
+    # The in-batch losses sum over candidates; a moving average knows no number of them.
+    count = {NTXentLoss: 2 * B - 1, DecoupledContrastiveLoss: 2 * (B - 1), ClipLoss: B}.get(kind, 1)
+    one, other = make(kind, temperature=tau), make(kind, temperature=tau, scale="cross-entropy")
+    for step in range(3):
+        value, gradient = evaluate(one, features(seed=step), index)
+        scaled, scaled_gradient = evaluate(other, features(seed=step), index)
+        torch.testing.assert_close(value, tau * (scaled - math.log(count)))
+        torch.testing.assert_close(gradient, tau * scaled_gradient)
+
+
+@batches
+@make_loss
+def test_order_of_the_batch_does_not_matter(kind, index):
+    one, other = make(kind), make(kind)
+    order, index = torch.tensor([3, 0, 4, 1, 2]), torch.tensor(index)
+    for step in range(3):
+        pair = features(seed=step)
+        value, gradient = evaluate(one, pair, index)
+        shuffled = [side.detach()[order].requires_grad_() for side in pair]
+        shuffled_value, shuffled_gradient = evaluate(other, shuffled, index[order])
+        torch.testing.assert_close(shuffled_value, value)
+        torch.testing.assert_close(shuffled_gradient, gradient[:, order])
+    torch.testing.assert_close(dict(other.state_dict()), dict(one.state_dict()))
+
+
+@make_in_batch
+def test_samples_are_distinct_by_default(kind):
+    pair = features()
+    assert torch.equal(kind()(*pair), kind()(*pair, torch.tensor(DISTINCT)))
+
+
+@pytest.mark.parametrize("index", [[3], [3, 3, 3]], ids=["batch of one", "one sample"])
+@pytest.mark.parametrize("kind", [*GLOBAL, DecoupledContrastiveLoss])
+def test_without_negatives_only_alignment_is_left(kind, index):
+    loss = make(kind)
+    if kind in GLOBAL:  # the sample has a normalizer worth keeping
+        evaluate(loss, features(), torch.tensor([*DISTINCT[:4], 3]))
+    before = {name: tensor.clone() for name, tensor in loss.state_dict().items()}
+    pair = features(len(index), seed=1)
+    value, gradient = evaluate(loss, pair, torch.tensor(index))
+    expected = -torch.cosine_similarity(*pair).mean()
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(gradient, torch.stack(torch.autograd.grad(expected, pair)))
+    for name, tensor in loss.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("kind", sorted(POSITIVE_IN_NORMALIZER, key=lambda kind: kind.__name__))
+def test_positive_alone_in_the_normalizer_is_certain(kind):
+    value, gradient = evaluate(kind(), features(1), torch.tensor([3]))
+    assert value.item() == pytest.approx(0, abs=1e-12)
+    assert gradient.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@make_loss
+def test_low_precision_features_are_computed_in_float32(kind, dtype, autocast):
+    loss, exact = make(kind, dtype=torch.float32) if kind in GLOBAL else make(kind), make(kind)
+    index = torch.tensor(DISTINCT)
+    for step in range(3):
+        rounded = features(seed=step, width=64, dtype=dtype)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            value = loss(*rounded, index)
+        assert value.dtype == torch.float32
+        # The gradient by low-precision features is itself rounded to their dtype.
+        gradient = torch.stack(torch.autograd.grad(value, rounded))
+        pair = [side.detach().double().requires_grad_() for side in rounded]
+        expected, expected_gradient = evaluate(exact, pair, index)
+        assert value.item() == pytest.approx(expected.item(), abs=1e-6)
+        assert gradient_error(gradient, expected_gradient, pair) < torch.finfo(dtype).eps / 2 + 1e-5
+
+
+@make_loss
+def test_float64_stays_float64(kind):
+    assert make(kind)(*features(), torch.tensor(DISTINCT)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tau", [0.002, 0.01, 0.05, 0.1, 0.5, 1.0])
+@make_loss
+def test_every_temperature_in_float32(kind, tau, dtype):
+    # A similarity is known to about 1e-7, hence s/tau to 1e-7/tau, hence exp(s/tau) relatively.
+    # bfloat16 features get gradients rounded to bfloat16 on top.
+    tolerance = 1e-6 + 5e-7 / tau + (2**-8 if dtype == torch.bfloat16 else 0)
+    settings = {"temperature": tau, "gamma_min": 0.2} if kind in GLOBAL else {"temperature": tau}
+    loss = make(kind, **settings, **({"dtype": torch.float32} if kind in GLOBAL else {}))
+    exact = make(kind, **settings)
+    for step, index in enumerate([DISTINCT, TWICE, [0, 2, 4, 5, 6], DISTINCT, TWICE]):
+        pair = features(seed=step, dtype=dtype)
+        value, gradient = evaluate(loss, pair, torch.tensor(index))
+        pair = [side.detach().double().requires_grad_() for side in pair]
+        expected, expected_gradient = evaluate(exact, pair, torch.tensor(index))
+        assert value.item() == pytest.approx(expected.item(), abs=1e-6, rel=1e-6)
+        assert gradient.isfinite().all()
+        assert gradient_error(gradient, expected_gradient, pair) < tolerance
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.1, math.nan, math.inf])
+@make_loss
+def test_temperature_is_positive(kind, temperature):
+    with pytest.raises(ValueError, match="temperature must be a positive number"):
+        make(kind, temperature=temperature)
+
+
+@make_loss
+def test_unknown_scale(kind):
+    with pytest.raises(ValueError, match="cross-entropy"):
+        make(kind, scale="sum")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ids"),
+    [((4, 3), (5, 3), 4), ((4, 3), (4, 2), 4), ((4, 3), (4, 3), 5), ((2, 4, 3), (2, 4, 3), 2)],
+)
+@make_loss
+def test_shapes_match(kind, first, second, ids):
+    loss = make(kind)
+    with pytest.raises(ValueError, match="expected features"):
+        loss(torch.ones(first), torch.ones(second), torch.arange(ids))
+    assert all(not table.visits.any() for table in loss.modules() if hasattr(table, "visits"))
+
+
+def test_views_go_with_num_views():
+    pair, index = features(), torch.tensor(DISTINCT)
+    views = (torch.zeros(5, dtype=torch.int64),) * 2
+    with pytest.raises(ValueError, match="num_views"):
+        make(GlobalContrastiveLoss)(*pair, index, views)
+    with pytest.raises(ValueError, match="num_views"):
+        make(GlobalContrastiveLoss, num_views=2)(*pair, index)
+
+
+@pytest.mark.parametrize("bad", [-1, 2])
+@pytest.mark.parametrize("side", [0, 1])
+def test_views_outside_raise(side, bad):
+    # Row (sample, view) + 1 is another sample's: it would be a silent mistake.
+    loss = make(GlobalContrastiveLoss, num_views=2)
+    views = torch.zeros(2, 5, dtype=torch.int64)
+    views[side, 3] = bad
+    with pytest.raises(IndexError, match="views must be in"):
+        loss(*features(), torch.tensor(DISTINCT), tuple(views))
+    assert not loss.normalizer.visits.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_ids_of_any_integer_type_with_views(dtype):
+    loss = GlobalContrastiveLoss(200, num_views=3)
+    index = torch.tensor([90, 150], dtype=dtype)  # times 3 is beyond uint8
+    loss(*features(2), index, (torch.tensor([0, 2]), torch.tensor([1, 0])))
+    assert loss.normalizer.visits.nonzero().flatten().tolist() == [270, 271, 450, 452]
+
+
+def test_ids_are_integers_with_views():
+    loss = GlobalContrastiveLoss(5, num_views=2)
+    views = (torch.zeros(2, dtype=torch.int64), torch.ones(2, dtype=torch.int64))
+    with pytest.raises(TypeError, match="must be integers"):
+        loss(*features(2), torch.tensor([True, False]), views)
