@@ -26,7 +26,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from .normalizer import InBatchNormalizer, Normalizer, NormalizerTable, surrogate_log_normalizer
+from .normalizer import (
+    InBatchNormalizer,
+    Normalizer,
+    NormalizerTable,
+    check_ids,
+    surrogate_log_normalizer,
+)
 
 __all__ = [
     "ClipLoss",
@@ -211,12 +217,18 @@ class GlobalContrastiveLoss(TwoViewLoss):
             raise ValueError("views are passed if and only if the loss was made with num_views")
         if views is None or self.num_views is None:
             return super().forward(view1, view2, index)
-        for view in views:
-            if view.device.type == "cpu" and ((view < 0) | (view >= self.num_views)).any():
-                raise IndexError(f"views must be in [0, {self.num_views}), got {view.tolist()}")
-        rows = torch.cat([index * self.num_views + view for view in views])  # (2B,)
-        rows = self.normalizer.resolve(rows, view1.device)
-        return self._loss(view1, view2, index.to(view1.device, non_blocking=True), rows)
+        check_ids(index, self.num_samples, "sample id")
+        sample = index.to(view1.device, torch.int64, non_blocking=True)
+        rows = torch.cat([self._view_rows(sample, view) for view in views])  # (2B,)
+        return self._loss(view1, view2, sample, self.normalizer.resolve(rows, view1.device))
+
+    def _view_rows(self, sample: Tensor, view: Tensor) -> Tensor:
+        assert self.num_views is not None
+        check_ids(view, self.num_views, "view")
+        view = view.to(sample.device, torch.int64, non_blocking=True)
+        valid = (view >= 0) & (view < self.num_views)
+        # Out of range as a view must not come out as a row of the next sample.
+        return torch.where(valid, sample * self.num_views + view, -1)
 
 
 class NTXentLoss(TwoViewLoss):

@@ -20,6 +20,7 @@ __all__ = [
     "InBatchNormalizer",
     "Normalizer",
     "NormalizerTable",
+    "check_ids",
     "step_size",
     "surrogate_log_normalizer",
 ]
@@ -162,10 +163,7 @@ class NormalizerTable(Normalizer):
                 invalid ones are counted, and `check` raises for them.
             TypeError: the ids are not integers.
         """
-        if index.dtype.is_floating_point or index.dtype.is_complex or index.dtype == torch.bool:
-            raise TypeError(f"sample ids must be integers, got {index.dtype}")
-        if index.device.type == "cpu" and not torch.compiler.is_compiling():
-            self._check_on_host(index)
+        if check_ids(index, self.num_rows, "sample id"):
             return index.to(device, torch.int64, non_blocking=True)
         return self._mask_on_device(index.to(device, torch.int64))
 
@@ -202,7 +200,7 @@ class NormalizerTable(Normalizer):
                 return torch.where(visits > 0, old, estimate).to(log_g.dtype)
             gamma = step_size(visits + 1, self.gamma_min, self.gamma_decay, compute)
             new = torch.logaddexp((-gamma).log1p() + old, gamma.log() + estimate)
-            finite = new.isfinite()
+            finite = estimate.isfinite()
             self.log_u[rows] = torch.where(finite, new.to(stored.dtype), stored)
             self.visits[rows] = visits + finite.int()
             return new.to(log_g.dtype)
@@ -210,14 +208,6 @@ class NormalizerTable(Normalizer):
     def extra_repr(self) -> str:
         decay = "1/visits" if self.gamma_decay is None else f"cosine over {self.gamma_decay} visits"
         return f"{self.num_rows}, gamma_min={self.gamma_min}, gamma={decay}, {self.log_u.dtype}"
-
-    def _check_on_host(self, index: Tensor) -> None:
-        outside = index[(index < 0) | (index >= self.num_rows)]
-        if outside.numel():
-            raise IndexError(
-                f"sample id {int(outside[0])} is outside [0, {self.num_rows}): "
-                "num_samples must be larger than the largest id"
-            )
 
     def _mask_on_device(self, index: Tensor) -> Tensor:
         valid = (index >= 0) & (index < self.num_rows)
@@ -237,11 +227,44 @@ class NormalizerTable(Normalizer):
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
 
+def check_ids(ids: Tensor, count: int, what: str) -> bool:
+    """Check ids that are on the CPU; others are not waited for.
+
+    Args:
+        ids: `(B,)` integers.
+        count: they must be in [0, count).
+        what: they are called in messages.
+
+    Returns:
+        Whether they were checked.
+
+    Raises:
+        TypeError: they are not integers.
+        IndexError: one is out of range.
+    """
+    if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
+        raise TypeError(f"{what}s must be integers, got {ids.dtype}")
+    if ids.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    outside = ids[(ids < 0) | (ids >= count)]
+    if outside.numel():
+        raise IndexError(
+            f"{what} {int(outside[0])} is outside [0, {count}): "
+            "the number given to the loss must be larger than the largest one"
+        )
+    return True
+
+
 def _mean_over_equal_rows(rows: Tensor, log_g: Tensor) -> Tensor:
     """log of the mean of exp(log_g) over all entries with the same row, `(M,)` to `(M,)`.
 
-    A dense comparison rather than a scatter: floating scatter-adds are not deterministic.
+    A dense comparison rather than a scatter: floating scatter-adds are not deterministic. Sorted
+    first, so that a batch in another order gives the same bits.
     """
+    order = log_g.argsort()
+    order = order[rows[order].argsort(stable=True)]
+    rows, log_g = rows[order], log_g[order]
     same = rows[:, None] == rows[None, :]  # (M, M)
     log_sum = torch.where(same, log_g[None, :], -math.inf).logsumexp(dim=1)
-    return log_sum - same.sum(dim=1).to(log_g.dtype).log()
+    log_mean = log_sum - same.sum(dim=1).to(log_g.dtype).log()
+    return torch.empty_like(log_mean).index_copy_(0, order, log_mean)

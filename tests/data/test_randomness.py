@@ -7,11 +7,12 @@ MANY = 20_000
 
 
 def ids_of(kind: str) -> np.ndarray:
-    """Consecutive, far apart in a regular pattern, or without any."""
+    """Consecutive, in other regular patterns (one is splitmix64's own step), or in none."""
     consecutive = np.arange(MANY, dtype=np.uint64)
     return {
         "consecutive": consecutive,
         "high bits": consecutive << np.uint64(40),
+        "golden": consecutive * np.uint64(0x9E3779B97F4A7C15),
         "random": np.random.default_rng(0).integers(0, 2**64, MANY, dtype=np.uint64),
     }[kind]
 
@@ -71,14 +72,14 @@ def test_any_integer_is_a_seed(number):
     assert sorted(shuffled(number, number, ids)) == [0, 1]
 
 
-@pytest.mark.parametrize("kind", ["consecutive", "high bits", "random"])
+@pytest.mark.parametrize("kind", ["consecutive", "high bits", "golden", "random"])
 def test_uniform_over_samples(kind):
     numbers = uniforms(0, 0, ids_of(kind), 0, 3)
     for column in numbers.T:
         assert_uniform(np.bincount((column * 100).astype(int), minlength=100))
 
 
-@pytest.mark.parametrize("kind", ["consecutive", "high bits", "random"])
+@pytest.mark.parametrize("kind", ["consecutive", "high bits", "golden", "random"])
 def test_independent_between_neighbouring_samples_and_columns(kind):
     numbers = uniforms(0, 0, ids_of(kind), 0, 2)
     assert_independent(numbers[:-1, 0], numbers[1:, 0])
@@ -114,7 +115,7 @@ def test_seed_epoch_and_stream_are_not_interchangeable():
     assert len(np.unique(rows)) == 6 * 5
 
 
-@pytest.mark.parametrize("kind", ["consecutive", "high bits", "random"])
+@pytest.mark.parametrize("kind", ["consecutive", "high bits", "golden", "random"])
 def test_shuffled_is_a_permutation(kind):
     order = shuffled(0, 0, ids_of(kind))
     assert order.dtype == np.int64

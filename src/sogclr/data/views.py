@@ -236,7 +236,7 @@ def photometric(images: Tensor, draws: Floats, views: Views) -> Tensor:
     Raises:
         ValueError: a choice in `views` is None.
     """
-    x = images.to(torch.float32, copy=True).div_(255)
+    x = images.to(torch.float32).div_(255)
     # What _jitter asks for, and of no consequence to the others.
     order = np.argsort(_hue_position(draws), kind="stable")
     for chosen, change in (
