@@ -342,7 +342,7 @@ def test_views_outside_raise(side, bad):
     loss = make(GlobalContrastiveLoss, num_views=2)
     views = torch.zeros(2, 5, dtype=torch.int64)
     views[side, 3] = bad
-    with pytest.raises(IndexError, match="view -?\d is outside"):
+    with pytest.raises(IndexError, match=r"view -?\d is outside"):
         loss(*features(), torch.tensor(DISTINCT), tuple(views))
     assert not loss.normalizer.visits.any()
 

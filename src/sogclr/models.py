@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .errors import UserError
+from .small import SmallEncoder
 
 __all__ = [
     "ContrastiveModel",
@@ -20,9 +21,6 @@ __all__ = [
     "rebuild_encoder",
     "width_of",
 ]
-
-# A residual network of eight convolutions that two CPU cores train in minutes, through timm.
-SMALL = {"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128), "zero_init_last": False}
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -83,7 +81,9 @@ def build_encoder(
     spec = EncoderSpec(name, image_size, options=_options(name, image_size))
     encoder = _create(spec, pretrained=pretrained)
     if not from_scratch:
-        config: Any = encoder.pretrained_cfg
+        config: Any = getattr(
+            encoder, "pretrained_cfg", {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+        )
         spec = replace(spec, mean=tuple(config["mean"]), std=tuple(config["std"]))
     if from_scratch and image_size < 64 and hasattr(encoder, "maxpool"):
         spec = replace(spec, small_stem=True)
@@ -155,16 +155,17 @@ def describe(encoder: nn.Module, spec: EncoderSpec, width: int) -> str:
 def _create(spec: EncoderSpec, pretrained: bool) -> nn.Module:
     import timm
 
-    name = "resnet18" if spec.name == "small" else spec.name
-    if pretrained and spec.name == "small":
-        raise UserError("encoder: small has no pretrained weights; leave out --pretrained")
+    if spec.name == "small":
+        if pretrained:
+            raise UserError("encoder: small has no pretrained weights; leave out --pretrained")
+        return SmallEncoder()
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, **spec.options)
+        return timm.create_model(spec.name, pretrained=pretrained, num_classes=0, **spec.options)
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
         raise UserError(
-            f"encoder: the pretrained weights of {name} could not be fetched "
+            f"encoder: the pretrained weights of {spec.name} could not be fetched "
             f"({' '.join(str(error).split())[:200]}); "
             "download them elsewhere and pass the file with --weights"
         ) from error
@@ -173,7 +174,7 @@ def _create(spec: EncoderSpec, pretrained: bool) -> nn.Module:
 def _options(name: str, image_size: int) -> dict[str, Any]:
     """Arguments by which a family is told the size of its input, where it must be."""
     if name == "small":
-        return dict(SMALL)
+        return {}
     import timm
 
     # Building without memory tells whether a family takes img_size (transformers, mostly).

@@ -18,9 +18,10 @@ from .evaluation.geometry import alignment, uniformity
 from .progress import console, say
 from .runs import Run
 
-__all__ = ["Monitor"]
+__all__ = ["NOTHING_YET", "Monitor"]
 
 NAMED = 5  # samples or files listed in a message
+NOTHING_YET: dict[str, Any] = {"rows": [], "pending": []}  # the state at the start of a run
 
 
 class Monitor:
@@ -87,10 +88,10 @@ class Monitor:
             "or --precision 32-true, or look at these samples"
         )
 
-    def log(
-        self, step: int, epoch: float, *, learning_rate: float, knn: float | None
-    ) -> dict[str, Any]:
+    def log(self, step: int, epoch: float, *, learning_rate: float, knn: float | None) -> None:
         """Read results, write them down, show them. Call `check_finite` before."""
+        if not self._pending:  # no image could be read since the last time
+            return
         losses = torch.stack([loss for _, _, _, loss in self._pending])
         assert self._projections is not None
         view1, view2 = self._projections.chunk(2)
@@ -111,23 +112,21 @@ class Monitor:
         self._images, self._read_at = 0, time.monotonic()
         self._write(row)
         self._show(row)
-        return row
 
     def state(self) -> dict[str, Any]:
         """What a resumed run has to know: the rows so far, and losses not yet averaged."""
         pending = [(step, rows, bad.cpu(), loss.cpu()) for step, rows, bad, loss in self._pending]
         return {"rows": list(self.rows), "pending": pending}
 
-    def restore(self, state: dict[str, Any], step: int) -> None:
-        """Take over `state`, and drop from metrics.jsonl what was logged after it."""
-        self.rows = state["rows"]
-        self._pending = state["pending"]
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over `state`, and drop from the run's curves what was logged after it."""
+        self.rows = list(state["rows"])
+        self._pending = list(state["pending"])
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
         self.run.metrics.write_text(text)
         with suppress(FileNotFoundError):
             for file in self.run.curves.iterdir():
                 file.unlink()
-        self._first_step = step
 
     @contextmanager
     def showing(self, step: int) -> Iterator[None]:

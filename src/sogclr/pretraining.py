@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric.utilities.seed import seed_everything
 from torch import nn
 
 from . import verbs
@@ -24,6 +23,7 @@ from .models import (
     describe,
     width_of,
 )
+from .monitor import NOTHING_YET
 from .planning import Plan, Request, plan_run
 from .progress import say
 from .runs import Run
@@ -72,7 +72,7 @@ def pretrain(
     plan = plan_run(request, source, kind, workers)
     _tell(source, plan, kind)
 
-    seed_everything(request.seed, verbose=False)
+    torch.manual_seed(request.seed)
     encoder, spec = _encoder(plan, module)
     width = width_of(encoder, plan.image_size)
     say(f"  {describe(encoder, spec, width)}")
@@ -89,7 +89,7 @@ def pretrain(
         run.write_settings({"request": asdict(request), "derived": dict(_rows(plan))})
         run.write_encoder(encoder, spec, initial=True)
         _picture(source, plan, run)
-        run.metrics.unlink(missing_ok=True)
+        trainer.monitor.restore(NOTHING_YET)
     complete = trainer.train()
     if complete:
         say(f"done: {run.folder} (sogclr evaluate, sogclr embed, sogclr.load)")

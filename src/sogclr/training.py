@@ -110,7 +110,7 @@ class Trainer:
             # Epochs have another number of steps now: go on at the same share of the run.
             self.step = round(state["step"] / state["total_steps"] * self.batches.total_steps)
             say(told)
-        self.monitor.restore(state["monitor"], state["step"])
+        self.monitor.restore(state["monitor"])
         torch.set_rng_state(state["rng"])
         if self.fabric.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"])

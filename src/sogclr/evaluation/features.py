@@ -44,7 +44,7 @@ def embed_rows(
         device: where the encoder is.
         batch_size: images at a time.
         workers: loader processes.
-        quiet: without a progress bar.
+        quiet: without a progress bar and without naming unreadable images.
     """
     rows = np.arange(len(source)) if rows is None else rows
     loader = center_batches(
@@ -58,7 +58,7 @@ def embed_rows(
     batches = loader if quiet else track(loader, "embedding", total=len(loader))
     with torch.no_grad():
         for batch_rows, images, unreadable in batches:
-            for name, reason in unreadable:
+            for name, reason in () if quiet else unreadable:
                 say(f"skipped {name}: {reason}")
             if batch_rows:
                 x = standardize(images.to(device).float() / 255, spec.mean, spec.std)

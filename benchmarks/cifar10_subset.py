@@ -1,0 +1,113 @@
+"""CIFAR-10 in minutes on a CPU: 5,000 training images, the small encoder, batch 64, 20 epochs.
+
+    python benchmarks/cifar10_subset.py --seeds 0 1 2
+
+Trains on 500 images a class, evaluates kNN and linear accuracy on 200 test images a class, for
+each method and seed, and writes `results/cifar10_subset.json` after every run, so that it can be
+cut off and continued. Raw pixels and the untrained encoder stand beside. The data is looked for
+in `../shared/data` or $SOGCLR_DATA (cifar10-jpeg.tar.zst).
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sogclr
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "cifar10_subset.json"
+ARCHIVE = "cifar10-jpeg.tar.zst"
+PER_CLASS = {"train": 500, "test": 200}
+SETTINGS: dict[str, Any] = {"encoder": "small", "batch_size": 64, "epochs": 20, "device": "cpu"}
+
+
+def subset(folder: Path) -> tuple[Path, Path]:
+    """Unpack the archive and keep the first images of each class, by name."""
+    default = HERE.parents[1] / "shared" / "data"
+    archive = Path(os.environ.get("SOGCLR_DATA", default)) / ARCHIVE
+    if not archive.is_file():
+        raise SystemExit(f"no {archive}; set SOGCLR_DATA to the folder that holds {ARCHIVE}")
+    subprocess.run(["tar", "--zstd", "-xf", archive, "-C", folder], check=True)
+    for split, count in PER_CLASS.items():
+        for label in (folder / split).iterdir():
+            for surplus in sorted(label.iterdir())[count:]:
+                surplus.unlink()
+    return folder / "train", folder / "test"
+
+
+def one_run(method: str, seed: int, train: Path, test: Path, out: Path) -> dict[str, Any]:
+    """Pre-train and evaluate; seconds are of pre-training alone."""
+    started, cpu = time.monotonic(), time.process_time()
+    sogclr.pretrain(train, out, method=method, seed=seed, **SETTINGS)  # type: ignore[arg-type]
+    seconds, cpu = time.monotonic() - started, time.process_time() - cpu
+    accuracy = sogclr.evaluate(out, train, test=test).accuracy
+    return {
+        "method": method,
+        "seed": seed,
+        "accuracy": accuracy,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
+    }
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "cpu": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "sogclr": sogclr.__version__,
+    }
+
+
+def show(runs: list[dict[str, Any]]) -> None:
+    """Mean and spread (standard deviation over seeds) of each row."""
+    print(f"{'features':<22} {'kNN %':>14} {'linear %':>14} {'s':>6}  seeds")
+    for method in dict.fromkeys(run["method"] for run in runs):
+        mine = [run for run in runs if run["method"] == method]
+        seconds = statistics.mean(run["seconds"] for run in mine)
+        for features in ("raw pixels", "untrained", "trained"):
+            cells = []
+            for protocol in ("knn", "linear"):
+                values = [100 * run["accuracy"][features][protocol] for run in mine]
+                spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                cells.append(f"{statistics.mean(values):6.2f} ± {spread:4.2f}")
+            name = method if features == "trained" else f"  {features}"
+            print(f"{name:<22} {cells[0]:>14} {cells[1]:>14} {seconds:6.0f}  {len(mine)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--methods", nargs="+", default=["sogclr", "simclr"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    options = parser.parse_args()
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": []}
+    if stored.get("settings") != SETTINGS:
+        stored = {"settings": SETTINGS, "runs": []}
+    with tempfile.TemporaryDirectory() as folder:
+        train, test = subset(Path(folder))
+        for seed in options.seeds:
+            for method in options.methods:
+                if any((r["method"], r["seed"]) == (method, seed) for r in stored["runs"]):
+                    continue
+                run = one_run(method, seed, train, test, Path(folder) / f"{method}-{seed}")
+                stored["runs"].append(run)
+                stored["machine"] = machine()
+                RESULTS.parent.mkdir(exist_ok=True)
+                RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
+    show(stored["runs"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""A residual network that two CPU cores train in minutes."""
+
+from torch import Tensor, nn
+
+__all__ = ["SmallEncoder"]
+
+
+class SmallEncoder(nn.Module):
+    """A stem and four residual blocks of two 3 x 3 convolutions, made for images of 8 to 64 px.
+
+    Each block after the first halves the image. Shortcuts average before they project (He et
+    al., "Bag of Tricks for Image Classification", CVPR 2019), so that no pixel is dropped.
+
+    Args:
+        widths: channels of the blocks; the last is the number of features.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 128)) -> None:
+        super().__init__()
+        self.stem = _convolution(3, widths[0])
+        previous = (widths[0], *widths[:-1])
+        self.blocks = nn.Sequential(*(_Block(a, b) for a, b in zip(previous, widths, strict=True)))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`(B, 3, S, S)` to `(B, widths[-1])`."""
+        return self.pool(self.blocks(self.stem(images).relu_())).flatten(1)
+
+
+class _Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        halve = inputs != outputs
+        self.first = _convolution(inputs, outputs, stride=2 if halve else 1)
+        self.second = _convolution(outputs, outputs)
+        self.shortcut = (
+            # ceil_mode: an image of one pixel stays one.
+            nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), _convolution(inputs, outputs, size=1))
+            if halve
+            else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.second(self.first(x).relu_()) + self.shortcut(x)).relu_()
+
+
+def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+    )
