@@ -184,6 +184,16 @@ def test_eval_looks_up(kind):
         assert torch.equal(tensor, before[name])
 
 
+@make_global
+def test_eval_stays_finite_when_the_encoder_has_moved_far(kind):
+    # ĝ/u, at most 1/gamma in training, is here e^500: beyond float32, but not the value's matter.
+    loss, index = make(kind, temperature=0.002, dtype=torch.float32), torch.arange(4)
+    apart, close = [torch.eye(4)] * 2, [1 + 0.01 * torch.eye(4)] * 2
+    loss(*apart, index)
+    positive = torch.cosine_similarity(*close).mean().item()
+    assert loss.eval()(*close, index).item() == pytest.approx(-positive, abs=1e-6)  # log u is 0
+
+
 def test_ntxent_as_published():
     pair = features()
     z = normalize(torch.cat(pair), dim=-1)
@@ -345,6 +355,18 @@ def test_views_outside_raise(side, bad):
     with pytest.raises(IndexError, match=r"view -?\d is outside"):
         loss(*features(), torch.tensor(DISTINCT), tuple(views))
     assert not loss.normalizer.visits.any()
+
+
+def test_views_outside_touch_no_row_on_an_accelerator(monkeypatch):
+    # A compiling CPU takes the path of ids that are on a device already.
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    loss = make(GlobalContrastiveLoss, num_views=2)
+    views = torch.tensor([[0, 1], [2, -1]])
+    loss(*features(2), torch.tensor([3, 5]), tuple(views))
+    assert loss.normalizer.visits[:-1].nonzero().flatten().tolist() == [6, 11]
+    with pytest.raises(IndexError, match="2 sample ids"):
+        loss.check()
+    loss.check()
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])

@@ -113,6 +113,11 @@ class Monitor:
         self._write(row)
         self._show(row)
 
+    def advance(self, step: int) -> None:
+        """Move the bar on; needs nothing from the device."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step)
+
     def state(self) -> dict[str, Any]:
         """What a resumed run has to know: the rows so far, and losses not yet averaged."""
         pending = [(step, rows, bad.cpu(), loss.cpu()) for step, rows, bad, loss in self._pending]
@@ -183,7 +188,7 @@ class Monitor:
         if latest is not None:
             numbers += f"  kNN {latest:.1%}"
         if self._progress is not None and console.is_terminal:
-            self._progress.update(self._task, completed=row["step"], numbers=numbers)
+            self._progress.update(self._task, numbers=numbers)
         elif "knn" in row or row["step"] == self.total_steps or self._quiet_for() > 20:
             self._said_at = time.monotonic()
             say(numbers)

@@ -198,6 +198,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step = step + 1
+        self.monitor.advance(self.step)
 
     def _log(self, epoch_ends: bool) -> None:
         self.monitor.check_finite(self.source.names)
