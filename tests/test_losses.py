@@ -383,3 +383,10 @@ def test_ids_are_integers_with_views():
     views = (torch.zeros(2, dtype=torch.int64), torch.ones(2, dtype=torch.int64))
     with pytest.raises(TypeError, match="must be integers"):
         loss(*features(2), torch.tensor([True, False]), views)
+
+
+def test_views_of_another_length_are_refused():
+    loss = GlobalContrastiveLoss(6, num_views=2)
+    short = torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(ValueError, match="do not match ids"):
+        loss(torch.randn(4, 8), torch.randn(4, 8), torch.arange(4), (short, short))

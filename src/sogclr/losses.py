@@ -224,6 +224,8 @@ class GlobalContrastiveLoss(TwoViewLoss):
 
     def _view_rows(self, sample: Tensor, view: Tensor) -> Tensor:
         assert self.num_views is not None
+        if view.shape != sample.shape:
+            raise ValueError(f"views {tuple(view.shape)} do not match ids {tuple(sample.shape)}")
         check_ids(view, self.num_views, "view")
         view = view.to(sample.device, torch.int64, non_blocking=True)
         valid = (view >= 0) & (view < self.num_views)

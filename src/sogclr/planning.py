@@ -130,7 +130,11 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
         "loader workers",
         workers,
         processes,
-        "images are in memory" if source.local else f"of {os.cpu_count()} CPU cores",
+        "images are in memory"
+        if source.local
+        else "the encoder needs the cores"
+        if device == "cpu"
+        else f"of {os.cpu_count()} CPU cores",
     )
     return Plan(
         request=request,
@@ -181,11 +185,10 @@ def _batch_size(n: int) -> int:
 
 def loader_workers(source: ImageSource, device: str) -> int:
     """Loader processes for a source on a device."""
-    cores = os.cpu_count() or 1
-    if source.local:
+    # On a CPU the encoder has all cores busy: a loader beside it makes its threads wait.
+    if source.local or device == "cpu":
         return 0
-    # On a CPU the encoder needs the cores more than the loader does.
-    return max(1, min(8, cores)) if device != "cpu" else max(1, cores // 4)
+    return min(8, os.cpu_count() or 1)
 
 
 def _article(device: str) -> str:
