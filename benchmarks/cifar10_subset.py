@@ -4,8 +4,8 @@
 
 Trains on 500 images a class, evaluates kNN and linear accuracy on 200 test images a class, for
 each method and seed, and writes `results/cifar10_subset.json` after every run, so that it can be
-cut off and continued. Raw pixels and the untrained encoder stand beside. The data is looked for
-in `../shared/data` or $SOGCLR_DATA (cifar10-jpeg.tar.zst).
+cut off and continued, or shared by processes. Raw pixels and the untrained encoder stand beside.
+The data is looked for in `../shared/data` or $SOGCLR_DATA (cifar10-jpeg.tar.zst).
 """
 
 import argparse
@@ -59,6 +59,12 @@ def one_run(method: str, seed: int, train: Path, test: Path, out: Path) -> dict[
     }
 
 
+def recorded() -> list[dict[str, Any]]:
+    """The runs filed so far under these settings."""
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return stored["runs"] if stored.get("settings") == SETTINGS else []
+
+
 def machine() -> dict[str, Any]:
     return {
         "cpu": platform.processor() or platform.machine(),
@@ -92,21 +98,18 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["sogclr", "simclr"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     options = parser.parse_args()
-    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": []}
-    if stored.get("settings") != SETTINGS:
-        stored = {"settings": SETTINGS, "runs": []}
     with tempfile.TemporaryDirectory() as folder:
         train, test = subset(Path(folder))
         for seed in options.seeds:
             for method in options.methods:
-                if any((r["method"], r["seed"]) == (method, seed) for r in stored["runs"]):
+                if any((r["method"], r["seed"]) == (method, seed) for r in recorded()):
                     continue
                 run = one_run(method, seed, train, test, Path(folder) / f"{method}-{seed}")
-                stored["runs"].append(run)
-                stored["machine"] = machine()
+                # Read again: another process may have added its runs meanwhile.
+                stored = {"settings": SETTINGS, "machine": machine(), "runs": [*recorded(), run]}
                 RESULTS.parent.mkdir(exist_ok=True)
                 RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
-    show(stored["runs"])
+    show(recorded())
 
 
 if __name__ == "__main__":

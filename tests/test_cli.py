@@ -131,9 +131,10 @@ def test_unknown_protocols_and_missing_labels_are_one_line(photos, tmp_path, cap
 def test_settings_are_stored_with_what_was_derived(photos, tmp_path):
     main(["pretrain", str(photos), "--out", str(tmp_path / "run"), "--epochs", "1", *FAST])
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
-    assert settings["request"]["batch_size"] == 8
-    assert settings["request"]["temperature"] is None
-    assert settings["derived"]["temperature"] == "0.2"
+    assert settings["asked"]["batch_size"] == settings["resolved"]["batch_size"] == 8
+    assert settings["asked"]["temperature"] is None
+    assert settings["resolved"]["temperature"] == 0.2
+    assert None not in {settings["resolved"][name] for name in ("encoder", "learning_rate")}
 
 
 @pytest.mark.parametrize("verb", [[], ["pretrain"], ["evaluate"], ["embed"]])

@@ -111,6 +111,7 @@ def test_every_derived_value_has_a_reason():
         ({"learning_rate": -1.0}, "learning-rate"),
         ({"weight_decay": -1.0}, "weight-decay"),
         ({"seed": -1}, "seed"),
+        ({"workers": -1}, "workers"),
         ({"n": 1}, "one image"),
     ],
 )

@@ -153,6 +153,21 @@ def test_a_folder_that_grew_keeps_what_is_known(make_folder, tmp_path, capsys):
         assert count == visits.get(id, 0)
 
 
+def test_a_folder_that_grew_keeps_what_was_derived(make_folder, tmp_path):
+    """More images would mean larger batches, and larger ones another image size."""
+    photos, run = make_folder(per_class=20), tmp_path / "run"
+    sogclr.pretrain(photos, run, epochs=1, encoder="small", device="cpu")
+    before = json.loads((run / "settings.json").read_text())["resolved"]
+    weights = load_file(run / "encoder.safetensors")
+    for i in range(50):
+        Image.new("RGB", (30, 40), (i, 90, 9)).save(photos / "blue" / f"new{i}.png")
+    with pytest.raises(UserError, match="not what"):
+        sogclr.pretrain(photos / "red", run, resume=True)
+    assert sogclr.pretrain(photos, run, resume=True, device="cpu").complete
+    assert json.loads((run / "encoder.json").read_text())["image_size"] == before["image_size"]
+    assert load_file(run / "encoder.safetensors").keys() == weights.keys()
+
+
 def test_another_data_set_is_refused(make_folder, tmp_path):
     sogclr.pretrain(make_folder(), tmp_path / "run", epochs=1, **SHORT)
     other = make_folder("other", classes=("cat", "dog"))

@@ -218,7 +218,8 @@ class GlobalContrastiveLoss(TwoViewLoss):
         if views is None or self.num_views is None:
             return super().forward(view1, view2, index)
         check_ids(index, self.num_samples, "sample id")
-        sample = index.to(view1.device, torch.int64, non_blocking=True)
+        device = view1.device
+        sample = index.to(device, torch.int64, non_blocking=device.type == "cuda")
         rows = torch.cat([self._view_rows(sample, view) for view in views])  # (2B,)
         return self._loss(view1, view2, sample, self.normalizer.resolve(rows, view1.device))
 
@@ -227,7 +228,8 @@ class GlobalContrastiveLoss(TwoViewLoss):
         if view.shape != sample.shape:
             raise ValueError(f"views {tuple(view.shape)} do not match ids {tuple(sample.shape)}")
         check_ids(view, self.num_views, "view")
-        view = view.to(sample.device, torch.int64, non_blocking=True)
+        device = sample.device
+        view = view.to(device, torch.int64, non_blocking=device.type == "cuda")
         valid = (view >= 0) & (view < self.num_views)
         # Out of range as a view must not come out as a row of the next sample.
         return torch.where(valid, sample * self.num_views + view, -1)

@@ -110,8 +110,12 @@ def width_of(encoder: nn.Module, image_size: int) -> int:
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     was_training = encoder.training
     encoder.eval()
-    with torch.no_grad():
-        features = encoder(torch.zeros(2, 3, image_size, image_size, device=device))
+    try:
+        with torch.no_grad():
+            features = encoder(torch.zeros(2, 3, image_size, image_size, device=device))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"encoder: cannot take {image_size} px images ({reason})") from error
     encoder.train(was_training)
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
         shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
@@ -205,11 +209,11 @@ def _load_weights(encoder: nn.Module, path: Path) -> None:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
+        state = dict(state.get("state_dict", state))
     except FileNotFoundError as error:
         raise UserError(f"weights: {path} does not exist") from error
     except Exception as error:
         raise UserError(f"weights: {path} cannot be read ({error})") from error
-    state = dict(state.get("state_dict", state))
     own = encoder.state_dict()
     missing = [key for key in own if key not in state]
     unfit = [key for key in own if key in state and state[key].shape != own[key].shape]

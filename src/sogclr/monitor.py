@@ -94,12 +94,12 @@ class Monitor:
             return
         losses = torch.stack([loss for _, _, _, loss in self._pending])
         assert self._projections is not None
-        view1, view2 = self._projections.chunk(2)
+        view1, view2 = self._projections.cpu().chunk(2)
         now = time.monotonic()
         row: dict[str, Any] = {
             "step": step,
             "epoch": round(epoch, 4),
-            "objective": float(losses.double().mean()),
+            "objective": float(losses.cpu().double().mean()),
             "alignment": float(alignment(view1, view2)),
             "uniformity": float(uniformity(view1)) if len(view1) > 1 else None,
             "learning_rate": learning_rate,
@@ -123,10 +123,13 @@ class Monitor:
         pending = [(step, rows, bad.cpu(), loss.cpu()) for step, rows, bad, loss in self._pending]
         return {"rows": list(self.rows), "pending": pending}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
         """Take over `state`, and drop from the run's curves what was logged after it."""
         self.rows = list(state["rows"])
-        self._pending = list(state["pending"])
+        self._pending = [
+            (step, rows, bad.to(device), loss.to(device))
+            for step, rows, bad, loss in state["pending"]
+        ]
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
         self.run.metrics.write_text(text)
         with suppress(FileNotFoundError):

@@ -37,10 +37,11 @@ def surrogate_log_normalizer(log_g: Tensor, log_u: Tensor, temperature: float | 
         log_u: `(...)`, the estimate of log g, without one.
         temperature: tau > 0.
     """
-    tau = torch.as_tensor(temperature, dtype=log_g.dtype, device=log_g.device)
     # A stored u far below ĝ (in eval mode, at a small tau) must not make inf - inf of it.
     ratio = (log_g.detach() - log_u).exp().clamp(max=torch.finfo(log_g.dtype).max)
-    return tau * log_u + tau.detach() * ratio * (log_g - log_g.detach())
+    # A number stays a number: making a tensor of it would wait for the device.
+    constant = temperature.detach() if isinstance(temperature, Tensor) else temperature
+    return temperature * log_u + constant * ratio * (log_g - log_g.detach())
 
 
 def step_size(
@@ -86,7 +87,7 @@ class InBatchNormalizer(Normalizer):
     """The mini-batch estimate, log u = log ĝ. It keeps nothing and ignores who the rows are."""
 
     def resolve(self, index: Tensor, device: torch.device) -> Tensor:
-        return index.to(device, torch.int64, non_blocking=True)
+        return index.to(device, torch.int64, non_blocking=device.type == "cuda")
 
     def forward(self, rows: Tensor, log_g: Tensor) -> Tensor:
         return log_g.detach()
@@ -164,7 +165,7 @@ class NormalizerTable(Normalizer):
             TypeError: the ids are not integers.
         """
         if check_ids(index, self.num_rows, "sample id"):
-            return index.to(device, torch.int64, non_blocking=True)
+            return index.to(device, torch.int64, non_blocking=device.type == "cuda")
         return self._mask_on_device(index.to(device, torch.int64))
 
     def check(self) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -53,8 +53,22 @@ class Plan:
     workers: int
     views: Views
     recipe: Recipe
-    warmup_epochs: int
     reasons: list[tuple[str, str, str]]
+
+    def resolved(self) -> Request:
+        """The request with nothing left open: what a resumed run goes by."""
+        return replace(
+            self.request,
+            encoder=self.encoder,
+            batch_size=self.batch_size,
+            image_size=self.image_size,
+            temperature=self.temperature,
+            precision=self.precision,
+            views=self.views,
+            optimizer=self.recipe.optimizer,
+            learning_rate=self.recipe.learning_rate,
+            weight_decay=self.recipe.weight_decay,
+        )
 
 
 def plan_run(request: Request, source: ImageSource, device: str, workers: int | None) -> Plan:
@@ -69,7 +83,7 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
     Raises:
         UserError: a setting out of range, or too few images.
     """
-    _check(request, len(source))
+    _check(request, len(source), workers)
     reasons: list[tuple[str, str, str]] = []
 
     def derive(name: str, given: object, value: object, reason: str) -> None:
@@ -117,8 +131,7 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
         f"base times the square root of the batch, {batch}",
     )
     derive("weight decay", request.weight_decay, chosen.weight_decay, f"usual for {name}")
-    warmup = max(1, min(10, request.epochs // 10))
-    derive("warm-up", None, f"{warmup} epochs", "a tenth of the run, 10 at most; cosine after it")
+    derive("warm-up", None, "a tenth", "of the run, 10 epochs at most; then a cosine to zero")
 
     bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
     fastest: ConcretePrecision = "bf16-mixed" if bf16 else "32-true"
@@ -146,12 +159,11 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
         workers=processes,
         views=views,
         recipe=chosen,
-        warmup_epochs=warmup,
         reasons=reasons,
     )
 
 
-def _check(request: Request, n: int) -> None:
+def _check(request: Request, n: int, workers: int | None) -> None:
     if n < 2:
         raise UserError("data: one image has nothing to be contrasted with; give at least two")
     if request.temperature is not None and not 0 < request.temperature < math.inf:
@@ -172,6 +184,8 @@ def _check(request: Request, n: int) -> None:
         raise UserError(f"learning-rate: must be above 0, got {request.learning_rate:g}")
     if request.weight_decay is not None and not 0 <= request.weight_decay < math.inf:
         raise UserError(f"weight-decay: must not be negative, got {request.weight_decay:g}")
+    if workers is not None and workers < 0:
+        raise UserError(f"workers: must not be negative, got {workers}")
     if request.seed < 0:
         raise UserError(f"seed: must not be negative, got {request.seed}")
 

@@ -86,10 +86,10 @@ def pretrain(
         trainer.restore()
         say(f"going on from step {trainer.step:,} of {trainer.batches.total_steps:,}")
     else:
-        run.write_settings({"request": asdict(request), "derived": dict(_rows(plan))})
+        run.write_settings({"asked": asdict(request), "resolved": asdict(plan.resolved())})
         run.write_encoder(encoder, spec, initial=True)
         _picture(source, plan, run)
-        trainer.monitor.restore(NOTHING_YET)
+        trainer.monitor.restore(NOTHING_YET, fabric.device)
     complete = trainer.train()
     if complete:
         say(f"done: {run.folder} (sogclr evaluate, sogclr embed, sogclr.load)")
@@ -99,8 +99,11 @@ def pretrain(
 
 
 def _stored_request(run: Run, asked: Request) -> Request:
-    """The request the run was started with; what is asked for now must not contradict it."""
-    stored = run.read_settings()["request"]
+    """What the run was started with, nothing left open; what is asked now must not contradict it.
+
+    A folder that grew or another device would derive other values.
+    """
+    stored = run.read_settings()["resolved"]
     stored["views"] = Views(**stored["views"])
     before = Request(**stored)
     for name, value in vars(asked).items():
@@ -120,16 +123,14 @@ def _default(setting: str) -> Any:
 def _encoder(plan: Plan, module: nn.Module | None) -> tuple[nn.Module, EncoderSpec]:
     if module is not None:
         return module, EncoderSpec("custom", plan.image_size)
+    if plan.encoder.startswith("custom:"):
+        raise UserError("encoder: the run trained a module of your own; pass it from Python again")
     return build_encoder(
         plan.encoder,
         plan.image_size,
         pretrained=plan.request.pretrained,
         weights=plan.request.weights,
     )
-
-
-def _rows(plan: Plan) -> list[tuple[str, str]]:
-    return [(name, value) for name, value, _ in plan.reasons]
 
 
 def _tell(source: ImageSource, plan: Plan, device: str) -> None:

@@ -169,7 +169,11 @@ def load_encoder(
     weights = files.initial if initial else files.encoder
     if not (weights.is_file() and files.encoder_spec.is_file()):
         raise UserError(f"run: {files.folder} has saved no encoder yet; go on with --resume")
-    spec = EncoderSpec.from_dict(json.loads(files.encoder_spec.read_text()))
+    try:
+        spec = EncoderSpec.from_dict(json.loads(files.encoder_spec.read_text()))
+        state = load_file(weights)
+    except (ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"run: {files.folder} has a damaged encoder ({error})") from error
     if encoder is None:
         if spec.name == "custom":
             raise UserError(
@@ -178,7 +182,7 @@ def load_encoder(
             )
         encoder = rebuild_encoder(spec)
     try:
-        encoder.load_state_dict(load_file(weights))
+        encoder.load_state_dict(state)
     except RuntimeError as error:
         lines = str(error).split("\n\t")
         raise UserError(f"encoder: does not fit {weights}: {lines[-1].strip()}") from error

@@ -9,8 +9,8 @@ __all__ = ["ConcretePrecision", "Device", "Method", "Optimizer", "Precision", "P
 
 Method = Literal["sogclr", "simclr", "dcl"]
 Optimizer = Literal["auto", "lars", "sgd", "adamw"]
-ConcretePrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
-Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+ConcretePrecision = Literal["32-true", "bf16-mixed"]
+Precision = Literal["auto", "32-true", "bf16-mixed"]
 Protocol = Literal["knn", "linear"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 

@@ -85,7 +85,7 @@ class Trainer:
         )
         optimizer = build_optimizer(model, plan.recipe)
         self.model, self.optimizer = fabric.setup(model, optimizer)
-        warmup = plan.warmup_epochs * self.batches.steps_per_epoch
+        warmup = min(10 * self.batches.steps_per_epoch, self.batches.total_steps // 10)
         self.schedule = build_schedule(optimizer, self.batches.total_steps, warmup)
         self.loss = build_loss(plan, len(source)).to(fabric.device)
         self.monitor = Monitor(run, self.batches.total_steps)
@@ -110,9 +110,9 @@ class Trainer:
             # Epochs have another number of steps now: go on at the same share of the run.
             self.step = round(state["step"] / state["total_steps"] * self.batches.total_steps)
             say(told)
-        self.monitor.restore(state["monitor"])
+        self.monitor.restore(state["monitor"], self.fabric.device)
         torch.set_rng_state(state["rng"])
-        if self.fabric.device.type == "cuda":
+        if self.fabric.device.type == "cuda" and "cuda_rng" in state:  # none if saved on a CPU
             torch.cuda.set_rng_state(state["cuda_rng"])
 
     def save(self) -> None:
@@ -183,7 +183,9 @@ class Trainer:
         rows = torch.from_numpy(batch.plan.rows)
         if not len(rows):
             return
-        crops = batch.crops.to(self.fabric.device, non_blocking=True)  # (2b, 3, S, S)
+        device = self.fabric.device
+        # Elsewhere than on CUDA a copy may be read before it has arrived.
+        crops = batch.crops.to(device, non_blocking=device.type == "cuda")  # (2b, 3, S, S)
         x = standardize(
             photometric(crops, batch.draws, self.plan.views), self.spec.mean, self.spec.std
         ).contiguous(memory_format=torch.channels_last)

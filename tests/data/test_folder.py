@@ -119,6 +119,28 @@ def test_headers_are_read_again_only_where_files_changed(make_folder, monkeypatc
     assert source.image(source.names.index("red/000.png")).size == (30, 40)
 
 
+def test_failures_are_tried_again(make_folder, monkeypatch):
+    root = make_folder()
+    original = folder_module._read_header
+
+    def broken(path, *rest):
+        return folder_module._Header(*rest, 0, 0, "input/output error")
+
+    monkeypatch.setattr(folder_module, "_read_header", broken)
+    with pytest.raises(UserError, match="input/output error"):
+        open_source(root)
+    monkeypatch.setattr(folder_module, "_read_header", original)
+    assert len(open_source(root)) == 16
+
+
+def test_file_names_need_not_be_unicode(make_folder):
+    root = make_folder()
+    os.rename(root / "red" / "000.png", os.fsencode(root / "red") + b"/\xff.png")
+    source = open_source(root)
+    assert len(set(source.ids.tolist())) == 16
+    assert source.image(15).size == (12, 10)
+
+
 def test_a_damaged_cache_is_no_obstacle(make_folder):
     root = make_folder()
     open_source(root)

@@ -41,13 +41,13 @@ class ArraySource(ImageSource):
         name: str = "array",
         views: Views | None = None,
     ) -> None:
-        self._images = _as_uint8_rgb(np.asarray(images))  # (n, H, W, 3)
+        self._images = _as_uint8_rgb(_on_host(images))  # (n, H, W, 3)
         n, height, width, _ = self._images.shape
         self._name = name
         self.names = [str(row) for row in range(n)]
-        self.ids = np.arange(n, dtype=np.uint64) if ids is None else _as_ids(np.asarray(ids), n)
+        self.ids = np.arange(n, dtype=np.uint64) if ids is None else _as_ids(_on_host(ids), n)
         self.marks = np.array([_mark(image) for image in self._images], dtype=np.int64)
-        self.labels = None if labels is None else _as_labels(np.asarray(labels), n)
+        self.labels = None if labels is None else _as_labels(_on_host(labels), n)
         if self.labels is not None:
             self.classes = [str(c) for c in range(int(self.labels.max()) + 1)]
         self.image_size = min(height, width, 224)
@@ -76,6 +76,10 @@ def digits() -> ArraySource:
     source = ArraySource(images, bunch.target, name="digits", views=Views(crop_min=0.5, flip=0.0))
     source.image_size = 16
     return source
+
+
+def _on_host(values: Any) -> np.ndarray:
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
 def _as_uint8_rgb(images: np.ndarray) -> np.ndarray:

@@ -125,7 +125,8 @@ def _check_headers(root: Path, names: list[str]) -> dict[str, _Header]:
             headers[name] = _Header(0, 0, 0, 0, _reason(error))
             continue
         before = known.get(name)
-        if before and before[:2] == [stat.st_size, stat.st_mtime_ns]:
+        # Failures are tried again: permissions and network shares come back.
+        if before and before[4] is None and before[:2] == [stat.st_size, stat.st_mtime_ns]:
             headers[name] = _Header(*before)
         else:
             headers[name] = _read_header(path, stat.st_size, stat.st_mtime_ns)
@@ -150,7 +151,7 @@ def _read_header(path: Path, bytes: int, time: int) -> _Header:
 
 def _cache_file(root: Path) -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = blake2b(str(root.resolve()).encode(), digest_size=8).hexdigest()
+    key = blake2b(os.fsencode(root.resolve()), digest_size=8).hexdigest()
     return home / "sogclr" / "headers" / f"{key}.json"
 
 

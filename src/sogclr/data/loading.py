@@ -1,5 +1,6 @@
 """Batches of views: which samples make up a step, and their crops, made in loader workers."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -162,6 +163,7 @@ def view_batches(
         batch_sampler=plan,  # type: ignore[arg-type]
         collate_fn=_unchanged,
         num_workers=workers,
+        worker_init_fn=_leave_signals_to_the_trainer,
         # Its own, or every loader would draw a seed from the state that dropout draws from.
         generator=torch.Generator(),
         pin_memory=pin_memory,
@@ -178,9 +180,16 @@ def center_batches(
         batch_size=batch_size,
         collate_fn=_unchanged,
         num_workers=workers,
+        worker_init_fn=_leave_signals_to_the_trainer,
         # Its own, or every loader would draw a seed from the state that dropout draws from.
         generator=torch.Generator(),
     )
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    # Ctrl-C reaches the whole group; the trainer finishes its step and ends the workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _unchanged(batch: T) -> T:

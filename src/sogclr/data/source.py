@@ -5,6 +5,7 @@ belongs to it, and its place in the order and its views derive from it, so that 
 shuffling, resuming, other numbers of workers, and a data set that has grown.
 """
 
+import os
 from abc import ABC, abstractmethod
 from hashlib import blake2b
 from pathlib import Path
@@ -99,7 +100,7 @@ def open_source(data: "Data") -> ImageSource:
 
 def stable_id(name: str) -> int:
     """64 bits of a name, the same on every machine and in every process."""
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(blake2b(os.fsencode(name), digest_size=8).digest(), "little")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -273,7 +273,7 @@ def _on(device: torch.device, array: NDArray[np.generic]) -> Tensor:
     tensor = torch.from_numpy(array)
     if tensor.is_floating_point():
         tensor = tensor.float()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 # Below, x is (B, 3, S, S) and holds only samples that take the change, draws is (B, DRAWS).

@@ -1,6 +1,6 @@
 """Embed a source: rows in order, without gradients, in eval mode."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from ..data.views import standardize
 from ..models import EncoderSpec
 from ..progress import say, track
 
-__all__ = ["Embedding", "embed_rows", "raw_pixels"]
+__all__ = ["Embedding", "embed_rows"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ def embed_rows(
     """Features of one undistorted view of each row.
 
     Args:
-        encoder: in eval mode or not, left as it was; None for the standardized pixels.
+        encoder: in eval mode or not, left as it was; None for the standardized pixels
+            themselves, at 32 px at most.
         source: the images.
         spec: what the encoder expects as input.
         rows: `(m,)`; all by default.
@@ -47,6 +48,8 @@ def embed_rows(
         quiet: without a progress bar and without naming unreadable images.
     """
     rows = np.arange(len(source)) if rows is None else rows
+    if encoder is None:  # as thumbnails: 150,000 columns of 224 px images help nobody
+        spec = replace(spec, image_size=min(spec.image_size, 32))
     loader = center_batches(
         source, rows, image_size=spec.image_size, batch_size=batch_size, workers=workers
     )
@@ -69,8 +72,3 @@ def embed_rows(
         encoder.train(was_training)
     stacked = torch.cat(vectors) if vectors else torch.empty(0, 0)
     return Embedding(np.array(kept, dtype=np.int64), stacked.numpy())
-
-
-def raw_pixels(source: ImageSource, spec: EncoderSpec, rows: np.ndarray | None = None) -> Embedding:
-    """The standardized pixels themselves, `(m, 3 S S)`: what any encoder has to beat."""
-    return embed_rows(None, source, spec, rows)
