@@ -12,7 +12,7 @@ BIN := .venv/bin
 
 demo: .venv/installed
 	@rm -rf runs/demo
-	$(BIN)/sogclr pretrain digits --out runs/demo --epochs 20
+	$(BIN)/sogclr pretrain digits --out runs/demo --epochs 30
 	$(BIN)/sogclr evaluate runs/demo digits
 
 test: .venv/installed

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_digits_halve_the_untrained_encoders_error(tmp_path):
-    sogclr.pretrain("digits", tmp_path / "run", epochs=20, device="cpu")
+    sogclr.pretrain("digits", tmp_path / "run", epochs=30, device="cpu")
     accuracy = sogclr.evaluate(tmp_path / "run", "digits").accuracy
     assert 1 - accuracy["trained"]["knn"] <= (1 - accuracy["untrained"]["knn"]) / 2
 
