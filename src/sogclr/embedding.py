@@ -43,7 +43,7 @@ def embed(
         source,
         spec,
         device=kind,
-        workers=loader_workers(source, kind) if workers is None else workers,
+        workers=loader_workers(source, kind, workers),
     )
     ids = source.ids[embedding.rows]
     paths = [source.names[row] for row in embedding.rows]

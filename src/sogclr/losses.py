@@ -31,6 +31,7 @@ from .normalizer import (
     Normalizer,
     NormalizerTable,
     check_ids,
+    move_ids,
     surrogate_log_normalizer,
 )
 
@@ -193,6 +194,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
             dtype=dtype,
         )
 
+    # Overrides with ids that must be given: a table without them has no rows.
     def forward(  # type: ignore[override]
         self,
         view1: Tensor,
@@ -218,8 +220,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
         if views is None or self.num_views is None:
             return super().forward(view1, view2, index)
         check_ids(index, self.num_samples, "sample id")
-        device = view1.device
-        sample = index.to(device, torch.int64, non_blocking=device.type == "cuda")
+        sample = move_ids(index, view1.device)
         rows = torch.cat([self._view_rows(sample, view) for view in views])  # (2B,)
         return self._loss(view1, view2, sample, self.normalizer.resolve(rows, view1.device))
 
@@ -228,8 +229,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
         if view.shape != sample.shape:
             raise ValueError(f"views {tuple(view.shape)} do not match ids {tuple(sample.shape)}")
         check_ids(view, self.num_views, "view")
-        device = sample.device
-        view = view.to(device, torch.int64, non_blocking=device.type == "cuda")
+        view = move_ids(view, sample.device)
         valid = (view >= 0) & (view < self.num_views)
         # Out of range as a view must not come out as a row of the next sample.
         return torch.where(valid, sample * self.num_views + view, -1)
@@ -335,6 +335,7 @@ class TwoWayGlobalContrastiveLoss(_TwoWayLoss):
             for _ in range(2)
         )
 
+    # Overrides with ids that must be given, as above.
     def forward(self, a: Tensor, b: Tensor, index: Tensor) -> Tensor:  # type: ignore[override]
         """The loss of a batch of pairs; updates the normalizers of both sides.
 

@@ -21,6 +21,7 @@ __all__ = [
     "Normalizer",
     "NormalizerTable",
     "check_ids",
+    "move_ids",
     "step_size",
     "surrogate_log_normalizer",
 ]
@@ -87,7 +88,7 @@ class InBatchNormalizer(Normalizer):
     """The mini-batch estimate, log u = log ĝ. It keeps nothing and ignores who the rows are."""
 
     def resolve(self, index: Tensor, device: torch.device) -> Tensor:
-        return index.to(device, torch.int64, non_blocking=device.type == "cuda")
+        return move_ids(index, device)
 
     def forward(self, rows: Tensor, log_g: Tensor) -> Tensor:
         return log_g.detach()
@@ -165,8 +166,8 @@ class NormalizerTable(Normalizer):
             TypeError: the ids are not integers.
         """
         if check_ids(index, self.num_rows, "sample id"):
-            return index.to(device, torch.int64, non_blocking=device.type == "cuda")
-        return self._mask_on_device(index.to(device, torch.int64))
+            return move_ids(index, device)
+        return self._mask_on_device(move_ids(index, device))
 
     def check(self) -> None:
         """Raise IndexError if invalid ids were met on the device. Waits for the device.
@@ -215,6 +216,7 @@ class NormalizerTable(Normalizer):
         self.invalid += (~valid).sum()
         return torch.where(valid, index, self.num_rows)
 
+    # The signatures of the two overridden hooks are torch's, which leaves them untyped.
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         # .half() and .to(dtype) arrive here; log u must survive them unrounded.
         log_u = self.log_u
@@ -254,6 +256,14 @@ def check_ids(ids: Tensor, count: int, what: str) -> bool:
             "the number given to the loss must be larger than the largest one"
         )
     return True
+
+
+def move_ids(ids: Tensor, device: torch.device) -> Tensor:
+    """Ids of any integer type to int64 on `device`, without a wait where that is safe.
+
+    Elsewhere than on CUDA a copy may be read before it has arrived.
+    """
+    return ids.to(device, torch.int64, non_blocking=device.type == "cuda")
 
 
 def _mean_over_equal_rows(rows: Tensor, log_g: Tensor) -> Tensor:

@@ -109,13 +109,12 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
     derive("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
     batch = batch_size * request.accumulate
     if request.accumulate > 1:
-        derive("accumulate", 1, request.accumulate, "")
-        reasons[-1] = (*reasons[-1][:2], f"{batch} samples an optimizer step")
+        reasons.append(("accumulate", str(request.accumulate), f"{batch} samples a step"))
 
     temperature = request.temperature or (0.2 if image_size <= 64 else 0.1)
     derive("temperature", request.temperature, temperature, "0.2 up to 64 px, 0.1 above")
 
-    views = request.views.over(source.views.over(Views())).resolved(image_size)
+    views = request.views.over(source.views).resolved(image_size)
     shown = ", ".join(f"{k} {v:g}" for k, v in vars(views).items())
     changed = [k for k, v in vars(source.views).items() if v is not None]
     asks = f"; {', '.join(changed)} as this data asks for" if changed else ""
@@ -138,7 +137,7 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
     precision = fastest if request.precision == "auto" else request.precision
     derive("precision", request.precision, precision, f"fastest that is safe on {device}")
 
-    processes = loader_workers(source, device) if workers is None else workers
+    processes = loader_workers(source, device, workers)
     derive(
         "loader workers",
         workers,
@@ -197,8 +196,10 @@ def _batch_size(n: int) -> int:
     return min(size, n)
 
 
-def loader_workers(source: ImageSource, device: str) -> int:
-    """Loader processes for a source on a device."""
+def loader_workers(source: ImageSource, device: str, asked: int | None) -> int:
+    """Loader processes: as many as asked for, or what suits a source on a device."""
+    if asked is not None:
+        return asked
     # On a CPU the encoder has all cores busy: a loader beside it makes its threads wait.
     if source.local or device == "cpu":
         return 0

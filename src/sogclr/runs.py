@@ -156,6 +156,7 @@ def load(run: str | Path, encoder: nn.Module | None = None, *, initial: bool = F
         UserError: not a run, nothing saved in it yet, or an encoder that does not fit.
     """
     model, spec = load_encoder(run, encoder, initial=initial)
+    # torch types attributes of a module as tensors or modules.
     model.preprocess = Preprocess(spec)  # type: ignore[assignment]
     return model
 

@@ -160,6 +160,7 @@ def view_batches(
     """A loader of `Batch`, from `plan.start_step` to the end of the run, across epochs."""
     return DataLoader(
         _TwoViews(source, image_size, crop_min, plan.seed),
+        # The plan yields whole micro-batches where torch's types expect lists of numbers.
         batch_sampler=plan,  # type: ignore[arg-type]
         collate_fn=_unchanged,
         num_workers=workers,

@@ -1,5 +1,6 @@
 """`sogclr.evaluate`: raw pixels, the untrained and the trained encoder, side by side."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -43,7 +44,9 @@ def evaluate(
 ) -> Report:
     """See `sogclr.evaluate`."""
     protocols = _protocols(protocol)
-    load_encoder(run, module)  # before the data is read: is it a run at all?
+    # Before the data is read: is it a run at all?
+    trained, spec = load_encoder(run, copy.deepcopy(module))
+    untrained, _ = load_encoder(run, module, initial=True)
     train = _labelled(open_source(data))
     held = None if test is None else _labelled(open_source(test))
     if held is not None:
@@ -51,12 +54,12 @@ def evaluate(
     kind = choose_device(device)
 
     accuracy: dict[str, dict[str, float]] = {}
-    for name in ("raw pixels", "untrained", "trained"):
-        encoder, spec = load_encoder(run, module, initial=name == "untrained")
+    encoders = {"raw pixels": None, "untrained": untrained, "trained": trained}
+    for name, encoder in encoders.items():
         features = [
-            _features(None if name == "raw pixels" else encoder, s, spec, kind, workers)
-            for s in (train, held)
-            if s is not None
+            _features(encoder, source, spec, kind, workers)
+            for source in (train, held)
+            if source is not None
         ]
         accuracy[name] = {p: _accuracy(p, *features) for p in protocols}
     result("accuracy " + ("on --test" if held else "(leave-one-out kNN, 5-fold linear)"))
@@ -71,7 +74,7 @@ def _features(
     device: str,
     workers: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    processes = loader_workers(source, device) if workers is None else workers
+    processes = loader_workers(source, device, workers)
     if encoder is not None:
         encoder = encoder.to(device)
     embedding: Embedding = embed_rows(encoder, source, spec, device=device, workers=processes)
