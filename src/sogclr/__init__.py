@@ -11,13 +11,16 @@ if TYPE_CHECKING:
     from .errors import UserError
     from .losses import (
         ClipLoss,
+        DecoupledClipLoss,
         DecoupledContrastiveLoss,
         GlobalContrastiveLoss,
         NTXentLoss,
+        SigLipLoss,
         TwoWayGlobalContrastiveLoss,
     )
     from .runs import load
     from .settings import Views
+    from .temperature import IndividualTemperature, LearnedTemperature
     from .verbs import embed, evaluate, pretrain
 
 _HOME = {
@@ -26,6 +29,10 @@ _HOME = {
     "NTXentLoss": "losses",
     "DecoupledContrastiveLoss": "losses",
     "ClipLoss": "losses",
+    "DecoupledClipLoss": "losses",
+    "SigLipLoss": "losses",
+    "IndividualTemperature": "temperature",
+    "LearnedTemperature": "temperature",
     "IndexedDataset": "data.indexed",
     "UserError": "errors",
     "Views": "settings",
@@ -38,10 +45,14 @@ _HOME = {
 __version__ = "0.1.0"
 __all__ = [
     "ClipLoss",
+    "DecoupledClipLoss",
     "DecoupledContrastiveLoss",
     "GlobalContrastiveLoss",
     "IndexedDataset",
+    "IndividualTemperature",
+    "LearnedTemperature",
     "NTXentLoss",
+    "SigLipLoss",
     "TwoWayGlobalContrastiveLoss",
     "UserError",
     "Views",

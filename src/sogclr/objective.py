@@ -81,16 +81,21 @@ def two_view_objective(
 
 
 def log_two_way_normalizers(
-    a: Tensor, b: Tensor, temperature: float, pairing: Tensor | None = None
+    a: Tensor,
+    b: Tensor,
+    temperature: float,
+    pairing: Tensor | None = None,
+    group: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """log g of every row of either side of paired data, over the rows it is not paired with.
+    """log g of every row of either side of paired data, over the rows it does not belong to.
 
     Where one row of `a` has several partners in `b` (captions of one image), one of them is
-    drawn uniformly at each visit. So `a_i` counts 1 among the negatives, and each of its c_i
-    partners 1 / c_i:
+    drawn uniformly at each visit. So a row of `a` counts 1 among the negatives, and each of its
+    c partners 1 / c. With N(i) the rows of `a` whose group is not that of row i, and P(k) the
+    partners of row k:
 
-        g_a(i) = 1/(n_a - 1) sum over j with pairing_j != i of  exp( s(a_i, b_j) / tau ) / c_j
-        g_b(j) = 1/(n_a - 1) sum over i != pairing_j of         exp( s(a_i, b_j) / tau )
+        g_a(i) = mean over k in N(i), mean over j in P(k) of  exp( s(a_i, b_j) / tau )
+        g_b(j) = mean over k in N(pairing_j) of               exp( s(a_k, b_j) / tau )
 
     Args:
         a: `(n_a, d)`, n_a >= 2, not necessarily normalized.
@@ -98,23 +103,30 @@ def log_two_way_normalizers(
         temperature: tau > 0.
         pairing: `(n_b,)` integers, the row of `a` that each row of `b` belongs to. Default:
             row i with row i.
+        group: `(n_a,)` integers; rows of equal group, and their partners, are never each
+            other's negatives. Default: every row by itself. At least two groups.
 
     Returns:
         `(n_a,)` and `(n_b,)`, natural logarithms.
     """
     pairing = _pairing(a, b, pairing)
+    group = torch.arange(len(a), device=a.device) if group is None else group
     logits = normalize(a, dim=-1) @ normalize(b, dim=-1).T / temperature  # (n_a, n_b)
-    own = torch.arange(len(a), device=a.device)[:, None] == pairing[None, :]
-    logits = logits.masked_fill(own, -math.inf)
-    log_share = -own.sum(dim=1).to(a.dtype).log()[pairing]  # (n_b,), log 1/c of its owner
-    log_count = math.log(len(a) - 1)
+    logits = logits.masked_fill(group[:, None] == group[pairing][None, :], -math.inf)
+    partners = torch.bincount(pairing, minlength=len(a))
+    log_share = -partners.to(a.dtype).log()[pairing]  # (n_b,), log 1/c of its owner
+    log_count = (group[:, None] != group[None, :]).sum(dim=1).to(a.dtype).log()  # (n_a,)
     log_g_a = (logits + log_share).logsumexp(dim=1) - log_count
-    log_g_b = logits.logsumexp(dim=0) - log_count
+    log_g_b = logits.logsumexp(dim=0) - log_count[pairing]
     return log_g_a, log_g_b
 
 
 def two_way_objective(
-    a: Tensor, b: Tensor, temperature: float, pairing: Tensor | None = None
+    a: Tensor,
+    b: Tensor,
+    temperature: float,
+    pairing: Tensor | None = None,
+    group: Tensor | None = None,
 ) -> Tensor:
     """The global contrastive objective of paired data (image-text, text-text).
 
@@ -127,6 +139,7 @@ def two_way_objective(
         b: `(n_b, d)`.
         temperature: tau > 0.
         pairing: `(n_b,)` integers or None, as there.
+        group: `(n_a,)` integers or None, as there.
 
     Returns:
         A scalar, on the scale of tau times a cross-entropy.
@@ -137,7 +150,7 @@ def two_way_objective(
         raise ValueError("pairing: every row of a needs at least one partner in b")
     weight = 1 / (len(a) * partners[pairing].to(a.dtype))  # (n_b,), sums to 1
     positive = (normalize(a, dim=-1)[pairing] * normalize(b, dim=-1)).sum(dim=-1)  # (n_b,)
-    log_g_a, log_g_b = log_two_way_normalizers(a, b, temperature, pairing)
+    log_g_a, log_g_b = log_two_way_normalizers(a, b, temperature, pairing, group)
     uniformity = log_g_a.mean() + (weight * log_g_b).sum()
     return -(weight * positive).sum() + temperature / 2 * uniformity
 

@@ -1,0 +1,39 @@
+"""Contrastive losses: what is compared (two views, or pairs), times how log g is estimated.
+
+Every softmax loss here is   mean over anchors of   -s(anchor, positive) + tau log u,
+
+s the cosine similarity, tau the temperature, log u the estimate of the anchor's
+log-normalizer. The classes differ in two choices only:
+
+                                   two views, negatives 2(B-1)   pairs, negatives B-1
+    per sample, over time          GlobalContrastiveLoss         TwoWayGlobalContrastiveLoss
+    in the batch                   DecoupledContrastiveLoss      DecoupledClipLoss
+    in the batch, with positive    NTXentLoss (SimCLR)           ClipLoss
+
+SigLipLoss, beside them, has no normalizer. The temperature is a third, independent choice, see
+`sogclr.temperature`.
+
+Features come un-normalized, `(B, d)`, in any float dtype, also under autocast: similarities
+are formed, exponentiated and summed in float32 (float64 stays float64).
+
+Scale. By default ("temperature") losses are tau times a cross-entropy with the *mean* over
+negatives in the normalizer, so that values and gradients do not depend on the batch size and
+methods compare. "cross-entropy" divides by tau and, for the in-batch losses, sums over
+negatives: NTXentLoss and ClipLoss then equal `cross_entropy(logits, positive)` as published.
+"""
+
+from .sigmoid import SigLipLoss
+from .two_view import DecoupledContrastiveLoss, GlobalContrastiveLoss, NTXentLoss, TwoViewLoss
+from .two_way import ClipLoss, DecoupledClipLoss, TwoWayGlobalContrastiveLoss, TwoWayLoss
+
+__all__ = [
+    "ClipLoss",
+    "DecoupledClipLoss",
+    "DecoupledContrastiveLoss",
+    "GlobalContrastiveLoss",
+    "NTXentLoss",
+    "SigLipLoss",
+    "TwoViewLoss",
+    "TwoWayGlobalContrastiveLoss",
+    "TwoWayLoss",
+]

@@ -1,0 +1,194 @@
+"""Losses for two views of one sample: every view is an anchor, the other view its positive."""
+
+import torch
+from torch import Tensor
+
+from ..normalizer import InBatchNormalizer, Normalizer, NormalizerTable, check_ids, move_ids
+from ..temperature import Temperature, as_temperature
+from .anchors import ContrastiveLoss, Scale, check_shapes, distinct, unit
+
+__all__ = ["DecoupledContrastiveLoss", "GlobalContrastiveLoss", "NTXentLoss", "TwoViewLoss"]
+
+
+class TwoViewLoss(ContrastiveLoss):
+    """What is common to the losses below.
+
+    Args:
+        temperature: a number, or a module of `sogclr.temperature`.
+        scale: "temperature" or "cross-entropy", see the package.
+        num_samples: size of the training set, where something is kept per sample.
+    """
+
+    def __init__(
+        self, temperature: float | Temperature, scale: Scale, num_samples: int | None = None
+    ) -> None:
+        super().__init__(scale)
+        self.temperature = as_temperature(temperature).for_rows(num_samples)
+        self.normalizer: Normalizer = InBatchNormalizer()
+
+    def forward(self, view1: Tensor, view2: Tensor, index: Tensor | None = None) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            view1: `(B, d)` features of one view of each sample, any float dtype.
+            view2: `(B, d)` features of another.
+            index: `(B,)` integers, who the samples are, so that a sample which occurs twice
+                is not its own negative. Default: all different.
+
+        Returns:
+            A scalar, float32 (float64 for float64 features).
+        """
+        index = distinct(view1) if index is None else index
+        rows = self.normalizer.resolve(index, view1.device)
+        return self._loss(view1, view2, rows, rows.repeat(2))
+
+    def _loss(self, view1: Tensor, view2: Tensor, sample: Tensor, rows: Tensor) -> Tensor:
+        check_shapes(view1, view2, sample)
+        with torch.autocast(view1.device.type, enabled=False):
+            z = unit(torch.cat([view1, view2]))  # (2B, d)
+            sample = sample.repeat(2)  # (2B,)
+            anchor = torch.arange(len(z), device=z.device)
+            return self.anchors(
+                similarity=z @ z.T,  # (2B, 2B)
+                same_sample=sample[:, None] == sample[None, :],
+                positive=anchor.roll(len(view1)),
+                estimator=self.normalizer,
+                rows=rows,
+                temperature=self.temperature,
+                temperature_rows=sample,
+            ).mean()
+
+
+class GlobalContrastiveLoss(TwoViewLoss):
+    """SogCLR for two views: the normalizer of each sample is remembered between its visits.
+
+    One u a sample, the mean over both its views, is the paper's algorithm (Algorithm 1); it
+    optimizes `two_view_objective(..., "v2")`. For a finite number of stored augmentations,
+    `num_views` keeps one u per (sample, view) instead, which optimizes `"v1"`.
+
+    The value is the running estimate of the objective (comparable over batch sizes), the
+    gradient the estimator's.
+
+    Args:
+        num_samples: size of the training set; ids passed as `index` are below it.
+        temperature: tau. 0.1, the paper's for ImageNet; 0.2 to 0.3 suit small images. Or a
+            `LearnedTemperature` or an `IndividualTemperature` (iSogCLR).
+        gamma_min: smallest weight of a new estimate in the moving average. 0.2: at batch 16
+            to 64 an average of about five visits. Raise it (up to 1, the mini-batch loss)
+            where epochs are few or batches large, since u lags behind a moving encoder.
+        gamma_decay: None for gamma = max(gamma_min, 1/visits); or the visits over which it
+            falls to gamma_min along a cosine. See `sogclr.normalizer.step_size`.
+        num_views: number of stored augmentations, or None for freshly drawn ones.
+        scale: "temperature" or "cross-entropy", see the package.
+        dtype: of the table, float32 or float64.
+
+    Example:
+        >>> loss = GlobalContrastiveLoss(num_samples=50_000)
+        >>> value = loss(torch.randn(64, 128), torch.randn(64, 128), torch.arange(64))
+
+    Raises:
+        ValueError: temperature <= 0, shapes that do not match.
+        IndexError: ids outside [0, num_samples); see `NormalizerTable.resolve`.
+    """
+
+    sum_when_cross_entropy = False
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        temperature: float | Temperature = 0.1,
+        gamma_min: float = 0.2,
+        gamma_decay: int | None = None,
+        num_views: int | None = None,
+        scale: Scale = "temperature",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(temperature, scale, num_samples)
+        self.num_samples = num_samples
+        self.num_views = num_views
+        self.normalizer = NormalizerTable(
+            num_samples * (num_views or 1),
+            gamma_min=gamma_min,
+            gamma_decay=gamma_decay,
+            dtype=dtype,
+        )
+
+    # Overrides with ids that must be given: a table without them has no rows.
+    def forward(  # type: ignore[override]
+        self,
+        view1: Tensor,
+        view2: Tensor,
+        index: Tensor,
+        views: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """The loss of a batch; updates the normalizers of its samples.
+
+        Args:
+            view1: `(B, d)` features of one view of each sample, any float dtype.
+            view2: `(B, d)` features of another.
+            index: `(B,)` integers in [0, num_samples), the samples' ids. Keep them on the
+                CPU where they come from the loader: they are checked there without a wait.
+            views: with `num_views`, two `(B,)` integers in [0, num_views): which stored
+                augmentation each view is.
+
+        Returns:
+            A scalar, float32 (float64 for float64 features).
+        """
+        if (views is None) != (self.num_views is None):
+            raise ValueError("views are passed if and only if the loss was made with num_views")
+        if views is None or self.num_views is None:
+            return super().forward(view1, view2, index)
+        check_ids(index, self.num_samples, "sample id")
+        sample = move_ids(index, view1.device)
+        valid = (sample >= 0) & (sample < self.num_samples)
+        sample = torch.where(valid, sample, self.num_samples)  # the spare row
+        rows = torch.cat([self._view_rows(sample, view) for view in views])  # (2B,)
+        return self._loss(view1, view2, sample, self.normalizer.resolve(rows, view1.device))
+
+    def _view_rows(self, sample: Tensor, view: Tensor) -> Tensor:
+        assert self.num_views is not None
+        if view.shape != sample.shape:
+            raise ValueError(f"views {tuple(view.shape)} do not match ids {tuple(sample.shape)}")
+        check_ids(view, self.num_views, "view")
+        view = move_ids(view, sample.device)
+        valid = (view >= 0) & (view < self.num_views)
+        # Out of range as a view must not come out as a row of the next sample.
+        valid &= sample < self.num_samples
+        return torch.where(valid, sample * self.num_views + view, -1)
+
+
+class NTXentLoss(TwoViewLoss):
+    """NT-Xent, SimCLR's loss: the positive and 2(B-1) negatives of the batch in the normalizer.
+
+    Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations",
+    ICML 2020, equation 1. With `scale="cross-entropy"` the value is as published.
+
+    Args:
+        temperature: tau; 0.1 as in SimCLR's longest runs (0.5 in its CIFAR-10 runs). Or a
+            `LearnedTemperature`.
+        scale: "temperature" or "cross-entropy", see the package.
+    """
+
+    positive_in_normalizer = True
+
+    def __init__(
+        self, temperature: float | Temperature = 0.1, *, scale: Scale = "temperature"
+    ) -> None:
+        super().__init__(temperature, scale)
+
+
+class DecoupledContrastiveLoss(TwoViewLoss):
+    """DCL: NT-Xent without the positive in the normalizer. The stateless twin of SogCLR.
+
+    Yeh et al., "Decoupled Contrastive Learning", ECCV 2022, equation 3.
+
+    Args:
+        temperature: tau; 0.1 as the others here.
+        scale: "temperature" or "cross-entropy", see the package.
+    """
+
+    def __init__(
+        self, temperature: float | Temperature = 0.1, *, scale: Scale = "temperature"
+    ) -> None:
+        super().__init__(temperature, scale)

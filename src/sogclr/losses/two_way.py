@@ -1,0 +1,207 @@
+"""Losses for pairs: every row of either side is an anchor, its partner on the other its positive."""
+
+import torch
+from torch import Tensor
+
+from ..normalizer import InBatchNormalizer, Normalizer, NormalizerTable
+from ..temperature import Temperature, as_temperature
+from .anchors import ContrastiveLoss, Scale, check_shapes, distinct, unit
+
+__all__ = [
+    "ClipLoss",
+    "DecoupledClipLoss",
+    "TwoWayGlobalContrastiveLoss",
+    "TwoWayLoss",
+    "never_negatives",
+]
+
+
+class TwoWayLoss(ContrastiveLoss):
+    """What is common to the losses below.
+
+    Args:
+        temperature: a number, or a module of `sogclr.temperature`.
+        scale: "temperature" or "cross-entropy", see the package.
+        num_samples: rows of either side, where something is kept per sample.
+    """
+
+    def __init__(
+        self,
+        temperature: float | Temperature,
+        scale: Scale,
+        num_samples: tuple[int, int] | tuple[None, None] = (None, None),
+    ) -> None:
+        super().__init__(scale)
+        shared = as_temperature(temperature)
+        # One module under two names where all samples share it.
+        self.temperature_a, self.temperature_b = (shared.for_rows(n) for n in num_samples)
+        self.normalizer_a: Normalizer = InBatchNormalizer()
+        self.normalizer_b: Normalizer = InBatchNormalizer()
+
+    def forward(
+        self,
+        a: Tensor,
+        b: Tensor,
+        index: Tensor | None = None,
+        index_b: Tensor | None = None,
+        group: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of a batch of pairs.
+
+        Rows that share an id on either side, or a group, are never each other's negatives.
+
+        Args:
+            a: `(B, d)` features of one side (images), any float dtype.
+            b: `(B, d)` features of the other (texts), row i paired with row i of `a`.
+            index: `(B,)` integers, who the rows of `a` are. Default: all different.
+            index_b: `(B,)` integers, who the rows of `b` are, where that is another numbering
+                (captions, of which an image has several). Default: `index`.
+            group: `(B,)` integers; rows of equal group mean the same (copies of a photo,
+                members of a class). Default: nothing but the ids.
+
+        Returns:
+            A scalar, float32 (float64 for float64 features).
+        """
+        index = distinct(a) if index is None else index
+        rows_a = self.normalizer_a.resolve(index, a.device)
+        rows_b = self.normalizer_b.resolve(index if index_b is None else index_b, a.device)
+        group = rows_a if group is None else group.to(a.device)
+        check_shapes(a, b, rows_a, rows_b, group)
+        with torch.autocast(a.device.type, enabled=False):
+            similarity = unit(a) @ unit(b).T  # (B, B)
+            same = never_negatives(rows_a, rows_b, group)
+            positive = torch.arange(len(a), device=a.device)
+            loss_a = self.anchors(
+                similarity,
+                same,
+                positive,
+                self.normalizer_a,
+                rows_a,
+                self.temperature_a,
+                rows_a,
+            )
+            loss_b = self.anchors(
+                similarity.T,
+                same,
+                positive,
+                self.normalizer_b,
+                rows_b,
+                self.temperature_b,
+                rows_b,
+            )
+            return (loss_a.mean() + loss_b.mean()) / 2
+
+
+class TwoWayGlobalContrastiveLoss(TwoWayLoss):
+    """SogCLR for pairs (image-text, text-text): one remembered normalizer a sample and side.
+
+    It optimizes `two_way_objective`. Yuan et al. 2022; for image-text, Qiu et al., "Not All
+    Semantics are Created Equal", ICML 2023 (there with a temperature per sample, here with
+    `temperature=IndividualTemperature(...)`).
+
+    Args:
+        num_samples: number of pairs in the training set; or a pair of numbers, of rows on the
+            `a` side and on the `b` side (images, captions).
+        temperature: tau. 0.05, between CLIP's learned 0.01 and what small data wants (0.07).
+            Or a `LearnedTemperature` or an `IndividualTemperature`.
+        gamma_min: smallest weight of a new estimate, see `GlobalContrastiveLoss`.
+        gamma_decay: see `GlobalContrastiveLoss`.
+        scale: "temperature" or "cross-entropy", see the package.
+        dtype: of the tables, float32 or float64.
+
+    Example:
+        >>> loss = TwoWayGlobalContrastiveLoss(num_samples=(6_000, 30_000))
+        >>> image, caption = torch.arange(64), torch.arange(64) * 5
+        >>> value = loss(torch.randn(64, 256), torch.randn(64, 256), image, caption)
+
+    Raises:
+        ValueError, IndexError: as `GlobalContrastiveLoss`.
+    """
+
+    sum_when_cross_entropy = False
+
+    def __init__(
+        self,
+        num_samples: int | tuple[int, int],
+        *,
+        temperature: float | Temperature = 0.05,
+        gamma_min: float = 0.2,
+        gamma_decay: int | None = None,
+        scale: Scale = "temperature",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        sizes = (num_samples, num_samples) if isinstance(num_samples, int) else num_samples
+        super().__init__(temperature, scale, sizes)
+        self.num_samples = sizes
+        self.normalizer_a, self.normalizer_b = (
+            NormalizerTable(size, gamma_min=gamma_min, gamma_decay=gamma_decay, dtype=dtype)
+            for size in sizes
+        )
+
+    # Overrides with ids that must be given: a table without them has no rows.
+    def forward(  # type: ignore[override]
+        self,
+        a: Tensor,
+        b: Tensor,
+        index: Tensor,
+        index_b: Tensor | None = None,
+        group: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of a batch of pairs; updates the normalizers of both sides.
+
+        Args:
+            a: `(B, d)` features of one side, any float dtype.
+            b: `(B, d)` features of the other, row i paired with row i of `a`.
+            index: `(B,)` integers below the number of samples, the ids of the rows of `a`.
+            index_b: the same for `b`, where it is another numbering. Default: `index`.
+            group: see `TwoWayLoss.forward`.
+
+        Returns:
+            A scalar, float32 (float64 for float64 features).
+        """
+        return super().forward(a, b, index, index_b, group)
+
+
+class ClipLoss(TwoWayLoss):
+    """CLIP's loss: symmetric cross-entropy over the batch, the positive in the normalizer.
+
+    Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
+    ICML 2021, figure 3. With `scale="cross-entropy"` the value is as published.
+
+    Args:
+        temperature: tau; 0.05 as `TwoWayGlobalContrastiveLoss`. CLIP's is
+            `LearnedTemperature()`.
+        scale: "temperature" or "cross-entropy", see the package.
+    """
+
+    positive_in_normalizer = True
+
+    def __init__(
+        self, temperature: float | Temperature = 0.05, *, scale: Scale = "temperature"
+    ) -> None:
+        super().__init__(temperature, scale)
+
+
+class DecoupledClipLoss(TwoWayLoss):
+    """DCL for pairs: CLIP's loss without the positive in the normalizer.
+
+    Yeh et al., "Decoupled Contrastive Learning", ECCV 2022, equation 3, on both sides. The
+    stateless twin of `TwoWayGlobalContrastiveLoss`.
+
+    Args:
+        temperature: tau; 0.05 as the others here, or a `LearnedTemperature`.
+        scale: "temperature" or "cross-entropy", see the package.
+    """
+
+    def __init__(
+        self, temperature: float | Temperature = 0.05, *, scale: Scale = "temperature"
+    ) -> None:
+        super().__init__(temperature, scale)
+
+
+def never_negatives(rows_a: Tensor, rows_b: Tensor, group: Tensor) -> Tensor:
+    """`(B, B)` bool: entries that are positives or absent, since they share an id or a group."""
+    same = group[:, None] == group[None, :]
+    for rows in (rows_a, rows_b):
+        same = same | (rows[:, None] == rows[None, :])
+    return same
