@@ -13,6 +13,15 @@ def _source(ids):
     return ArraySource(PIXELS[ids], ids=ids)
 
 
+def _identity(source):
+    return {"": fingerprint(source.ids, source.marks)}
+
+
+def _carried(loss, before, now):
+    fresh = GlobalContrastiveLoss(len(now)).state_dict()
+    return carry_over(loss.state_dict(), fresh, _identity(before), _identity(now), "run")
+
+
 def _visited(n):
     loss = GlobalContrastiveLoss(n)
     g = torch.Generator().manual_seed(0)
@@ -24,7 +33,7 @@ def _visited(n):
 
 def test_unchanged_data_keeps_everything():
     loss, source = _visited(8), _source(range(8))
-    state, told = carry_over(loss.state_dict(), fingerprint(source), source, "run")
+    state, told = _carried(loss, source, source)
     assert told is None
     assert all(torch.equal(value, loss.state_dict()[key]) for key, value in state.items())
 
@@ -32,7 +41,7 @@ def test_unchanged_data_keeps_everything():
 def test_known_samples_keep_their_state_wherever_they_are_now():
     old, new = [3, 1, 7, 5, 9, 11], [5, 0, 3, 7, 10, 1, 9]
     loss = _visited(6)
-    state, told = carry_over(loss.state_dict(), fingerprint(_source(old)), _source(new), "run")
+    state, told = _carried(loss, _source(old), _source(new))
     grown = GlobalContrastiveLoss(7)
     grown.load_state_dict(state)
     for row, sample in enumerate(new):
@@ -51,9 +60,7 @@ def test_a_sample_that_became_another_one_starts_fresh():
     changed = PIXELS.copy()
     changed[2] = 255 - changed[2]
     loss = _visited(12)
-    state, told = carry_over(
-        loss.state_dict(), fingerprint(ArraySource(PIXELS)), ArraySource(changed), "run"
-    )
+    state, told = _carried(loss, ArraySource(PIXELS), ArraySource(changed))
     assert state["normalizer.visits"][2] == 0
     assert "11 samples are known" in told
 
@@ -62,4 +69,4 @@ def test_another_data_set_is_refused_even_where_names_coincide():
     loss = _visited(12)
     for other in (ArraySource(255 - PIXELS), ArraySource(PIXELS, ids=range(100, 112))):
         with pytest.raises(UserError, match="not what run was trained on"):
-            carry_over(loss.state_dict(), fingerprint(ArraySource(PIXELS)), other, "run")
+            _carried(loss, ArraySource(PIXELS), other)

@@ -38,7 +38,7 @@ def _same(a, b):
 def _state(folder):
     state = Run(folder).read_checkpoint()
     for row in state["monitor"]["rows"]:
-        row.pop("images_per_second")
+        row.pop("samples_per_second")
     return state
 
 
@@ -141,14 +141,14 @@ def test_a_folder_that_grew_keeps_what_is_known(make_folder, tmp_path, capsys):
     sogclr.pretrain(photos, run, epochs=2, **SHORT)
     before = Run(run).read_checkpoint()
     visits = dict(
-        zip(before["data"]["ids"].tolist(), before["loss"]["normalizer.visits"], strict=False)
+        zip(before["data"][""]["ids"].tolist(), before["loss"]["normalizer.visits"], strict=False)
     )
     Image.new("RGB", (12, 10), (9, 90, 9)).save(photos / "blue" / "0000.png")
     sogclr.pretrain(photos, run, resume=True)
     assert "16 samples are known and keep their state, 1 are new" in capsys.readouterr().err
     after = Run(run).read_checkpoint()
     for id, count in zip(
-        after["data"]["ids"].tolist(), after["loss"]["normalizer.visits"], strict=False
+        after["data"][""]["ids"].tolist(), after["loss"]["normalizer.visits"], strict=False
     ):
         assert count == visits.get(id, 0)
 

@@ -1,39 +1,43 @@
 """Which data a run was trained on, and what happens to its state when the data has changed."""
 
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .data.source import ImageSource
 from .errors import UserError
 
-__all__ = ["carry_over", "fingerprint"]
+__all__ = ["Fingerprint", "carry_over", "fingerprint"]
+
+# Who the samples of one side are: `ids` and `marks`, `(n,)` int64 each.
+Fingerprint: TypeAlias = dict[str, Tensor]
 
 
-def fingerprint(source: ImageSource) -> dict[str, Tensor]:
-    """Who the samples are: `ids` and `marks`, `(n,)` int64 each."""
-    return {
-        "ids": torch.from_numpy(source.ids.view(np.int64)),
-        "marks": torch.from_numpy(source.marks),
-    }
+def fingerprint(ids: np.ndarray, marks: np.ndarray) -> Fingerprint:
+    """Of samples with these ids `(n,)` uint64, and marks `(n,)` int64 that change with them."""
+    return {"ids": torch.from_numpy(ids.view(np.int64)), "marks": torch.from_numpy(marks)}
 
 
 def carry_over(
-    loss_state: dict[str, Tensor], trained_on: dict[str, Tensor], source: ImageSource, run: Path
-) -> tuple[dict[str, Any], str | None]:
+    stored: dict[str, Tensor],
+    fresh: dict[str, Tensor],
+    trained_on: dict[str, Fingerprint],
+    data: dict[str, Fingerprint],
+    run: Any,
+) -> tuple[dict[str, Tensor], str | None]:
     """Per-sample state, rearranged for the data as it is now.
 
     Samples are recognized by their ids. Known ones keep their row, new ones start fresh, rows of
     samples that are gone are dropped.
 
     Args:
-        loss_state: the loss's state_dict; its tensors have one row a sample and a spare one.
-        trained_on: the `fingerprint` it belongs to.
-        source: the data now.
-        run: for messages.
+        stored: the loss's state_dict; tensors kept per sample have one row each and a spare one.
+        fresh: the same of a loss made for the data now, without a visit.
+        trained_on: who the samples were, by the ending of the modules that keep state of them
+            (`""` if all do; `"_a"` and `"_b"` for the sides of pairs).
+        data: who they are now.
+        run: the run, or its folder, for messages.
 
     Returns:
         The state, and what happened in one line (None if nothing changed).
@@ -41,35 +45,41 @@ def carry_over(
     Raises:
         UserError: most samples are not the ones trained on: this is another data set.
     """
-    old_ids, old_marks = trained_on["ids"].numpy(), trained_on["marks"].numpy()
-    ids = source.ids.view(np.int64)
-    if np.array_equal(ids, old_ids) and np.array_equal(source.marks, old_marks):
-        return loss_state, None
-    _, now, before = np.intersect1d(ids, old_ids, return_indices=True)
-    same = source.marks[now] == old_marks[before]
-    if 2 * same.sum() < min(len(ids), len(old_ids)):
-        raise UserError(
-            f"data: this is not what {run} was trained on: of its {len(old_ids):,} samples "
-            f"{same.sum():,} are here unchanged; give the same data, or another --out"
+    if all(_equal(trained_on[side], now) for side, now in data.items()):
+        return stored, None
+    state, told = dict(stored), []
+    for side, now in data.items():
+        rows, before = _match(trained_on[side], now)
+        old_size, size = len(trained_on[side]["ids"]), len(now["ids"])
+        if 2 * len(rows) < min(size, old_size):
+            raise UserError(
+                f"data: this is not what {getattr(run, 'folder', run)} was trained on: of its "
+                f"{old_size:,} samples {len(rows):,} are here unchanged; "
+                "give the same data, or another --out"
+            )
+        for key, value in stored.items():
+            if (
+                key.rpartition(".")[0].endswith(side)
+                and len(value.shape)
+                and (len(value) == old_size + 1)
+            ):
+                state[key] = fresh[key].clone()
+                state[key][torch.from_numpy(rows)] = value[torch.from_numpy(before)]
+        told.append(
+            f"{len(rows):,} samples are known and keep their state, "
+            f"{size - len(rows):,} are new, {old_size - len(rows):,} are gone"
         )
-    now, before = now[same], before[same]
-    state = {
-        key: _rearrange(value, len(old_ids), len(ids), now, before)
-        for key, value in loss_state.items()
-    }
-    return state, (
-        f"the data has changed: {len(now):,} samples are known and keep their state, "
-        f"{len(ids) - len(now):,} are new, {len(old_ids) - len(now):,} are gone"
+    return state, "the data has changed: " + "; on the other side ".join(told)
+
+
+def _equal(one: Fingerprint, other: Fingerprint) -> bool:
+    return all(torch.equal(one[key], other[key]) for key in one)
+
+
+def _match(trained_on: Fingerprint, now: Fingerprint) -> tuple[np.ndarray, np.ndarray]:
+    """Rows now, and their rows before, of samples that are unchanged."""
+    _, rows, before = np.intersect1d(
+        now["ids"].numpy(), trained_on["ids"].numpy(), return_indices=True
     )
-
-
-def _rearrange(
-    value: Tensor, old_size: int, size: int, now: np.ndarray, before: np.ndarray
-) -> Tensor:
-    if value.ndim == 0 or len(value) != old_size + 1:
-        return value
-    # A fresh row: no estimate yet (log 0), no visits.
-    fresh = -torch.inf if value.is_floating_point() else 0
-    result = torch.full((size + 1,), fresh, dtype=value.dtype)
-    result[torch.from_numpy(now)] = value[torch.from_numpy(before)]
-    return result
+    same = now["marks"].numpy()[rows] == trained_on["marks"].numpy()[before]
+    return rows[same], before[same]

@@ -17,10 +17,20 @@ from .errors import UserError
 from .evaluation.geometry import alignment, uniformity
 from .progress import console, say
 from .runs import Run
+from .task import Outcome
 
 __all__ = ["NOTHING_YET", "Monitor"]
 
 NAMED = 5  # samples or files listed in a message
+OF_EVERY_RUN = {
+    "step",
+    "epoch",
+    "objective",
+    "alignment",
+    "uniformity",
+    "learning_rate",
+    "samples_per_second",
+}
 NOTHING_YET: dict[str, Any] = {"rows": [], "pending": []}  # the state at the start of a run
 
 
@@ -37,8 +47,8 @@ class Monitor:
         self.total_steps = total_steps
         self.rows: list[dict[str, Any]] = []
         self._pending: list[tuple[int, Tensor, Tensor, Tensor]] = []
-        self._projections: Tensor | None = None
-        self._images = 0
+        self._projections: tuple[Tensor, Tensor] | None = None
+        self._samples = 0
         self._started = time.monotonic()
         self._first_step = 0
         self._said_at = self._started
@@ -46,24 +56,20 @@ class Monitor:
         self._skipped: set[str] = set()
         self._progress: Progress | None = None
 
-    def observe(
-        self, step: int, rows: Tensor, features: Tensor, projections: Tensor, loss: Tensor
-    ) -> None:
+    def observe(self, step: int, rows: Tensor, outcome: Outcome) -> None:
         """Take note of a micro-batch; waits for nothing.
 
         Args:
             step: the optimizer step.
             rows: `(b,)` on the CPU.
-            features: `(2b, width)` of the encoder, without graph.
-            projections: `(2b, d)` that the loss saw, without graph.
-            loss: scalar, without graph.
+            outcome: of its forward pass.
         """
-        bad = ~features.isfinite().all(dim=1)  # (2b,)
-        # The projector's batch norm spreads one bad sample over all: ask it only if need be.
-        bad = torch.where(bad.any(), bad, ~projections.isfinite().all(dim=1))
-        self._pending.append((step, rows, bad, loss))
-        self._projections = projections
-        self._images += len(rows)
+        bad = _not_finite(outcome.features)
+        # A projector's batch norm spreads one bad sample over all: ask it only if need be.
+        bad = torch.where(bad.any(), bad, _not_finite(outcome.projections))
+        self._pending.append((step, rows, bad, outcome.loss.detach()))
+        self._projections = outcome.projections
+        self._samples += len(rows)
 
     def skipped(self, name: str, reason: str) -> None:
         """A sample that could not be read; told once a file."""
@@ -79,7 +85,7 @@ class Monitor:
         if not bool(bad.any()):
             return
         step, rows, flags, _ = self._pending[int(bad.int().argmax())]
-        culprits = rows[flags.cpu().view(2, -1).any(dim=0)].tolist()
+        culprits = rows[flags.cpu()].tolist()
         listed = ", ".join(f"{row} ({names[row]})" for row in culprits[:NAMED])
         more = f" and {len(culprits) - NAMED} more" if len(culprits) > NAMED else ""
         raise UserError(
@@ -88,13 +94,15 @@ class Monitor:
             "or --precision 32-true, or look at these samples"
         )
 
-    def log(self, step: int, epoch: float, *, learning_rate: float, knn: float | None) -> None:
+    def log(
+        self, step: int, epoch: float, *, learning_rate: float, scores: dict[str, float]
+    ) -> None:
         """Read results, write them down, show them. Call `check_finite` before."""
         if not self._pending:  # no image could be read since the last time
             return
         losses = torch.stack([loss for _, _, _, loss in self._pending])
         assert self._projections is not None
-        view1, view2 = self._projections.cpu().chunk(2)
+        view1, view2 = (side.cpu() for side in self._projections)
         now = time.monotonic()
         row: dict[str, Any] = {
             "step": step,
@@ -103,13 +111,12 @@ class Monitor:
             "alignment": float(alignment(view1, view2)),
             "uniformity": float(uniformity(view1)) if len(view1) > 1 else None,
             "learning_rate": learning_rate,
-            "images_per_second": round(self._images / (now - self._read_at), 1),
+            "samples_per_second": round(self._samples / (now - self._read_at), 1),
         }
-        if knn is not None:
-            row["knn"] = knn
+        row.update(scores)
         self.rows.append(row)
         self._pending.clear()
-        self._images, self._read_at = 0, time.monotonic()
+        self._samples, self._read_at = 0, time.monotonic()
         self._write(row)
         self._show(row)
 
@@ -182,19 +189,29 @@ class Monitor:
     def _show(self, row: dict[str, Any]) -> None:
         done = row["step"] - self._first_step
         left = (time.monotonic() - self._started) / done * (self.total_steps - row["step"])
-        latest = next((r["knn"] for r in reversed(self.rows) if "knn" in r), None)
+        latest: dict[str, float] = next((s for r in reversed(self.rows) if (s := _scores(r))), {})
         numbers = (
-            f"epoch {row['epoch']:.1f}  {row['images_per_second']:,.0f} images/s  "
+            f"epoch {row['epoch']:.1f}  {row['samples_per_second']:,.0f} samples/s  "
             f"left {int(left) // 60}:{int(left) % 60:02d}  objective {row['objective']:+.3f}  "
             f"alignment {row['alignment']:.2f}  uniformity {row['uniformity'] or 0:.2f}"
         )
-        if latest is not None:
-            numbers += f"  kNN {latest:.1%}"
+        numbers += "".join(f"  {name} {value:.1%}" for name, value in latest.items())
         if self._progress is not None and console.is_terminal:
             self._progress.update(self._task, numbers=numbers)
-        elif "knn" in row or row["step"] == self.total_steps or self._quiet_for() > 20:
+        elif _scores(row) or row["step"] == self.total_steps or self._quiet_for() > 20:
             self._said_at = time.monotonic()
             say(numbers)
 
     def _quiet_for(self) -> float:
         return time.monotonic() - self._said_at
+
+
+def _not_finite(sides: tuple[Tensor, Tensor]) -> Tensor:
+    """Which samples have a number that is not finite on either side, `(b,)`."""
+    first, second = (~side.isfinite().all(dim=1) for side in sides)
+    return first | second
+
+
+def _scores(row: dict[str, Any]) -> dict[str, float]:
+    """What the task added to a row."""
+    return {name: value for name, value in row.items() if name not in OF_EVERY_RUN}

@@ -41,18 +41,24 @@ def recipe(name: Name, batch: int, learning_rate: float | None, decay: float | N
     )
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """timm's optimizer; biases and norms are not decayed (nor adapted, under LARS)."""
+def build_optimizer(model: nn.Module, loss: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """timm's optimizer; biases and norms are not decayed (nor adapted, under LARS).
+
+    Nor are the parameters of the loss, if it has any: a temperature has no origin to fall to.
+    """
     from timm.optim import create_optimizer_v2
 
     options: dict[str, Any] = {"momentum": 0.9} if recipe.optimizer != "adamw" else {}
-    return create_optimizer_v2(
+    optimizer = create_optimizer_v2(
         model,
         opt=recipe.optimizer,
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         **options,
     )
+    if own := list(loss.parameters()):
+        optimizer.add_param_group({"params": own, "weight_decay": 0.0})
+    return optimizer
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, total: int, warmup: int) -> Any:

@@ -29,6 +29,7 @@ from .progress import say
 from .runs import Run
 from .settings import Device, Views
 from .training import Trainer
+from .two_views import TwoViewTask
 
 __all__ = ["Result", "pretrain"]
 
@@ -81,7 +82,11 @@ def pretrain(
     run.create()
     run.require_space(_checkpoint_bytes(model, len(source)))
     fabric = start(kind, plan.precision)
-    trainer = Trainer(fabric, model, spec, source, plan, run, checkpoint_seconds)
+    batches = BatchPlan(
+        source.ids, plan.batch_size, request.accumulate, request.epochs, request.seed
+    )
+    task = TwoViewTask(model, spec, source, plan)
+    trainer = Trainer(fabric, task, batches, plan.recipe, run, checkpoint_seconds)
     if run.checkpoint.exists():
         trainer.restore()
         say(f"going on from step {trainer.step:,} of {trainer.batches.total_steps:,}")

@@ -1,8 +1,8 @@
 """The training loop.
 
-One step: crops from the loader, the rest of the views on the device, encoder, loss with the
-samples' ids, optimizer. Nothing in a step waits for the device; the host reads results at log
-points only, and that is where ids and features are checked, before anything is saved.
+One step: a batch from the loader, forward pass and loss by the task, optimizer. Nothing in a
+step waits for the device; the host reads results at log points only, and that is where ids and
+features are checked, before anything is saved.
 """
 
 import signal
@@ -12,42 +12,18 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from .data.loading import Batch, BatchPlan, view_batches
-from .data.source import ImageSource
-from .data.views import photometric, standardize
-from .evaluation.features import embed_rows
-from .evaluation.knn import knn_accuracy
-from .identity import carry_over, fingerprint
-from .losses import DecoupledContrastiveLoss, GlobalContrastiveLoss, NTXentLoss, TwoViewLoss
-from .models import ContrastiveModel, EncoderSpec
+from .data.loading import BatchPlan
+from .identity import carry_over
 from .monitor import Monitor
-from .optimization import build_optimizer, build_schedule
-from .planning import Plan
+from .optimization import Recipe, build_optimizer, build_schedule
 from .progress import say
 from .runs import Run
+from .task import Task
 
-__all__ = ["Trainer", "build_loss"]
-
-KNN_SAMPLES = 2_000  # enough for +-1 % and seconds on a CPU
-
-
-def build_loss(plan: Plan, num_samples: int) -> TwoViewLoss:
-    """The loss of the plan's method; all take `(view1, view2, index)`."""
-    tau = plan.temperature
-    if plan.request.method == "simclr":
-        return NTXentLoss(tau)
-    if plan.request.method == "dcl":
-        return DecoupledContrastiveLoss(tau)
-    return GlobalContrastiveLoss(
-        num_samples,
-        temperature=tau,
-        gamma_min=plan.request.gamma_min,
-        gamma_decay=plan.request.gamma_decay,
-    )
+__all__ = ["Trainer"]
 
 
 class Trainer:
@@ -55,10 +31,9 @@ class Trainer:
 
     Args:
         fabric: device and precision.
-        model: encoder and projector, initialized.
-        spec: of the encoder.
-        source: the data.
-        plan: what to do.
+        task: what is learned from what.
+        batches: which samples make up each step.
+        recipe: of the optimizer.
         run: where to keep it.
         checkpoint_seconds: at least this long between checkpoints.
     """
@@ -66,35 +41,27 @@ class Trainer:
     def __init__(
         self,
         fabric: Fabric,
-        model: ContrastiveModel,
-        spec: EncoderSpec,
-        source: ImageSource,
-        plan: Plan,
+        task: Task,
+        batches: BatchPlan,
+        recipe: Recipe,
         run: Run,
         checkpoint_seconds: float,
     ) -> None:
-        self.fabric, self.spec, self.source, self.plan, self.run = fabric, spec, source, plan, run
+        self.fabric, self.task, self.batches, self.run = fabric, task, batches, run
         self.checkpoint_seconds = checkpoint_seconds
-        self.plain_model = model.to(memory_format=torch.channels_last)
-        self.batches = BatchPlan(
-            source.ids,
-            plan.batch_size,
-            plan.request.accumulate,
-            plan.request.epochs,
-            plan.request.seed,
-        )
-        optimizer = build_optimizer(model, plan.recipe)
-        self.model, self.optimizer = fabric.setup(model, optimizer)
-        warmup = min(10 * self.batches.steps_per_epoch, self.batches.total_steps // 10)
-        self.schedule = build_schedule(optimizer, self.batches.total_steps, warmup)
-        self.loss = build_loss(plan, len(source)).to(fabric.device)
-        self.monitor = Monitor(run, self.batches.total_steps)
+        self.plain_model = task.model.to(memory_format=torch.channels_last)
+        self.loss = task.loss.to(fabric.device)
+        optimizer = build_optimizer(task.model, self.loss, recipe)
+        self.model, self.optimizer = fabric.setup(task.model, optimizer)
+        warmup = min(10 * batches.steps_per_epoch, batches.total_steps // 10)
+        self.schedule = build_schedule(optimizer, batches.total_steps, warmup)
+        self.monitor = Monitor(run, batches.total_steps)
         self.step = 0
         # Every 50 steps, and often enough that short epochs have a curve.
-        self.log_every = max(1, min(50, self.batches.steps_per_epoch // 2))
+        self.log_every = max(1, min(50, batches.steps_per_epoch // 2))
 
     def restore(self) -> None:
-        """Go on from the checkpoint; a changed data folder keeps what is known of its samples.
+        """Go on from the checkpoint; changed data keeps what is known of its samples.
 
         Raises:
             UserError: no readable checkpoint, or one of another data set.
@@ -102,7 +69,9 @@ class Trainer:
         state = self.run.read_checkpoint()
         self.plain_model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        loss_state, told = carry_over(state["loss"], state["data"], self.source, self.run.folder)
+        loss_state, told = carry_over(
+            state["loss"], self.loss.state_dict(), state["data"], self.task.identity(), self.run
+        )
         self.loss.load_state_dict(loss_state)
         if told is None:
             self.step = state["step"]
@@ -116,7 +85,7 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"])
 
     def save(self) -> None:
-        """Write the checkpoint and the encoder.
+        """Write the checkpoint and the model.
 
         Raises:
             UserError: the disk is full; the previous checkpoint is intact.
@@ -128,14 +97,14 @@ class Trainer:
             "model": self.plain_model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "loss": self.loss.state_dict(),
-            "data": fingerprint(self.source),
+            "data": self.task.identity(),
             "monitor": self.monitor.state(),
             "rng": torch.get_rng_state(),
         }
         if self.fabric.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state()
         self.run.write_checkpoint(state)
-        self.run.write_encoder(self.plain_model.encoder, self.spec)
+        self.task.write_model(self.run)
 
     def train(self) -> bool:
         """Run to the end, or until asked to stop.
@@ -148,14 +117,7 @@ class Trainer:
                 disk is full. The last checkpoint is from before.
         """
         self.batches.start_step = self.step
-        loader = view_batches(
-            self.source,
-            self.batches,
-            image_size=self.plan.image_size,
-            crop_min=self.plan.views.crop_min or 0.0,
-            workers=self.plan.workers,
-            pin_memory=self.fabric.device.type == "cuda",
-        )
+        loader = self.task.loader(self.batches, pin_memory=self.fabric.device.type == "cuda")
         self.model.train()
         self.optimizer.zero_grad()
         last_save = time.monotonic()
@@ -172,28 +134,20 @@ class Trainer:
                         self.save()
                         last_save = time.monotonic()
                 if stop:
-                    self.monitor.check_finite(self.source.names)
+                    self.monitor.check_finite(self.task.names)
                     break
             self.save()
         return self.step == self.batches.total_steps
 
-    def _accumulate(self, batch: Batch) -> None:
+    def _accumulate(self, batch: Any) -> None:
         for name, reason in batch.unreadable:
             self.monitor.skipped(name, reason)
-        rows = torch.from_numpy(batch.plan.rows)
-        if not len(rows):
+        plan = batch.plan
+        if not len(plan.rows):
             return
-        device = self.fabric.device
-        # Elsewhere than on CUDA a copy may be read before it has arrived.
-        crops = batch.crops.to(device, non_blocking=device.type == "cuda")  # (2b, 3, S, S)
-        x = standardize(
-            photometric(crops, batch.draws, self.plan.views), self.spec.mean, self.spec.std
-        ).contiguous(memory_format=torch.channels_last)
-        features, z = self.model(x)  # (2b, width), (2b, d)
-        view1, view2 = z.chunk(2)
-        loss = self.loss(view1, view2, rows)
-        self.fabric.backward(loss * batch.plan.weight)
-        self.monitor.observe(batch.plan.step, rows, features.detach(), z.detach(), loss.detach())
+        outcome = self.task.forward(self.model, batch, self.fabric.device)
+        self.fabric.backward(outcome.loss * plan.weight)
+        self.monitor.observe(plan.step, torch.from_numpy(plan.rows), outcome)
 
     def _step(self, step: int) -> None:
         self.schedule.step_update(step)
@@ -203,33 +157,18 @@ class Trainer:
         self.monitor.advance(self.step)
 
     def _log(self, epoch_ends: bool) -> None:
-        self.monitor.check_finite(self.source.names)
-        self.loss.check()
+        self.monitor.check_finite(self.task.names)
+        self.task.loss.check()
         epoch = self.step / self.batches.steps_per_epoch
-        knn = self._knn() if epoch_ends and self._is_knn_epoch(round(epoch)) else None
+        scores = {}
+        if epoch_ends and self._is_scored(round(epoch)):
+            scores = self.task.score(self.fabric.device)
         rate = self.optimizer.param_groups[0]["lr"]
-        self.monitor.log(self.step, epoch, learning_rate=rate, knn=knn)
+        self.monitor.log(self.step, epoch, learning_rate=rate, scores=scores)
 
-    def _is_knn_epoch(self, epoch: int) -> bool:
+    def _is_scored(self, epoch: int) -> bool:
         every = max(1, self.batches.epochs // 10)
-        return self.source.labels is not None and (
-            epoch % every == 0 or epoch == self.batches.epochs
-        )
-
-    def _knn(self) -> float:
-        """Leave-one-out kNN accuracy on a fixed sample of the training images."""
-        assert self.source.labels is not None
-        rows = np.sort(np.argsort(self.source.ids, kind="stable")[:KNN_SAMPLES])
-        embedding = embed_rows(
-            self.plain_model.encoder,
-            self.source,
-            self.spec,
-            rows,
-            device=self.fabric.device,
-            quiet=True,
-        )
-        labels = torch.from_numpy(self.source.labels[embedding.rows])
-        return knn_accuracy(torch.from_numpy(embedding.vectors), labels)
+        return epoch % every == 0 or epoch == self.batches.epochs
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Losses for pairs: every row of either side is an anchor, its partner on the other its positive."""
+"""Losses for pairs: rows of either side are anchors, their partners on the other positives."""
 
 import torch
 from torch import Tensor

@@ -1,0 +1,65 @@
+"""What a training loop is asked to learn: images alone, or pairs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .data.loading import BatchPlan
+from .identity import Fingerprint
+from .runs import Run
+
+__all__ = ["Outcome", "Task"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a forward pass over b samples, each with two sides (views, or image and text).
+
+    Attributes:
+        loss: scalar, with its graph.
+        features: `(b, w)` of either side, of the encoders, without graph.
+        projections: `(b, d)` of either side, what the loss saw, without graph.
+    """
+
+    loss: Tensor
+    features: tuple[Tensor, Tensor]
+    projections: tuple[Tensor, Tensor]
+
+
+class Task(ABC):
+    """What the loop needs to know.
+
+    Attributes:
+        model: what is trained, and kept in checkpoints.
+        loss: with a `check()`; its parameters (a learned temperature) are trained as well.
+        names: of the samples, for messages.
+    """
+
+    model: nn.Module
+    loss: Any
+    names: list[str]
+
+    @abstractmethod
+    def loader(self, plan: BatchPlan, *, pin_memory: bool) -> Iterable[Any]:
+        """Batches with a `plan` (a `MicroBatch`, of the rows that could be read) and `unreadable`,
+        from `plan.start_step` to the end of the run."""
+
+    @abstractmethod
+    def forward(self, model: nn.Module, batch: Any, device: torch.device) -> Outcome:
+        """Views, model and loss; waits for nothing. `model` is `self.model`, wrapped."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Fingerprint]:
+        """Who the samples are, see `sogclr.identity`."""
+
+    @abstractmethod
+    def write_model(self, run: Run) -> None:
+        """Leave in the run what its user wants of it."""
+
+    @abstractmethod
+    def score(self, device: torch.device) -> dict[str, float]:
+        """How good the embeddings are now, by name; empty if that cannot be told."""
