@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .runs import load
     from .settings import Views
     from .temperature import IndividualTemperature, LearnedTemperature
-    from .verbs import embed, evaluate, pretrain
+    from .verbs import align, embed, evaluate, pretrain, search
 
 _HOME = {
     "GlobalContrastiveLoss": "losses",
@@ -36,10 +36,12 @@ _HOME = {
     "IndexedDataset": "data.indexed",
     "UserError": "errors",
     "Views": "settings",
+    "align": "verbs",
     "embed": "verbs",
     "evaluate": "verbs",
     "load": "runs",
     "pretrain": "verbs",
+    "search": "verbs",
 }
 
 __version__ = "0.1.0"
@@ -56,10 +58,12 @@ __all__ = [
     "TwoWayGlobalContrastiveLoss",
     "UserError",
     "Views",
+    "align",
     "embed",
     "evaluate",
     "load",
     "pretrain",
+    "search",
 ]
 
 

@@ -13,8 +13,10 @@ __all__ = ["main"]
 
 VERBS: dict[str, Callable[..., Any]] = {
     "pretrain": verbs.pretrain,
+    "align": verbs.align,
     "evaluate": verbs.evaluate,
     "embed": verbs.embed,
+    "search": verbs.search,
 }
 
 

@@ -1,27 +1,44 @@
 """`sogclr.embed`: the vectors of a data set, in a file that other tools read."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
+from torch.nn.functional import normalize
 
-from .data.source import Data, open_source
+from .data.pairs import Texts, open_pairs
+from .data.source import ImageSource, open_source
 from .devices import choose_device
 from .errors import UserError
 from .evaluation.features import embed_rows
 from .planning import loader_workers
 from .progress import say
-from .runs import load_encoder
+from .runs import is_of_pairs, load_encoder
 from .settings import Device
 
 __all__ = ["embed"]
 
 
+@dataclass(frozen=True)
+class _Embedded:
+    """What is written: `ids` `(n,)`, names, `vectors` `(n, d)`, and of a table, which side each
+    row is of."""
+
+    ids: np.ndarray
+    names: list[str]
+    vectors: np.ndarray
+    sides: list[str] | None = None
+
+
 def embed(
     run: str | Path,
-    data: Data,
+    data: Any,
     out: str | Path,
+    columns: str | None,
     module: nn.Module | None,
     device: Device,
     workers: int | None,
@@ -34,6 +51,21 @@ def embed(
         _require_pyarrow()
     if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
         raise UserError(f"out: the folder {target.parent} does not exist or cannot be written to")
+    if is_of_pairs(run):
+        embedded = _of_pairs(run, data, columns, module, device)
+    else:
+        embedded = _of_images(run, data, module, device, workers)
+    try:
+        _write(target, embedded)
+    except OSError as error:
+        raise UserError(f"out: could not write {target} ({error.strerror or error})") from error
+    count, width = embedded.vectors.shape
+    say(f"wrote {count:,} vectors of width {width} to {target}")
+
+
+def _of_images(
+    run: str | Path, data: Any, module: nn.Module | None, device: Device, workers: int | None
+) -> _Embedded:
     kind = choose_device(device)
     encoder, spec = load_encoder(run, module)
     source = open_source(data)
@@ -43,30 +75,62 @@ def embed(
         source,
         spec,
         device=kind,
-        workers=loader_workers(source, kind, workers),
+        workers=loader_workers(source.local, kind, workers),
     )
-    ids = source.ids[embedding.rows]
-    paths = [source.names[row] for row in embedding.rows]
-    try:
-        _write(target, ids, paths, embedding.vectors)
-    except OSError as error:
-        raise UserError(f"out: could not write {target} ({error.strerror or error})") from error
-    count, width = embedding.vectors.shape
-    say(f"wrote {count:,} vectors of width {width} to {target}")
+    names = [source.names[row] for row in embedding.rows]
+    return _Embedded(source.ids[embedding.rows], names, embedding.vectors)
 
 
-def _write(target: Path, ids: np.ndarray, paths: list[str], vectors: np.ndarray) -> None:
+def _of_pairs(
+    run: str | Path, data: Any, columns: str | None, module: nn.Module | None, device: Device
+) -> _Embedded:
+    from .pairs.model_files import load_pairs
+    from .pairs.report import embed_side
+
+    encoder = load_pairs(run, module).to(choose_device(device))
+    if isinstance(data, str | Path) and (data == "digits" or Path(data).is_dir()):
+        images = open_source(data)
+        say(images.describe())
+        parts: list[tuple[str, ImageSource | Texts]] = [("a", images)]
+    else:
+        source = open_pairs(data, columns)
+        say(source.describe())
+        parts = [("a", source.a), ("b", source.b)]
+    ids, names, vectors, sides = [], [], [], []
+    for name, side in parts:
+        found = normalize(torch.from_numpy(embed_side(encoder, side)), dim=1).numpy()
+        rows = np.flatnonzero(~np.isnan(found[:, 0]))
+        told = side.texts if isinstance(side, Texts) else side.names
+        ids.append(side.ids[rows])
+        names += [told[row] for row in rows]
+        vectors.append(found[rows])
+        sides += [name] * len(rows)
+    return _Embedded(
+        np.concatenate(ids), names, np.concatenate(vectors), sides if len(parts) > 1 else None
+    )
+
+
+def _write(target: Path, embedded: _Embedded) -> None:
+    sides = {} if embedded.sides is None else {"side": embedded.sides}
     if target.suffix == ".npz":
-        np.savez(target, ids=ids, paths=np.array(paths), vectors=vectors)
+        arrays: dict[str, Any] = {name: np.array(values) for name, values in sides.items()}
+        np.savez(
+            target,
+            ids=embedded.ids,
+            paths=np.array(embedded.names),
+            vectors=embedded.vectors,
+            **arrays,
+        )
         return
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    flat = pa.array(vectors.reshape(-1))
+    flat = pa.array(embedded.vectors.reshape(-1))
     columns = {
-        "id": pa.array(ids),
-        "path": pa.array(paths),
-        "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+        "id": pa.array(embedded.ids),
+        "path": pa.array(embedded.names),
+        "vector": pa.FixedSizeListArray.from_arrays(flat, embedded.vectors.shape[1]),
+        **{name: pa.array(values) for name, values in sides.items()},
     }
     pq.write_table(pa.table(columns), target)
 

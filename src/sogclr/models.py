@@ -13,11 +13,14 @@ from .errors import UserError
 from .small import SmallEncoder
 
 __all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "ContrastiveModel",
     "EncoderSpec",
     "build_encoder",
     "build_projector",
     "describe",
+    "load_weights",
     "rebuild_encoder",
     "width_of",
 ]
@@ -89,7 +92,7 @@ def build_encoder(
         spec = replace(spec, small_stem=True)
         _shrink_stem(encoder)
     if weights is not None:
-        _load_weights(encoder, Path(weights))
+        load_weights(encoder, Path(weights), "weights")
     return encoder, spec
 
 
@@ -202,7 +205,12 @@ def _shrink_stem(encoder: Any) -> None:
     encoder.maxpool = nn.Identity()
 
 
-def _load_weights(encoder: nn.Module, path: Path) -> None:
+def load_weights(encoder: nn.Module, path: Path, flag: str) -> None:
+    """Weights from a file, safetensors or torch; tensors that the encoder lacks are left.
+
+    Raises:
+        UserError: no such file, unreadable, or it does not fit. `flag` is whence it came.
+    """
     state: dict[str, Any]
     try:
         if path.suffix == ".safetensors":
@@ -211,15 +219,15 @@ def _load_weights(encoder: nn.Module, path: Path) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
         state = dict(state.get("state_dict", state))
     except FileNotFoundError as error:
-        raise UserError(f"weights: {path} does not exist") from error
+        raise UserError(f"{flag}: {path} does not exist") from error
     except Exception as error:
-        raise UserError(f"weights: {path} cannot be read ({error})") from error
+        raise UserError(f"{flag}: {path} cannot be read ({error})") from error
     own = encoder.state_dict()
     missing = [key for key in own if key not in state]
     unfit = [key for key in own if key in state and state[key].shape != own[key].shape]
     if missing or unfit:
         raise UserError(
-            f"weights: {path} does not fit the encoder: {len(missing)} tensors are missing and "
+            f"{flag}: {path} does not fit the encoder: {len(missing)} tensors are missing and "
             f"{len(unfit)} have another shape, the first {(missing + unfit)[0]}"
         )
     encoder.load_state_dict({key: state[key] for key in own})

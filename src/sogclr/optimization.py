@@ -31,9 +31,19 @@ _BASE: dict[Name, tuple[float, float]] = {
 }
 
 
-def recipe(name: Name, batch: int, learning_rate: float | None, decay: float | None) -> Recipe:
-    """Fill in what was not given, by the square-root rule: lr = base * sqrt(batch)."""
+def recipe(
+    name: Name,
+    batch: int,
+    learning_rate: float | None,
+    decay: float | None,
+    share: float = 1.0,
+) -> Recipe:
+    """Fill in what was not given, by the square-root rule: lr = base * sqrt(batch).
+
+    `share` of the base suits weights that are already trained.
+    """
     base, usual_decay = _BASE[name]
+    base *= share
     return Recipe(
         name,
         base * math.sqrt(batch) if learning_rate is None else learning_rate,

@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -11,7 +12,16 @@ from .errors import UserError
 from .optimization import Recipe, recipe
 from .settings import ConcretePrecision, Method, Optimizer, Precision, Views
 
-__all__ = ["Plan", "Request", "loader_workers", "plan_run"]
+__all__ = [
+    "Plan",
+    "Reasons",
+    "Request",
+    "check_request",
+    "loader_workers",
+    "plan_run",
+    "resolve_precision",
+    "usual_batch_size",
+]
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,22 @@ class Plan:
         )
 
 
+class Reasons:
+    """What was derived and why, for people: `lines` of `(setting, value, reason)`."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, str]] = []
+
+    def derive(self, name: str, given: object, value: object, reason: str) -> None:
+        """A value, and why it is that if it was not given."""
+        self.note(name, value, "as given" if given not in (None, "auto") else reason)
+
+    def note(self, name: str, value: object, remark: str) -> None:
+        """A value and a remark."""
+        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        self.lines.append((name, shown, remark))
+
+
 def plan_run(request: Request, source: ImageSource, device: str, workers: int | None) -> Plan:
     """Derive what was left open and refuse what cannot work.
 
@@ -83,17 +109,9 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
     Raises:
         UserError: a setting out of range, or too few images.
     """
-    _check(request, len(source), workers)
-    reasons: list[tuple[str, str, str]] = []
-
-    def derive(name: str, given: object, value: object, reason: str) -> None:
-        reasons.append(
-            (
-                name,
-                f"{value:g}" if isinstance(value, float) else str(value),
-                "as given" if given not in (None, "auto") else reason,
-            )
-        )
+    check_request(request, len(source), workers)
+    reasons = Reasons()
+    derive = reasons.derive
 
     n = len(source)
     image_size = request.image_size or source.image_size
@@ -105,11 +123,11 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
         "encoder", request.encoder, encoder, f"what {_article(device)} trains in reasonable time"
     )
 
-    batch_size = request.batch_size or _batch_size(n)
+    batch_size = request.batch_size or usual_batch_size(n)
     derive("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
     batch = batch_size * request.accumulate
     if request.accumulate > 1:
-        reasons.append(("accumulate", str(request.accumulate), f"{batch} samples a step"))
+        reasons.note("accumulate", request.accumulate, f"{batch} samples a step")
 
     temperature = request.temperature or (0.2 if image_size <= 64 else 0.1)
     derive("temperature", request.temperature, temperature, "0.2 up to 64 px, 0.1 above")
@@ -132,12 +150,10 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
     derive("weight decay", request.weight_decay, chosen.weight_decay, f"usual for {name}")
     derive("warm-up", None, "a tenth", "of the run, 10 epochs at most; then a cosine to zero")
 
-    bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
-    fastest: ConcretePrecision = "bf16-mixed" if bf16 else "32-true"
-    precision = fastest if request.precision == "auto" else request.precision
+    precision = resolve_precision(request.precision, device)
     derive("precision", request.precision, precision, f"fastest that is safe on {device}")
 
-    processes = loader_workers(source, device, workers)
+    processes = loader_workers(source.local, device, workers)
     derive(
         "loader workers",
         workers,
@@ -158,13 +174,24 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
         workers=processes,
         views=views,
         recipe=chosen,
-        reasons=reasons,
+        reasons=reasons.lines,
     )
 
 
-def _check(request: Request, n: int, workers: int | None) -> None:
+def check_request(request: Any, n: int, workers: int | None, what: str = "image") -> None:
+    """Refuse settings that cannot work, whatever is learned from.
+
+    Args:
+        request: has at least the numbers that are looked at here.
+        n: how many samples.
+        workers: loader processes.
+        what: a sample is.
+
+    Raises:
+        UserError: what is out of range, and what to give instead.
+    """
     if n < 2:
-        raise UserError("data: one image has nothing to be contrasted with; give at least two")
+        raise UserError(f"data: one {what} has nothing to be contrasted with; give at least two")
     if request.temperature is not None and not 0 < request.temperature < math.inf:
         raise UserError(f"temperature: must be above 0, got {request.temperature:g}; try 0.1")
     if request.batch_size is not None and request.batch_size < 2:
@@ -172,7 +199,9 @@ def _check(request: Request, n: int, workers: int | None) -> None:
             f"batch size: {request.batch_size} leaves no negatives in a batch; give at least 2"
         )
     if request.batch_size is not None and request.batch_size > n:
-        raise UserError(f"batch size: {request.batch_size} is more than the {n:,} images there are")
+        raise UserError(
+            f"batch size: {request.batch_size} is more than the {n:,} {what}s there are"
+        )
     if not 0 < request.gamma_min <= 1:
         raise UserError(f"gamma-min: must be above 0 and at most 1, got {request.gamma_min:g}")
     for name in ("epochs", "accumulate", "image_size", "gamma_decay"):
@@ -189,19 +218,27 @@ def _check(request: Request, n: int, workers: int | None) -> None:
         raise UserError(f"seed: must not be negative, got {request.seed}")
 
 
-def _batch_size(n: int) -> int:
+def usual_batch_size(n: int) -> int:
+    """At most 256, and 32 batches an epoch."""
     size = 256
     while size > 16 and size * 32 > n:
         size //= 2
     return min(size, n)
 
 
-def loader_workers(source: ImageSource, device: str, asked: int | None) -> int:
-    """Loader processes: as many as asked for, or what suits a source on a device."""
+def resolve_precision(asked: Precision, device: str) -> ConcretePrecision:
+    """bf16-mixed on GPUs that have it, else full."""
+    if asked != "auto":
+        return asked
+    return "bf16-mixed" if device == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def loader_workers(local: bool, device: str, asked: int | None) -> int:
+    """Loader processes: as many as asked for, or what suits a source (in memory or not)."""
     if asked is not None:
         return asked
     # On a CPU the encoder has all cores busy: a loader beside it makes its threads wait.
-    if source.local or device == "cpu":
+    if local or device == "cpu":
         return 0
     return min(8, os.cpu_count() or 1)
 

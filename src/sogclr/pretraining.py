@@ -4,7 +4,7 @@ import inspect
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -31,7 +31,9 @@ from .settings import Device, Views
 from .training import Trainer
 from .two_views import TwoViewTask
 
-__all__ = ["Result", "pretrain"]
+__all__ = ["Result", "pretrain", "stored_request"]
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def pretrain(
     """See `sogclr.pretrain`; `module` is the user's own encoder, if it is one."""
     run = Run(out)
     if resume:
-        request = _stored_request(run, request)
+        request = stored_request(run, request, "pretrain")
     elif run.exists():
         raise UserError(
             f"out: {run.folder} holds a run already; add --resume or name another --out"
@@ -103,26 +105,29 @@ def pretrain(
     return Result(run.folder, complete, trainer.monitor.rows[-1] if trainer.monitor.rows else {})
 
 
-def _stored_request(run: Run, asked: Request) -> Request:
+def stored_request(run: Run, asked: R, verb: str) -> R:
     """What the run was started with, nothing left open; what is asked now must not contradict it.
 
     A folder that grew or another device would derive other values.
+
+    Raises:
+        UserError: not a run of this verb, or something else is asked.
     """
-    stored = run.read_settings()["resolved"]
+    settings = run.read_settings()
+    if settings.get("kind", "images") != ("images" if verb == "pretrain" else "pairs"):
+        raise UserError(f"run: {run.folder} was not started with sogclr {verb}")
+    stored = settings["resolved"]
     stored["views"] = Views(**stored["views"])
-    before = Request(**stored)
+    before = type(asked)(**stored)
+    defaults = inspect.signature(getattr(verbs, verb)).parameters
     for name, value in vars(asked).items():
         was = getattr(before, name)
-        if value not in (was, _default(name)):
+        if value not in (was, defaults[name].default):
             raise UserError(
                 f"{name.replace('_', '-')}: {run.folder} was started with {was}, not {value}; "
                 "leave it out to go on, or name another --out"
             )
     return before
-
-
-def _default(setting: str) -> Any:
-    return inspect.signature(verbs.pretrain).parameters[setting].default
 
 
 def _encoder(plan: Plan, module: nn.Module | None) -> tuple[nn.Module, EncoderSpec]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .errors import UserError
 from .models import EncoderSpec, rebuild_encoder
 
-__all__ = ["Preprocess", "Run", "load", "load_encoder"]
+__all__ = ["Preprocess", "Run", "atomically", "is_of_pairs", "load", "load_encoder", "pretty"]
 
 
 class Run:
@@ -64,7 +64,7 @@ class Run:
             raise UserError(f"out: cannot write to {self.folder} ({error.strerror})") from error
 
     def write_settings(self, settings: dict[str, Any]) -> None:
-        _atomically(self.settings, lambda path: path.write_text(_pretty(settings)))
+        atomically(self.settings, lambda path: path.write_text(pretty(settings)))
 
     def read_settings(self) -> dict[str, Any]:
         """What `write_settings` wrote.
@@ -90,8 +90,8 @@ class Run:
             key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()
         }
         target = self.initial if initial else self.encoder
-        _atomically(target, lambda path: save_file(state, path))
-        _atomically(self.encoder_spec, lambda path: path.write_text(_pretty(spec.as_dict())))
+        atomically(target, lambda path: save_file(state, path))
+        atomically(self.encoder_spec, lambda path: path.write_text(pretty(spec.as_dict())))
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
         """Tensors and plain data, so that reading needs no trust in the file.
@@ -99,7 +99,7 @@ class Run:
         Raises:
             UserError: the disk is full or fails; the previous checkpoint is intact then.
         """
-        _atomically(self.checkpoint, lambda path: torch.save(state, path))
+        atomically(self.checkpoint, lambda path: torch.save(state, path))
 
     def read_checkpoint(self) -> dict[str, Any]:
         """What `write_checkpoint` wrote, on the CPU.
@@ -141,11 +141,22 @@ class Preprocess:
         return f"Preprocess({self.spec.image_size} px, mean={self.spec.mean}, std={self.spec.std})"
 
 
-def load(run: str | Path, encoder: nn.Module | None = None, *, initial: bool = False) -> nn.Module:
+def is_of_pairs(run: str | Path) -> bool:
+    """Whether a run is one of `sogclr.align`.
+
+    Raises:
+        UserError: it is not a run.
+    """
+    return Run(run).read_settings().get("kind") == "pairs"
+
+
+def load(run: str | Path, encoder: nn.Module | None = None, *, initial: bool = False) -> Any:
     """The trained encoder of a run: a plain `nn.Module`, in eval mode, on the CPU.
 
-    It maps `(B, 3, S, S)` float32 to `(B, width)`. `model.preprocess` turns a Pillow image into
-    such an input: `model(model.preprocess(image)[None])`.
+    Of a run of `align` it is a `PairEncoder`: `encode_image`, `encode_text`, `to_open_clip`.
+    Of a run of `pretrain` it maps `(B, 3, S, S)` float32 to `(B, width)`, and
+    `model.preprocess` turns a Pillow image into such an input:
+    `model(model.preprocess(image)[None])`.
 
     Args:
         run: the folder.
@@ -155,6 +166,10 @@ def load(run: str | Path, encoder: nn.Module | None = None, *, initial: bool = F
     Raises:
         UserError: not a run, nothing saved in it yet, or an encoder that does not fit.
     """
+    if is_of_pairs(run):
+        from .pairs.model_files import load_pairs
+
+        return load_pairs(run, encoder)
     model, spec = load_encoder(run, encoder, initial=initial)
     # torch types attributes of a module as tensors or modules.
     model.preprocess = Preprocess(spec)  # type: ignore[assignment]
@@ -190,12 +205,17 @@ def load_encoder(
     return encoder.eval(), spec
 
 
-def _pretty(data: dict[str, Any]) -> str:
+def pretty(data: dict[str, Any]) -> str:
+    """JSON that people read."""
     return json.dumps(data, indent=2) + "\n"
 
 
-def _atomically(target: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the target, flush to disk, then take its place: it is never half-written."""
+def atomically(target: Path, write: Callable[[Path], object]) -> None:
+    """Write beside the target, flush to disk, then take its place: it is never half-written.
+
+    Raises:
+        UserError: the disk is full or fails.
+    """
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         write(temporary)

@@ -5,13 +5,27 @@ from typing import Literal
 
 from .errors import UserError
 
-__all__ = ["ConcretePrecision", "Device", "Method", "Optimizer", "Precision", "Protocol", "Views"]
+__all__ = [
+    "ConcretePrecision",
+    "Device",
+    "Method",
+    "Optimizer",
+    "PairMethod",
+    "PairProtocol",
+    "Precision",
+    "Protocol",
+    "Tau",
+    "Views",
+]
 
 Method = Literal["sogclr", "simclr", "dcl"]
+PairMethod = Literal["sogclr", "clip", "dcl", "siglip"]
+Tau = Literal["constant", "learned", "individual"]
 Optimizer = Literal["auto", "lars", "sgd", "adamw"]
 ConcretePrecision = Literal["32-true", "bf16-mixed"]
 Precision = Literal["auto", "32-true", "bf16-mixed"]
 Protocol = Literal["knn", "linear"]
+PairProtocol = Literal["retrieval", "zero-shot", "sts"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 

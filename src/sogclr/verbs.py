@@ -6,7 +6,7 @@ so that `sogclr --help` answers at once.
 
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from .settings import Device, Method, Optimizer, Precision, Protocol, Views
+from .settings import Device, Method, Optimizer, PairMethod, Precision, Tau, Views
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .data.source import Data
-    from .evaluation.report import Report
+    from .pairs.search import Match
     from .pretraining import Result
 
     Encoder = str | nn.Module
@@ -22,19 +22,28 @@ if TYPE_CHECKING:
     OwnModule = nn.Module | None
     Run: TypeAlias = str | Path
     Folder: TypeAlias = str | Path
-    Protocols = str | tuple[Protocol, ...]
+    Pairs: TypeAlias = Any
+    OtherPairs: TypeAlias = Any
+    Report: TypeAlias = Any
+    Matches: TypeAlias = list[Match]
+    Protocols = str | tuple[str, ...] | None
+    Freeze = str | tuple[str, ...]
+    Query = str
 else:  # what a command line can say
     from tyro.conf import Positional, Suppress, arg
 
-    Encoder = Folder = OtherData = Protocols = str
+    Encoder = Folder = OtherData = OtherPairs = Freeze = str
+    Protocols = str | None
     Data = Annotated[str, Positional, arg(metavar="DATA")]
+    Pairs = Annotated[str, Positional, arg(metavar="TABLE")]
+    Query = Annotated[str, Positional, arg(metavar="QUERY")]
     Run = Annotated[str, Positional, arg(metavar="RUN")]
     OwnModule = Suppress[str | None]
-    Report = Result = Any
+    Matches = Report = Result = Any
 
 USUAL_VIEWS = Views()
 
-__all__ = ["embed", "evaluate", "pretrain"]
+__all__ = ["align", "embed", "evaluate", "pretrain", "search"]
 
 
 def pretrain(
@@ -139,40 +148,192 @@ def pretrain(
     )
 
 
+def align(
+    data: Pairs,
+    out: Folder,
+    *,
+    val: OtherPairs | None = None,
+    columns: str | None = None,
+    method: PairMethod = "sogclr",
+    model: str | None = None,
+    pretrained: str | None = None,
+    image_tower: Encoder | None = None,
+    image_weights: str | None = None,
+    text_tower: str | None = None,
+    width: int | None = None,
+    freeze: Freeze = "",
+    batch_size: int | None = None,
+    epochs: int = 30,
+    image_size: int | None = None,
+    temperature: float | None = None,
+    tau: Tau = "constant",
+    rho: float | None = None,
+    gamma_min: float = 0.2,
+    gamma_decay: int | None = None,
+    dropout: float | None = None,
+    accumulate: int = 1,
+    optimizer: Optimizer = "auto",
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    views: Views = USUAL_VIEWS,
+    precision: Precision = "auto",
+    device: Device = "auto",
+    workers: int | None = None,
+    seed: int = 0,
+    checkpoint_seconds: float = 120.0,
+    resume: bool = False,
+) -> Result:
+    """Learn a joint space of images and texts, or of two kinds of text, from pairs.
+
+    What is left out is derived from the data and the machine, and printed with its reason.
+
+    Args:
+        data: A table of pairs (CSV, TSV, JSONL, Parquet; image paths relative to it), a folder
+            that Hugging Face datasets saved, or hf:owner/name. An image in several rows has
+            several captions. From Python also a mapping of column names to lists.
+        out: The folder of the run: checkpoint, towers, metrics, curves.
+        val: Such pairs that are held back; retrieval on them is reported while training.
+        columns: The names of two columns with a comma between. Default: guessed and printed.
+        method: sogclr (a normalizer remembered per sample and side), clip, dcl or siglip.
+        model: An open_clip model by name, its folder, or a file with its configuration.
+        pretrained: Its weights: a tag of open_clip or a file.
+        image_tower: Instead of a model: an image tower by timm name, with its published weights.
+            From Python also your own nn.Module, (B, 3, S, S) to (B, w).
+        image_weights: File of weights for the image tower, instead of the published ones.
+        text_tower: A text tower by Hugging Face name, or its folder. Default: a small one.
+        width: Of the joint space. Default: the model's; 256 for joined towers.
+        freeze: image, text or both with a comma between: only heads of these are trained, and
+            their features are computed once and kept.
+        batch_size: Pairs in one forward pass. Default: at most 256, with 32 batches an epoch.
+        epochs: Passes over the images, each with one of its captions.
+        image_size: Side of the images in pixels. Default: the tower's.
+        temperature: Of the loss; where it is learned, at the start. Default: 0.05.
+        tau: constant, learned, or individual (one a sample, iSogCLR).
+        rho: Weight of tau in what a learned temperature minimizes (FastCLIP v3, iSogCLR).
+            Default: none, so that F/tau is minimized (CLIP, FastCLIP v0).
+        gamma_min: SogCLR: smallest weight of a new estimate in a sample's normalizer.
+        gamma_decay: SogCLR: visits over which the weight falls there along a cosine, instead
+            of as 1/visits.
+        dropout: In the heads. Default: 0.3 where both towers are frozen, else none.
+        accumulate: Forward passes whose gradients make one optimizer step. With sogclr they
+            act as one large batch, with the others as many small ones.
+        optimizer: lars, sgd or adamw.
+        learning_rate: At its peak. Default: the optimizer's times the square root of
+            batch_size x accumulate; a hundredth where trained towers are tuned.
+        weight_decay: Not applied to biases and norms.
+        views: How images that are trained on are cropped and changed. Default: as CLIP does.
+        precision: Of the forward pass. Default: bf16-mixed on GPUs that have it, else 32-true.
+        device: cpu, cuda or mps.
+        workers: Loader processes.
+        seed: Of weights, order, captions and views.
+        checkpoint_seconds: At least this long between checkpoints.
+        resume: Go on with the run in `out`, exactly as if it had not been interrupted.
+
+    Returns:
+        Where the run is, whether it is complete, and its last metrics.
+
+    Raises:
+        sogclr.UserError: bad input, in one line that says what to do.
+    """
+    from .pairs.aligning import align as run
+    from .pairs.building import TowerRequest
+    from .pairs.planning import PairRequest
+
+    request = PairRequest(
+        method=method,
+        columns=columns,
+        batch_size=batch_size,
+        epochs=epochs,
+        image_size=image_size,
+        temperature=temperature,
+        tau=tau,
+        rho=rho,
+        gamma_min=gamma_min,
+        gamma_decay=gamma_decay,
+        dropout=dropout,
+        accumulate=accumulate,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        precision=precision,
+        views=views,
+        seed=seed,
+    )
+    towers = TowerRequest(
+        model=model,
+        pretrained=pretrained,
+        image_tower=image_tower,
+        image_weights=image_weights,
+        text_tower=text_tower,
+        width=width,
+        image_size=image_size,
+    )
+    return run(
+        data,
+        out,
+        request,
+        towers,
+        freeze=freeze,
+        val=val,
+        device=device,
+        workers=workers,
+        checkpoint_seconds=checkpoint_seconds,
+        resume=resume,
+    )
+
+
 def evaluate(
     run: Run,
     data: Data,
     *,
     test: OtherData | None = None,
-    protocol: Protocols = "knn,linear",
+    protocol: Protocols = None,
+    columns: str | None = None,
+    templates: str | None = None,
     encoder: OwnModule = None,
     device: Device = "auto",
     workers: int | None = None,
 ) -> Report:
-    """Classify labelled images with frozen features, beside raw pixels and the untrained encoder.
+    """Measure what a run has learned, on data with labels or pairs.
 
-    kNN: 20 neighbours by cosine similarity, votes weighted with temperature 0.1. Linear: logistic
-    regression on standardized features, its penalty chosen on a split of the training part.
-    Without `test`, kNN leaves one out and the linear probe is cross-validated in five folds.
+    A run of `pretrain`: labelled images are classified with frozen features, beside raw pixels
+    and the untrained encoder. knn: 20 neighbours by cosine similarity, votes weighted with
+    temperature 0.1. linear: logistic regression on standardized features, its penalty chosen on
+    a split of the training part. Without `test`, kNN leaves one out and the linear probe is
+    cross-validated in five folds.
+
+    A run of `align`: retrieval between the sides of a table of pairs (R@1, R@5, R@10, median
+    rank); zero-shot classification of labelled images by the names of their classes; sts, the
+    rank correlation of similarities with the column `score` of a table of sentence pairs.
 
     Args:
         run: The folder of a run.
-        data: Labelled images: a folder with sub-folders as labels, or `digits`.
+        data: Labelled images (a folder with sub-folders as labels, or `digits`), or a table.
         test: Other labelled images to test on, with the same labels.
-        protocol: knn or linear, or both, separated by a comma.
+        protocol: knn, linear or both with a comma between; retrieval, zero-shot or sts. Default:
+            what fits the run and the data.
+        columns: Of a table: the names of two columns with a comma between.
+        templates: Of zero-shot classification: sentences with {} for the class, separated by |.
+            Default: seven of CLIP's.
         encoder: Where the run trained your own nn.Module: one of that architecture.
         device: cpu, cuda or mps.
         workers: Loader processes.
 
     Returns:
-        Accuracies in [0, 1] by features and protocol.
+        What was measured: accuracies in [0, 1] by features and protocol, or a report on pairs.
 
     Raises:
         sogclr.UserError: bad input, in one line that says what to do.
     """
+    from .runs import is_of_pairs
+
+    if is_of_pairs(run):
+        from .pairs.report import evaluate_pairs
+
+        return evaluate_pairs(run, data, protocol, encoder, device, columns, templates)
     from .evaluation.report import evaluate as run_evaluation
 
-    return run_evaluation(run, data, test, protocol, encoder, device, workers)
+    return run_evaluation(run, data, test, protocol or "knn,linear", encoder, device, workers)
 
 
 def embed(
@@ -180,16 +341,21 @@ def embed(
     data: Data,
     *,
     out: Folder,
+    columns: str | None = None,
     encoder: OwnModule = None,
     device: Device = "auto",
     workers: int | None = None,
 ) -> None:
-    """Write the embeddings of images: ids, paths and vectors, to .npz or .parquet.
+    """Write embeddings: ids, names and vectors, to .npz or .parquet.
+
+    Of a run of `align`, vectors are unit vectors of the joint space; a table gives both sides,
+    with a column (or arrays) `side`, a or b.
 
     Args:
         run: The folder of a run.
-        data: Images: a folder, or `digits`.
+        data: Images: a folder, or `digits`; or, for a run of `align`, also a table of pairs.
         out: File to write: .npz with arrays ids, paths, vectors; or .parquet with such columns.
+        columns: Of a table: the names of two columns with a comma between.
         encoder: Where the run trained your own nn.Module: one of that architecture.
         device: cpu, cuda or mps.
         workers: Loader processes.
@@ -199,4 +365,39 @@ def embed(
     """
     from .embedding import embed as run_embedding
 
-    run_embedding(run, data, out, encoder, device, workers)
+    run_embedding(run, data, out, columns, encoder, device, workers)
+
+
+def search(
+    run: Run,
+    query: Query,
+    *,
+    data: OtherPairs | None = None,
+    top: int = 12,
+    out: Folder | None = None,
+    encoder: OwnModule = None,
+    device: Device = "auto",
+) -> Matches:
+    """Find what is nearest to a sentence, or to an image, with the towers of a run of `align`.
+
+    Prints the best matches; of images, writes a picture of them too.
+
+    Args:
+        run: The folder of a run of `align`.
+        query: A sentence, or an image file.
+        data: What is searched: a folder of images, or a table of pairs (its images, or its
+            second texts). Default: the pairs that the run was trained on.
+        top: How many matches.
+        out: The picture. Default: search.png in the run.
+        encoder: Where the run has an image tower of your own: one of that architecture.
+        device: cpu, cuda or mps.
+
+    Returns:
+        Names and similarities, best first.
+
+    Raises:
+        sogclr.UserError: bad input, in one line that says what to do.
+    """
+    from .pairs.search import search as run_search
+
+    return run_search(run, query, data, top=top, out=out, module=encoder, device=device)

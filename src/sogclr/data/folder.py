@@ -1,4 +1,4 @@
-"""A folder of images: found, their headers checked, labelled by sub-folder."""
+"""Image files: headers checked; and folders of them: found, and labelled by sub-folder."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..progress import track
 from .source import ImageSource, UnreadableImageError, stable_id, to_rgb
 
-__all__ = ["FolderSource"]
+__all__ = ["DECODING_ERRORS", "SUFFIXES", "FolderSource", "ImageFiles", "training_size"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -22,13 +22,51 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
-class FolderSource(ImageSource):
+class ImageFiles(ImageSource):
+    """Image files below a folder, by their relative paths.
+
+    A sample's id is a hash of its path, so that the folder may move and grow. Headers are read
+    once and remembered by path, size and time of change; files whose header cannot be read are
+    left out and listed in `left_out`.
+
+    Args:
+        root: the folder.
+        names: paths relative to it (or absolute), with forward slashes, without repetition.
+    """
+
+    def __init__(self, root: Path, names: list[str]) -> None:
+        headers = _check_headers(root, names)
+        self._root = root
+        self.names = [name for name in names if headers[name].reason is None]
+        self.left_out = [(n, h.reason) for n, h in headers.items() if h.reason is not None]
+        self.ids = np.array([stable_id(name) for name in self.names], dtype=np.uint64)
+        self.marks = np.array([headers[name].bytes for name in self.names], dtype=np.int64)
+        sides = [min(headers[name].width, headers[name].height) for name in self.names]
+        self.image_size = training_size(float(np.median(sides))) if sides else 0
+
+    def image(self, row: int) -> Image.Image:
+        name = self.names[row]
+        try:
+            with Image.open(self._root / name) as image:
+                image.load()
+                return to_rgb(image)
+        except DECODING_ERRORS as error:
+            raise UnreadableImageError(name, _reason(error)) from error
+
+    def describe(self) -> str:
+        return f"{self._root}: {len(self):,} images" + self._left_out()
+
+    def _left_out(self) -> str:
+        if not self.left_out:
+            return ""
+        listed = "; ".join(f"{name}: {reason}" for name, reason in self.left_out[:5])
+        return f"; {len(self.left_out):,} unreadable files left out ({listed})"
+
+
+class FolderSource(ImageFiles):
     """Every JPEG, PNG and WebP file below a folder, in the order of their relative paths.
 
-    A sample's id is a hash of its path relative to the folder, so that the folder may move and
-    grow. If all files lie in two or more sub-folders, the first level of them is the label.
-    Headers are read once and remembered by path, size and time of change; files whose header
-    cannot be read are left out and listed in `left_out`.
+    If all files lie in two or more sub-folders, the first level of them is the label.
 
     Args:
         root: the folder.
@@ -44,40 +82,21 @@ class FolderSource(ImageSource):
         found = sorted(_image_files(root))
         if not found:
             raise UserError(f"data: no {', '.join(SUFFIXES)} files in {root} or its sub-folders")
-        headers = _check_headers(root, found)
-        self._root = root
-        self.names = [name for name in found if headers[name].reason is None]
-        self.left_out = [(n, h.reason) for n, h in headers.items() if h.reason is not None]
+        super().__init__(root, found)
         if not self.names:
             name, reason = self.left_out[0]
             raise UserError(
                 f"data: none of the {len(found):,} files in {root} can be read as an image "
                 f"(the first, {name}: {reason})"
             )
-        self.ids = np.array([stable_id(name) for name in self.names], dtype=np.uint64)
-        self.marks = np.array([headers[name].bytes for name in self.names], dtype=np.int64)
         self.labels, self.classes = _labels(self.names)
-        sides = [min(headers[name].width, headers[name].height) for name in self.names]
-        self.image_size = _training_size(float(np.median(sides)))
-
-    def image(self, row: int) -> Image.Image:
-        name = self.names[row]
-        try:
-            with Image.open(self._root / name) as image:
-                image.load()
-                return to_rgb(image)
-        except DECODING_ERRORS as error:
-            raise UnreadableImageError(name, _reason(error)) from error
 
     def describe(self) -> str:
         text = f"{self._root}: {len(self):,} images"
         if self.classes is not None:
             shown = ", ".join(self.classes[:4]) + (", ..." if len(self.classes) > 4 else "")
             text += f" in {len(self.classes)} sub-folders, taken as labels ({shown})"
-        if self.left_out:
-            listed = "; ".join(f"{name}: {reason}" for name, reason in self.left_out[:5])
-            text += f"; {len(self.left_out):,} unreadable files left out ({listed})"
-        return text
+        return text + self._left_out()
 
 
 class _Header:
@@ -172,7 +191,7 @@ def _labels(names: list[str]) -> tuple[np.ndarray | None, list[str] | None]:
     return np.array([number[top] for top in tops if top is not None], dtype=np.int64), classes
 
 
-def _training_size(side: float) -> int:
+def training_size(side: float) -> int:
     """The usual shorter side, to a multiple of 8 above 32 (strides divide it), 224 at most."""
     size = min(int(side), 224)
     return size if size <= 32 else size // 8 * 8

@@ -16,7 +16,7 @@ from .views import DRAWS, center_view, crop, crop_box
 
 T = TypeVar("T")
 
-__all__ = ["Batch", "BatchPlan", "MicroBatch", "center_batches", "view_batches"]
+__all__ = ["Batch", "BatchPlan", "MicroBatch", "center_batches", "plan_loader", "view_batches"]
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,15 @@ def view_batches(
     pin_memory: bool = False,
 ) -> DataLoader:
     """A loader of `Batch`, from `plan.start_step` to the end of the run, across epochs."""
+    return plan_loader(
+        _TwoViews(source, image_size, crop_min, plan.seed), plan, workers, pin_memory
+    )
+
+
+def plan_loader(dataset: Dataset, plan: BatchPlan, workers: int, pin_memory: bool) -> DataLoader:
+    """A loader over the plan, of what `dataset.__getitems__` makes of its micro-batches."""
     return DataLoader(
-        _TwoViews(source, image_size, crop_min, plan.seed),
+        dataset,
         # The plan yields whole micro-batches where torch's types expect lists of numbers.
         batch_sampler=plan,  # type: ignore[arg-type]
         collate_fn=_unchanged,

@@ -123,22 +123,27 @@ def crop(image: Image.Image, box: Box, size: int) -> NDArray[np.uint8]:
     return _channels_first(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
 
-def center_view(image: Image.Image, size: int) -> NDArray[np.uint8]:
+def center_view(
+    image: Image.Image, size: int, *, share: float | None = None, sharp: bool = False
+) -> NDArray[np.uint8]:
     """The view for evaluation, nothing random: resize, then cut out the centre.
 
-    The shorter side becomes `size` up to 64 pixels, as there small images fill the frame, and
-    size / 0.875 above (224 of 256 pixels: the usual protocol on ImageNet). Rounding is that of
-    torchvision's Resize and CenterCrop, in one resampling of what remains.
+    Rounding is that of torchvision's Resize and CenterCrop, in one resampling of what remains.
 
     Args:
         image: mode RGB.
         size: of the result.
+        share: of the shorter side that is kept. Default: all of it up to 64 pixels, as there
+            small images fill the frame, and 0.875 above (224 of 256 pixels: the usual protocol
+            on ImageNet).
+        sharp: bicubic, as CLIP's models are used to, instead of bilinear.
 
     Returns:
         `(3, size, size)` uint8, contiguous.
     """
     width, height = image.size
-    shorter = size if size <= 64 else round(size / 0.875)
+    share = share or (1.0 if size <= 64 else 0.875)
+    shorter = round(size / share)
     scaled_width = shorter * width // min(width, height)
     scaled_height = shorter * height // min(width, height)
     left, top = round((scaled_width - size) / 2), round((scaled_height - size) / 2)
@@ -149,7 +154,8 @@ def center_view(image: Image.Image, size: int) -> NDArray[np.uint8]:
         (left + size) * width / scaled_width,
         (top + size) * height / scaled_height,
     )
-    return _channels_first(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    resampling = Image.Resampling.BICUBIC if sharp else Image.Resampling.BILINEAR
+    return _channels_first(image.resize((size, size), resampling, box=box))
 
 
 def _channels_first(image: Image.Image) -> NDArray[np.uint8]:

@@ -37,7 +37,7 @@ def evaluate(
     run: str | Path,
     data: Data,
     test: "Data | None",
-    protocol: str | tuple[Protocol, ...],
+    protocol: str | tuple[str, ...],
     module: nn.Module | None,
     device: Device,
     workers: int | None,
@@ -74,7 +74,7 @@ def _features(
     device: str,
     workers: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    processes = loader_workers(source, device, workers)
+    processes = loader_workers(source.local, device, workers)
     if encoder is not None:
         encoder = encoder.to(device)
     embedding: Embedding = embed_rows(encoder, source, spec, device=device, workers=processes)
@@ -93,7 +93,7 @@ def _accuracy(
     return knn_accuracy(*tensors)
 
 
-def _protocols(asked: str | tuple[Protocol, ...]) -> tuple[Protocol, ...]:
+def _protocols(asked: str | tuple[str, ...]) -> tuple[Protocol, ...]:
     names = asked.split(",") if isinstance(asked, str) else asked
     known = {p: p for p in get_args(Protocol)}
     for name in names:

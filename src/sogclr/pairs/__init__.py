@@ -1,0 +1,1 @@
+"""Pairs (image-text, text-text): towers, the task, evaluation, search."""

@@ -1,0 +1,201 @@
+"""`sogclr.align`: from a table of pairs and two towers to a joint space."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..data.loading import BatchPlan
+from ..data.pairs import PairSource, open_pairs
+from ..devices import choose_device, start
+from ..errors import UserError
+from ..monitor import NOTHING_YET
+from ..pretraining import Result, stored_request
+from ..progress import say
+from ..runs import Run
+from ..settings import Device
+from ..training import Trainer
+from .building import TowerRequest, build_towers, rebuild_towers, tokenizer_of
+from .features import cached_features, plain_inputs
+from .inputs import ImageViews, Inputs, StoredFeatures
+from .model_files import load_frozen, pair_files, read_spec, write_start
+from .planning import PairPlan, PairRequest, plan_pairs
+from .task import SCORED, Held, PairTask
+from .towers import PairModel, PairSpec, Tower, regularize
+
+__all__ = ["align"]
+
+
+def align(
+    data: Any,
+    out: str | Path,
+    request: PairRequest,
+    wanted: TowerRequest,
+    *,
+    freeze: str | Sequence[str],
+    val: Any,
+    device: Device,
+    workers: int | None,
+    checkpoint_seconds: float,
+    resume: bool,
+) -> Result:
+    """See `sogclr.align`."""
+    run = Run(out)
+    if resume:
+        request = stored_request(run, request, "align")
+    elif run.exists():
+        raise UserError(
+            f"out: {run.folder} holds a run already; add --resume or name another --out"
+        )
+    kind = choose_device(device)
+    source = open_pairs(data, request.columns)
+    held = None if val is None else open_pairs(val, request.columns)
+    say(source.describe())
+    if held is not None:
+        say(f"held back: {held.describe()}")
+    frozen = frozen_kinds(freeze, source.kinds)
+    plan = plan_pairs(
+        request,
+        source,
+        frozen=frozen,
+        pretrained=wanted.starts_trained(),
+        device=kind,
+        workers=workers,
+    )
+    torch.manual_seed(request.seed)
+    spec, towers = _towers(run, wanted, frozen, source, resume)
+    _tell(plan, kind, spec, towers)
+    for tower in towers.values():
+        regularize(tower.head, plan.dropout)
+    model = PairModel(towers, spec.kinds, spec.frozen)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UserError("freeze: nothing is left to train; freeze one tower only")
+
+    run.create()
+    tokenizer = tokenizer_of(spec, pair_files(run)["text"] if resume and _is_hf(spec) else None)
+    if not resume:
+        write_start(run, spec, towers, tokenizer)
+        # Written last of what does not change: with it, the folder is a run.
+        settings = {"kind": "pairs", "data": _named(data), "val": _named(val)}
+        run.write_settings(
+            {**settings, "asked": asdict(request), "resolved": asdict(plan.resolved())}
+        )
+    fabric = start(kind, plan.precision)
+    inputs = _Sides(spec, towers, tokenizer, plan, fabric.device)
+    a, b = inputs.training(source.a), inputs.training(source.b)
+    scored = Held(held, *inputs.plain(held)) if held is not None else _sample(source, inputs)
+    task = PairTask(model, source, a, b, plan, scored)
+    batches = BatchPlan(
+        source.a.ids, plan.batch_size, request.accumulate, request.epochs, request.seed
+    )
+    trainer = Trainer(fabric, task, batches, plan.recipe, run, checkpoint_seconds)
+    if run.checkpoint.exists():
+        trainer.restore()
+        say(f"going on from step {trainer.step:,} of {trainer.batches.total_steps:,}")
+    else:
+        trainer.monitor.restore(NOTHING_YET, fabric.device)
+    complete = trainer.train()
+    if complete:
+        say(f"done: {run.folder} (sogclr evaluate, search, embed, sogclr.load)")
+    else:
+        say(f"stopped at step {trainer.step:,}; go on with --resume")
+    return Result(run.folder, complete, trainer.monitor.rows[-1] if trainer.monitor.rows else {})
+
+
+class _Sides:
+    """The inputs of sides: of a frozen tower its features, computed once."""
+
+    def __init__(
+        self,
+        spec: PairSpec,
+        towers: dict[str, Tower],
+        tokenizer: Any,
+        plan: PairPlan,
+        device: torch.device,
+    ) -> None:
+        self.spec, self.towers, self.tokenizer = spec, towers, tokenizer
+        self.plan, self.device = plan, device
+
+    def training(self, side: Any) -> Inputs:
+        kind = _kind(side)
+        if kind in self.spec.frozen or kind == "text":
+            return self._plain(side)
+        return ImageViews(side, self.spec, self.plan.views, self.plan.request.seed)
+
+    def plain(self, source: PairSource) -> tuple[Inputs, Inputs]:
+        return self._plain(source.a), self._plain(source.b)
+
+    def _plain(self, side: Any) -> Inputs:
+        kind = _kind(side)
+        if kind not in self.spec.frozen:
+            return plain_inputs(side, self.spec, self.tokenizer)
+        body = self.towers[kind].body
+        features = cached_features(body, kind, side, self.spec, self.tokenizer, self.device)
+        return StoredFeatures(features, side.names)
+
+
+def frozen_kinds(asked: str | Sequence[str], kinds: tuple[str, str]) -> tuple[str, ...]:
+    """Kinds of towers, from what a person wrote.
+
+    Raises:
+        UserError: not the kind of a side.
+    """
+    names = [n.strip() for n in asked.split(",")] if isinstance(asked, str) else list(asked)
+    names = [name for name in names if name]
+    for name in names:
+        if name not in kinds:
+            raise UserError(
+                f"freeze: {name!r} is not a side of these pairs: {', '.join(dict.fromkeys(kinds))}"
+            )
+    return tuple(kind for kind in dict.fromkeys(kinds) if kind in names)
+
+
+def _towers(
+    run: Run, wanted: TowerRequest, frozen: tuple[str, ...], source: PairSource, resume: bool
+) -> tuple[PairSpec, dict[str, Tower]]:
+    if not resume:
+        size = getattr(source.a, "image_size", 224)
+        return build_towers(wanted, source.kinds, frozen, size)
+    module = wanted.image_tower if isinstance(wanted.image_tower, nn.Module) else None
+    spec = read_spec(run)
+    if spec.custom and module is None:
+        raise UserError("image-tower: the run has one of your own; pass it from Python again")
+    towers = rebuild_towers(spec, pair_files(run)["text"], module)
+    load_frozen(run, towers)
+    return spec, towers
+
+
+def _sample(source: PairSource, inputs: _Sides) -> Held:
+    """A fixed sample of the training pairs, where none are held back."""
+    rows = np.sort(np.argsort(source.a.ids, kind="stable")[:SCORED])
+    return Held(source, *inputs.plain(source), rows)
+
+
+def _tell(plan: PairPlan, device: str, spec: PairSpec, towers: dict[str, Tower]) -> None:
+    say(f"{plan.request.method} for {plan.request.epochs} epochs on {device}")
+    for name, value, reason in plan.reasons:
+        say(f"  {name:<15} {value:<12} {reason}")
+    for kind, tower in towers.items():
+        body, head = (sum(p.numel() for p in m.parameters()) for m in (tower.body, tower.head))
+        state = "frozen" if kind in spec.frozen else "trained"
+        say(f"  {kind} tower: {body / 1e6:.2f} M parameters, {state}; head {head / 1e6:.2f} M")
+
+
+def _kind(side: Any) -> str:
+    return "text" if hasattr(side, "texts") else "image"
+
+
+def _is_hf(spec: PairSpec) -> bool:
+    return "hf_model_name" in spec.text
+
+
+def _named(data: Any) -> str | None:
+    return (
+        str(Path(data).resolve())
+        if isinstance(data, str | Path) and Path(data).exists()
+        else (data if isinstance(data, str) else None)
+    )

@@ -1,0 +1,167 @@
+"""What the towers are fed: tokens, views of images, or stored features of a frozen tower.
+
+Each kind has two halves: `prepare` runs in a loader worker, `to_model` on the device.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.pairs import Texts
+from ..data.randomness import uniforms
+from ..data.source import ImageSource, UnreadableImageError
+from ..data.views import DRAWS, center_view, crop, crop_box, photometric, standardize
+from ..settings import Views
+from .towers import PairSpec
+
+__all__ = ["CenterImages", "ImageViews", "Inputs", "Prepared", "StoredFeatures", "Tokens"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Some rows of one side.
+
+    Attributes:
+        tensor: one entry a row that could be read.
+        draws: what the rest of the augmentation derives from, of images.
+        readable: `(b,)` bool, of the rows asked for.
+        unreadable: `(name, reason)` of the others.
+    """
+
+    tensor: Tensor
+    draws: np.ndarray | None
+    readable: np.ndarray
+    unreadable: list[tuple[str, str]]
+
+    def pin_memory(self) -> "Prepared":
+        return replace(self, tensor=self.tensor.pin_memory())
+
+
+class Inputs(Protocol):
+    """A side, ready to be fed."""
+
+    def prepare(self, rows: np.ndarray, epoch: int) -> Prepared:
+        """The inputs of some rows `(b,)`, in an epoch."""
+
+    def to_model(self, prepared: Prepared, device: torch.device) -> Tensor:
+        """What the tower takes, on the device; waits for nothing."""
+
+
+class Tokens:
+    """Texts to token ids, padded to the longest of the batch where the tower allows it.
+
+    Args:
+        texts: the side.
+        tokenizer: open_clip's.
+        pad: the id of padding, where trailing padding may be cut off; else None.
+    """
+
+    def __init__(self, texts: Texts, tokenizer: Any, pad: int | None) -> None:
+        self.texts, self.tokenizer, self.pad = texts, tokenizer, pad
+
+    def prepare(self, rows: np.ndarray, epoch: int) -> Prepared:
+        tokens = self.tokenizer([self.texts.texts[row] for row in rows])  # (b, L)
+        if self.pad is not None:
+            longest = int((tokens != self.pad).sum(dim=1).max()) if len(rows) else 1
+            tokens = tokens[:, : max(1, longest)].contiguous()
+        return Prepared(tokens, None, np.ones(len(rows), dtype=bool), [])
+
+    def to_model(self, prepared: Prepared, device: torch.device) -> Tensor:
+        return _move(prepared.tensor, device)
+
+
+class ImageViews:
+    """One random view of each image, as CLIP draws it: a crop of nearly everything.
+
+    Args:
+        source: the side.
+        spec: of the towers.
+        views: resolved.
+        seed: of the run.
+    """
+
+    def __init__(self, source: ImageSource, spec: PairSpec, views: Views, seed: int) -> None:
+        self.source, self.spec, self.views, self.seed = source, spec, views, seed
+
+    def prepare(self, rows: np.ndarray, epoch: int) -> Prepared:
+        draws = uniforms(self.seed, epoch, self.source.ids[rows], 0, DRAWS)
+
+        def view(i: int, image: Any) -> np.ndarray:
+            box = crop_box(draws[i], image.width, image.height, self.views.crop_min or 0.0)
+            return crop(image, box, self.spec.image_size)
+
+        prepared = _read(self.source, rows, view, self.spec.image_size)
+        return replace(prepared, draws=draws[prepared.readable])
+
+    def to_model(self, prepared: Prepared, device: torch.device) -> Tensor:
+        assert prepared.draws is not None
+        images = photometric(_move(prepared.tensor, device), prepared.draws, self.views)
+        return standardize(images, self.spec.mean, self.spec.std).contiguous(
+            memory_format=torch.channels_last
+        )
+
+
+class CenterImages:
+    """The one undistorted view of each image.
+
+    Args:
+        source: the side.
+        spec: of the towers.
+    """
+
+    def __init__(self, source: ImageSource, spec: PairSpec) -> None:
+        self.source, self.spec = source, spec
+
+    def prepare(self, rows: np.ndarray, epoch: int) -> Prepared:
+        size = self.spec.image_size
+        return _read(
+            self.source, rows, lambda _, im: center_view(im, size, share=1.0, sharp=True), size
+        )
+
+    def to_model(self, prepared: Prepared, device: torch.device) -> Tensor:
+        images = _move(prepared.tensor, device).float() / 255
+        return standardize(images, self.spec.mean, self.spec.std).contiguous(
+            memory_format=torch.channels_last
+        )
+
+
+class StoredFeatures:
+    """Features of a frozen tower, computed before.
+
+    Args:
+        features: `(n, w)` float32, in memory or mapped; a row of NaN could not be read.
+        names: of the rows.
+    """
+
+    def __init__(self, features: np.ndarray, names: list[str]) -> None:
+        self.features, self.names = features, names
+
+    def prepare(self, rows: np.ndarray, epoch: int) -> Prepared:
+        found = np.asarray(self.features[rows])
+        readable = ~np.isnan(found[:, 0])
+        unreadable = [(self.names[row], "could not be read") for row in rows[~readable]]
+        return Prepared(torch.from_numpy(found[readable]), None, readable, unreadable)
+
+    def to_model(self, prepared: Prepared, device: torch.device) -> Tensor:
+        return _move(prepared.tensor, device)
+
+
+def _read(source: ImageSource, rows: np.ndarray, view: Any, size: int) -> Prepared:
+    images = np.empty((len(rows), 3, size, size), dtype=np.uint8)
+    readable = np.ones(len(rows), dtype=bool)
+    unreadable = []
+    for i, row in enumerate(rows):
+        try:
+            images[i] = view(i, source.image(int(row)))
+        except UnreadableImageError as error:
+            readable[i] = False
+            unreadable.append((error.args[0], error.args[1]))
+    return Prepared(torch.from_numpy(images[readable]), None, readable, unreadable)
+
+
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
+    # Elsewhere than on CUDA a copy may be read before it has arrived.
+    return tensor.to(device, non_blocking=device.type == "cuda")

@@ -1,0 +1,186 @@
+"""What a run on pairs will do: what was not said is derived here, each value with its reason."""
+
+from dataclasses import dataclass, replace
+
+from ..data.pairs import PairSource
+from ..errors import UserError
+from ..optimization import Recipe, recipe
+from ..planning import (
+    Reasons,
+    check_request,
+    loader_workers,
+    resolve_precision,
+    usual_batch_size,
+)
+from ..settings import ConcretePrecision, Optimizer, PairMethod, Precision, Tau, Views
+
+__all__ = ["CLIP_VIEWS", "PairPlan", "PairRequest", "plan_pairs"]
+
+# As CLIP: a crop of nearly everything; what a caption says may hang on colour and on sides.
+CLIP_VIEWS = Views(crop_min=0.9, flip=0.0, color=0.0, gray=0.0, blur=0.0)
+
+# Shares of AdamW's usual learning rate; fine-tuning wants 1e-5 to 5e-5 at batch 64.
+FINE_TUNING = 0.01
+
+
+@dataclass(frozen=True)
+class PairRequest:
+    """What was asked for: the settings of `sogclr.align` that decide the result, towers apart."""
+
+    method: PairMethod
+    columns: str | None
+    batch_size: int | None
+    epochs: int
+    image_size: int | None
+    temperature: float | None
+    tau: Tau
+    rho: float | None
+    gamma_min: float
+    gamma_decay: int | None
+    dropout: float | None
+    accumulate: int
+    optimizer: Optimizer
+    learning_rate: float | None
+    weight_decay: float | None
+    precision: Precision
+    views: Views
+    seed: int
+
+
+@dataclass(frozen=True)
+class PairPlan:
+    """A request with nothing left open, and why each derived value is what it is."""
+
+    request: PairRequest
+    batch_size: int
+    temperature: float
+    rho: float | None
+    dropout: float
+    precision: ConcretePrecision
+    workers: int
+    views: Views
+    recipe: Recipe
+    reasons: list[tuple[str, str, str]]
+
+    def resolved(self) -> PairRequest:
+        """The request with nothing left open: what a resumed run goes by."""
+        return replace(
+            self.request,
+            batch_size=self.batch_size,
+            temperature=self.temperature,
+            rho=self.rho,
+            dropout=self.dropout,
+            precision=self.precision,
+            views=self.views,
+            optimizer=self.recipe.optimizer,
+            learning_rate=self.recipe.learning_rate,
+            weight_decay=self.recipe.weight_decay,
+        )
+
+
+def plan_pairs(
+    request: PairRequest,
+    source: PairSource,
+    *,
+    frozen: tuple[str, ...],
+    pretrained: bool,
+    device: str,
+    workers: int | None,
+) -> PairPlan:
+    """Derive what was left open and refuse what cannot work.
+
+    Args:
+        request: what was asked for.
+        source: the pairs.
+        frozen: kinds of the towers that are not trained.
+        pretrained: whether towers that are trained come with trained weights.
+        device: "cpu", "cuda" or "mps".
+        workers: loader processes, or None.
+
+    Raises:
+        UserError: a setting out of range, or too few pairs.
+    """
+    check_request(request, len(source.a), workers, what="pair")
+    _check(request)
+    reasons = Reasons()
+    derive = reasons.derive
+
+    batch_size = request.batch_size or usual_batch_size(len(source.a))
+    derive("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
+    batch = batch_size * request.accumulate
+    if request.accumulate > 1:
+        reasons.note("accumulate", request.accumulate, f"{batch} samples a step")
+
+    usual = {"siglip": 0.1, "clip": 0.05}.get(request.method, 0.05)
+    temperature = request.temperature or usual
+    derive("temperature", request.temperature, temperature, "usual for pairs")
+    rho = request.rho
+    if request.tau == "individual" and rho is None:
+        rho = 6.0
+        derive("rho", None, rho, "nats from uniform at which each sample's temperature settles")
+
+    all_frozen = set(source.kinds) <= set(frozen)
+    dropout = request.dropout if request.dropout is not None else 0.3 if all_frozen else 0.0
+    derive("dropout", request.dropout, dropout, "in heads, where they alone are trained")
+
+    views = request.views.over(CLIP_VIEWS)
+    if source.kinds[0] == "image" and "image" not in frozen:
+        shown = ", ".join(f"{k} {v:g}" for k, v in vars(views).items())
+        derive("views", None, shown, "CLIP's: nearly the whole image")
+
+    name = "adamw" if request.optimizer == "auto" else request.optimizer
+    derive("optimizer", request.optimizer, name, "the most forgiving")
+    fine = pretrained and not all_frozen
+    chosen = recipe(
+        name,
+        batch,
+        request.learning_rate,
+        request.weight_decay,
+        share=FINE_TUNING if fine else 1.0,
+    )
+    what = "fine-tuning's base" if fine else "base"
+    derive(
+        "learning rate",
+        request.learning_rate,
+        chosen.learning_rate,
+        f"{what} times the square root of the batch, {batch}",
+    )
+    derive("weight decay", request.weight_decay, chosen.weight_decay, f"usual for {name}")
+
+    precision = resolve_precision(request.precision, device)
+    derive("precision", request.precision, precision, f"fastest that is safe on {device}")
+    if workers is None and all_frozen:
+        processes, why = 0, "features are in memory"
+    else:
+        images = source.a if source.kinds[0] == "image" else None
+        processes = loader_workers(getattr(images, "local", True), device, workers)
+        why = "what this data and device want"
+    derive("loader workers", workers, processes, why)
+    return PairPlan(
+        request=request,
+        batch_size=batch_size,
+        temperature=temperature,
+        rho=rho,
+        dropout=dropout,
+        precision=precision,
+        workers=processes,
+        views=views,
+        recipe=chosen,
+        reasons=reasons.lines,
+    )
+
+
+def _check(request: PairRequest) -> None:
+    if request.rho is not None and request.rho <= 0:
+        raise UserError(
+            f"rho: must be above 0, got {request.rho:g}: a temperature learned on the bare "
+            "objective grows for ever, since its derivative is never positive"
+        )
+    if request.rho is not None and request.tau == "constant":
+        raise UserError("rho: goes with --tau learned or --tau individual")
+    if request.tau == "individual" and request.method != "sogclr":
+        raise UserError("tau: individual temperatures are kept per sample, with --method sogclr")
+    if request.tau != "constant" and request.method == "siglip":
+        raise UserError("tau: siglip always learns its temperature; leave out --tau")
+    if request.dropout is not None and not 0 <= request.dropout < 1:
+        raise UserError(f"dropout: must be at least 0 and below 1, got {request.dropout:g}")

@@ -1,0 +1,169 @@
+"""The task of pairs: an image (or text) and its text are told from all others."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..data.loading import BatchPlan
+from ..data.pairs import PairSource
+from ..evaluation.retrieval import Retrieval, retrieval
+from ..identity import Fingerprint, fingerprint
+from ..losses import (
+    ClipLoss,
+    DecoupledClipLoss,
+    SigLipLoss,
+    TwoWayGlobalContrastiveLoss,
+)
+from ..runs import Run
+from ..task import Outcome, Task
+from ..temperature import (
+    ConstantTemperature,
+    IndividualTemperature,
+    LearnedTemperature,
+    Temperature,
+)
+from .features import compute_features
+from .inputs import Inputs
+from .loading import PairBatch, pair_batches, rows_of
+from .model_files import write_trained
+from .planning import PairPlan
+from .towers import PairModel
+
+__all__ = ["Held", "PairTask", "build_loss"]
+
+SCORED = 1_000  # pairs of the training data that are scored where nothing is held back
+
+
+def build_loss(plan: PairPlan, sizes: tuple[int, int]) -> nn.Module:
+    """The loss of the plan's method; all take `(a, b, index, index_b)`."""
+    request = plan.request
+    if request.method == "siglip":
+        return SigLipLoss(plan.temperature)
+    temperature = _temperature(plan)
+    if request.method == "clip":
+        return ClipLoss(temperature)
+    if request.method == "dcl":
+        return DecoupledClipLoss(temperature)
+    return TwoWayGlobalContrastiveLoss(
+        sizes,
+        temperature=temperature,
+        gamma_min=request.gamma_min,
+        gamma_decay=request.gamma_decay,
+    )
+
+
+def _temperature(plan: PairPlan) -> float | Temperature:
+    kind, tau, rho = plan.request.tau, plan.temperature, plan.rho
+    if kind == "constant":
+        return tau
+    if kind == "learned":
+        return LearnedTemperature(tau, rho=rho, minimum=min(0.01, tau))
+    assert rho is not None
+    return IndividualTemperature(tau, rho=rho, minimum=min(0.005, tau))
+
+
+def _temperature_now(loss: Any) -> tuple[float, float | None]:
+    """tau, its mean where it is one a sample, and SigLIP's bias."""
+    if isinstance(loss, SigLipLoss):
+        return math.exp(-float(loss.log_scale)), float(loss.bias)
+    temperature = loss.temperature_a
+    if isinstance(temperature, ConstantTemperature):
+        return temperature.value, None
+    if isinstance(temperature, LearnedTemperature):
+        return math.exp(float(temperature.log_temperature)), None
+    return float(temperature.tau.mean()), None
+
+
+class Held:
+    """Pairs that are embedded to score the towers.
+
+    Args:
+        source: the pairs.
+        a: inputs of its images or texts.
+        b: inputs of its texts.
+        rows: of side a that count; all by default.
+    """
+
+    def __init__(
+        self, source: PairSource, a: Inputs, b: Inputs, rows: np.ndarray | None = None
+    ) -> None:
+        self.source, self.a, self.b = source, a, b
+        self.rows = np.arange(len(source.a)) if rows is None else rows
+
+    def score(self, model: PairModel, device: torch.device) -> Retrieval:
+        """Retrieval in both directions."""
+        kind_a, kind_b = model.kinds
+        was_training = model.training
+        model.eval()
+        source = self.source
+        partners = source.partners[np.isin(source.owners(), self.rows)]
+        a = compute_features(
+            lambda x: model.side(kind_a, x)[1], source.a, self.a, device, rows=self.rows
+        )
+        b = compute_features(
+            lambda x: model.side(kind_b, x)[1], source.b, self.b, device, rows=partners
+        )
+        model.train(was_training)
+        return retrieval(a, b, source, self.rows)
+
+
+class PairTask(Task):
+    """See the module.
+
+    Args:
+        model: what is trained of the towers.
+        source: the pairs.
+        a, b: inputs of both sides.
+        plan: what to do.
+        held: what is scored now and then.
+    """
+
+    def __init__(
+        self,
+        model: PairModel,
+        source: PairSource,
+        a: Inputs,
+        b: Inputs,
+        plan: PairPlan,
+        held: Held,
+    ) -> None:
+        self.model: PairModel = model
+        self.source, self.a, self.b, self.plan, self.held = source, a, b, plan, held
+        self.loss = build_loss(plan, (len(source.a), len(source.b)))
+        self.names = source.a.names
+
+    def loader(self, plan: BatchPlan, *, pin_memory: bool) -> Iterable[Any]:
+        return pair_batches(
+            self.source,
+            plan,
+            self.a,
+            self.b,
+            workers=self.plan.workers,
+            pin_memory=pin_memory,
+        )
+
+    def forward(self, model: nn.Module, batch: PairBatch, device: torch.device) -> Outcome:
+        inputs = self.a.to_model(batch.a, device), self.b.to_model(batch.b, device)
+        (features_a, z_a), (features_b, z_b) = model(*inputs)
+        loss = self.loss(z_a, z_b, *rows_of(batch))
+        return Outcome(
+            loss, (features_a.detach(), features_b.detach()), (z_a.detach(), z_b.detach())
+        )
+
+    def identity(self) -> dict[str, Fingerprint]:
+        source = self.source
+        return {
+            "_a": fingerprint(source.a.ids, source.a.marks),
+            "_b": fingerprint(source.b.ids, source.b.marks),
+        }
+
+    def write_model(self, run: Run) -> None:
+        write_trained(run, self.model, *_temperature_now(self.loss))
+
+    def score(self, device: torch.device) -> dict[str, float]:
+        found = self.held.score(self.model, device)
+        return {"R@1": (found.a_to_b.recall[1] + found.b_to_a.recall[1]) / 2}

@@ -1,0 +1,172 @@
+"""Towers through open_clip, each split into a body and the head that ends in the joint space.
+
+The split is what lets a tower be frozen: the features of its body are then computed once, and
+only the head is trained. Put together again, towers are exactly open_clip's.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["PairModel", "PairSpec", "Tower"]
+
+
+@dataclass(frozen=True)
+class PairSpec:
+    """All it takes to build the towers and feed them; plain data, stored with the weights.
+
+    Attributes:
+        kinds: of the two sides, "image" or "text". Two texts share one tower.
+        width: of the joint space.
+        vision: open_clip's `vision_cfg`, or None without an image side.
+        text: open_clip's `text_cfg`.
+        quick_gelu: open_clip's, of some published weights.
+        image_size: side of the input, pixels.
+        mean, std: of the channels, for inputs in [0, 1].
+        custom: whether the image tower is a module of the user's own.
+        frozen: kinds of the towers whose bodies are not trained.
+    """
+
+    kinds: tuple[str, str]
+    width: int
+    vision: dict[str, Any] | None
+    text: dict[str, Any]
+    quick_gelu: bool = False
+    image_size: int = 224
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    custom: bool = False
+    frozen: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> "PairSpec":
+        """From what JSON made of `as_dict`."""
+        lists = ("kinds", "mean", "std", "frozen")
+        return cls(**{**stored, **{name: tuple(stored[name]) for name in lists}})
+
+
+class Tower(nn.Module):
+    """An open_clip tower, its head taken out.
+
+    Args:
+        body: open_clip's tower (`TimmModel`, `HFTextEncoder`, `VisionTransformer`,
+            `TextTransformer`, ...); its projection is moved into `head`.
+    """
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.head: nn.Module = nn.Identity()
+        self._projection = next(
+            (n for n in ("head", "proj", "text_projection") if _has(body, n)), ""
+        )
+        if self._projection:
+            taken = getattr(body, self._projection)
+            self.head = _Matrix(taken) if isinstance(taken, nn.Parameter) else taken
+            setattr(
+                body, self._projection, None if isinstance(taken, nn.Parameter) else nn.Identity()
+            )
+        self.body = body
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs of the tower to features `(B, w)` of the body and their projection `(B, d)`."""
+        features = self.body(inputs)
+        return features, self.head(features)
+
+    def open_clip_state(self) -> dict[str, Tensor]:
+        """The weights under open_clip's names."""
+        state: dict[str, Tensor] = dict(self.body.state_dict())
+        for name, value in self.head.state_dict().items():
+            state[self._projection if name == "matrix" else f"{self._projection}.{name}"] = value
+        return state
+
+    def load_open_clip_state(self, state: dict[str, Tensor]) -> None:
+        """Weights under open_clip's names."""
+        prefix = self._projection + "."
+        if self._projection in state:
+            head = {"matrix": state[self._projection]}
+        else:
+            head = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        self.head.load_state_dict(head)
+        body = {
+            k: v for k, v in state.items() if k != self._projection and not k.startswith(prefix)
+        }
+        self.body.load_state_dict(body)
+
+
+class PairModel(nn.Module):
+    """Two towers, or one for both sides where both are text.
+
+    Args:
+        towers: by kind, "image" and "text".
+        kinds: of side a and side b.
+        frozen: kinds whose body is not trained; they are fed features of it.
+    """
+
+    def __init__(
+        self, towers: dict[str, Tower], kinds: tuple[str, str], frozen: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__()
+        self.kinds, self.frozen = kinds, frozen
+        trained: dict[str, nn.Module] = {
+            kind: tower.head if kind in frozen else tower for kind, tower in towers.items()
+        }
+        self.trained = nn.ModuleDict(trained)
+
+    def forward(self, a: Tensor, b: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Features `(B, w)` and projections `(B, d)` of both sides.
+
+        Args:
+            a: inputs of side a: images `(B, 3, S, S)`, tokens `(B, L)`, or, of a frozen tower,
+                features `(B, w)`.
+            b: inputs of side b.
+        """
+        return [self.side(kind, x) for kind, x in zip(self.kinds, (a, b), strict=True)]
+
+    def side(self, kind: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `(B, w)` and projections `(B, d)` of inputs of one kind."""
+        module = self.trained[kind]
+        return (inputs, module(inputs)) if kind in self.frozen else module(inputs)
+
+
+class _Matrix(nn.Module):
+    """A projection that open_clip keeps as a bare parameter `(w, d)`."""
+
+    def __init__(self, matrix: nn.Parameter) -> None:
+        super().__init__()
+        self.matrix = matrix
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features @ self.matrix
+
+
+def _has(body: nn.Module, name: str) -> bool:
+    own = {**dict(body.named_children()), **dict(body.named_parameters(recurse=False))}
+    return isinstance(own.get(name), nn.Module | nn.Parameter)
+
+
+def regularize(head: nn.Module, dropout: float) -> None:
+    """Dropout after each activation of a head; it has no weights, so the head stays open_clip's."""
+    for name, child in head.named_children():
+        if isinstance(child, nn.Dropout):
+            child.p = 0.0
+        elif isinstance(child, nn.GELU):
+            setattr(head, name, nn.Sequential(child, nn.Dropout(dropout)))
+        else:
+            regularize(child, dropout)
+
+
+def weights_digest(module: nn.Module) -> bytes:
+    """A hash of what a module computes: its structure and weights."""
+    from hashlib import blake2b
+
+    digest = blake2b(repr(module).encode(), digest_size=16)
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return digest.digest()
