@@ -16,9 +16,11 @@ from torch.nn.functional import normalize
 
 from sogclr import (
     ClipLoss,
+    DecoupledClipLoss,
     DecoupledContrastiveLoss,
     GlobalContrastiveLoss,
     NTXentLoss,
+    SigLipLoss,
     TwoWayGlobalContrastiveLoss,
 )
 from sogclr.normalizer import NormalizerTable, surrogate_log_normalizer
@@ -31,6 +33,13 @@ from sogclr.objective import (
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 GLOBAL = [GlobalContrastiveLoss, TwoWayGlobalContrastiveLoss]
+DECOUPLED = [DecoupledContrastiveLoss, DecoupledClipLoss]
+
+# Captions of 4 images (1, 3, 2 and 1 of them) and of 5, in no particular order.
+CAPTIONS = torch.tensor([1, 0, 2, 1, 3, 1, 2])
+MORE_CAPTIONS = torch.tensor([1, 0, 4, 2, 1, 3, 2, 4])
+# No group of 5 images has more than 2, so that in a batch of 3 everyone has a negative.
+GROUP = torch.tensor([6, 0, 6, 3, 0])
 
 
 def randn(*shape, seed=0):
@@ -128,6 +137,17 @@ def test_gamma_1_of_pairs_is_decoupled_clip():
     loss = remembering(TwoWayGlobalContrastiveLoss, 9)
     actual = value_and_gradient(loss(a, b, index), a, b)
     assert_exact(actual, value_and_gradient(decoupled, a, b))
+    assert_exact(actual, value_and_gradient(DecoupledClipLoss(0.2)(a, b), a, b))
+
+
+@pytest.mark.parametrize("group", [None, torch.tensor([2, 7, 2, 7, 0])])
+def test_gamma_1_of_captions_is_decoupled_clip_and_the_objective_of_the_batch(group):
+    a, b = leaf(5, 4), leaf(5, 4, seed=1)
+    ids = torch.tensor([8, 1, 4, 0, 5]), torch.tensor([3, 19, 0, 7, 8]), group
+    loss = remembering(TwoWayGlobalContrastiveLoss, (9, 20))
+    actual = value_and_gradient(loss(a, b, *ids), a, b)
+    assert_exact(actual, value_and_gradient(DecoupledClipLoss(0.2)(a, b, *ids), a, b))
+    assert_exact(actual, value_and_gradient(two_way_objective(a, b, 0.2, group=group), a, b))
 
 
 # Unbiasedness. Every batch there is, once: sampling noise is gone, what is left is bias.
@@ -188,6 +208,50 @@ def test_exact_normalizers_make_the_two_way_gradient_unbiased(size):
     torch.testing.assert_close(mean_gradient(loss.eval()), exact, **EXACT)
 
     in_batch = table_of(TwoWayGlobalContrastiveLoss, 5, gamma_min=1.0)
+    assert relative_error(mean_gradient(in_batch), exact) > 0.05
+
+
+def caption_batches(pairing, size):
+    """All sets of images, each with all draws of one caption an image: (images, captions)."""
+    captions = [(pairing == image).nonzero().flatten().tolist() for image in pairing.unique()]
+    for images in combinations(range(len(captions)), size):
+        draws = list(product(*(captions[image] for image in images)))
+        yield [(torch.tensor(images), torch.tensor(draw)) for draw in draws]
+
+
+def mean_of_captions(evaluate, pairing, size):
+    """An image is drawn uniformly whatever the number of its captions: a mean of means."""
+    means = [
+        sum(evaluate(*batch) for batch in draws) / len(draws)
+        for draws in caption_batches(pairing, size)
+    ]
+    return sum(means) / len(means)
+
+
+@pytest.mark.parametrize(
+    ("pairing", "group", "size"),
+    [(CAPTIONS, None, 2), (CAPTIONS, None, 3), (MORE_CAPTIONS, GROUP, 3), (CAPTIONS, None, 4)],
+)
+def test_exact_normalizers_make_the_gradient_of_captions_unbiased(pairing, group, size):
+    images, captions = int(pairing.max()) + 1, len(pairing)
+    a, b = leaf(images, 4), leaf(captions, 4, seed=1)
+    _, exact = value_and_gradient(two_way_objective(a, b, 0.2, pairing, group), a, b)
+
+    def mean_gradient(loss):
+        def of_batch(image, caption):
+            means = None if group is None else group[image]
+            return loss(a[image], b[caption], image, caption, means)
+
+        return value_and_gradient(mean_of_captions(of_batch, pairing, size), a, b)[1]
+
+    loss = table_of(TwoWayGlobalContrastiveLoss, (images, captions))
+    log_g = log_two_way_normalizers(a, b, 0.2, pairing, group)
+    for table, log_g_of_side in zip(tables(loss), log_g, strict=True):
+        fill(table, log_g_of_side)
+    torch.testing.assert_close(mean_gradient(loss.eval()), exact, **EXACT)
+
+    # Even a batch of all images has only one caption of each.
+    in_batch = table_of(TwoWayGlobalContrastiveLoss, (images, captions), gamma_min=1.0)
     assert relative_error(mean_gradient(in_batch), exact) > 0.05
 
 
@@ -299,7 +363,7 @@ def test_mistake_4_small_temperatures_overflow_or_vanish(kind, tau):
         assert gradient.norm() > 1e-3
 
 
-@pytest.mark.parametrize("kind", [*GLOBAL, DecoupledContrastiveLoss])
+@pytest.mark.parametrize("kind", [*GLOBAL, *DECOUPLED])
 @pytest.mark.parametrize("size", [2, 8, 32])
 def test_mistake_6_the_value_grows_with_the_batch(kind, size):
     # Orthogonal samples: s is 1 with the positive and 0 with every negative, however many.
@@ -318,7 +382,7 @@ def test_mistake_7_the_sum_of_the_views_is_stored():
     torch.testing.assert_close(loss.normalizer.log_u[:6].exp(), mean, **EXACT)
 
 
-@pytest.mark.parametrize("kind", [*GLOBAL, DecoupledContrastiveLoss, NTXentLoss, ClipLoss])
+@pytest.mark.parametrize("kind", [*GLOBAL, *DECOUPLED, NTXentLoss, ClipLoss])
 def test_mistake_8_a_copy_is_its_own_negative(kind):
     # The copy of sample 0 is pulled by its positive, not pushed by itself: its similarity with
     # the original has no gradient. And both are averaged: neither write is the last.
@@ -329,6 +393,42 @@ def test_mistake_8_a_copy_is_its_own_negative(kind):
     assert x.grad[:, 0, 3].abs().max() == 0
     assert x.grad[:, 3, 0].abs().max() == 0
     assert x.grad[:, 0, 1].abs().min() > 0
+
+
+@pytest.mark.parametrize("same", ["image", "caption", "group"])
+@pytest.mark.parametrize(
+    "kind", [TwoWayGlobalContrastiveLoss, ClipLoss, DecoupledClipLoss, SigLipLoss]
+)
+def test_mistake_8_a_pair_that_shares_a_side_or_a_group_is_a_negative(kind, same):
+    distinct, copy = torch.tensor([5, 1, 2, 0]), torch.tensor([5, 1, 2, 5])
+    names = [copy if same == what else distinct for what in ("image", "caption", "group")]
+    loss = table_of(kind, 6) if kind in GLOBAL else kind(0.2)
+    a, b = torch.eye(4, dtype=torch.float64).repeat(2, 1, 1).requires_grad_()
+    for x in torch.autograd.grad(loss(a, b, *names), (a, b)):
+        # Of orthogonal rows each is pushed along those that it is compared with.
+        assert x[0, 3] == x[3, 0] == 0
+        assert x[0, 1] > 0
+        assert x[3, 1] > 0
+
+
+@pytest.mark.parametrize("same", ["image", "caption"])
+def test_mistake_8_the_last_of_two_captions_wins(same):
+    # One visit of the row that occurs twice, at the mean of its two estimates.
+    distinct, copy = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 2, 0])
+    index, index_b = (copy, distinct) if same == "image" else (distinct, copy)
+    loss = table_of(TwoWayGlobalContrastiveLoss, (4, 4))
+    a, b = (normalize(x, dim=1) for x in randn(2, 4, 8))
+    loss(a, b, index, index_b)
+    g = (a @ b.T / 0.2).exp().masked_fill(copy[:, None] == copy[None, :], 0)
+    count = torch.tensor([2, 3, 3, 2])
+    for table, ids, own in zip(tables(loss), (index, index_b), (g, g.T), strict=True):
+        estimate = own.sum(dim=1) / count
+        if ids is copy:
+            expected = [(estimate[0] + estimate[3]) / 2, estimate[1], estimate[2], 0]
+        else:
+            expected = estimate
+        assert table.visits[:4].tolist() == [int(value > 0) for value in expected]
+        assert table.log_u[:4].exp().tolist() == pytest.approx([float(g) for g in expected])
 
 
 def test_mistake_8_the_last_copy_wins():
@@ -351,6 +451,35 @@ def test_mistake_9_ids_wrap_or_fail_late(kind, bad):
     for table in tables(loss):
         assert not table.visits.any()
         assert (table.log_u == -math.inf).all()
+
+
+@pytest.mark.parametrize("bad", [-1, 6, 7])
+@pytest.mark.parametrize("side", ["index", "index_b"])
+def test_mistake_9_ids_of_either_side_wrap_or_fail_late(side, bad):
+    # Captions go further than images: what is an id on one side is none on the other.
+    sizes = {"index": 6, "index_b": 20} if side == "index" else {"index": 20, "index_b": 6}
+    loss = table_of(TwoWayGlobalContrastiveLoss, tuple(sizes.values()))
+    ids = {"index": torch.tensor([0, 1, 2]), "index_b": torch.tensor([0, 1, 2])}
+    ids[side][1] = bad
+    with pytest.raises(IndexError, match=rf"sample id {bad} is outside \[0, 6\)"):
+        loss(randn(3, 4), randn(3, 4, seed=1), **ids)
+    for table in tables(loss):
+        assert not table.visits.any()
+        assert (table.log_u == -math.inf).all()
+
+
+def test_mistake_9_invalid_captions_on_an_accelerator_touch_no_row(monkeypatch):
+    # A compiling CPU takes the path of ids that are on a device already.
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    loss = table_of(TwoWayGlobalContrastiveLoss, (4, 9))
+    loss(*randn(2, 3, 4), torch.tensor([3, 0, 1]), torch.tensor([4, 9, 8]))
+    assert [table.visits[:-1].nonzero().flatten().tolist() for table in tables(loss)] == [
+        [0, 1, 3],
+        [4, 8],
+    ]
+    with pytest.raises(IndexError, match=r"1 sample ids were outside \[0, 9\)"):
+        loss.check()
+    loss.check()
 
 
 @pytest.mark.parametrize("bad", [-1, 6])

@@ -9,25 +9,46 @@ from torch.nn.functional import cross_entropy, normalize
 
 from sogclr import (
     ClipLoss,
+    DecoupledClipLoss,
     DecoupledContrastiveLoss,
     GlobalContrastiveLoss,
     NTXentLoss,
+    SigLipLoss,
     TwoWayGlobalContrastiveLoss,
 )
 
 GLOBAL = [GlobalContrastiveLoss, TwoWayGlobalContrastiveLoss]
-IN_BATCH = [NTXentLoss, DecoupledContrastiveLoss, ClipLoss]
-TWO_WAY = {TwoWayGlobalContrastiveLoss, ClipLoss}
+IN_BATCH = [NTXentLoss, DecoupledContrastiveLoss, ClipLoss, DecoupledClipLoss]
+TWO_WAY = {TwoWayGlobalContrastiveLoss, ClipLoss, DecoupledClipLoss}
 POSITIVE_IN_NORMALIZER = {NTXentLoss, ClipLoss}
 
 DISTINCT = [4, 0, 2, 7, 5]
 TWICE = [4, 0, 4, 7, 0]
 NUM_SAMPLES = 8
+NUM_CAPTIONS = 15
+
+# Batches of pairs by who the images are, who the captions are, and what means the same.
+PAIRS = {
+    "captions": ([4, 0, 2, 7, 5], [9, 1, 5, 14, 11], None),
+    "an image twice": ([4, 0, 4, 7, 0], [9, 1, 8, 14, 0], None),
+    "a caption twice": ([1, 2, 3, 4, 5], [3, 3, 6, 9, 11], None),
+    "a pair twice": ([1, 2, 3, 1, 5], [3, 4, 6, 3, 11], None),
+    "groups": ([4, 0, 2, 7, 5], [9, 1, 5, 14, 11], [0, 0, -3, 40, -3]),
+    "groups without captions": ([4, 0, 2, 7, 5], None, [0, 0, -3, 40, -3]),
+    "all at once": ([4, 0, 4, 7, 5], [9, 1, 8, 1, 11], [6, 3, 1, 6, 0]),
+    # The first of image 4 has a negative, the second has none.
+    "negatives of one copy": ([4, 4, 1], [9, 8, 8], None),
+}
 
 make_loss = pytest.mark.parametrize("kind", [*GLOBAL, *IN_BATCH])
+make_any = pytest.mark.parametrize("kind", [*GLOBAL, *IN_BATCH, SigLipLoss])
 make_global = pytest.mark.parametrize("kind", GLOBAL)
 make_in_batch = pytest.mark.parametrize("kind", IN_BATCH)
+make_two_way = pytest.mark.parametrize(
+    "kind", [TwoWayGlobalContrastiveLoss, ClipLoss, DecoupledClipLoss, SigLipLoss]
+)
 batches = pytest.mark.parametrize("index", [DISTINCT, TWICE], ids=["distinct", "twice"])
+pairs = pytest.mark.parametrize("ids", PAIRS.values(), ids=PAIRS)
 
 
 def make(kind, **settings):
@@ -44,9 +65,13 @@ def features(size=5, width=6, seed=0, dtype=torch.float64):
     return [side.to(dtype).requires_grad_() for side in pair]
 
 
-def evaluate(loss, pair, index, **arguments):
+def tensors(ids):
+    return [None if name is None else torch.tensor(name) for name in ids]
+
+
+def evaluate(loss, pair, *ids, **arguments):
     """The value of the loss and its gradient by both sides, stacked."""
-    value = loss(*pair, index, **arguments)
+    value = loss(*pair, *ids, **arguments)
     return value.detach(), torch.stack(torch.autograd.grad(value, pair))
 
 
@@ -61,16 +86,21 @@ def gradient_error(actual, expected, pair):
     return ((actual.double() - expected).norm() / scale).item()
 
 
-def anchors(kind, first, second, index):
+def absent(i, j, *ids):
+    """Whether two rows share an id on either side, or a group."""
+    return any(name is not None and name[i] == name[j] for name in ids)
+
+
+def anchors(kind, first, second, *ids):
     """(side, position, positive, negatives) of every anchor: similarities, one by one."""
     first, second = (
         [row / row.square().sum().sqrt() for row in side.double()] for side in (first, second)
     )
     for side, (own, other) in enumerate([(first, second), (second, first)]):
-        for i in range(len(index)):
+        for i in range(len(first)):
             negatives = []
-            for j in range(len(index)):
-                if index[j] != index[i]:
+            for j in range(len(first)):
+                if not absent(i, j, *ids):
                     negatives.append((own[i] * other[j]).sum())
                     if kind not in TWO_WAY:
                         negatives.append((own[i] * own[j]).sum())
@@ -81,13 +111,26 @@ def mean_exp(similarities, tau):
     return sum((s / tau).exp() for s in similarities) / len(similarities)
 
 
-def in_batch_by_loops(kind, pair, index, tau):
+def in_batch_by_loops(kind, pair, tau, *ids):
     terms = []
-    for _, _, positive, negatives in anchors(kind, *pair, index):
+    for _, _, positive, negatives in anchors(kind, *pair, *ids):
         if kind in POSITIVE_IN_NORMALIZER:
             negatives = [*negatives, positive]
-        terms.append(-positive + tau * mean_exp(negatives, tau).log())
+        terms.append(-positive + (tau * mean_exp(negatives, tau).log() if negatives else 0))
     return sum(terms) / len(terms)
+
+
+def siglip_by_loops(pair, scale, bias, *ids):
+    """As published: minus the mean over images of the sum over texts of log sigmoid."""
+    a, b = ([row / row.square().sum().sqrt() for row in side] for side in pair)
+    total = 0.0
+    for i in range(len(a)):
+        for j in range(len(b)):
+            if i != j and absent(i, j, *ids):
+                continue
+            z = 1 if i == j else -1
+            total += -(1 / (1 + (-z * (scale * (a[i] * b[j]).sum() + bias)).exp())).log()
+    return total / len(a)
 
 
 class GlobalByLoops:
@@ -97,26 +140,41 @@ class GlobalByLoops:
         self.kind, self.tau, self.gamma_min = kind, tau, gamma_min
         self.u, self.visits = defaultdict(float), defaultdict(int)
 
-    def key(self, side, i, index, views):
+    def key(self, side, i, index, index_b, views):
         if views is not None:
             return index[i], views[side][i]
-        return (side, index[i]) if self.kind in TWO_WAY else index[i]
+        if self.kind not in TWO_WAY:
+            return index[i]
+        return side, (index if side == 0 or index_b is None else index_b)[i]
 
-    def __call__(self, pair, index, views=None):
+    def __call__(self, pair, index, index_b=None, group=None, views=None):
         """Value and gradient: alignment, plus tau (ĝ/u) grad log ĝ = (tau/u) grad ĝ."""
         estimates, terms = defaultdict(list), []
-        for side, i, positive, negatives in anchors(self.kind, *pair, index):
-            key = self.key(side, i, index, views)
-            g = mean_exp(negatives, self.tau)
-            estimates[key].append(g.item())
+        for side, i, positive, negatives in anchors(self.kind, *pair, index, index_b, group):
+            key = self.key(side, i, index, index_b, views)
+            g = mean_exp(negatives, self.tau) if negatives else None
+            if negatives:
+                estimates[key].append(g.item())
             terms.append((key, positive, g))
         for key, values in estimates.items():
             self.visits[key] += 1
             gamma = max(self.gamma_min, 1 / self.visits[key])
             self.u[key] = (1 - gamma) * self.u[key] + gamma * sum(values) / len(values)
-        value = sum(-s + self.tau * math.log(self.u[key]) for key, s, _ in terms) / len(terms)
-        surrogate = sum(-s + self.tau * g / self.u[key] for key, s, g in terms) / len(terms)
+        value = surrogate = 0.0
+        for key, positive, g in terms:
+            value += -positive + (0 if g is None else self.tau * math.log(self.u[key]))
+            surrogate += -positive + (0 if g is None else self.tau * g / self.u[key])
+        value, surrogate = value / len(terms), surrogate / len(terms)
         return value.detach(), torch.stack(torch.autograd.grad(surrogate, pair))
+
+    def assert_same_tables(self, loss):
+        two_way = self.kind in TWO_WAY
+        tables = [loss.normalizer_a, loss.normalizer_b] if two_way else [loss.normalizer]
+        assert sum(int(table.visits.sum()) for table in tables) == sum(self.visits.values())
+        for key, visits in self.visits.items():
+            side, row = key if two_way else (0, key)
+            assert tables[side].visits[row] == visits
+            assert tables[side].log_u[row].exp().item() == pytest.approx(self.u[key])
 
 
 @batches
@@ -124,7 +182,7 @@ class GlobalByLoops:
 def test_in_batch_losses_are_their_loops(kind, index):
     pair = features()
     value, gradient = evaluate(kind(0.2), pair, torch.tensor(index))
-    expected = in_batch_by_loops(kind, pair, index, tau=0.2)
+    expected = in_batch_by_loops(kind, pair, 0.2, index)
     torch.testing.assert_close(value, expected.detach())
     torch.testing.assert_close(gradient, torch.stack(torch.autograd.grad(expected, pair)))
 
@@ -139,11 +197,96 @@ def test_global_losses_are_their_loops(kind):
         expected, expected_gradient = by_loops(pair, index)
         torch.testing.assert_close(value, expected)
         torch.testing.assert_close(gradient, expected_gradient)
-    tables = [loss.normalizer_a, loss.normalizer_b] if kind in TWO_WAY else [loss.normalizer]
-    for key, visits in by_loops.visits.items():
-        side, row = key if kind in TWO_WAY else (0, key)
-        assert tables[side].visits[row] == visits
-        assert tables[side].log_u[row].exp().item() == pytest.approx(by_loops.u[key])
+    by_loops.assert_same_tables(loss)
+
+
+def make_captioned(**settings):
+    settings = {"temperature": 0.2, "gamma_min": 0.3, "dtype": torch.float64, **settings}
+    return TwoWayGlobalContrastiveLoss((NUM_SAMPLES, NUM_CAPTIONS), **settings)
+
+
+@pairs
+def test_global_loss_of_captions_and_groups_is_its_loop(ids):
+    # An image that comes with two captions counts one visit, their mean; each caption its own.
+    kind = TwoWayGlobalContrastiveLoss
+    loss, by_loops = make_captioned(), GlobalByLoops(kind, 0.2, 0.3)
+    for step, names in enumerate([PAIRS["captions"], ids, PAIRS["an image twice"], ids]):
+        pair = features(len(names[0]), seed=step)
+        value, gradient = evaluate(loss, pair, *tensors(names))
+        expected, expected_gradient = by_loops(pair, *names)
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(gradient, expected_gradient)
+    by_loops.assert_same_tables(loss)
+
+
+@pairs
+@pytest.mark.parametrize("kind", [ClipLoss, DecoupledClipLoss])
+def test_in_batch_losses_of_captions_and_groups_are_their_loops(kind, ids):
+    pair = features(len(ids[0]))
+    value, gradient = evaluate(kind(0.2), pair, *tensors(ids))
+    expected = in_batch_by_loops(kind, pair, 0.2, *ids)
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(gradient, torch.stack(torch.autograd.grad(expected, pair)))
+
+
+@pairs
+def test_siglip_is_its_loop(ids):
+    # A bias at which positives and negatives weigh alike, unlike the published start.
+    pair, loss = features(len(ids[0])), SigLipLoss(0.5, bias=-1.0).double()
+    inputs = [*pair, *loss.parameters()]
+    scale = loss.log_scale.exp()
+    value, expected = loss(*pair, *tensors(ids)), siglip_by_loops(pair, scale, loss.bias, *ids)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(value, inputs), torch.autograd.grad(expected, inputs)
+    )
+
+
+def test_siglip_starts_as_published():
+    pair = features()
+    torch.testing.assert_close(
+        SigLipLoss().double()(*pair),
+        siglip_by_loops(pair, 10.0, -10.0, range(5)),
+        rtol=1e-6,
+        atol=0,
+    )
+
+
+@make_two_way
+def test_ids_of_the_other_side_are_the_same_by_default(kind):
+    one, other, index = make(kind), make(kind), torch.tensor(TWICE)
+    for step in range(3):
+        pair = features(seed=step)
+        value, gradient = evaluate(one, pair, index)
+        # Groups add to what the ids say, and take nothing from it.
+        told = {"index_b": index.int(), "group": torch.arange(5)}
+        told_value, told_gradient = evaluate(other, pair, index, **told)
+        assert torch.equal(told_value, value)
+        assert torch.equal(told_gradient, gradient)
+    torch.testing.assert_close(dict(other.state_dict()), dict(one.state_dict()), rtol=0, atol=0)
+
+
+def test_one_number_of_samples_is_that_of_both_sides():
+    one, other = make(TwoWayGlobalContrastiveLoss), make_captioned()
+    assert one.num_samples == (NUM_SAMPLES, NUM_SAMPLES)
+    assert [len(one.normalizer_a.visits), len(one.normalizer_b.visits)] == [NUM_SAMPLES + 1] * 2
+    assert other.num_samples == (NUM_SAMPLES, NUM_CAPTIONS)
+    assert len(other.normalizer_a.visits) == NUM_SAMPLES + 1
+    assert len(other.normalizer_b.visits) == NUM_CAPTIONS + 1
+
+
+@pytest.mark.parametrize("frozen", [0, 1], ids=["a", "b"])
+@make_two_way
+def test_a_frozen_side_leaves_the_gradient_of_the_other(kind, frozen):
+    one, other, index = make(kind), make(kind), torch.tensor(TWICE)
+    for step in range(3):
+        pair = features(seed=step)
+        value, gradient = evaluate(one, pair, index)
+        half = [side.detach().requires_grad_(i != frozen) for i, side in enumerate(pair)]
+        half_value = other(*half, index)
+        [half_gradient] = torch.autograd.grad(half_value, half[1 - frozen])
+        torch.testing.assert_close(half_value.detach(), value)
+        torch.testing.assert_close(half_gradient, gradient[1 - frozen])
 
 
 def test_a_normalizer_for_every_view_is_its_loop():
@@ -153,7 +296,7 @@ def test_a_normalizer_for_every_view_is_its_loop():
     for step, index in enumerate([DISTINCT, TWICE, DISTINCT, TWICE]):
         pair, views = features(seed=step), torch.randint(3, (2, 5), generator=generator)
         value, gradient = evaluate(loss, pair, torch.tensor(index), views=tuple(views))
-        expected, expected_gradient = by_loops(pair, index, views.tolist())
+        expected, expected_gradient = by_loops(pair, index, views=views.tolist())
         torch.testing.assert_close(value, expected)
         torch.testing.assert_close(gradient, expected_gradient)
 
@@ -214,7 +357,12 @@ def test_clip_as_published():
 def test_scales_differ_by_tau_and_the_count(kind):
     B, tau, index = 5, 0.2, torch.tensor(DISTINCT)
     # The in-batch losses sum over candidates; a moving average knows no number of them.
-    count = {NTXentLoss: 2 * B - 1, DecoupledContrastiveLoss: 2 * (B - 1), ClipLoss: B}.get(kind, 1)
+    count = {
+        NTXentLoss: 2 * B - 1,
+        DecoupledContrastiveLoss: 2 * (B - 1),
+        ClipLoss: B,
+        DecoupledClipLoss: B - 1,
+    }.get(kind, 1)
     one, other = make(kind, temperature=tau), make(kind, temperature=tau, scale="cross-entropy")
     for step in range(3):
         value, gradient = evaluate(one, features(seed=step), index)
@@ -224,7 +372,7 @@ def test_scales_differ_by_tau_and_the_count(kind):
 
 
 @batches
-@make_loss
+@make_any
 def test_order_of_the_batch_does_not_matter(kind, index):
     one, other = make(kind), make(kind)
     order, index = torch.tensor([3, 0, 4, 1, 2]), torch.tensor(index)
@@ -238,14 +386,29 @@ def test_order_of_the_batch_does_not_matter(kind, index):
     torch.testing.assert_close(dict(other.state_dict()), dict(one.state_dict()))
 
 
-@make_in_batch
+@pytest.mark.parametrize("kind", [*IN_BATCH, SigLipLoss])
 def test_samples_are_distinct_by_default(kind):
     pair = features()
     assert torch.equal(kind()(*pair), kind()(*pair, torch.tensor(DISTINCT)))
 
 
+@pairs
+def test_order_of_captions_and_groups_does_not_matter(ids):
+    one, other = make_captioned(), make_captioned()
+    order = torch.arange(len(ids[0])).roll(2)
+    for step in range(3):
+        pair, names = features(len(order), seed=step), tensors(ids)
+        value, gradient = evaluate(one, pair, *names)
+        shuffled = [side.detach()[order].requires_grad_() for side in pair]
+        names = [name if name is None else name[order] for name in names]
+        shuffled_value, shuffled_gradient = evaluate(other, shuffled, *names)
+        torch.testing.assert_close(shuffled_value, value)
+        torch.testing.assert_close(shuffled_gradient, gradient[:, order])
+    torch.testing.assert_close(dict(other.state_dict()), dict(one.state_dict()))
+
+
 @pytest.mark.parametrize("index", [[3], [3, 3, 3]], ids=["batch of one", "one sample"])
-@pytest.mark.parametrize("kind", [*GLOBAL, DecoupledContrastiveLoss])
+@pytest.mark.parametrize("kind", [*GLOBAL, DecoupledContrastiveLoss, DecoupledClipLoss])
 def test_without_negatives_only_alignment_is_left(kind, index):
     loss = make(kind)
     if kind in GLOBAL:  # the sample has a normalizer worth keeping
@@ -270,7 +433,7 @@ def test_positive_alone_in_the_normalizer_is_certain(kind):
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@make_loss
+@make_any
 def test_low_precision_features_are_computed_in_float32(kind, dtype, autocast):
     loss, exact = make(kind, dtype=torch.float32) if kind in GLOBAL else make(kind), make(kind)
     index = torch.tensor(DISTINCT)
@@ -287,7 +450,7 @@ def test_low_precision_features_are_computed_in_float32(kind, dtype, autocast):
         assert gradient_error(gradient, expected_gradient, pair) < torch.finfo(dtype).eps / 2 + 1e-5
 
 
-@make_loss
+@make_any
 def test_float64_stays_float64(kind):
     assert make(kind)(*features(), torch.tensor(DISTINCT)).dtype == torch.float64
 
@@ -313,7 +476,7 @@ def test_every_temperature_in_float32(kind, tau, dtype):
 
 
 @pytest.mark.parametrize("temperature", [0.0, -0.1, math.nan, math.inf])
-@make_loss
+@make_any
 def test_temperature_is_positive(kind, temperature):
     with pytest.raises(ValueError, match="temperature must be a positive number"):
         make(kind, temperature=temperature)
@@ -329,11 +492,20 @@ def test_unknown_scale(kind):
     ("first", "second", "ids"),
     [((4, 3), (5, 3), 4), ((4, 3), (4, 2), 4), ((4, 3), (4, 3), 5), ((2, 4, 3), (2, 4, 3), 2)],
 )
-@make_loss
+@make_any
 def test_shapes_match(kind, first, second, ids):
     loss = make(kind)
     with pytest.raises(ValueError, match="expected features"):
         loss(torch.ones(first), torch.ones(second), torch.arange(ids))
+    assert all(not table.visits.any() for table in loss.modules() if hasattr(table, "visits"))
+
+
+@pytest.mark.parametrize("wrong", ["index_b", "group"])
+@make_two_way
+def test_ids_of_pairs_match_the_batch(kind, wrong):
+    loss = make(kind)
+    with pytest.raises(ValueError, match="expected features"):
+        loss(*features(), torch.arange(5), **{wrong: torch.arange(4)})
     assert all(not table.visits.any() for table in loss.modules() if hasattr(table, "visits"))
 
 

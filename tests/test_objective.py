@@ -18,6 +18,9 @@ from sogclr.objective import (
 TEMPERATURES = [0.002, 0.1, 1.0]
 # Partners per row of a: 1, 3 and 2, in no particular order.
 PAIRING = torch.tensor([1, 0, 2, 1, 2, 1])
+# Five rows of a with 2, 1, 3, 1 and 2 partners, and groups whose names mean nothing.
+MANY = torch.tensor([2, 0, 4, 2, 3, 0, 1, 4, 2])
+GROUP = torch.tensor([7, -2, 7, 3, -2])
 
 
 def randn(*shape, seed=0):
@@ -48,20 +51,32 @@ def two_view_by_loops(features, tau, version):
     return -fmean(positives) + tau * fmean(log_normalizers)
 
 
-def two_way_by_loops(a, b, tau, pairing):
+def two_way_normalizers_by_loops(a, b, tau, pairing, group):
+    """g of every row of either side, and the partners of every row of a."""
     a, b = ([unit(row) for row in side.tolist()] for side in (a, b))
-    partners = [[b[k] for k, owner in enumerate(pairing) if owner == i] for i in range(len(a))]
+    n = len(a)
+    partners = [[k for k, owner in enumerate(pairing) if owner == i] for i in range(n)]
+    others = [[j for j in range(n) if group[j] != group[i]] for i in range(n)]
+    # Drawing a row of a, then one of its partners, is a mean of means.
+    g_a = [
+        fmean(fmean(math.exp(dot(a[i], b[k]) / tau) for k in partners[j]) for j in others[i])
+        for i in range(n)
+    ]
+    g_b = [
+        fmean(math.exp(dot(a[j], b[k]) / tau) for j in others[owner])
+        for k, owner in enumerate(pairing)
+    ]
+    return g_a, g_b, partners
+
+
+def two_way_by_loops(a, b, tau, pairing, group=None):
+    group = range(len(a)) if group is None else group
+    g_a, g_b, partners = two_way_normalizers_by_loops(a, b, tau, pairing, group)
+    a, b = ([unit(row) for row in side.tolist()] for side in (a, b))
     total = 0.0
     for i in range(len(a)):
-        others = [j for j in range(len(a)) if j != i]
-        # Drawing a row of a, then one of its partners, is a mean of means.
-        g_a = fmean(fmean(math.exp(dot(a[i], z) / tau) for z in partners[j]) for j in others)
-        total += tau / 2 * math.log(g_a)
-        of_partners = []
-        for z in partners[i]:
-            g_b = fmean(math.exp(dot(a[j], z) / tau) for j in others)
-            of_partners.append(-dot(a[i], z) + tau / 2 * math.log(g_b))
-        total += fmean(of_partners)
+        of_partners = [-dot(a[i], b[k]) + tau / 2 * math.log(g_b[k]) for k in partners[i]]
+        total += tau / 2 * math.log(g_a[i]) + fmean(of_partners)
     return total / len(a)
 
 
@@ -93,6 +108,38 @@ def test_partners_share_the_weight_of_their_row(tau):
     assert two_way_objective(a, b, tau, PAIRING).item() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("tau", TEMPERATURES)
+def test_a_group_holds_no_negatives(tau):
+    a, b = randn(5, 4), randn(len(MANY), 4, seed=1)
+    g_a, g_b, _ = two_way_normalizers_by_loops(a, b, tau, MANY.tolist(), GROUP.tolist())
+    log_g_a, log_g_b = log_two_way_normalizers(a, b, tau, MANY, GROUP)
+    assert log_g_a.tolist() == pytest.approx([math.log(g) for g in g_a], rel=1e-12)
+    assert log_g_b.tolist() == pytest.approx([math.log(g) for g in g_b], rel=1e-12)
+    expected = two_way_by_loops(a, b, tau, MANY.tolist(), GROUP.tolist())
+    assert two_way_objective(a, b, tau, MANY, GROUP).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("tau", TEMPERATURES)
+def test_a_group_needs_no_pairing(tau):
+    a, b = randn(5, 4), randn(5, 4, seed=1)
+    expected = two_way_by_loops(a, b, tau, range(5), GROUP.tolist())
+    assert two_way_objective(a, b, tau, group=GROUP).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("names", [[0, 1, 2, 3, 4], [9, 2, -5, 0, 4]])
+def test_every_row_by_itself_is_the_default_group(names):
+    a, b, group = randn(5, 4), randn(len(MANY), 4, seed=1), torch.tensor(names)
+    assert torch.equal(
+        two_way_objective(a, b, 0.1, MANY, group), two_way_objective(a, b, 0.1, MANY)
+    )
+    for one, other in zip(
+        log_two_way_normalizers(a, b, 0.1, MANY, group),
+        log_two_way_normalizers(a, b, 0.1, MANY),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+
+
 def test_repeating_a_partner_changes_nothing():
     a, b = randn(4, 3), randn(4, 3, seed=1)
     repeated = torch.tensor([0, 1, 1, 1, 2, 3, 3])
@@ -122,26 +169,34 @@ def test_jensen(seed):
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_two_view_gradient(version):
     features = randn(4, 2, 3).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: two_view_objective(x, 0.3, version), features)
+    tau = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda x, tau: two_view_objective(x, tau, version), (features, tau)
+    )
 
 
+@pytest.mark.parametrize("group", [None, torch.tensor([4, 0, 4])])
 @pytest.mark.parametrize("pairing", [None, PAIRING])
-def test_two_way_gradient(pairing):
-    a = randn(3, 3).requires_grad_()
-    b = randn(3 if pairing is None else len(pairing), 3, seed=1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, y: two_way_objective(x, y, 0.3, pairing), (a, b))
+def test_two_way_gradient(pairing, group):
+    a, b = randn(3, 3), randn(3 if pairing is None else len(pairing), 3, seed=1)
+    tau = torch.tensor(0.3, dtype=torch.float64)  # learned, in some losses
+    inputs = [tensor.requires_grad_() for tensor in (a, b, tau)]
+    assert torch.autograd.gradcheck(lambda *x: two_way_objective(*x, pairing, group), inputs)
+    assert torch.autograd.gradcheck(lambda *x: log_two_way_normalizers(*x, pairing, group), inputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dtype_is_kept(dtype):
     features, b = randn(3, 2, 4).to(dtype), randn(len(PAIRING), 4, seed=1).to(dtype)
-    a = features[:, 0]
+    a, group = features[:, 0], torch.tensor([1, 1, 0])
     outputs = [
         two_view_objective(features, 0.1, "v1"),
         two_view_objective(features, 0.1, "v2"),
         log_two_view_normalizers(features, 0.1),
         two_way_objective(a, b, 0.1, PAIRING),
         *log_two_way_normalizers(a, b, 0.1, PAIRING),
+        two_way_objective(a, b, 0.1, PAIRING, group),
+        *log_two_way_normalizers(a, b, 0.1, PAIRING, group),
     ]
     assert {output.dtype for output in outputs} == {dtype}
 

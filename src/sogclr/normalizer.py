@@ -16,6 +16,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .per_sample import PerSample
+
 __all__ = [
     "InBatchNormalizer",
     "Normalizer",
@@ -94,7 +96,7 @@ class InBatchNormalizer(Normalizer):
         return log_g.detach()
 
 
-class NormalizerTable(Normalizer):
+class NormalizerTable(PerSample, Normalizer):
     """log u and the number of visits of every row, a row being a sample (or a view of one).
 
         log u <- log( (1 - gamma) u + gamma ĝ ),   gamma = step_size(visits)
@@ -216,15 +218,7 @@ class NormalizerTable(Normalizer):
         self.invalid += (~valid).sum()
         return torch.where(valid, index, self.num_rows)
 
-    # The signatures of the two overridden hooks are torch's, which leaves them untyped.
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        # .half() and .to(dtype) arrive here; log u must survive them unrounded.
-        log_u = self.log_u
-        super()._apply(fn, recurse)
-        if self.log_u.dtype != log_u.dtype:
-            self.log_u = log_u.to(self.log_u.device)
-        return self
-
+    # The signature of the overridden hook is torch's, which leaves it untyped.
     def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
         self.check()
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -269,13 +263,15 @@ def move_ids(ids: Tensor, device: torch.device) -> Tensor:
 def _mean_over_equal_rows(rows: Tensor, log_g: Tensor) -> Tensor:
     """log of the mean of exp(log_g) over all entries with the same row, `(M,)` to `(M,)`.
 
-    A dense comparison rather than a scatter: floating scatter-adds are not deterministic. Sorted
-    first, so that a batch in another order gives the same bits.
+    Entries of -inf, anchors without negatives, are no estimates and do not count. A dense
+    comparison rather than a scatter: floating scatter-adds are not deterministic. Sorted first,
+    so that a batch in another order gives the same bits.
     """
     order = log_g.argsort()
     order = order[rows[order].argsort(stable=True)]
     rows, log_g = rows[order], log_g[order]
     same = rows[:, None] == rows[None, :]  # (M, M)
     log_sum = torch.where(same, log_g[None, :], -math.inf).logsumexp(dim=1)
-    log_mean = log_sum - same.sum(dim=1).to(log_g.dtype).log()
+    count = (same & (log_g != -math.inf)).sum(dim=1).clamp(min=1)
+    log_mean = log_sum - count.to(log_g.dtype).log()
     return torch.empty_like(log_mean).index_copy_(0, order, log_mean)

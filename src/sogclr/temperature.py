@@ -19,6 +19,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .per_sample import PerSample
+
 __all__ = [
     "ConstantTemperature",
     "IndividualTemperature",
@@ -113,7 +115,7 @@ class LearnedTemperature(Temperature):
         return f"minimizes {aim}, minimum={self.minimum:g}"
 
 
-class IndividualTemperature(Temperature):
+class IndividualTemperature(PerSample, Temperature):
     """iSogCLR: every sample (of either side) has its own tau, minimizing F + rho tau.
 
     Samples with many near neighbours end with a larger tau than those that stand alone. Not
@@ -150,7 +152,7 @@ class IndividualTemperature(Temperature):
         super().__init__()
         _check_rho(rho)
         _check_bounds(minimum, initial, maximum)
-        if learning_rate <= 0:
+        if not 0 < learning_rate < math.inf:
             raise ValueError(f"learning_rate of tau must be above 0, got {learning_rate}")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
@@ -188,11 +190,12 @@ class IndividualTemperature(Temperature):
 
         Args:
             rows: `(M,)` int64.
-            gradient: `(M,)` dF/dtau; a row where it is not finite stays as it is.
+            gradient: `(M,)` dF/dtau; where it is not finite (an anchor without negatives) it
+                does not count, and a row without any stays as it is.
         """
-        same = rows[:, None] == rows[None, :]  # (M, M)
+        counted = (rows[:, None] == rows[None, :]) & gradient.isfinite()  # (M, M)
         # A dense comparison: floating scatter-adds are not deterministic.
-        mean = torch.where(same, gradient[None, :], 0).sum(dim=1) / same.sum(dim=1)
+        mean = torch.where(counted, gradient[None, :], 0).sum(dim=1) / counted.sum(dim=1)
         before, velocity = self.tau[rows], self.velocity[rows]
         slope = (mean + self.rho).to(before.dtype)
         moved = self.momentum * velocity + (1 - self.momentum) * slope
@@ -231,7 +234,7 @@ def _check_rho(rho: float | None) -> None:
 
 
 def _check_bounds(minimum: float, initial: float, maximum: float) -> None:
-    if not 0 < minimum <= initial <= maximum:
+    if not (0 < minimum <= initial <= maximum and math.isfinite(initial)):
         raise ValueError(
             f"temperature must be a positive number within its bounds, "
             f"got {initial} in [{minimum}, {maximum}]"

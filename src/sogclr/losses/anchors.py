@@ -76,15 +76,15 @@ class ContrastiveLoss(nn.Module):
         if temperature.learns():
             slope = _slope(logits, log_sum, log_g, log_u)
             temperature.learn(temperature_rows, torch.where(has_negatives, slope, math.nan))
-        if self.scale == "cross-entropy" and self.sum_when_cross_entropy:
-            log_g, log_u = log_g + log_count, log_u + log_count
         log_u = torch.where(has_negatives, log_u, log_g.detach())
         term = surrogate_log_normalizer(log_g, log_u, tau)
         loss = torch.where(has_negatives, term, 0.0) - aligned
         loss = temperature.objective(loss, tau)
         if self.scale == "temperature":
             return loss
-        return loss / (tau.detach() if isinstance(tau, Tensor) else tau)
+        loss = loss / (tau.detach() if isinstance(tau, Tensor) else tau)
+        # After all that depends on tau: how many candidates there are does not pull at it.
+        return loss + log_count if self.sum_when_cross_entropy else loss
 
 
 @torch.no_grad()
