@@ -408,16 +408,17 @@ def test_order_of_captions_and_groups_does_not_matter(ids):
 
 
 @pytest.mark.parametrize("index", [[3], [3, 3, 3]], ids=["batch of one", "one sample"])
+@pytest.mark.parametrize("scale", ["temperature", "cross-entropy"])
 @pytest.mark.parametrize("kind", [*GLOBAL, DecoupledContrastiveLoss, DecoupledClipLoss])
-def test_without_negatives_only_alignment_is_left(kind, index):
-    loss = make(kind)
+def test_without_negatives_only_alignment_is_left(kind, scale, index):
+    loss = make(kind, temperature=0.2, scale=scale)
     if kind in GLOBAL:  # the sample has a normalizer worth keeping
         evaluate(loss, features(), torch.tensor([*DISTINCT[:4], 3]))
     before = {name: tensor.clone() for name, tensor in loss.state_dict().items()}
     pair = features(len(index), seed=1)
     with torch.autograd.set_detect_anomaly(True):  # not even a NaN that a mask would hide
         value, gradient = evaluate(loss, pair, torch.tensor(index))
-    expected = -torch.cosine_similarity(*pair).mean()
+    expected = -torch.cosine_similarity(*pair).mean() / (1 if scale == "temperature" else 0.2)
     torch.testing.assert_close(value, expected.detach())
     torch.testing.assert_close(gradient, torch.stack(torch.autograd.grad(expected, pair)))
     for name, tensor in loss.state_dict().items():

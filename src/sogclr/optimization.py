@@ -58,7 +58,8 @@ def build_optimizer(model: nn.Module, loss: nn.Module, recipe: Recipe) -> torch.
     """
     from timm.optim import create_optimizer_v2
 
-    options: dict[str, Any] = {"momentum": 0.9} if recipe.optimizer != "adamw" else {}
+    # Fused: one pass over the weights instead of a dozen, a third of a small model's step.
+    options: dict[str, Any] = {"fused": True} if recipe.optimizer == "adamw" else {"momentum": 0.9}
     optimizer = create_optimizer_v2(
         model,
         opt=recipe.optimizer,

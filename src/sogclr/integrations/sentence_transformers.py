@@ -16,6 +16,7 @@ Two things have to get through a trainer that knows nothing of them:
 
 import warnings
 from collections.abc import Iterable
+from functools import partial
 from itertools import accumulate
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -157,6 +158,10 @@ class GlobalContrastiveLoss(nn.Module):
     def citation(self) -> str:
         return CITATION
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        _losses.add(self)  # copies and what was pickled come by this way
+
     def _embed(self, columns: list[dict[str, Tensor]]) -> list[Tensor]:
         return [self.model(features)["sentence_embedding"] for features in columns]
 
@@ -179,18 +184,11 @@ class _TableInCheckpoints(TrainerCallback):
     """Adds the tables to the optimizer's state when it is saved; takes them out after a resume."""
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         # What accelerate wraps is the one whose state is loaded and saved.
         optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])
-        losses = _losses_in(optimizer)
-        for loss in _losses:
-            mine = any(module is kwargs["model"] for module in loss.modules())
-            loss.left_out = mine and loss not in losses
+        losses = _losses_of(kwargs["model"], optimizer)
         if not losses:
             return
         # A load keeps keys of the state that it does not know, so here is what was stored.
@@ -200,24 +198,30 @@ class _TableInCheckpoints(TrainerCallback):
                 loss.contrast.load_state_dict(remembered)
         elif state.global_step > 0:
             warnings.warn(
-                "the checkpoint holds no table of GlobalContrastiveLoss (save_only_model, or a run "
-                "with another loss?): all normalizers start anew, which takes epochs to recover",
+                "the checkpoint holds no table of GlobalContrastiveLoss (was it saved with "
+                "save_only_model?): all normalizers start anew, which takes epochs to recover",
                 stacklevel=2,
             )
-        # A second train() adds the hook once more, which then does the same twice.
-        optimizer.register_state_dict_post_hook(_store)
+        # A second train() adds the hook once more, which then writes the same twice.
+        optimizer.register_state_dict_post_hook(partial(_store, losses))
 
 
-def _store(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-    state_dict["state"][STATE] = [loss.contrast.state_dict() for loss in _losses_in(optimizer)]
-
-
-def _losses_in(optimizer: Optimizer) -> list[GlobalContrastiveLoss]:
-    """Those of the trainer that made this optimizer, in its order (that of a dict of losses)."""
+def _losses_of(model: nn.Module, optimizer: Optimizer) -> list[GlobalContrastiveLoss]:
+    """The losses of this model that this optimizer holds, in its order (that of their dict)."""
+    losses = [loss for loss in _losses if any(module is model for module in loss.modules())]
+    if not losses:
+        return []
     parameters = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    places = {number: place for place, number in enumerate(parameters)}
-    found = [loss for loss in _losses if id(loss.token) in places]
-    return sorted(found, key=lambda loss: places[id(loss.token)])
+    for loss in losses:
+        loss.left_out = id(loss.token) not in parameters
+    held = [loss for loss in losses if not loss.left_out]
+    return sorted(held, key=lambda loss: parameters.index(id(loss.token)))
+
+
+def _store(
+    losses: list[GlobalContrastiveLoss], optimizer: Optimizer, state_dict: dict[str, Any]
+) -> None:
+    state_dict["state"][STATE] = [loss.contrast.state_dict() for loss in losses]
 
 
 def _number(dataset: Dataset, start: int) -> Dataset:

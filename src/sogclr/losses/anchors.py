@@ -79,12 +79,15 @@ class ContrastiveLoss(nn.Module):
         log_u = torch.where(has_negatives, log_u, log_g.detach())
         term = surrogate_log_normalizer(log_g, log_u, tau)
         loss = torch.where(has_negatives, term, 0.0) - aligned
-        loss = temperature.objective(loss, tau)
+        # Alignment alone says nothing of the temperature.
+        loss = torch.where(has_negatives, temperature.objective(loss, tau), loss)
         if self.scale == "temperature":
             return loss
         loss = loss / (tau.detach() if isinstance(tau, Tensor) else tau)
         # After all that depends on tau: how many candidates there are does not pull at it.
-        return loss + log_count if self.sum_when_cross_entropy else loss
+        if self.sum_when_cross_entropy:
+            loss = loss + torch.where(has_negatives, log_count, 0.0)
+        return loss
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from ..normalizer import move_ids
 from .anchors import check_shapes, distinct, unit
 from .two_way import never_negatives
 
@@ -43,9 +44,9 @@ class SigLipLoss(nn.Module):
         group: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch of pairs; arguments as of `ClipLoss`."""
-        index = distinct(a) if index is None else index.to(a.device)
-        index_b = index if index_b is None else index_b.to(a.device)
-        group = index if group is None else group.to(a.device)
+        index = distinct(a) if index is None else move_ids(index, a.device)
+        index_b = index if index_b is None else move_ids(index_b, a.device)
+        group = index if group is None else move_ids(group, a.device)
         check_shapes(a, b, index, index_b, group)
         with torch.autocast(a.device.type, enabled=False):
             logits = unit(a) @ unit(b).T * self.log_scale.exp() + self.bias  # (B, B)

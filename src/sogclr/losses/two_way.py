@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..normalizer import InBatchNormalizer, Normalizer, NormalizerTable
+from ..normalizer import InBatchNormalizer, Normalizer, NormalizerTable, move_ids
 from ..temperature import Temperature, as_temperature
 from .anchors import ContrastiveLoss, Scale, check_shapes, distinct, unit
 
@@ -65,7 +65,7 @@ class TwoWayLoss(ContrastiveLoss):
         index = distinct(a) if index is None else index
         rows_a = self.normalizer_a.resolve(index, a.device)
         rows_b = self.normalizer_b.resolve(index if index_b is None else index_b, a.device)
-        group = rows_a if group is None else group.to(a.device)
+        group = rows_a if group is None else move_ids(group, a.device)
         check_shapes(a, b, rows_a, rows_b, group)
         with torch.autocast(a.device.type, enabled=False):
             similarity = unit(a) @ unit(b).T  # (B, B)
@@ -130,7 +130,7 @@ class TwoWayGlobalContrastiveLoss(TwoWayLoss):
         scale: Scale = "temperature",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        sizes = (num_samples, num_samples) if isinstance(num_samples, int) else num_samples
+        sizes = num_samples if isinstance(num_samples, tuple) else (num_samples, num_samples)
         super().__init__(temperature, scale, sizes)
         self.num_samples = sizes
         self.normalizer_a, self.normalizer_b = (

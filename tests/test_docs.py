@@ -1,0 +1,59 @@
+"""The examples of the documentation, run as printed (with a smaller model, where one is named)."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import sogclr
+
+DOCS = Path(__file__).parents[1] / "docs"
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def examples(page):
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL)
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A model that open_clip knows by name."""
+    open_clip = pytest.importorskip("open_clip")
+    (tmp_path / "sogclr-tiny.json").write_text(json.dumps(TINY))
+    open_clip.add_model_config(tmp_path / "sogclr-tiny.json")
+    monkeypatch.chdir(tmp_path)
+    return "sogclr-tiny"
+
+
+@pytest.mark.filterwarnings("ignore")  # of open_clip
+def test_open_clip_page(tiny, make_folder, tmp_path):
+    loop, back = (code.replace("ViT-B-32", tiny) for code in examples("open_clip.md"))
+    names: dict = {}
+    exec(loop, names)
+    saved = torch.load("checkpoint.pt", weights_only=True)
+    assert saved["loss"]["normalizer_a.visits"][:32].tolist() == [2] * 32
+
+    photos = make_folder()
+    files = sorted(photos.rglob("*.png"))
+    pairs = {"image": [str(f) for f in files], "caption": [f"picture {f}" for f in files]}
+    sogclr.align(pairs, "runs/b", model=tiny, epochs=1, batch_size=8, device="cpu")
+    exec(back, names)
+    ours = sogclr.load("runs/b").encode_text(["a dog"])
+    torch.testing.assert_close(names["features"], ours)
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning
+def test_lightning_page(tmp_path, monkeypatch):
+    pytest.importorskip("pytorch_lightning")
+    monkeypatch.chdir(tmp_path)
+    (loop,) = examples("lightning.md")
+    names: dict = {"__name__": "example"}
+    exec(loop, names)
+    saved = torch.load("contrastive.ckpt", weights_only=False)["state_dict"]
+    assert saved["loss.normalizer.visits"][:256].tolist() == [2] * 256
