@@ -55,7 +55,7 @@ TUNED_AT = (16, 128, 1024)
 BATCHES = (16, 64, 256, 1024)
 SEEDS = (0, 1, 2)
 ACCUMULATED = ("sogclr", "clip")
-RATES = (5e-4, 1e-3, 2e-3)  # at batch 64; tried times the square root of batch / 64
+RATES = (2.5e-4, 5e-4, 1e-3)  # at batch 64; tried times the square root of batch / 64
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Method:
 
 
 METHODS = {
-    "sogclr": Method("sogclr", "temperature", (0.02, 0.03, 0.05)),
+    "sogclr": Method("sogclr", "temperature", (0.03, 0.05, 0.08)),
     "clip": Method("clip", "temperature", (0.03, 0.05, 0.08)),
     "dcl": Method("dcl", "temperature", (0.03, 0.05, 0.08)),
-    "siglip": Method("siglip", "temperature", (0.03, 0.1, 0.3)),
+    "siglip": Method("siglip", "temperature", (0.05, 0.1, 0.2)),
     "isogclr": Method("sogclr", "rho", (3.0, 4.5, 6.0), tau="individual"),
     # FastCLIP v3: one learned temperature, F + rho tau, gamma along a cosine over half the run.
     "fastclip-v3": Method("sogclr", "rho", (3.0, 4.5, 6.0), tau="learned", gamma_decay=10),
