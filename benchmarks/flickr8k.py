@@ -55,7 +55,7 @@ TUNED_AT = (16, 128, 1024)
 BATCHES = (16, 64, 256, 1024)
 SEEDS = (0, 1, 2)
 ACCUMULATED = ("sogclr", "clip")
-RATES = (2.5e-4, 5e-4, 1e-3)  # at batch 64; tried times the square root of batch / 64
+RATES = (1.25e-4, 2.5e-4, 5e-4, 1e-3)  # at batch 64; tried times the square root of batch / 64
 
 
 @dataclass(frozen=True)
