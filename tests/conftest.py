@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# Nothing here needs a network; what would ask the hub fails at once, also in processes of its own.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):

@@ -137,7 +137,7 @@ def test_settings_are_stored_with_what_was_derived(photos, tmp_path):
     assert None not in {settings["resolved"][name] for name in ("encoder", "learning_rate")}
 
 
-@pytest.mark.parametrize("verb", [[], ["pretrain"], ["evaluate"], ["embed"]])
+@pytest.mark.parametrize("verb", [[], ["pretrain"], ["align"], ["evaluate"], ["embed"], ["search"]])
 def test_help_imports_nothing_heavy(verb):
     """What makes --help slow are imports; that none happens is what keeps it below a second."""
     code = (

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from .data.pairs import Texts, open_pairs
+from .data.pairs import Texts, are_pairs, open_pairs
 from .data.source import ImageSource, open_source
 from .devices import choose_device
 from .errors import UserError
@@ -88,14 +88,15 @@ def _of_pairs(
     from .pairs.report import embed_side
 
     encoder = load_pairs(run, module).to(choose_device(device))
-    if isinstance(data, str | Path) and (data == "digits" or Path(data).is_dir()):
-        images = open_source(data)
-        say(images.describe())
-        parts: list[tuple[str, ImageSource | Texts]] = [("a", images)]
-    else:
+    parts: list[tuple[str, ImageSource | Texts]]
+    if are_pairs(data):
         source = open_pairs(data, columns)
         say(source.describe())
         parts = [("a", source.a), ("b", source.b)]
+    else:
+        images = open_source(data)
+        say(images.describe())
+        parts = [("a", images)]
     ids, names, vectors, sides = [], [], [], []
     for name, side in parts:
         found = normalize(torch.from_numpy(embed_side(encoder, side)), dim=1).numpy()

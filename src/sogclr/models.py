@@ -104,11 +104,11 @@ def rebuild_encoder(spec: EncoderSpec) -> nn.Module:
     return encoder
 
 
-def width_of(encoder: nn.Module, image_size: int) -> int:
+def width_of(encoder: nn.Module, image_size: int, flag: str = "encoder") -> int:
     """The width d of the features, found by a forward pass.
 
     Raises:
-        UserError: the module does not map `(B, 3, S, S)` to `(B, d)`.
+        UserError: the module does not map `(B, 3, S, S)` to `(B, d)`. `flag` is whence it came.
     """
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     was_training = encoder.training
@@ -118,12 +118,12 @@ def width_of(encoder: nn.Module, image_size: int) -> int:
             features = encoder(torch.zeros(2, 3, image_size, image_size, device=device))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"encoder: cannot take {image_size} px images ({reason})") from error
+        raise UserError(f"{flag}: cannot take {image_size} px images ({reason})") from error
     encoder.train(was_training)
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
         shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise UserError(
-            f"encoder: must map (2, 3, {image_size}, {image_size}) to features (2, d), got {shape}"
+            f"{flag}: must map (2, 3, {image_size}, {image_size}) to features (2, d), got {shape}"
         )
     return features.shape[1]
 
@@ -221,7 +221,8 @@ def load_weights(encoder: nn.Module, path: Path, flag: str) -> None:
     except FileNotFoundError as error:
         raise UserError(f"{flag}: {path} does not exist") from error
     except Exception as error:
-        raise UserError(f"{flag}: {path} cannot be read ({error})") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{flag}: {path} cannot be read ({reason})") from error
     own = encoder.state_dict()
     missing = [key for key in own if key not in state]
     unfit = [key for key in own if key in state and state[key].shape != own[key].shape]

@@ -219,7 +219,8 @@ def align(
             act as one large batch, with the others as many small ones.
         optimizer: lars, sgd or adamw.
         learning_rate: At its peak. Default: the optimizer's times the square root of
-            batch_size x accumulate; a hundredth where trained towers are tuned.
+            batch_size x accumulate; an eighth for heads alone, a hundredth where trained towers
+            are tuned.
         weight_decay: Not applied to biases and norms.
         views: How images that are trained on are cropped and changed. Default: as CLIP does.
         precision: Of the forward pass. Default: bf16-mixed on GPUs that have it, else 32-true.

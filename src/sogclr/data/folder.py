@@ -14,7 +14,14 @@ from ..errors import UserError
 from ..progress import track
 from .source import ImageSource, UnreadableImageError, stable_id, to_rgb
 
-__all__ = ["DECODING_ERRORS", "SUFFIXES", "FolderSource", "ImageFiles", "training_size"]
+__all__ = [
+    "DECODING_ERRORS",
+    "SUFFIXES",
+    "FolderSource",
+    "ImageFiles",
+    "reason_of",
+    "training_size",
+]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -51,7 +58,7 @@ class ImageFiles(ImageSource):
                 image.load()
                 return to_rgb(image)
         except DECODING_ERRORS as error:
-            raise UnreadableImageError(name, _reason(error)) from error
+            raise UnreadableImageError(name, reason_of(error)) from error
 
     def describe(self) -> str:
         return f"{self._root}: {len(self):,} images" + self._left_out()
@@ -141,7 +148,7 @@ def _check_headers(root: Path, names: list[str]) -> dict[str, _Header]:
         try:
             stat = path.stat()
         except OSError as error:
-            headers[name] = _Header(0, 0, 0, 0, _reason(error))
+            headers[name] = _Header(0, 0, 0, 0, reason_of(error))
             continue
         before = known.get(name)
         # Failures are tried again: permissions and network shares come back.
@@ -165,7 +172,7 @@ def _read_header(path: Path, bytes: int, time: int) -> _Header:
         with Image.open(path) as image:
             return _Header(bytes, time, *image.size, None)
     except DECODING_ERRORS as error:
-        return _Header(bytes, time, 0, 0, _reason(error))
+        return _Header(bytes, time, 0, 0, reason_of(error))
 
 
 def _cache_file(root: Path) -> Path:
@@ -174,7 +181,8 @@ def _cache_file(root: Path) -> Path:
     return home / "sogclr" / "headers" / f"{key}.json"
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Why an image cannot be read, in few words."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image"
     if isinstance(error, OSError) and error.strerror:

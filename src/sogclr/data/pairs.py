@@ -16,9 +16,9 @@ from ..errors import UserError
 from .folder import SUFFIXES, ImageFiles
 from .randomness import uniforms
 from .source import ImageSource, stable_id
-from .table import Table, read_table
+from .table import Table, is_table, read_table
 
-__all__ = ["PairSource", "Texts", "open_pairs"]
+__all__ = ["PairSource", "Texts", "are_pairs", "open_pairs"]
 
 # What tables of pairs call their columns; the first that is there is taken.
 IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_name", "filename", "file", "path", "img")
@@ -67,7 +67,8 @@ class PairSource:
         b: texts.
         start: `(n_a + 1,)`; `partners[start[i]:start[i + 1]]` are the rows of `b` that belong
             to row i of `a`.
-        partners: `(number of pairs,)` rows of `b`, in the order of the table.
+        partners: `(number of pairs,)` rows of `b`; those of a row of `a` in the order of their
+            ids, so that what is drawn does not hang on the order of the table.
         left_out: what was found wrong, in words.
     """
 
@@ -109,7 +110,8 @@ def open_pairs(data: Any, columns: str | None = None) -> PairSource:
 
     Args:
         data: see `sogclr.data.table.read_table`; or a PairSource.
-        columns: "image,caption" or "text1,text2": the names of both. Default: guessed.
+        columns: "image,caption" or "text1,text2": the names of both; images are side a, in
+            whichever order they are named. Default: guessed.
 
     Raises:
         UserError: a missing column (those there are are named), no row that can be used,
@@ -118,7 +120,7 @@ def open_pairs(data: Any, columns: str | None = None) -> PairSource:
     if isinstance(data, PairSource):
         return data
     table = read_table(data)
-    names = _columns(table, columns)
+    names = _images_first(table, _columns(table, columns))
     problems: dict[str, list[tuple[int, str]]] = defaultdict(list)
     problems["rows that cannot be read"].extend(table.broken)
     texts = _texts(table, names[1], problems)
@@ -142,6 +144,11 @@ def open_pairs(data: Any, columns: str | None = None) -> PairSource:
     return _assemble(table.name, names, a, pairs, _tell(problems, copies))
 
 
+def are_pairs(data: Any) -> bool:
+    """Whether `data` is for `open_pairs`, rather than images for `open_source`."""
+    return isinstance(data, PairSource) or is_table(data)
+
+
 def _assemble(
     name: str,
     columns: tuple[str, str],
@@ -153,7 +160,7 @@ def _assemble(
     a = Texts(ordered) if images is None else _Selection(images, ordered)
     b = {text: i for i, text in enumerate(dict.fromkeys(t for key in ordered for t in pairs[key]))}
     counts = [len(pairs[key]) for key in ordered]
-    partners = [b[text] for key in ordered for text in pairs[key]]
+    partners = [b[text] for key in ordered for text in sorted(pairs[key], key=stable_id)]
     start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     return PairSource(name, columns, a, Texts(list(b)), start, np.array(partners), left_out)
 
@@ -201,6 +208,15 @@ def _columns(table: Table, asked: str | None) -> tuple[str, str]:
     )
 
 
+def _images_first(table: Table, names: tuple[str, str]) -> tuple[str, str]:
+    holds = [_holds_images(table, name) for name in names]
+    if all(holds):
+        raise UserError(
+            f"columns: {' and '.join(names)} of {table.name} both hold images; one must hold text"
+        )
+    return (names[1], names[0]) if holds[1] else names
+
+
 def _holds_images(table: Table, column: str) -> bool:
     if column in table.images or column in IMAGE_COLUMNS:
         return True
@@ -242,6 +258,8 @@ def _images(
         from .hub_images import HubImages
 
         held = HubImages(table.dataset, column, table.name)
+        reasons = zip(table.rows, held.reasons, strict=True)
+        _leave_out(table, [(row, reason) for row, reason in reasons if reason], problems)
         return held, held.row_of
     values = table.columns[column]
     if any(value is not None and not isinstance(value, str) for value in values):
@@ -249,19 +267,29 @@ def _images(
     names = [str(PurePosixPath(value)) if value else "" for value in values]
     source = ImageFiles(table.root, list(dict.fromkeys(name for name in names if name)))
     position = {name: row for row, name in enumerate(source.names)}
-    reasons = dict(source.left_out)
+    why = dict(source.left_out)
     missing = [
-        (row, f"{name or 'no image'}: {reasons.get(name, 'empty')}")
+        (row, f"{name}: {why[name]}" if name else "no image")
         for row, name in zip(table.rows, names, strict=True)
         if name not in position
     ]
-    problems["rows whose image cannot be read"].extend(missing)
-    if 2 * len(missing) > len(names):
-        raise UserError(
-            f"data: {len(missing):,} of {len(names):,} images of {table.name} cannot be read, "
-            f"looked for from {table.root.resolve()} ({_listed(missing)})"
-        )
+    _leave_out(table, missing, problems, f", looked for from {table.root.resolve()}")
     return source, [position.get(name) for name in names]
+
+
+def _leave_out(
+    table: Table,
+    missing: list[tuple[int, str]],
+    problems: dict[str, list[tuple[int, str]]],
+    where: str = "",
+) -> None:
+    """Take note of rows without an image; if they are most, something else is wrong."""
+    problems["rows whose image cannot be read"].extend(missing)
+    if 2 * len(missing) > len(table.rows):
+        raise UserError(
+            f"data: {len(missing):,} of {len(table.rows):,} images of {table.name} cannot be "
+            f"read{where} ({_listed(missing)})"
+        )
 
 
 def _tell(problems: dict[str, list[tuple[int, str]]], copies: int = 0) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import UserError
 
-__all__ = ["TABLE_SUFFIXES", "Table", "read_table"]
+__all__ = ["TABLE_SUFFIXES", "Table", "is_table", "read_table"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -51,10 +51,10 @@ def read_table(data: Any) -> Table:
     Raises:
         UserError: missing, empty, of an unknown kind, or unreadable.
     """
-    if isinstance(data, Mapping):
-        table = _from_columns(data)
-    elif hasattr(data, "column_names"):
+    if hasattr(data, "column_names"):  # of splits it is a Mapping too
         table = _from_dataset(data, "data set")
+    elif isinstance(data, Mapping):
+        table = _from_columns(data)
     elif isinstance(data, str) and data.startswith("hf:"):
         table = _from_hub(data)
     else:
@@ -63,6 +63,14 @@ def read_table(data: Any) -> Table:
         broken = f", and the first broken one is row {table.broken[0][0]}" if table.broken else ""
         raise UserError(f"data: {table.name} has no rows{broken}")
     return table
+
+
+def is_table(data: Any) -> bool:
+    """Whether `data` looks like something for `read_table`, be it there or not."""
+    if not isinstance(data, str | Path):
+        return isinstance(data, Mapping) or hasattr(data, "column_names")
+    path = Path(data)
+    return path.suffix in TABLE_SUFFIXES or str(data).startswith("hf:") or _is_saved(path)
 
 
 def _from_columns(columns: Mapping[str, Any]) -> Table:
@@ -126,7 +134,7 @@ def _from_delimited(path: Path) -> Table:
 
 def _from_jsonl(path: Path) -> Table:
     records, rows, broken = [], [], []
-    with open(path, encoding="utf-8") as lines:
+    with open(path, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -154,7 +162,7 @@ def _from_parquet(path: Path) -> Table:
 
 
 def _from_folder(path: Path) -> Table:
-    if not any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
+    if not _is_saved(path):
         raise UserError(
             f"data: {path} is a folder, but not one that datasets saved; give a table with a "
             "column of image paths (or use sogclr pretrain for images alone)"
@@ -162,6 +170,11 @@ def _from_folder(path: Path) -> Table:
     from datasets import load_from_disk
 
     return _from_dataset(load_from_disk(str(path)), str(path))
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `datasets` saved it."""
+    return any((folder / name).exists() for name in ("state.json", "dataset_dict.json"))
 
 
 def _from_hub(data: str) -> Table:

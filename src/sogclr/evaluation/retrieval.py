@@ -91,4 +91,4 @@ def rank_of_first(
 
 def _direction(ranks: torch.Tensor) -> Direction:
     recall = {k: float((ranks <= k).double().mean()) for k in DEPTHS}
-    return Direction(recall, float(ranks.double().median()), len(ranks))
+    return Direction(recall, float(np.median(ranks)), len(ranks))

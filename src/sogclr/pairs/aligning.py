@@ -74,16 +74,11 @@ def align(
     model = PairModel(towers, spec.kinds, spec.frozen)
     if not any(p.requires_grad for p in model.parameters()):
         raise UserError("freeze: nothing is left to train; freeze one tower only")
+    tokenizer = tokenizer_of(spec, pair_files(run)["text"] if resume else None)
 
     run.create()
-    tokenizer = tokenizer_of(spec, pair_files(run)["text"] if resume and _is_hf(spec) else None)
     if not resume:
         write_start(run, spec, towers, tokenizer)
-        # Written last of what does not change: with it, the folder is a run.
-        settings = {"kind": "pairs", "data": _named(data), "val": _named(val)}
-        run.write_settings(
-            {**settings, "asked": asdict(request), "resolved": asdict(plan.resolved())}
-        )
     fabric = start(kind, plan.precision)
     inputs = _Sides(spec, towers, tokenizer, plan, fabric.device)
     a, b = inputs.training(source.a), inputs.training(source.b)
@@ -93,11 +88,18 @@ def align(
         source.a.ids, plan.batch_size, request.accumulate, request.epochs, request.seed
     )
     trainer = Trainer(fabric, task, batches, plan.recipe, run, checkpoint_seconds)
-    if run.checkpoint.exists():
+    if resume:
         trainer.restore()
         say(f"going on from step {trainer.step:,} of {trainer.batches.total_steps:,}")
     else:
         trainer.monitor.restore(NOTHING_YET, fabric.device)
+        # With the first checkpoint, since the weights that the towers came with are nowhere else
+        # in the run; and settings last: with them, the folder is a run that can be resumed.
+        trainer.save()
+        settings = {"kind": "pairs", "data": _named(data), "val": _named(val)}
+        run.write_settings(
+            {**settings, "asked": asdict(request), "resolved": asdict(plan.resolved())}
+        )
     complete = trainer.train()
     if complete:
         say(f"done: {run.folder} (sogclr evaluate, search, embed, sogclr.load)")
@@ -162,6 +164,12 @@ def _towers(
         return build_towers(wanted, source.kinds, frozen, size)
     module = wanted.image_tower if isinstance(wanted.image_tower, nn.Module) else None
     spec = read_spec(run)
+    if frozen not in ((), spec.frozen):
+        was = ",".join(spec.frozen) or "nothing"
+        raise UserError(
+            f"freeze: {run.folder} was started with {was}, not {','.join(frozen)}; "
+            "leave it out to go on, or name another --out"
+        )
     if spec.custom and module is None:
         raise UserError("image-tower: the run has one of your own; pass it from Python again")
     towers = rebuild_towers(spec, pair_files(run)["text"], module)
@@ -187,10 +195,6 @@ def _tell(plan: PairPlan, device: str, spec: PairSpec, towers: dict[str, Tower])
 
 def _kind(side: Any) -> str:
     return "text" if hasattr(side, "texts") else "image"
-
-
-def _is_hf(spec: PairSpec) -> bool:
-    return "hf_model_name" in spec.text
 
 
 def _named(data: Any) -> str | None:

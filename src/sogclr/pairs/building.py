@@ -43,7 +43,8 @@ class TowerRequest:
     def starts_trained(self) -> bool:
         """Whether the towers come with trained weights."""
         if self.model is not None:
-            return self.pretrained is not None or ":" in self.model
+            published = self.pretrained is not None or ":" in self.model
+            return published or Path(self.model).is_dir()
         return self.image_tower is not None or self.text_tower is not None
 
 
@@ -59,9 +60,11 @@ def build_towers(
         image_size: of the data, for towers that are made to measure.
 
     Raises:
-        UserError: an unknown name (with the nearest), weights that cannot be had or do not fit.
+        UserError: an unknown name (with the nearest), weights that cannot be had or do not fit,
+            settings that contradict each other.
     """
     require_open_clip()
+    _check(request)
     with _quiet():
         if request.model is not None:
             return _whole(request, kinds, frozen)
@@ -78,22 +81,44 @@ def rebuild_towers(spec: PairSpec, text_folder: Path, module: nn.Module | None) 
     """
     require_open_clip()
     with _quiet():
-        text = dict(spec.text)
-        if "hf_model_name" in text:
-            text |= {"hf_model_name": str(text_folder), "hf_model_pretrained": False}
-        return _towers(replace(spec, text=text), module)
+        spec = at_home(spec, text_folder)
+        text = {**spec.text, "hf_model_pretrained": False}
+        vision = spec.vision and {**spec.vision, "timm_model_pretrained": False}
+        return _towers(replace(spec, text=text, vision=vision), module)
+
+
+def at_home(spec: PairSpec, text_folder: Path) -> PairSpec:
+    """The description, with what is Hugging Face's taken from a run's folder."""
+    names = {"hf_model_name", "hf_tokenizer_name"} & spec.text.keys()
+    return replace(spec, text={**spec.text, **dict.fromkeys(names, str(text_folder))})
 
 
 def tokenizer_of(spec: PairSpec, text_folder: Path | None = None) -> Any:
-    """Strings to `(n, L)` token ids, as open_clip's tokenizers do it."""
+    """Strings to `(n, L)` token ids, as open_clip's tokenizers do it.
+
+    Args:
+        spec: of the towers.
+        text_folder: where a run keeps the tokenizer, if it is Hugging Face's. Default: from
+            whence the tower came.
+
+    Raises:
+        UserError: it cannot be had.
+    """
     from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
-    length = spec.text.get("context_length", 77)
-    if "hf_model_name" not in spec.text:
-        return SimpleTokenizer(context_length=length)
-    name = str(text_folder) if text_folder else spec.text["hf_tokenizer_name"]
-    with _quiet():
-        return HFTokenizer(name, context_length=length)
+    text = spec.text if text_folder is None else at_home(spec, text_folder).text
+    options = {"context_length": text.get("context_length", 77), **text.get("tokenizer_kwargs", {})}
+    name = text.get("hf_tokenizer_name")
+    if not name:
+        return SimpleTokenizer(**options)
+    try:
+        with _quiet():
+            return HFTokenizer(name, tokenizer_mode=text.get("tokenizer_mode"), **options)
+    except Exception as error:
+        raise UserError(
+            f"text-tower: the tokenizer {name} could not be had ({_one_line(error)}); without a "
+            "network, download it elsewhere into the folder of the tower"
+        ) from error
 
 
 def require_open_clip() -> None:
@@ -104,6 +129,18 @@ def require_open_clip() -> None:
         raise UserError("pairs need open_clip: pip install 'sogclr[pairs]'") from None
 
 
+def _check(request: TowerRequest) -> None:
+    if request.model is not None:
+        for name in ("image_tower", "image_weights", "text_tower", "width", "image_size"):
+            if getattr(request, name) is not None:
+                flag = name.replace("_", "-")
+                raise UserError(f"{flag}: is for joined towers; a --model brings its own")
+    elif request.pretrained is not None:
+        raise UserError("pretrained: goes with --model; for an image tower, --image-weights FILE")
+    if request.width is not None and request.width < 1:
+        raise UserError(f"width: must be at least 1, got {request.width}")
+
+
 def _whole(
     request: TowerRequest, kinds: tuple[str, str], frozen: tuple[str, ...]
 ) -> tuple[PairSpec, dict[str, Tower]]:
@@ -112,9 +149,7 @@ def _whole(
 
     name, path = str(request.model), Path(str(request.model))
     if path.suffix == ".json" and path.is_file():
-        config = json.loads(path.read_text())
-        name = path.stem
-        open_clip.add_model_config(path)
+        name = _register(path)
     elif path.is_dir():
         name = f"local-dir:{path}"
     elif ":" not in name and name not in open_clip.list_models():
@@ -133,11 +168,13 @@ def _whole(
             f"({_one_line(error)}); without a network, download the weights elsewhere and pass "
             "the file with --pretrained"
         ) from error
-    config = open_clip.get_model_config(name) or json.loads(
-        (path / "open_clip_config.json").read_text()
-    ).get("model_cfg", {})
+    config = open_clip.get_model_config(name)
+    if path.is_dir() and "hf_tokenizer_name" in config["text_cfg"]:
+        config["text_cfg"]["hf_tokenizer_name"] = str(path)
     prepared = open_clip.get_model_preprocess_cfg(model)
     size = model.visual.image_size
+    if "image" in kinds:
+        _check_widths(name, model, config)
     spec = PairSpec(
         kinds=kinds,
         width=config["embed_dim"],
@@ -151,6 +188,39 @@ def _whole(
     )
     towers = {"image": model.visual, "text": model.text}
     return spec, {kind: Tower(towers[kind]) for kind in dict.fromkeys(kinds)}
+
+
+def _register(path: Path) -> str:
+    """Tell open_clip of a file with a configuration, for good; the name it has there."""
+    import open_clip
+
+    try:
+        config = json.loads(path.read_text())
+        lacks = [n for n in ("embed_dim", "vision_cfg", "text_cfg") if n not in config]
+        if lacks:
+            raise UserError(f"model: {path} is no configuration of open_clip: it lacks {lacks[0]}")
+        open_clip.add_model_config(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model: {path} cannot be read ({_one_line(error)})") from error
+    return path.stem
+
+
+def _check_widths(name: str, model: Any, config: dict[str, Any]) -> None:
+    """Both towers must end in one space; without a projection they end where they like."""
+    size = model.visual.image_size
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    model.eval()
+    with torch.no_grad():
+        image = model.encode_image(torch.zeros(1, 3, *sides))
+        text = model.encode_text(
+            torch.zeros(1, config["text_cfg"].get("context_length", 77), dtype=torch.int64)
+        )
+    model.train()
+    if image.shape != text.shape:
+        raise UserError(
+            f"model: the towers of {name} do not end in one space but in widths "
+            f"{image.shape[-1]} and {text.shape[-1]}; give both a projection"
+        )
 
 
 def _check_tag(name: str, tag: str | None) -> None:
@@ -186,9 +256,11 @@ def _joined(
     if "image" in kinds:
         spec, module = _with_image(spec, request)
     towers = _towers(spec, module)
-    if module is None and request.image_weights is not None and "image" in kinds:
+    if module is None and "image" in kinds:
         body: Any = towers["image"].body
-        load_weights(body.trunk, Path(request.image_weights), "image-weights")
+        if request.image_weights is not None:
+            load_weights(body.trunk, Path(request.image_weights), "image-weights")
+        width_of(body, spec.image_size, "image-tower")
     return spec, towers
 
 
@@ -236,6 +308,7 @@ def _as_configured(spec: PairSpec, request: TowerRequest, config: dict[str, Any]
 def _text_config(name: str | None) -> dict[str, Any]:
     if name is None:
         return dict(SMALL_TEXT)
+    from open_clip.hf_configs import arch_dict
     from transformers import AutoConfig
 
     try:
@@ -246,6 +319,10 @@ def _text_config(name: str | None) -> dict[str, Any]:
             f"be fetched ({_one_line(error)}); without a network, download it elsewhere and pass "
             "its folder"
         ) from error
+    if config.model_type not in arch_dict:
+        raise UserError(
+            f"text-tower: {name} is a {config.model_type}; open_clip builds {', '.join(arch_dict)}"
+        )
     return {
         "hf_model_name": name,
         "hf_tokenizer_name": name,
@@ -270,7 +347,8 @@ def _towers(spec: PairSpec, module: nn.Module | None) -> dict[str, Tower]:
                 assert spec.vision is not None
                 body = _build_vision_tower(spec.width, dict(spec.vision), spec.quick_gelu)
         except (OSError, RuntimeError) as error:
-            name = spec.text.get("hf_model_name") if kind == "text" else spec.vision
+            config = spec.text if kind == "text" else spec.vision or {}
+            name = config.get("hf_model_name") or config.get("timm_model_name") or "it"
             raise UserError(
                 f"{kind}-tower: {name} could not be built ({_one_line(error)}); without a "
                 "network, download the weights elsewhere and pass them (--image-weights FILE, "
@@ -287,7 +365,7 @@ class _OwnTower(nn.Module):
         from timm.layers import Mlp
 
         super().__init__()
-        features = width_of(trunk, spec.image_size)
+        features = width_of(trunk, spec.image_size, "image-tower")
         self.trunk = trunk
         assert spec.vision is not None
         self.head: nn.Module = nn.Linear(features, spec.width, bias=False)

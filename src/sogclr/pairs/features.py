@@ -35,7 +35,8 @@ def padding_of(spec: PairSpec, tokenizer: Any) -> int | None:
     """The padding that may be cut off: Hugging Face towers mask it, open_clip's count on it."""
     if "hf_model_name" not in spec.text:
         return None
-    return tokenizer.tokenizer.pad_token_id
+    plain = tokenizer.tokenizer
+    return plain.pad_token_id if plain.padding_side == "right" else None
 
 
 def compute_features(
@@ -46,6 +47,7 @@ def compute_features(
     *,
     rows: np.ndarray | None = None,
     what: str | None = None,
+    told: set[str] | None = None,
 ) -> np.ndarray:
     """Features of rows, `(n, w)` float32; NaN in rows that cannot be read or are not asked for.
 
@@ -56,17 +58,21 @@ def compute_features(
         device: where `encode` computes.
         rows: all by default.
         what: for the progress bar; without one if None.
+        told: names of unreadable rows that are not reported, being known; grows by those that are.
     """
     order = np.arange(len(side)) if rows is None else np.unique(rows)
     if isinstance(side, Texts):  # short with short: less padding
         order = order[np.argsort([len(side.texts[row]) for row in order], kind="stable")]
     parts = np.array_split(order, max(1, -(-len(order) // BATCH)))
+    told = set() if told is None else told
     result: np.ndarray | None = None
     with torch.no_grad():
         for part in parts if what is None else track(parts, what, total=len(parts)):
             prepared = inputs.prepare(part, 0)
             for name, reason in prepared.unreadable:
-                say(f"skipped {name}: {reason}")
+                if name not in told:
+                    say(f"skipped {name}: {reason}")
+                told.add(name)
             if not prepared.readable.any():
                 continue
             found = encode(inputs.to_model(prepared, device)).float().cpu().numpy()

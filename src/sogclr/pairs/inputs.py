@@ -63,9 +63,11 @@ class Tokens:
         self.texts, self.tokenizer, self.pad = texts, tokenizer, pad
 
     def prepare(self, rows: np.ndarray, epoch: int) -> Prepared:
+        if not len(rows):  # none of the images could be read; not every tokenizer takes nothing
+            return Prepared(torch.empty(0, 1, dtype=torch.int64), None, np.ones(0, dtype=bool), [])
         tokens = self.tokenizer([self.texts.texts[row] for row in rows])  # (b, L)
         if self.pad is not None:
-            longest = int((tokens != self.pad).sum(dim=1).max()) if len(rows) else 1
+            longest = int((tokens != self.pad).sum(dim=1).max())
             tokens = tokens[:, : max(1, longest)].contiguous()
         return Prepared(tokens, None, np.ones(len(rows), dtype=bool), [])
 

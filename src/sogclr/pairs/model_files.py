@@ -3,7 +3,7 @@
 towers.json           how to build the towers and what they expect as input
 trained.safetensors   the weights that training changes, and the temperature
 frozen.safetensors    the bodies of frozen towers, written once
-text/                 configuration and tokenizer of a Hugging Face text tower
+text/                 configuration and tokenizer of a text tower, where they are Hugging Face's
 """
 
 import json
@@ -20,8 +20,8 @@ from torch.nn.functional import normalize
 
 from ..data.views import center_view, standardize
 from ..errors import UserError
-from ..runs import Run, atomically, pretty
-from .building import rebuild_towers, tokenizer_of
+from ..runs import Run, atomically, is_of_pairs, pretty
+from .building import at_home, rebuild_towers, tokenizer_of
 from .features import padding_of
 from .towers import PairModel, PairSpec, Tower
 
@@ -97,7 +97,9 @@ class PairEncoder(nn.Module):
             raise UserError(f"open_clip: the run has {what}, which open_clip cannot build")
         text = {**spec.text, "hf_model_pretrained": False}
         vision = {**spec.vision, "timm_model_pretrained": False}
-        model = CustomTextCLIP(spec.width, vision, text, quick_gelu=spec.quick_gelu)
+        model = CustomTextCLIP(
+            spec.width, vision, text, quick_gelu=spec.quick_gelu, init_logit_bias=self.bias
+        )
         for kind, name in (("image", "visual"), ("text", "text")):
             tower: Any = self.towers[kind]
             getattr(model, name).load_state_dict(tower.open_clip_state())
@@ -130,8 +132,8 @@ def write_start(run: Run, spec: PairSpec, towers: dict[str, Tower], tokenizer: A
         atomically(files["frozen"], lambda path: save_file(frozen, path))
     if "hf_model_name" in spec.text:
         body: Any = towers["text"].body
-        files["text"].mkdir(exist_ok=True)
         body.config.save_pretrained(files["text"])
+    if "hf_tokenizer_name" in spec.text:
         tokenizer.save_pretrained(str(files["text"]))
 
 
@@ -154,6 +156,8 @@ def load_pairs(run: str | Path, module: nn.Module | None = None) -> PairEncoder:
     Raises:
         UserError: not a run, nothing saved in it yet, or a tower that does not fit.
     """
+    if not is_of_pairs(run):
+        raise UserError(f"run: {run} was trained on images alone; give one of sogclr align")
     files = pair_files(Run(run))
     if not (files["spec"].is_file() and files["trained"].is_file()):
         raise UserError(f"run: {run} has saved no towers yet; go on with --resume")
@@ -172,9 +176,12 @@ def load_pairs(run: str | Path, module: nn.Module | None = None) -> PairEncoder:
     except (OSError, KeyError, RuntimeError, SafetensorError) as error:
         lines = str(error).split("\n\t")
         raise UserError(f"run: the towers of {run} do not fit: {lines[-1].strip()}") from error
-    tokenizer = tokenizer_of(spec, files["text"] if "hf_model_name" in spec.text else None)
     return PairEncoder(
-        spec, towers, tokenizer, float(temperature), None if bias is None else float(bias)
+        at_home(spec, files["text"]),
+        towers,
+        tokenizer_of(spec, files["text"]),
+        float(temperature),
+        None if bias is None else float(bias),
     )
 
 

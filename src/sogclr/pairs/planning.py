@@ -1,5 +1,6 @@
 """What a run on pairs will do: what was not said is derived here, each value with its reason."""
 
+import math
 from dataclasses import dataclass, replace
 
 from ..data.pairs import PairSource
@@ -103,7 +104,7 @@ def plan_pairs(
         UserError: a setting out of range, or too few pairs.
     """
     check_request(request, len(source.a), workers, what="pair")
-    _check(request)
+    _check(request, max(len(source.a), len(source.b)))
     reasons = Reasons()
     derive = reasons.derive
 
@@ -118,7 +119,7 @@ def plan_pairs(
     derive("temperature", request.temperature, temperature, "usual for pairs")
     rho = request.rho
     if request.tau == "individual" and rho is None:
-        rho = 6.0
+        rho = min(6.0, math.log(len(source.a)) / 2)
         derive("rho", None, rho, "nats from uniform at which each sample's temperature settles")
 
     all_frozen = set(source.kinds) <= set(frozen)
@@ -171,7 +172,7 @@ def plan_pairs(
     )
 
 
-def _check(request: PairRequest) -> None:
+def _check(request: PairRequest, n: int) -> None:
     if request.rho is not None and request.rho <= 0:
         raise UserError(
             f"rho: must be above 0, got {request.rho:g}: a temperature learned on the bare "
@@ -179,6 +180,11 @@ def _check(request: PairRequest) -> None:
         )
     if request.rho is not None and request.tau == "constant":
         raise UserError("rho: goes with --tau learned or --tau individual")
+    if request.rho is not None and request.rho >= math.log(n):
+        raise UserError(
+            f"rho: {request.rho:g} is out of reach: a softmax over {n:,} samples is at most "
+            f"{math.log(n):.1f} nats from uniform, so tau would fall for ever; give less"
+        )
     if request.tau == "individual" and request.method != "sogclr":
         raise UserError("tau: individual temperatures are kept per sample, with --method sogclr")
     if request.tau != "constant" and request.method == "siglip":

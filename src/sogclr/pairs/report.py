@@ -8,15 +8,16 @@ import torch
 from rich.table import Table as Printed
 from torch import nn
 
-from ..data.pairs import PairSource, Texts, open_pairs
+from ..data.pairs import PairSource, Texts, are_pairs, open_pairs
 from ..data.source import ImageSource, open_source
-from ..data.table import read_table
+from ..data.table import Table, read_table
 from ..devices import choose_device
 from ..errors import UserError
 from ..evaluation.retrieval import Direction, Retrieval, retrieval
 from ..progress import result, say
 from ..settings import Device, PairProtocol
-from .features import compute_features, plain_inputs
+from .features import cached_features, compute_features, plain_inputs
+from .inputs import StoredFeatures
 from .model_files import PairEncoder, load_pairs
 
 __all__ = ["PairReport", "embed_side", "evaluate_pairs"]
@@ -81,12 +82,15 @@ def embed_side(encoder: PairEncoder, side: ImageSource | Texts) -> np.ndarray:
         raise UserError(
             f"data: the run was trained on {encoder.spec.kinds}, it has no {kind} tower"
         )
-    tower = encoder.towers[kind]
+    spec = encoder.spec
+    tower: Any = encoder.towers[kind]
     device = next(tower.parameters()).device
-    inputs = plain_inputs(side, encoder.spec, encoder.tokenizer)
-    return compute_features(
-        lambda x: tower(x)[1], side, inputs, device, what=f"embedding {len(side):,} {kind}s"
-    )
+    what = f"embedding {len(side):,} {kind}s"
+    if kind in spec.frozen:  # perhaps training has computed them
+        found = cached_features(tower.body, kind, side, spec, encoder.tokenizer, device)
+        return compute_features(tower.head, side, StoredFeatures(found, side.names), device)
+    inputs = plain_inputs(side, spec, encoder.tokenizer)
+    return compute_features(lambda x: tower(x)[1], side, inputs, device, what=what)
 
 
 def _protocol(data: Any, asked: str | tuple[str, ...] | None) -> PairProtocol:
@@ -104,12 +108,11 @@ def _protocol(data: Any, asked: str | tuple[str, ...] | None) -> PairProtocol:
         )
     if names:
         return known[names[0]]
-    try:
-        table = read_table(data)
-    except UserError:
-        # Not a table; a folder of images it can be, or the error says what it is not.
+    if not are_pairs(data):
         return "zero-shot"
-    return "sts" if "score" in table.columns else "retrieval"
+    if isinstance(data, PairSource):
+        return "retrieval"
+    return "sts" if "score" in read_table(data).columns else "retrieval"
 
 
 def _zero_shot(encoder: PairEncoder, source: ImageSource, templates: str | None) -> PairReport:
@@ -148,13 +151,31 @@ def _sts(encoder: PairEncoder, data: Any, columns: str | None) -> PairReport:
             f"data: {table.name} has no column score; it has {', '.join(table.columns)}"
         )
     source = open_pairs(data, columns)
-    first, second = (list(map(str, table.columns[name])) for name in source.columns)
-    scores = np.array(table.columns["score"], dtype=float)
-    sides = [Texts([" ".join(text.split()) for text in texts]) for texts in (first, second)]
-    a, b = (torch.from_numpy(embed_side(encoder, side)) for side in sides)
+    if source.kinds[0] == "image":
+        raise UserError(f"data: {source.name} holds images; sts is for two texts, try retrieval")
+    first, second, scores = _scored(table, source.columns)
+    a, b = (torch.from_numpy(embed_side(encoder, Texts(texts))) for texts in (first, second))
     correlation = float(spearmanr(torch.cosine_similarity(a, b).numpy(), scores).statistic)
     result(f"Spearman correlation {correlation:.4f} over {len(scores):,} pairs")
     return PairReport(sts=correlation)
+
+
+def _scored(table: Table, columns: tuple[str, str]) -> tuple[list[str], list[str], list[float]]:
+    """Of all rows with two texts: these, and their scores."""
+    first, second, scores = [], [], []
+    values = (table.columns[name] for name in (*columns, "score"))
+    for row, one, other, score in zip(table.rows, *values, strict=True):
+        if not all(isinstance(text, str) and text.strip() for text in (one, other)):
+            continue
+        first.append(" ".join(one.split()))
+        second.append(" ".join(other.split()))
+        try:
+            scores.append(float(score))
+        except (TypeError, ValueError):
+            raise UserError(
+                f"data: the score in row {row} of {table.name} is not a number: {score!r}"
+            ) from None
+    return first, second, scores
 
 
 def _same_kinds(encoder: PairEncoder, source: PairSource) -> None:

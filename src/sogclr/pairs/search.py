@@ -1,18 +1,19 @@
 """`sogclr.search`: what of some data is nearest to a sentence, or to a picture."""
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import nn
 
-from ..data.folder import SUFFIXES
-from ..data.pairs import Texts, open_pairs
-from ..data.source import ImageSource, open_source
+from ..data.folder import DECODING_ERRORS, SUFFIXES, reason_of
+from ..data.pairs import Texts, are_pairs, open_pairs
+from ..data.source import ImageSource, UnreadableImageError, open_source
 from ..devices import choose_device
 from ..errors import UserError
 from ..progress import result, say
@@ -54,7 +55,8 @@ def search(
     encoder = encoder.to(choose_device(device))
     vectors = stored_embeddings(Run(run), side, lambda: embed_side(encoder, side))
     similarity = nn.functional.normalize(torch.from_numpy(np.array(vectors)), dim=1) @ vector.cpu()
-    best = similarity.nan_to_num(-2).argsort(descending=True, stable=True)[:top].tolist()
+    order = similarity.nan_to_num(-2).argsort(descending=True, stable=True).tolist()
+    best = [row for row in order if not similarity[row].isnan()][:top]
     matches = [Match(side.names[row], float(similarity[row])) for row in best]
     for match in matches:
         result(f"{match.similarity:.3f}  {match.name}")
@@ -74,20 +76,23 @@ def _query(encoder: PairEncoder, query: str) -> torch.Tensor:
     try:
         with Image.open(query) as image:
             return encoder.encode_image([image.convert("RGB")])[0]
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"query: {query} cannot be read as an image ({error})") from error
+    except DECODING_ERRORS as error:
+        raise UserError(
+            f"query: {query} cannot be read as an image ({reason_of(error)})"
+        ) from error
 
 
 def _side(run: str | Path, data: Any) -> ImageSource | Texts:
     """What is searched: images of a folder or table, or texts of a table of texts."""
+    columns = None
     if data is None:
-        files = Run(run)
-        data = files.read_settings().get("data")
+        settings = Run(run).read_settings()
+        data, columns = settings.get("data"), settings["resolved"]["columns"]
         if data is None:
             raise UserError("data: the run was trained on data in memory; name some with --data")
-    if isinstance(data, str | Path) and Path(data).is_dir():
+    if not are_pairs(data):
         return open_source(data)
-    source = open_pairs(data)
+    source = open_pairs(data, columns)
     return source.a if isinstance(source.a, ImageSource) else source.b
 
 
@@ -105,9 +110,9 @@ def _picture(
     for place, (row, match) in enumerate(zip(rows, matches, strict=True)):
         x = MARGIN + (place % columns) * (TILE + MARGIN)
         y = 2 * LINE + (place // columns) * (TILE + LINE + MARGIN)
-        image = side.image(row)
-        image.thumbnail((TILE, TILE))
-        sheet.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))
+        with suppress(UnreadableImageError):  # gone since it was embedded: an empty place
+            image = ImageOps.contain(side.image(row), (TILE, TILE))
+            sheet.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))
         draw.text((x, y + TILE), f"{match.similarity:.3f}", fill="gray", font=font)
     try:
         sheet.save(target)

@@ -69,13 +69,13 @@ def _temperature(plan: PairPlan) -> float | Temperature:
 def _temperature_now(loss: Any) -> tuple[float, float | None]:
     """tau, its mean where it is one a sample, and SigLIP's bias."""
     if isinstance(loss, SigLipLoss):
-        return math.exp(-float(loss.log_scale)), float(loss.bias)
+        return math.exp(-loss.log_scale.item()), loss.bias.item()
     temperature = loss.temperature_a
     if isinstance(temperature, ConstantTemperature):
         return temperature.value, None
     if isinstance(temperature, LearnedTemperature):
-        return math.exp(float(temperature.log_temperature)), None
-    return float(temperature.tau.mean()), None
+        return math.exp(temperature.log_temperature.item()), None
+    return float(temperature.tau[:-1].mean()), None  # the last row is a spare one
 
 
 class Held:
@@ -93,6 +93,7 @@ class Held:
     ) -> None:
         self.source, self.a, self.b = source, a, b
         self.rows = np.arange(len(source.a)) if rows is None else rows
+        self._told: set[str] = set()
 
     def score(self, model: PairModel, device: torch.device) -> Retrieval:
         """Retrieval in both directions."""
@@ -102,7 +103,12 @@ class Held:
         source = self.source
         partners = source.partners[np.isin(source.owners(), self.rows)]
         a = compute_features(
-            lambda x: model.side(kind_a, x)[1], source.a, self.a, device, rows=self.rows
+            lambda x: model.side(kind_a, x)[1],
+            source.a,
+            self.a,
+            device,
+            rows=self.rows,
+            told=self._told,
         )
         b = compute_features(
             lambda x: model.side(kind_b, x)[1], source.b, self.b, device, rows=partners

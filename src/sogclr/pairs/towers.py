@@ -66,10 +66,11 @@ class Tower(nn.Module):
         )
         if self._projection:
             taken = getattr(body, self._projection)
-            self.head = _Matrix(taken) if isinstance(taken, nn.Parameter) else taken
-            setattr(
-                body, self._projection, None if isinstance(taken, nn.Parameter) else nn.Identity()
-            )
+            bare = isinstance(taken, nn.Parameter)
+            self.head = _Matrix(taken) if bare else taken
+            # None is what stands for no projection wherever it is one that may be bare.
+            left = None if bare or self._projection == "text_projection" else nn.Identity()
+            setattr(body, self._projection, left)
         self.body = body
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,7 +156,7 @@ def regularize(head: nn.Module, dropout: float) -> None:
         if isinstance(child, nn.Dropout):
             child.p = 0.0
         elif isinstance(child, nn.GELU):
-            setattr(head, name, nn.Sequential(child, nn.Dropout(dropout)))
+            setattr(head, name, nn.Sequential(child, nn.Dropout(dropout)).train(head.training))
         else:
             regularize(child, dropout)
 
