@@ -220,6 +220,8 @@ def _images_first(table: Table, names: tuple[str, str]) -> tuple[str, str]:
 def _holds_images(table: Table, column: str) -> bool:
     if column in table.images or column in IMAGE_COLUMNS:
         return True
+    if column in TEXT_COLUMNS:  # a caption may end in the name of a file
+        return False
     first = next((value for value in table.columns[column] if value), None)
     return isinstance(first, str) and first.lower().endswith(SUFFIXES)
 
