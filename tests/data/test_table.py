@@ -27,6 +27,15 @@ def test_csv_has_commas_quotes_and_line_breaks_inside_of_values(tmp_path):
     assert table.root == tmp_path
 
 
+def test_line_breaks_inside_of_values_may_lie_anywhere_in_a_large_file(tmp_path):
+    """Larger than the blocks in which it is read."""
+    captions = [f"caption {i}\n{'and on ' * 8}\nto the end" for i in range(25_000)]
+    text = "".join(f'{i}.png,"{caption}"\n' for i, caption in enumerate(captions))
+    table = read_table(_written(tmp_path / "t.csv", "image,caption\n" + text))
+    assert _columns(table)["caption"] == captions
+    assert not table.broken
+
+
 def test_broken_rows_of_a_csv_are_listed_and_the_others_keep_their_numbers(tmp_path):
     text = 'image,caption\na.png,"x\ny"\nb.png,one,two\nc.png,fine\nd.png\ne.png,fine\n'
     table = read_table(_written(tmp_path / "t.csv", text))

@@ -113,3 +113,12 @@ def test_ranks_count_from_one_and_ties_count_against():
     assert ranks.tolist() == [2, 1]
     ranks = rank_of_first(queries, items, torch.tensor([3, 1]), torch.tensor([0, 1, 2, 3]))
     assert ranks.tolist() == [4, 2]
+
+
+def test_the_median_of_an_even_number_of_ranks_is_halfway():
+    source = open_pairs({"text1": ["x", "y"], "text2": ["x1", "y1"]})
+    found = retrieval(
+        np.array([[1.0, 0.0], [0.8, 0.6]]), np.array([[1.0, 0.0], [0.0, 1.0]]), source
+    )
+    assert found.a_to_b.median_rank == 1.5
+    assert found.b_to_a.median_rank == 1

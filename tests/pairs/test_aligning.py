@@ -134,6 +134,9 @@ def test_a_second_run_takes_features_from_before(make_pairs, frozen, tmp_path, c
     assert "skipped" not in said
     one, two = (load_file(tmp_path / name / "trained.safetensors") for name in ("one", "two"))
     assert _same(one, two)
+    sogclr.evaluate(tmp_path / "one", table)
+    sogclr.align(table, tmp_path / "two", resume=True)
+    assert "computing once" not in capsys.readouterr().err
 
 
 def _interrupt(monkeypatch, stop_at):

@@ -1,6 +1,9 @@
 import copy
+import json
+import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,6 +121,32 @@ def test_other_weights_other_data_or_other_preprocessing_are_computed(make_pairs
     assert not np.allclose(doubled[4], changed[4])
     cached(body, open_pairs(table).a)
     assert body.seen == 120
+
+
+def test_texts_are_computed_again_for_another_tokenizer_but_not_for_another_folder(
+    joined, bert, tmp_path
+):
+    from open_clip.tokenizer import HFTokenizer
+
+    encoder, texts = sogclr.load(joined), Texts(["a red picture", "blue"])
+    body = encoder.towers["text"].body
+
+    def cached(folder, length=16):
+        names = {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder)}
+        spec = replace(encoder.spec, text={**encoder.spec.text, **names, "context_length": length})
+        tokenizer = HFTokenizer(str(folder), context_length=length)
+        before = set(kept.iterdir()) if kept.exists() else set()
+        cached_features(body, "text", texts, spec, tokenizer, CPU)
+        return len(set(kept.iterdir()) - before)
+
+    kept = Path(os.environ["XDG_CACHE_HOME"]) / "sogclr" / "features"
+    shutil.copytree(bert, tmp_path / "copy")
+    assert [cached(bert), cached(bert), cached(tmp_path / "copy"), cached(bert, 3)] == [1, 0, 0, 1]
+    words = json.loads((bert / "tokenizer.json").read_text())
+    vocabulary = words["model"]["vocab"]
+    vocabulary["red"], vocabulary["blue"] = vocabulary["blue"], vocabulary["red"]
+    (tmp_path / "copy" / "tokenizer.json").write_text(json.dumps(words))
+    assert cached(tmp_path / "copy") == 1
 
 
 def test_the_body_computes_in_eval_mode(make_pairs, cached):

@@ -97,7 +97,7 @@ def cached_features(
     They are found again by what they depend on: the tower's structure and weights, its
     preprocessing, and the samples.
     """
-    target = _cache_file(body, kind, side, spec)
+    target = _cache_file(body, side, _preparation(kind, spec, tokenizer))
     if target.is_file():
         say(f"  features of {len(side):,} {kind}s: kept from before ({target})")
         return np.load(target, mmap_mode="r")
@@ -109,11 +109,20 @@ def cached_features(
     return features
 
 
-def _cache_file(body: nn.Module, kind: str, side: ImageSource | Texts, spec: PairSpec) -> Path:
+def _preparation(kind: str, spec: PairSpec, tokenizer: Any) -> str:
+    """What decides how samples become inputs; not where a tokenizer came from, but its words."""
+    if kind == "image":
+        return repr((spec.image_size, spec.mean, spec.std))
+    plain = getattr(tokenizer, "tokenizer", tokenizer)
+    words = plain.get_vocab() if hasattr(plain, "get_vocab") else plain.encoder
+    settings = {k: v for k, v in spec.text.items() if not k.endswith("_name")}
+    return repr((settings, sorted(words.items())))
+
+
+def _cache_file(body: nn.Module, side: ImageSource | Texts, preparation: str) -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = blake2b(weights_digest(body), digest_size=12)
-    prepared = (spec.image_size, spec.mean, spec.std) if kind == "image" else spec.text
-    digest.update(repr(prepared).encode())
+    digest.update(preparation.encode())
     digest.update(np.ascontiguousarray(side.ids).tobytes())
     digest.update(np.ascontiguousarray(side.marks).tobytes())
     return home / "sogclr" / "features" / f"{digest.hexdigest()}.npy"
