@@ -121,6 +121,7 @@ class _Sides:
     ) -> None:
         self.spec, self.towers, self.tokenizer = spec, towers, tokenizer
         self.plan, self.device = plan, device
+        self._stored: dict[int, StoredFeatures] = {}  # by side: training and scoring share them
 
     def training(self, side: Any) -> Inputs:
         kind = _kind(side)
@@ -136,8 +137,10 @@ class _Sides:
         if kind not in self.spec.frozen:
             return plain_inputs(side, self.spec, self.tokenizer)
         body = self.towers[kind].body
-        features = cached_features(body, kind, side, self.spec, self.tokenizer, self.device)
-        return StoredFeatures(features, side.names)
+        if id(side) not in self._stored:
+            features = cached_features(body, kind, side, self.spec, self.tokenizer, self.device)
+            self._stored[id(side)] = StoredFeatures(features, side.names)
+        return self._stored[id(side)]
 
 
 def frozen_kinds(asked: str | Sequence[str], kinds: tuple[str, str]) -> tuple[str, ...]:
