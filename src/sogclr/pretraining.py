@@ -1,15 +1,12 @@
 """`sogclr.pretrain`, put together: data, plan, model, loop, and what is left in the run."""
 
-import inspect
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from . import verbs
 from .data.loading import BatchPlan, view_batches
 from .data.source import Data, ImageSource, open_source
 from .data.views import photometric
@@ -27,28 +24,12 @@ from .monitor import NOTHING_YET
 from .planning import Plan, Request, plan_run
 from .progress import say
 from .runs import Run
-from .settings import Device, Views
+from .session import Result, checkpoint_bytes, claim, conduct
+from .settings import Device
 from .training import Trainer
 from .two_views import TwoViewTask
 
-__all__ = ["Result", "pretrain", "stored_request"]
-
-R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came of a run.
-
-    Attributes:
-        folder: the run.
-        complete: False if it was stopped on request and can be resumed.
-        metrics: the last row of metrics.jsonl.
-    """
-
-    folder: Path
-    complete: bool
-    metrics: dict[str, Any]
+__all__ = ["pretrain"]
 
 
 def pretrain(
@@ -64,12 +45,7 @@ def pretrain(
 ) -> Result:
     """See `sogclr.pretrain`; `module` is the user's own encoder, if it is one."""
     run = Run(out)
-    if resume:
-        request = stored_request(run, request, "pretrain")
-    elif run.exists():
-        raise UserError(
-            f"out: {run.folder} holds a run already; add --resume or name another --out"
-        )
+    request = claim(run, request, "pretrain", resume)
     source = open_source(data)
     kind = choose_device(device)
     plan = plan_run(request, source, kind, workers)
@@ -82,7 +58,7 @@ def pretrain(
     model = ContrastiveModel(encoder, build_projector(width))
 
     run.create()
-    run.require_space(_checkpoint_bytes(model, len(source)))
+    run.require_space(checkpoint_bytes(model, len(source)))
     fabric = start(kind, plan.precision)
     batches = BatchPlan(
         source.ids, plan.batch_size, request.accumulate, request.epochs, request.seed
@@ -91,43 +67,12 @@ def pretrain(
     trainer = Trainer(fabric, task, batches, plan.recipe, run, checkpoint_seconds)
     if run.checkpoint.exists():
         trainer.restore()
-        say(f"going on from step {trainer.step:,} of {trainer.batches.total_steps:,}")
     else:
         run.write_settings({"asked": asdict(request), "resolved": asdict(plan.resolved())})
         run.write_encoder(encoder, spec, initial=True)
         _picture(source, plan, run)
         trainer.monitor.restore(NOTHING_YET, fabric.device)
-    complete = trainer.train()
-    if complete:
-        say(f"done: {run.folder} (sogclr evaluate, sogclr embed, sogclr.load)")
-    else:
-        say(f"stopped at step {trainer.step:,}; go on with --resume")
-    return Result(run.folder, complete, trainer.monitor.rows[-1] if trainer.monitor.rows else {})
-
-
-def stored_request(run: Run, asked: R, verb: str) -> R:
-    """What the run was started with, nothing left open; what is asked now must not contradict it.
-
-    A folder that grew or another device would derive other values.
-
-    Raises:
-        UserError: not a run of this verb, or something else is asked.
-    """
-    settings = run.read_settings()
-    if settings.get("kind", "images") != ("images" if verb == "pretrain" else "pairs"):
-        raise UserError(f"run: {run.folder} was not started with sogclr {verb}")
-    stored = settings["resolved"]
-    stored["views"] = Views(**stored["views"])
-    before = type(asked)(**stored)
-    defaults = inspect.signature(getattr(verbs, verb)).parameters
-    for name, value in vars(asked).items():
-        was = getattr(before, name)
-        if value not in (was, defaults[name].default):
-            raise UserError(
-                f"{name.replace('_', '-')}: {run.folder} was started with {was}, not {value}; "
-                "leave it out to go on, or name another --out"
-            )
-    return before
+    return conduct(trainer, "sogclr evaluate, sogclr embed, sogclr.load")
 
 
 def _encoder(plan: Plan, module: nn.Module | None) -> tuple[nn.Module, EncoderSpec]:
@@ -148,12 +93,6 @@ def _tell(source: ImageSource, plan: Plan, device: str) -> None:
     say(f"{plan.request.method} for {plan.request.epochs} epochs on {device}")
     for name, value, reason in plan.reasons:
         say(f"  {name:<15} {value:<12} {reason}")
-
-
-def _checkpoint_bytes(model: nn.Module, samples: int) -> int:
-    """Old and new checkpoint side by side, two optimizer moments, two encoders, the table."""
-    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    return 2 * (3 * weights + 24 * samples) + 2 * weights + 10_000_000
 
 
 def _picture(source: ImageSource, plan: Plan, run: Run) -> None:

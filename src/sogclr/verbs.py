@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .data.source import Data
     from .pairs.search import Match
-    from .pretraining import Result
+    from .session import Result
 
     Encoder = str | nn.Module
     OtherData = Data

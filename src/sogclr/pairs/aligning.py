@@ -14,9 +14,9 @@ from ..data.pairs import PairSource, open_pairs
 from ..devices import choose_device, start
 from ..errors import UserError
 from ..monitor import NOTHING_YET
-from ..pretraining import Result, stored_request
 from ..progress import say
 from ..runs import Run
+from ..session import Result, checkpoint_bytes, claim, conduct
 from ..settings import Device
 from ..training import Trainer
 from .building import TowerRequest, build_towers, rebuild_towers, tokenizer_of
@@ -45,12 +45,7 @@ def align(
 ) -> Result:
     """See `sogclr.align`."""
     run = Run(out)
-    if resume:
-        request = stored_request(run, request, "align")
-    elif run.exists():
-        raise UserError(
-            f"out: {run.folder} holds a run already; add --resume or name another --out"
-        )
+    request = claim(run, request, "align", resume)
     kind = choose_device(device)
     source = open_pairs(data, request.columns)
     held = None if val is None else open_pairs(val, request.columns)
@@ -77,6 +72,8 @@ def align(
     tokenizer = tokenizer_of(spec, pair_files(run)["text"] if resume else None)
 
     run.create()
+    bodies = sum(p.numel() * p.element_size() for k in frozen for p in towers[k].parameters())
+    run.require_space(bodies + checkpoint_bytes(model, len(source.a) + len(source.b)))
     if not resume:
         write_start(run, spec, towers, tokenizer)
     fabric = start(kind, plan.precision)
@@ -90,7 +87,6 @@ def align(
     trainer = Trainer(fabric, task, batches, plan.recipe, run, checkpoint_seconds)
     if resume:
         trainer.restore()
-        say(f"going on from step {trainer.step:,} of {trainer.batches.total_steps:,}")
     else:
         trainer.monitor.restore(NOTHING_YET, fabric.device)
         # With the first checkpoint, since the weights that the towers came with are nowhere else
@@ -100,12 +96,7 @@ def align(
         run.write_settings(
             {**settings, "asked": asdict(request), "resolved": asdict(plan.resolved())}
         )
-    complete = trainer.train()
-    if complete:
-        say(f"done: {run.folder} (sogclr evaluate, search, embed, sogclr.load)")
-    else:
-        say(f"stopped at step {trainer.step:,}; go on with --resume")
-    return Result(run.folder, complete, trainer.monitor.rows[-1] if trainer.monitor.rows else {})
+    return conduct(trainer, "sogclr evaluate, search, embed, sogclr.load")
 
 
 class _Sides:
