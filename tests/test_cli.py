@@ -5,22 +5,11 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from refusal import refused
 
 from sogclr.cli import main
 
 FAST = ["--encoder", "small", "--image-size", "8", "--batch-size", "8", "--device", "cpu"]
-
-
-def _fails(capsys, *arguments):
-    """The one line of a command that ends with exit code 2."""
-    with pytest.raises(SystemExit) as exit:
-        main([str(argument) for argument in arguments])
-    assert exit.value.code == 2
-    error = capsys.readouterr().err.strip()
-    line = error.split("\n")[-1]
-    assert line.startswith("sogclr: ")
-    assert "Traceback" not in error
-    return line
 
 
 @pytest.fixture
@@ -60,19 +49,19 @@ def test_evaluation_on_a_test_set(make_folder, photos, tmp_path, capsys):
     main(["evaluate", str(tmp_path / "run"), str(photos), "--test", str(held)])
     assert "accuracy on --test" in capsys.readouterr().out
     other = make_folder("other", classes=("blue", "green"))
-    line = _fails(capsys, "evaluate", tmp_path / "run", photos, "--test", other)
+    line = refused(capsys, "evaluate", tmp_path / "run", photos, "--test", other)
     assert "green, red on one side only" in line
 
 
 def test_bad_data_is_one_line(tmp_path, photos, capsys):
     run = tmp_path / "run"
-    assert "does not exist" in _fails(capsys, "pretrain", tmp_path / "none", "--out", run)
+    assert "does not exist" in refused(capsys, "pretrain", tmp_path / "none", "--out", run)
     (tmp_path / "empty").mkdir()
-    assert "no .jpg" in _fails(capsys, "pretrain", tmp_path / "empty", "--out", run)
+    assert "no .jpg" in refused(capsys, "pretrain", tmp_path / "empty", "--out", run)
     (tmp_path / "empty" / "a.jpg").write_bytes(b"x")
-    assert "can be read" in _fails(capsys, "pretrain", tmp_path / "empty", "--out", run)
+    assert "can be read" in refused(capsys, "pretrain", tmp_path / "empty", "--out", run)
     Image.new("RGB", (8, 8)).save(tmp_path / "empty" / "a.jpg")
-    assert "one image" in _fails(capsys, "pretrain", tmp_path / "empty", "--out", run)
+    assert "one image" in refused(capsys, "pretrain", tmp_path / "empty", "--out", run)
     assert not run.exists()
 
 
@@ -91,15 +80,15 @@ def test_bad_data_is_one_line(tmp_path, photos, capsys):
 def test_bad_settings_are_one_line(photos, tmp_path, capsys, flags, message, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     run = tmp_path / "run"
-    assert message in _fails(capsys, "pretrain", photos, "--out", run, *flags)
+    assert message in refused(capsys, "pretrain", photos, "--out", run, *flags)
     assert not run.exists()
 
 
 def test_what_is_not_a_run_is_one_line(photos, tmp_path, capsys):
-    assert "is not a run" in _fails(capsys, "evaluate", photos, photos)
-    assert "is not a run" in _fails(capsys, "embed", photos, photos, "--out", tmp_path / "x.npz")
-    assert "does not exist" in _fails(capsys, "evaluate", tmp_path / "none", photos)
-    line = _fails(capsys, "pretrain", photos, "--out", tmp_path / "none", "--resume")
+    assert "is not a run" in refused(capsys, "evaluate", photos, photos)
+    assert "is not a run" in refused(capsys, "embed", photos, photos, "--out", tmp_path / "x.npz")
+    assert "does not exist" in refused(capsys, "evaluate", tmp_path / "none", photos)
+    line = refused(capsys, "pretrain", photos, "--out", tmp_path / "none", "--resume")
     assert "does not exist" in line
 
 
@@ -108,24 +97,24 @@ def test_a_run_in_the_way_and_one_from_other_data_are_one_line(
 ):
     run = tmp_path / "run"
     main(["pretrain", str(photos), "--out", str(run), "--epochs", "1", *FAST])
-    assert "holds a run already" in _fails(capsys, "pretrain", photos, "--out", run)
+    assert "holds a run already" in refused(capsys, "pretrain", photos, "--out", run)
     other = make_folder("other", classes=("x", "y"))
-    line = _fails(capsys, "pretrain", other, "--out", run, "--resume")
+    line = refused(capsys, "pretrain", other, "--out", run, "--resume")
     assert "is not what" in line
     assert "0 are here unchanged" in line
 
 
 def test_bad_targets_of_embed_are_found_before_embedding(photos, tmp_path, capsys):
-    assert ".npz or .parquet" in _fails(capsys, "embed", "r", photos, "--out", tmp_path / "x.csv")
-    line = _fails(capsys, "embed", "r", photos, "--out", tmp_path / "none" / "x.npz")
+    assert ".npz or .parquet" in refused(capsys, "embed", "r", photos, "--out", tmp_path / "x.csv")
+    line = refused(capsys, "embed", "r", photos, "--out", tmp_path / "none" / "x.npz")
     assert "does not exist" in line
 
 
 def test_unknown_protocols_and_missing_labels_are_one_line(photos, tmp_path, capsys):
     run = tmp_path / "run"
     main(["pretrain", str(photos), "--out", str(run), "--epochs", "1", *FAST])
-    assert "'svm' is unknown" in _fails(capsys, "evaluate", run, photos, "--protocol", "knn,svm")
-    assert "no labels" in _fails(capsys, "evaluate", run, photos / "red")
+    assert "'svm' is unknown" in refused(capsys, "evaluate", run, photos, "--protocol", "knn,svm")
+    assert "no labels" in refused(capsys, "evaluate", run, photos / "red")
 
 
 def test_settings_are_stored_with_what_was_derived(photos, tmp_path):

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from bits import checkpoint, same
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
@@ -24,22 +25,6 @@ from sogclr.runs import Run
 from sogclr.training import Trainer
 
 SHORT = {"encoder": "small", "image_size": 8, "batch_size": 8, "device": "cpu"}
-
-
-def _same(a, b):
-    """Equality to the bit through nested dicts and lists."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
-def _state(folder):
-    state = Run(folder).read_checkpoint()
-    for row in state["monitor"]["rows"]:
-        row.pop("samples_per_second")
-    return state
 
 
 @pytest.mark.parametrize("method", ["sogclr", "simclr", "dcl"])
@@ -72,8 +57,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(make_folder, 
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         sogclr.pretrain(photos, tmp_path / name, epochs=2, seed=seed, **SHORT)
     a, b, c = (load_file(tmp_path / name / "encoder.safetensors") for name in "abc")
-    assert _same(a, b)
-    assert not _same(a, c)
+    assert same(a, b)
+    assert not same(a, c)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -96,7 +81,7 @@ def test_stopped_and_resumed_is_uninterrupted(make_folder, tmp_path, monkeypatch
     assert not first.complete
     assert not sogclr.pretrain(photos, tmp_path / "parts", resume=True).complete
     assert sogclr.pretrain(photos, tmp_path / "parts", resume=True).complete
-    assert _same(_state(tmp_path / "whole"), _state(tmp_path / "parts"))
+    assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
 
 
 def test_killed_at_random_steps_and_resumed_is_uninterrupted(make_folder, tmp_path):
@@ -125,7 +110,7 @@ def test_killed_at_random_steps_and_resumed_is_uninterrupted(make_folder, tmp_pa
         process.kill()
         assert process.wait() == -signal.SIGKILL
     subprocess.run([*command, "--out", str(parts), "--resume"], check=True, capture_output=True)
-    assert _same(_state(tmp_path / "whole"), _state(parts))
+    assert same(checkpoint(tmp_path / "whole"), checkpoint(parts))
 
 
 def _last_step(metrics):

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from bits import checkpoint, same
 from safetensors.torch import load_file
 from torch import nn
 
@@ -21,22 +22,6 @@ from sogclr.runs import Run
 from sogclr.training import Trainer
 
 from .small_tables import read_rows, write_table
-
-
-def _same(a, b):
-    """Equality to the bit through nested dicts and lists."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
-def _state(folder):
-    state = Run(folder).read_checkpoint()
-    for row in state["monitor"]["rows"]:
-        row.pop("samples_per_second")
-    return state
 
 
 def _metrics(folder):
@@ -91,7 +76,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(pairs, fast, 
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         sogclr.align(pairs, tmp_path / name, seed=seed, **fast)
     a, b, c = (load_file(tmp_path / name / "trained.safetensors") for name in "abc")
-    assert _same(a, b)
+    assert same(a, b)
     assert not any(torch.equal(a[key], c[key]) for key in a if a[key].ndim > 1)
 
 
@@ -133,7 +118,7 @@ def test_a_second_run_takes_features_from_before(make_pairs, frozen, tmp_path, c
     assert "computing once" not in said
     assert "skipped" not in said
     one, two = (load_file(tmp_path / name / "trained.safetensors") for name in ("one", "two"))
-    assert _same(one, two)
+    assert same(one, two)
     sogclr.evaluate(tmp_path / "one", table)
     sogclr.align(table, tmp_path / "two", resume=True)
     assert "computing once" not in capsys.readouterr().err
@@ -168,11 +153,11 @@ def test_stopped_and_resumed_is_uninterrupted(pairs, fast, frozen, tmp_path, mon
     assert not first.complete
     assert not sogclr.align(pairs, tmp_path / "parts", resume=True).complete
     assert sogclr.align(pairs, tmp_path / "parts", resume=True).complete
-    assert _same(_state(tmp_path / "whole"), _state(tmp_path / "parts"))
+    assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
     whole, parts = (
         load_file(tmp_path / name / "trained.safetensors") for name in ("whole", "parts")
     )
-    assert _same(whole, parts)
+    assert same(whole, parts)
 
 
 @pytest.mark.parametrize("freeze", ["", "image"])
@@ -186,7 +171,7 @@ def test_what_dies_before_its_first_checkpoint_keeps_the_weights_it_came_with(
         with pytest.raises(ZeroDivisionError):
             sogclr.align(pairs, tmp_path / "parts", **settings)
     assert sogclr.align(pairs, tmp_path / "parts", resume=True).complete
-    assert _same(_state(tmp_path / "whole"), _state(tmp_path / "parts"))
+    assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
 
 
 def test_killed_and_resumed_is_uninterrupted(pairs, tiny, tmp_path):
@@ -208,7 +193,7 @@ def test_killed_and_resumed_is_uninterrupted(pairs, tiny, tmp_path):
     assert 0 < Run(parts).read_checkpoint()["step"] < 240
     assert sogclr.align(pairs, parts, resume=True, workers=0).complete
     sogclr.align(pairs, tmp_path / "whole", **settings)
-    assert _same(_state(tmp_path / "whole"), _state(parts))
+    assert same(checkpoint(tmp_path / "whole"), checkpoint(parts))
 
 
 def _last_step(metrics):
@@ -227,7 +212,7 @@ def _visits(state, side):
 def test_a_table_that_grew_keeps_what_is_known_on_both_sides(make_pairs, fast, tmp_path, capsys):
     table, run = make_pairs(), tmp_path / "run"
     sogclr.align(table, run, **fast)
-    before = _state(run)
+    before = checkpoint(run)
     rows = read_rows(table)
     # One image more, before the others; two captions more; one caption gone.
     make_pairs("more", count=25)
@@ -242,7 +227,7 @@ def test_a_table_that_grew_keeps_what_is_known_on_both_sides(make_pairs, fast, t
     assert "on the other side 45 samples are known" not in said
     assert "on the other side 44 samples are known and keep their state, 2 are new, 1 are" in said
 
-    after, source = _state(run), open_pairs(table)
+    after, source = checkpoint(run), open_pairs(table)
     for side in ("a", "b"):
         known, now = _visits(before, side), _visits(after, side)
         assert sum(known.values()) == 48  # two epochs of 24 pairs
@@ -269,11 +254,11 @@ def test_a_table_in_another_order_goes_on_as_it_was(make_pairs, fast, tmp_path):
     rows = read_rows(table)
     write_table(table, rows[::-1])
     sogclr.align(table, tmp_path / "backwards", **fast)
-    one, other = _state(tmp_path / "run"), _state(tmp_path / "backwards")
+    one, other = checkpoint(tmp_path / "run"), checkpoint(tmp_path / "backwards")
     for side in ("a", "b"):
         assert _visits(one, side) == _visits(other, side)
     # The order in which a batch is summed is the same, so the weights are as well.
-    assert _same(one["model"], other["model"])
+    assert same(one["model"], other["model"])
 
 
 def test_another_table_is_refused(make_pairs, fast, sentences, tmp_path):
@@ -368,7 +353,7 @@ def test_unreadable_images_are_skipped_while_training_goes_on(
     assert capsys.readouterr().err.count("skipped img/03.png: could not be read (training") == (
         freeze is not None
     )
-    visits = _visits(_state(tmp_path / "run"), "a")
+    visits = _visits(checkpoint(tmp_path / "run"), "a")
     source = open_pairs(table)
     by_name = {
         n: visits[i] for n, i in zip(source.a.names, source.a.ids.view(np.int64), strict=True)
@@ -393,7 +378,7 @@ def test_unreadable_images_are_reported_once(make_pairs, fast, tmp_path, capsys)
 def test_accumulated_batches_make_one_step(pairs, fast, tmp_path, accumulate):
     settings = {**fast, "accumulate": accumulate, "epochs": 2}
     sogclr.align(pairs, tmp_path / "run", **settings)
-    state = _state(tmp_path / "run")
+    state = checkpoint(tmp_path / "run")
     assert state["step"] == 2 * -(-3 // accumulate)
     assert set(_visits(state, "a").values()) == {2}
     assert sum(_visits(state, "b").values()) == 48
@@ -430,7 +415,7 @@ def test_the_temperature_at_the_end_is_kept_with_the_towers(pairs, fast, tmp_pat
     sogclr.align(pairs, tmp_path / "run", learning_rate=1e-2, **fast, **changes)
     encoder = sogclr.load(tmp_path / "run")
     learned = "tau" in changes or changes.get("method") == "siglip"
-    loss = _state(tmp_path / "run")["loss"]
+    loss = checkpoint(tmp_path / "run")["loss"]
     tau = float(np.exp(encoder.log_temperature))
     assert (tau == pytest.approx(start, rel=1e-6)) == (not learned)
     if changes.get("tau") == "individual":

@@ -4,22 +4,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusal import refused
 
 from sogclr.cli import main
 
 from .small_tables import read_rows, write_table
-
-
-def _fails(capsys, *arguments):
-    """The one line of a command that ends with exit code 2."""
-    with pytest.raises(SystemExit) as exit:
-        main([str(argument) for argument in arguments])
-    assert exit.value.code == 2
-    error = capsys.readouterr().err.strip()
-    line = error.split("\n")[-1]
-    assert line.startswith("sogclr: ")
-    assert "Traceback" not in error
-    return line
 
 
 @pytest.fixture
@@ -29,7 +18,7 @@ def align_fails(tmp_path, tiny, capsys):
     def fails(table, *flags, model=True):
         out = tmp_path / "refused"
         named = ["--model", tiny] if model else []
-        line = _fails(
+        line = refused(
             capsys, "align", table, "--out", out, "--device", "cpu", "--epochs", "1", *named, *flags
         )
         assert not (out / "settings.json").exists()
@@ -181,14 +170,14 @@ def test_models_that_are_none_are_one_line(pairs, make_config, tmp_path, align_f
 
 
 def test_a_run_in_the_way_and_one_that_is_none_are_one_line(pairs, trained, tmp_path, capsys):
-    assert "holds a run already" in _fails(capsys, "align", pairs, "--out", trained)
-    line = _fails(capsys, "align", pairs, "--out", tmp_path / "none", "--resume")
+    assert "holds a run already" in refused(capsys, "align", pairs, "--out", trained)
+    line = refused(capsys, "align", pairs, "--out", tmp_path / "none", "--resume")
     assert "does not exist" in line
 
 
 def test_bad_evaluations_are_one_line(pairs, sentences, trained, on_texts, tmp_path, capsys):
     def fails(run, data, *flags):
-        return _fails(capsys, "evaluate", run, data, *flags)
+        return refused(capsys, "evaluate", run, data, *flags)
 
     line = fails(trained, pairs, "--protocol", "knn")
     assert "'knn' does not fit a run on pairs; give one of retrieval, zero-shot, sts" in line
@@ -206,13 +195,13 @@ def test_bad_evaluations_are_one_line(pairs, sentences, trained, on_texts, tmp_p
 
 
 def test_bad_templates_are_one_line(trained, make_folder, capsys):
-    line = _fails(capsys, "evaluate", trained, make_folder(), "--templates", "a photo")
+    line = refused(capsys, "evaluate", trained, make_folder(), "--templates", "a photo")
     assert "'a photo' has no {} where the name of a class goes" in line
 
 
 def test_bad_searches_are_one_line(make_folder, trained, joined, on_texts, tmp_path, capsys):
     def fails(run, *arguments):
-        return _fails(capsys, "search", run, *arguments)
+        return refused(capsys, "search", run, *arguments)
 
     assert "query: is empty" in fails(trained, " ")
     assert "top: must be at least 1, got 0" in fails(trained, "red", "--top", "0")
@@ -232,9 +221,9 @@ def test_bad_searches_are_one_line(make_folder, trained, joined, on_texts, tmp_p
 
 
 def test_bad_targets_of_embed_are_one_line(pairs, trained, tmp_path, capsys):
-    line = _fails(capsys, "embed", trained, pairs, "--out", tmp_path / "x.csv")
+    line = refused(capsys, "embed", trained, pairs, "--out", tmp_path / "x.csv")
     assert "must end in .npz or .parquet" in line
-    line = _fails(
+    line = refused(
         capsys, "embed", trained, pairs, "--out", tmp_path / "x.npz", "--columns", "image,title"
     )
     assert "no column 'title'; it has image, caption" in line

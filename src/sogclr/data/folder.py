@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..cache import cache_folder
 from ..errors import UserError
 from ..progress import track
 from .source import ImageSource, UnreadableImageError, stable_id, to_rgb
@@ -176,9 +177,8 @@ def _read_header(path: Path, bytes: int, time: int) -> _Header:
 
 
 def _cache_file(root: Path) -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     key = blake2b(os.fsencode(root.resolve()), digest_size=8).hexdigest()
-    return home / "sogclr" / "headers" / f"{key}.json"
+    return cache_folder() / "headers" / f"{key}.json"
 
 
 def reason_of(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
 __all__ = ["TABLE_SUFFIXES", "Table", "is_table", "read_table"]
 
@@ -100,7 +100,7 @@ def _from_path(path: Path) -> Table:
     try:
         return readers[path.suffix](path)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise UserError(f"data: {path} cannot be read ({_one_line(error)})") from error
+        raise UserError(f"data: {path} cannot be read ({one_line(error)})") from error
 
 
 def _from_delimited(path: Path) -> Table:
@@ -141,7 +141,7 @@ def _from_jsonl(path: Path) -> Table:
             try:
                 record = json.loads(line)
             except ValueError as error:
-                broken.append((number, _one_line(error)))
+                broken.append((number, one_line(error)))
                 continue
             if not isinstance(record, dict):
                 broken.append((number, "not an object"))
@@ -185,7 +185,7 @@ def _from_hub(data: str) -> Table:
         loaded = load_dataset(name, split=split or None)
     except Exception as error:
         raise UserError(
-            f"data: {name} could not be loaded from the hub ({_one_line(error)}); without a "
+            f"data: {name} could not be loaded from the hub ({one_line(error)}); without a "
             "network, save it elsewhere with dataset.save_to_disk(FOLDER) and give that folder"
         ) from error
     return _from_dataset(loaded, data)
@@ -201,7 +201,3 @@ def _from_dataset(dataset: Any, name: str) -> Table:
     columns = {c: dataset[c] if c not in images else None for c in dataset.column_names}
     rows = list(range(1, len(dataset) + 1))
     return Table(name, Path(), columns, rows, images=images, dataset=dataset)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

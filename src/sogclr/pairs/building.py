@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..models import IMAGENET_MEAN, IMAGENET_STD, load_weights, width_of
 from .towers import PairSpec, Tower
 
@@ -116,7 +116,7 @@ def tokenizer_of(spec: PairSpec, text_folder: Path | None = None) -> Any:
             return HFTokenizer(name, tokenizer_mode=text.get("tokenizer_mode"), **options)
     except Exception as error:
         raise UserError(
-            f"text-tower: the tokenizer {name} could not be had ({_one_line(error)}); without a "
+            f"text-tower: the tokenizer {name} could not be had ({one_line(error)}); without a "
             "network, download it elsewhere into the folder of the tower"
         ) from error
 
@@ -165,7 +165,7 @@ def _whole(
     except Exception as error:
         raise UserError(
             f"model: {name} with {request.pretrained or 'its own weights'} could not be built "
-            f"({_one_line(error)}); without a network, download the weights elsewhere and pass "
+            f"({one_line(error)}); without a network, download the weights elsewhere and pass "
             "the file with --pretrained"
         ) from error
     config = open_clip.get_model_config(name)
@@ -201,7 +201,7 @@ def _register(path: Path) -> str:
             raise UserError(f"model: {path} is no configuration of open_clip: it lacks {lacks[0]}")
         open_clip.add_model_config(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"model: {path} cannot be read ({_one_line(error)})") from error
+        raise UserError(f"model: {path} cannot be read ({one_line(error)})") from error
     return path.stem
 
 
@@ -316,7 +316,7 @@ def _text_config(name: str | None) -> dict[str, Any]:
     except Exception as error:
         raise UserError(
             f"text-tower: {name} is neither a folder with a Hugging Face model nor one that can "
-            f"be fetched ({_one_line(error)}); without a network, download it elsewhere and pass "
+            f"be fetched ({one_line(error)}); without a network, download it elsewhere and pass "
             "its folder"
         ) from error
     if config.model_type not in arch_dict:
@@ -350,7 +350,7 @@ def _towers(spec: PairSpec, module: nn.Module | None) -> dict[str, Tower]:
             config = spec.text if kind == "text" else spec.vision or {}
             name = config.get("hf_model_name") or config.get("timm_model_name") or "it"
             raise UserError(
-                f"{kind}-tower: {name} could not be built ({_one_line(error)}); without a "
+                f"{kind}-tower: {name} could not be built ({one_line(error)}); without a "
                 "network, download the weights elsewhere and pass them (--image-weights FILE, "
                 "--text-tower FOLDER)"
             ) from error
@@ -391,7 +391,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..cache import cache_folder
 from ..data.pairs import Texts
 from ..data.source import ImageSource
 from ..errors import UserError
@@ -120,12 +121,15 @@ def _preparation(kind: str, spec: PairSpec, tokenizer: Any) -> str:
 
 
 def _cache_file(body: nn.Module, side: ImageSource | Texts, preparation: str) -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = blake2b(weights_digest(body), digest_size=12)
     digest.update(preparation.encode())
-    digest.update(np.ascontiguousarray(side.ids).tobytes())
-    digest.update(np.ascontiguousarray(side.marks).tobytes())
-    return home / "sogclr" / "features" / f"{digest.hexdigest()}.npy"
+    digest.update(_samples(side))
+    return cache_folder() / "features" / f"{digest.hexdigest()}.npy"
+
+
+def _samples(side: ImageSource | Texts) -> bytes:
+    """Who the rows of a side are."""
+    return side.ids.tobytes() + side.marks.tobytes()
 
 
 def _keep(features: np.ndarray, target: Path) -> None:
@@ -151,8 +155,7 @@ def stored_embeddings(
     They are computed again when the towers were trained further or the samples changed.
     """
     digest = blake2b((run.folder / "trained.safetensors").read_bytes(), digest_size=12)
-    digest.update(np.ascontiguousarray(side.ids).tobytes())
-    digest.update(np.ascontiguousarray(side.marks).tobytes())
+    digest.update(_samples(side))
     target = run.folder / "embeddings" / f"{digest.hexdigest()}.npy"
     if target.is_file():
         return np.load(target, mmap_mode="r")
