@@ -29,10 +29,12 @@ def carry_over(
     """Per-sample state, rearranged for the data as it is now.
 
     Samples are recognized by their ids. Known ones keep their row, new ones start fresh, rows of
-    samples that are gone are dropped.
+    samples that are gone are dropped. A queue keeps its keys and learns the new rows of those
+    they are of; keys of samples that are gone are nobody's until they are overwritten.
 
     Args:
-        stored: the loss's state_dict; tensors kept per sample have one row each and a spare one.
+        stored: the loss's state_dict; tensors kept per sample have one row each and a spare one,
+            those of a module `queue` are none, and its `ids` are rows.
         fresh: the same of a loss made for the data now, without a visit.
         trained_on: who the samples were, by the ending of the modules that keep state of them
             (`""` if all do; `"_a"` and `"_b"` for the sides of pairs).
@@ -58,11 +60,12 @@ def carry_over(
                 "give the same data, or another --out"
             )
         for key, value in stored.items():
-            if (
-                key.rpartition(".")[0].endswith(side)
-                and len(value.shape)
-                and (len(value) == old_size + 1)
-            ):
+            module, _, name = key.rpartition(".")
+            if not module.endswith(side):
+                continue
+            if module.endswith("queue"):
+                state[key] = _renamed(value, rows, before) if name == "ids" else value
+            elif len(value.shape) and len(value) == old_size + 1:
                 state[key] = fresh[key].clone()
                 state[key][torch.from_numpy(rows)] = value[torch.from_numpy(before)]
         told.append(
@@ -83,3 +86,9 @@ def _match(trained_on: Fingerprint, now: Fingerprint) -> tuple[np.ndarray, np.nd
     )
     same = now["marks"].numpy()[rows] == trained_on["marks"].numpy()[before]
     return rows[same], before[same]
+
+
+def _renamed(ids: Tensor, rows: np.ndarray, before: np.ndarray) -> Tensor:
+    """Rows before to rows now, -1 where there is none."""
+    now = dict(zip(before.tolist(), rows.tolist(), strict=True))
+    return torch.tensor([now.get(row, -1) for row in ids.tolist()])

@@ -15,6 +15,7 @@ from .small import SmallEncoder
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "PROJECTION",
     "ContrastiveModel",
     "EncoderSpec",
     "build_encoder",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PROJECTION = 128  # width of what the loss sees, as SimCLR and MoCo have it
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def width_of(encoder: nn.Module, image_size: int, flag: str = "encoder") -> int:
     return features.shape[1]
 
 
-def build_projector(width: int, out: int = 128) -> nn.Module:
+def build_projector(width: int, out: int = PROJECTION) -> nn.Module:
     """SimCLR's projector `(B, width)` to `(B, out)`: one hidden layer, batch normalized."""
     return nn.Sequential(
         nn.Linear(width, width, bias=False),

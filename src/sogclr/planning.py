@@ -45,13 +45,16 @@ class Request:
     precision: Precision
     views: Views
     seed: int
+    queue_size: int | None = None
+    momentum: float | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
     """A request with nothing left open, and why each derived value is what it is.
 
-    `reasons` is a list of `(setting, value, reason)` for people.
+    `reasons` is a list of `(setting, value, reason)` for people; `queue_size` and `momentum` are
+    None unless the method is moco.
     """
 
     request: Request
@@ -63,6 +66,8 @@ class Plan:
     workers: int
     views: Views
     recipe: Recipe
+    queue_size: int | None
+    momentum: float | None
     reasons: list[tuple[str, str, str]]
 
     def resolved(self) -> Request:
@@ -78,6 +83,8 @@ class Plan:
             optimizer=self.recipe.optimizer,
             learning_rate=self.recipe.learning_rate,
             weight_decay=self.recipe.weight_decay,
+            queue_size=self.queue_size,
+            momentum=self.momentum,
         )
 
 
@@ -110,6 +117,7 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
         UserError: a setting out of range, or too few images.
     """
     check_request(request, len(source), workers)
+    _check_moco(request, len(source))
     reasons = Reasons()
     derive = reasons.derive
 
@@ -131,6 +139,10 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
 
     temperature = request.temperature or (0.2 if image_size <= 64 else 0.1)
     derive("temperature", request.temperature, temperature, "0.2 up to 64 px, 0.1 above")
+
+    queue_size = momentum = None
+    if request.method == "moco":
+        queue_size, momentum = _plan_moco(request, n, batch, reasons)
 
     views = request.views.over(source.views).resolved(image_size)
     shown = ", ".join(f"{k} {v:g}" for k, v in vars(views).items())
@@ -174,8 +186,28 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
         workers=processes,
         views=views,
         recipe=chosen,
+        queue_size=queue_size,
+        momentum=momentum,
         reasons=reasons.lines,
     )
+
+
+def _plan_moco(request: Request, n: int, batch: int, reasons: Reasons) -> tuple[int, float]:
+    """Size of the queue and momentum of its encoder, between what MoCo's authors published.
+
+    Theirs are 4,096 and 0.99 for 200 epochs of CIFAR-10 (19,600 steps), 65,536 and 0.999 for
+    those of ImageNet (a million). A sixteenth of the images, in powers of two, meets both sizes.
+    """
+    usual = min(max(4096, 1 << (n // 16).bit_length() >> 1), 65536)
+    queue_size = request.queue_size or min(usual, n)
+    reason = "MoCo's for so many images" if usual <= n else "as many as there are images"
+    reasons.derive("queue size", request.queue_size, queue_size, reason)
+    steps = -(-n // batch) * request.epochs
+    momentum = request.momentum
+    if momentum is None:
+        momentum = 0.99 if steps < 100_000 else 0.999
+    reasons.derive("momentum", request.momentum, momentum, "0.999 from 100,000 steps on")
+    return queue_size, momentum
 
 
 def check_request(request: Any, n: int, workers: int | None, what: str = "image") -> None:
@@ -216,6 +248,20 @@ def check_request(request: Any, n: int, workers: int | None, what: str = "image"
         raise UserError(f"workers: must not be negative, got {workers}")
     if request.seed < 0:
         raise UserError(f"seed: must not be negative, got {request.seed}")
+
+
+def _check_moco(request: Request, n: int) -> None:
+    size, momentum = request.queue_size, request.momentum
+    for name, value in (("queue-size", size), ("momentum", momentum)):
+        if value is not None and request.method != "moco":
+            raise UserError(f"{name}: goes with --method moco")
+    if size is not None and not 1 <= size <= 2 * n:
+        raise UserError(
+            f"queue-size: must be at least 1 and at most {2 * n:,}, two views of each of the "
+            f"{n:,} images, got {size:,}"
+        )
+    if momentum is not None and not 0 <= momentum < 1:
+        raise UserError(f"momentum: must be at least 0 and below 1, got {momentum:g}")
 
 
 def usual_batch_size(n: int) -> int:

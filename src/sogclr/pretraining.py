@@ -13,6 +13,7 @@ from .data.views import photometric
 from .devices import choose_device, start
 from .errors import UserError
 from .models import (
+    PROJECTION,
     ContrastiveModel,
     EncoderSpec,
     build_encoder,
@@ -20,6 +21,7 @@ from .models import (
     describe,
     width_of,
 )
+from .momentum import MomentumModel
 from .monitor import NOTHING_YET
 from .planning import Plan, Request, plan_run
 from .progress import say
@@ -55,10 +57,12 @@ def pretrain(
     encoder, spec = _encoder(plan, module)
     width = width_of(encoder, plan.image_size)
     say(f"  {describe(encoder, spec, width)}")
-    model = ContrastiveModel(encoder, build_projector(width))
+    query = ContrastiveModel(encoder, build_projector(width))
+    model = query if plan.momentum is None else MomentumModel(query, plan.momentum)
 
     run.create()
-    run.require_space(checkpoint_bytes(model, len(source)))
+    queue = 4 * (PROJECTION + 3) * (plan.queue_size or 0)
+    run.require_space(checkpoint_bytes(model, len(source), queue))
     fabric = start(kind, plan.precision)
     batches = BatchPlan(
         source.ids, plan.batch_size, request.accumulate, request.epochs, request.seed
@@ -72,6 +76,7 @@ def pretrain(
         run.write_encoder(encoder, spec, initial=True)
         _picture(source, plan, run)
         trainer.monitor.restore(NOTHING_YET, fabric.device)
+        task.prime(fabric.device)
     return conduct(trainer, "sogclr evaluate, sogclr embed, sogclr.load")
 
 

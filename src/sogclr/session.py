@@ -80,8 +80,8 @@ def conduct(trainer: Trainer, hint: str) -> Result:
     return Result(folder, complete, trainer.monitor.rows[-1] if trainer.monitor.rows else {})
 
 
-def checkpoint_bytes(model: nn.Module, samples: int) -> int:
+def checkpoint_bytes(model: nn.Module, samples: int, kept: int = 0) -> int:
     """What a run needs on disk: old and new checkpoint side by side, two optimizer moments, two
-    models, the table."""
+    models, the table, and `kept` further bytes in a checkpoint."""
     weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    return 2 * (3 * weights + 24 * samples) + 2 * weights + 10_000_000
+    return 2 * (3 * weights + 24 * samples + kept) + 2 * weights + 10_000_000

@@ -18,7 +18,7 @@ __all__ = [
     "Views",
 ]
 
-Method = Literal["sogclr", "simclr", "dcl"]
+Method = Literal["sogclr", "simclr", "dcl", "moco"]
 PairMethod = Literal["sogclr", "clip", "dcl", "siglip"]
 Tau = Literal["constant", "learned", "individual"]
 Optimizer = Literal["auto", "lars", "sgd", "adamw"]

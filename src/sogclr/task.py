@@ -52,6 +52,9 @@ class Task(ABC):
     def forward(self, model: nn.Module, batch: Any, device: torch.device) -> Outcome:
         """Views, model and loss; waits for nothing. `model` is `self.model`, wrapped."""
 
+    def after_step(self) -> None:  # noqa: B027 most tasks have nothing to do then
+        """What is to be done once an optimizer step, after it; waits for nothing."""
+
     @abstractmethod
     def identity(self) -> dict[str, Fingerprint]:
         """Who the samples are, see `sogclr.identity`."""

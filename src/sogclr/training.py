@@ -152,6 +152,7 @@ class Trainer:
     def _step(self, step: int) -> None:
         self.schedule.step_update(step)
         self.optimizer.step()
+        self.task.after_step()
         self.optimizer.zero_grad()
         self.step = step + 1
         self.monitor.advance(self.step)

@@ -58,6 +58,8 @@ def pretrain(
     temperature: float | None = None,
     gamma_min: float = 0.2,
     gamma_decay: int | None = None,
+    queue_size: int | None = None,
+    momentum: float | None = None,
     accumulate: int = 1,
     optimizer: Optimizer = "auto",
     learning_rate: float | None = None,
@@ -81,7 +83,8 @@ def pretrain(
             an array or tensor of images, or a pair (images, labels). Labels, from sub-folders
             or given, are used only to report kNN accuracy.
         out: The folder of the run: checkpoint, encoder, metrics, curves.
-        method: sogclr (a normalizer remembered per sample), simclr or dcl (in-batch ones).
+        method: sogclr (a normalizer remembered per sample), simclr or dcl (in-batch ones), or
+            moco (a queue of keys of earlier batches, made by a second, averaged encoder).
         encoder: A timm name or `small` (trains on a CPU). From Python also your own nn.Module,
             (B, 3, S, S) to (B, d). Default: small on a CPU, resnet18 up to 64 px, else resnet50.
         batch_size: Images in one forward pass. Default: at most 256, with 32 batches an epoch.
@@ -91,8 +94,12 @@ def pretrain(
         gamma_min: SogCLR: smallest weight of a new estimate in a sample's normalizer.
         gamma_decay: SogCLR: visits over which the weight falls there along a cosine, instead
             of as 1/visits.
-        accumulate: Forward passes whose gradients make one optimizer step. With sogclr they
-            act as one large batch, with the others as many small ones.
+        queue_size: MoCo: keys in the queue, the negatives of every query. Default: a sixteenth
+            of the images, between 4,096 and 65,536, but no more than there are.
+        momentum: MoCo: of the average that makes the keys, per step. Default: 0.99, for
+            100,000 steps and more 0.999.
+        accumulate: Forward passes whose gradients make one optimizer step. With sogclr and
+            moco they act as one large batch, with the others as many small ones.
         optimizer: lars, sgd or adamw.
         learning_rate: At its peak. Default: the optimizer's times the square root of
             batch_size x accumulate.
@@ -135,6 +142,8 @@ def pretrain(
         precision=precision,
         views=views,
         seed=seed,
+        queue_size=queue_size,
+        momentum=momentum,
     )
     return run(
         data,

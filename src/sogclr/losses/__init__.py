@@ -9,6 +9,7 @@ log-normalizer. The classes differ in two choices only:
     per sample, over time          GlobalContrastiveLoss         TwoWayGlobalContrastiveLoss
     in the batch                   DecoupledContrastiveLoss      DecoupledClipLoss
     in the batch, with positive    NTXentLoss (SimCLR)           ClipLoss
+    in a queue, with positive      MoCoLoss, negatives K
 
 SigLipLoss, beside them, has no normalizer. The temperature is a third, independent choice, see
 `sogclr.temperature`.
@@ -18,10 +19,12 @@ are formed, exponentiated and summed in float32 (float64 stays float64).
 
 Scale. By default ("temperature") losses are tau times a cross-entropy with the *mean* over
 negatives in the normalizer, so that values and gradients do not depend on the batch size and
-methods compare. "cross-entropy" divides by tau and, for the in-batch losses, sums over
-negatives: NTXentLoss and ClipLoss then equal `cross_entropy(logits, positive)` as published.
+methods compare. "cross-entropy" divides by tau and, but for the losses that remember, sums over
+negatives: NTXentLoss, ClipLoss and MoCoLoss then equal `cross_entropy(logits, positive)` as
+published.
 """
 
+from .queue import MoCoLoss
 from .sigmoid import SigLipLoss
 from .two_view import DecoupledContrastiveLoss, GlobalContrastiveLoss, NTXentLoss, TwoViewLoss
 from .two_way import ClipLoss, DecoupledClipLoss, TwoWayGlobalContrastiveLoss, TwoWayLoss
@@ -31,6 +34,7 @@ __all__ = [
     "DecoupledClipLoss",
     "DecoupledContrastiveLoss",
     "GlobalContrastiveLoss",
+    "MoCoLoss",
     "NTXentLoss",
     "SigLipLoss",
     "TwoViewLoss",
