@@ -75,6 +75,10 @@ def test_bad_data_is_one_line(tmp_path, photos, capsys):
         (["--encoder", "small", "--pretrained"], "no pretrained weights"),
         (["--device", "cuda"], "cuda is not available"),
         (["--views.flip", "2"], "flip must be between 0 and 1"),
+        (["--queue-size", "8"], "queue-size: goes with --method moco"),
+        (["--momentum", "0.9", "--method", "dcl"], "momentum: goes with --method moco"),
+        (["--method", "moco", "--queue-size", "33"], "at most 32, two views of each of the 16"),
+        (["--method", "moco", "--momentum", "1"], "at least 0 and below 1, got 1"),
     ],
 )
 def test_bad_settings_are_one_line(photos, tmp_path, capsys, flags, message, monkeypatch):
@@ -124,6 +128,22 @@ def test_settings_are_stored_with_what_was_derived(photos, tmp_path):
     assert settings["asked"]["temperature"] is None
     assert settings["resolved"]["temperature"] == 0.2
     assert None not in {settings["resolved"][name] for name in ("encoder", "learning_rate")}
+
+
+def test_moco_tells_and_stores_its_queue_and_momentum(photos, tmp_path, capsys):
+    run = str(tmp_path / "run")
+    main(["pretrain", str(photos), "--out", run, "--epochs", "1", "--method", "moco", *FAST])
+    told = capsys.readouterr().err
+    assert "moco for 1 epochs" in told
+    assert "queue size      16           as many as there are images" in told
+    assert "momentum        0.99         0.999 from 100,000 steps on" in told
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert (settings["asked"]["queue_size"], settings["asked"]["momentum"]) == (None, None)
+    assert (settings["resolved"]["queue_size"], settings["resolved"]["momentum"]) == (16, 0.99)
+    more = ["--resume", "--method", "moco", "--queue-size", "8"]
+    line = refused(capsys, "pretrain", photos, "--out", run, *more)
+    assert "queue-size: " in line
+    assert "was started with 16, not 8" in line
 
 
 @pytest.mark.parametrize("verb", [[], ["pretrain"], ["align"], ["evaluate"], ["embed"], ["search"]])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sogclr import GlobalContrastiveLoss, UserError
+from sogclr import GlobalContrastiveLoss, MoCoLoss, UserError
 from sogclr.data.arrays import ArraySource
 from sogclr.identity import carry_over, fingerprint
 
@@ -63,6 +63,27 @@ def test_a_sample_that_became_another_one_starts_fresh():
     state, told = _carried(loss, ArraySource(PIXELS), ArraySource(changed))
     assert state["normalizer.visits"][2] == 0
     assert "11 samples are known" in told
+
+
+@pytest.mark.parametrize("size", [4, 6, 7])  # 7 entries are as many as a table of 6 samples has
+def test_a_queue_keeps_its_keys_and_learns_the_rows_they_are_of(size):
+    old, new = [3, 1, 7, 5, 9, 11], [5, 0, 3, 7, 10, 1, 9]
+    g = torch.Generator().manual_seed(0)
+    loss = MoCoLoss(size, 4)
+    loss(*torch.randn(4, 6, 4, generator=g), torch.arange(6))
+    fresh = MoCoLoss(size, 4).state_dict()
+    state, _ = carry_over(
+        loss.state_dict(), fresh, _identity(_source(old)), _identity(_source(new)), "run"
+    )
+    assert all(torch.equal(state[k], v) for k, v in loss.state_dict().items() if "ids" not in k)
+    whose = [old[row] for row in loss.queue.ids]
+    assert [new[row] if row >= 0 else 11 for row in state["queue.ids"].tolist()] == whose
+    moved = MoCoLoss(size, 4)
+    moved.load_state_dict(state)
+    # The same samples, by their rows now, have the same negatives as by their rows before.
+    sides = torch.randn(4, 5, 4, generator=g)
+    rows = [torch.tensor([s.index(i) for i in (3, 1, 7, 5, 9)]) for s in (old, new)]
+    assert torch.equal(loss(*sides, rows[0]), moved(*sides, rows[1]))
 
 
 def test_another_data_set_is_refused_even_where_names_coincide():

@@ -35,6 +35,17 @@ def _source(n, size=32):
     return ArraySource(np.zeros((n, size, size), dtype=np.uint8))
 
 
+class _Large(ArraySource):
+    """Of any size, without the time it takes to give a million arrays their ids."""
+
+    def __init__(self, n):
+        super().__init__(np.zeros((2, 1, 1), dtype=np.uint8))
+        self.n = n
+
+    def __len__(self):
+        return self.n
+
+
 def _plan(n=1000, size=32, device="cpu", workers=None, **changes):
     return plan_run(replace(USUAL, **changes), _source(n, size), device, workers)
 
@@ -89,8 +100,42 @@ def test_views_asked_for_go_before_the_data_s_and_these_before_the_usual():
     assert None not in vars(views).values()
 
 
-def test_every_derived_value_has_a_reason():
-    assert all(reason for _, _, reason in _plan(accumulate=2).reasons)
+@pytest.mark.parametrize(
+    ("n", "queue_size"),
+    [(2, 2), (1797, 1797), (50_000, 4096), (200_000, 8192), (1_281_167, 65_536), (10**7, 65_536)],
+)
+def test_the_queue_grows_with_the_data(n, queue_size):
+    source, moco = _Large(n), replace(USUAL, method="moco")
+    plan = plan_run(moco, source, "cpu", None)
+    assert plan.queue_size == plan.resolved().queue_size == queue_size
+    given = plan_run(replace(moco, queue_size=2 * n), source, "cpu", None)
+    assert given.queue_size == 2 * n
+
+
+def test_the_longer_the_run_the_slower_the_key_encoder():
+    def momentum(n, **changes):
+        return plan_run(replace(USUAL, method="moco", **changes), _Large(n), "cpu", None).momentum
+
+    cifar = {"n": 50_000, "batch_size": 512, "epochs": 200}
+    assert momentum(**cifar) == 0.99
+    assert momentum(n=1_281_167, batch_size=256, epochs=200) == 0.999
+    assert momentum(n=1000, batch_size=10, epochs=999) == 0.99
+    assert momentum(n=1000, batch_size=10, epochs=1000) == 0.999
+    assert momentum(n=1000, batch_size=10, epochs=1000, accumulate=2) == 0.99  # optimizer steps
+    assert momentum(**cifar, momentum=0.0) == 0.0
+    assert _plan(method="moco").resolved().momentum == 0.99
+
+
+@pytest.mark.parametrize("method", ["sogclr", "simclr", "dcl"])
+def test_only_moco_has_a_queue(method):
+    plan = _plan(method=method)
+    assert plan.queue_size is plan.momentum is None
+    assert not {"queue size", "momentum"} & {name for name, _, _ in plan.reasons}
+
+
+@pytest.mark.parametrize("method", ["sogclr", "moco"])
+def test_every_derived_value_has_a_reason(method):
+    assert all(reason for _, _, reason in _plan(method=method, accumulate=2).reasons)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +156,13 @@ def test_every_derived_value_has_a_reason():
         ({"learning_rate": -1.0}, "learning-rate"),
         ({"weight_decay": -1.0}, "weight-decay"),
         ({"seed": -1}, "seed"),
+        ({"queue_size": 10}, "queue-size: goes with --method moco"),
+        ({"momentum": 0.9, "method": "simclr"}, "momentum: goes with --method moco"),
+        ({"queue_size": 0, "method": "moco"}, "queue-size: must be at least 1"),
+        ({"queue_size": 2001, "method": "moco"}, "queue-size: .* at most 2,000, .* got 2,001"),
+        ({"momentum": 1.0, "method": "moco"}, "momentum: must be at least 0 and below 1, got 1"),
+        ({"momentum": -0.1, "method": "moco"}, "momentum: must be"),
+        ({"momentum": math.nan, "method": "moco"}, "momentum: must be"),
         ({"workers": -1}, "workers"),
         ({"n": 1}, "one image"),
     ],

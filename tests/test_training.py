@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import sogclr
-from sogclr import UserError
+from sogclr import MoCoLoss, UserError
 from sogclr.data.arrays import ArraySource
 from sogclr.data.source import open_source
 from sogclr.runs import Run
@@ -27,7 +27,7 @@ from sogclr.training import Trainer
 SHORT = {"encoder": "small", "image_size": 8, "batch_size": 8, "device": "cpu"}
 
 
-@pytest.mark.parametrize("method", ["sogclr", "simclr", "dcl"])
+@pytest.mark.parametrize("method", ["sogclr", "simclr", "dcl", "moco"])
 def test_training_lowers_the_objective(tmp_path, method):
     digits = load_digits()
     data = ((digits.images[:256] / 16).astype(np.float32), digits.target[:256])
@@ -62,9 +62,12 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(make_folder, 
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_stopped_and_resumed_is_uninterrupted(make_folder, tmp_path, monkeypatch, accumulate):
+@pytest.mark.parametrize("method", ["sogclr", "moco"])
+def test_stopped_and_resumed_is_uninterrupted(
+    make_folder, tmp_path, monkeypatch, method, accumulate
+):
     photos = make_folder(per_class=20)
-    settings = dict(epochs=3, accumulate=accumulate, **SHORT)
+    settings = dict(method=method, epochs=3, accumulate=accumulate, **SHORT)
     sogclr.pretrain(photos, tmp_path / "whole", **settings)
 
     stop_at = {2, 4}
@@ -84,13 +87,14 @@ def test_stopped_and_resumed_is_uninterrupted(make_folder, tmp_path, monkeypatch
     assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
 
 
-def test_killed_at_random_steps_and_resumed_is_uninterrupted(make_folder, tmp_path):
+@pytest.mark.parametrize("method", ["sogclr", "moco"])
+def test_killed_at_random_steps_and_resumed_is_uninterrupted(make_folder, tmp_path, method):
     """SIGKILL to real processes, three times, with a loader worker."""
     photos = make_folder(per_class=40)
     command = [
         sys.executable, "-m", "sogclr", "pretrain", str(photos), "--epochs", "12",
         "--encoder", "small", "--image-size", "16", "--batch-size", "8", "--workers", "1",
-        "--checkpoint-seconds", "0.2", "--device", "cpu",
+        "--checkpoint-seconds", "0.2", "--device", "cpu", "--method", method,
     ]  # fmt: skip
     subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
 
@@ -136,6 +140,83 @@ def test_a_folder_that_grew_keeps_what_is_known(make_folder, tmp_path, capsys):
         after["data"][""]["ids"].tolist(), after["loss"]["normalizer.visits"], strict=False
     ):
         assert count == visits.get(id, 0)
+
+
+def test_keys_in_the_queue_follow_their_samples_in_a_folder_that_changed(make_folder, tmp_path):
+    photos, run = make_folder(), tmp_path / "run"
+    sogclr.pretrain(photos, run, method="moco", queue_size=23, epochs=2, **SHORT)
+    before = Run(run).read_checkpoint()
+    Image.new("RGB", (12, 10), (9, 90, 9)).save(photos / "blue" / "0000.png")  # moves all behind
+    (photos / "red" / "003.png").unlink()
+    sogclr.pretrain(photos, run, resume=True)
+    after = Run(run).read_checkpoint()
+    assert after["step"] == before["step"]  # at the end before: nothing but the rows has changed
+    queues = [
+        {k: state["loss"][f"queue.{k}"] for k in ("keys", "ids")} for state in (before, after)
+    ]
+    assert torch.equal(queues[0]["keys"], queues[1]["keys"])
+    # By stable ids; -1 is nobody's.
+    then, now = ([*state["data"][""]["ids"].tolist(), -1] for state in (before, after))
+    gone = set(then) - set(now)
+    assert len(gone) == 1
+    whose = [then[row] for row in queues[0]["ids"].tolist()]
+    assert gone & set(whose)
+    assert [now[row] for row in queues[1]["ids"].tolist()] == [
+        -1 if i in gone else i for i in whose
+    ]
+
+
+def test_the_first_keys_are_what_the_primed_encoder_makes_of_each_view(
+    make_folder, tmp_path, monkeypatch
+):
+    calls, original = [], MoCoLoss.forward
+
+    def record(self, *sides):
+        calls.append([side.detach() for side in sides])
+        return original(self, *sides)
+
+    monkeypatch.setattr(MoCoLoss, "forward", record)
+    sogclr.pretrain(make_folder(), tmp_path / "run", method="moco", epochs=1, **SHORT)
+    query1, query2, key1, key2, index = calls[0]
+    assert len(index) == 8
+    for query, own, other in ((query1, key1, key2), (query2, key2, key1)):
+        assert torch.cosine_similarity(query, own).min() > 0.99
+        assert torch.cosine_similarity(query, other).min() < 0.99
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_key_encoder_moves_once_an_optimizer_step(
+    make_folder, tmp_path, monkeypatch, accumulate
+):
+    moved, original = [], Trainer._step
+
+    def step_and_average(self, step):
+        if not moved:
+            moved.append(
+                {k: v.clone() for k, v in self.plain_model.key.module.state_dict().items()}
+            )
+        original(self, step)
+        new = self.plain_model.query.state_dict()
+        moved.append(
+            {k: 0.7 * v + 0.3 * new[k] if v.is_floating_point() else new[k].clone()
+             for k, v in moved[-1].items()}
+        )  # fmt: skip
+
+    monkeypatch.setattr(Trainer, "_step", step_and_average)
+    sogclr.pretrain(
+        make_folder(), tmp_path / "run", method="moco", momentum=0.7, epochs=3,
+        accumulate=accumulate, **(SHORT | {"batch_size": 4}),
+    )  # fmt: skip
+    model = Run(tmp_path / "run").read_checkpoint()["model"]
+    key = {k.removeprefix("key.module."): v for k, v in model.items() if k.startswith("key.")}
+    query = {k.removeprefix("query."): v for k, v in model.items() if k.startswith("query.")}
+    assert len(moved) - 1 == 12 // accumulate
+    assert query["projector.1.num_batches_tracked"] == 12 + 1  # and the one that primed them
+    torch.testing.assert_close(key, moved[-1])
+    assert not same(key, query)
+    # What is kept for use is what was trained.
+    kept = load_file(tmp_path / "run" / "encoder.safetensors")
+    assert same(kept, {k: query[f"encoder.{k}"] for k in kept})
 
 
 def test_a_folder_that_grew_keeps_what_was_derived(make_folder, tmp_path):
@@ -272,8 +353,10 @@ def test_the_users_own_module_is_trained_and_loaded(make_folder, tmp_path):
         sogclr.load(tmp_path / "run")
 
 
-def test_two_images_are_enough_and_one_is_not(tmp_path):
+@pytest.mark.parametrize("method", ["sogclr", "moco"])
+def test_two_images_are_enough_and_one_is_not(tmp_path, method):
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-    assert sogclr.pretrain(images, tmp_path / "two", encoder="small", epochs=1).complete
+    settings = {"method": method, "encoder": "small", "epochs": 2}
+    assert sogclr.pretrain(images, tmp_path / "two", **settings).complete
     with pytest.raises(UserError, match="one image"):
-        sogclr.pretrain(ArraySource(images[:1]), tmp_path / "one", encoder="small", epochs=1)
+        sogclr.pretrain(ArraySource(images[:1]), tmp_path / "one", **settings)
