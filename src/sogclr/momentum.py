@@ -20,7 +20,7 @@ class MomentumModel(nn.Module):
 
     Batch norm. The statistics of a batch that a query and its key share tell which key is its
     own, and a network learns to read that instead of the image (ibid., section 3.3). Shuffling
-    samples between devices, the paper's remedy, needs several devices. Here the key encoder is
+    samples between devices, the paper's remedy, needs several of them. Here the key encoder is
     in eval mode always and its statistics are averages like its weights, so that a key depends
     on its image alone (EMAN: Cai et al., "Exponential Moving Average Normalization", CVPR 2021).
 

@@ -57,8 +57,7 @@ class KeyQueue(PerSample):
         place empty: even where it is masked, its gradient would be NaN.
         """
         count = min(len(keys), self.size)
-        start = self.position + (len(keys) - count)
-        places = (start + torch.arange(count, device=keys.device)) % self.size
+        places = (self.position + torch.arange(count, device=keys.device)) % self.size
         keys, ids = keys[-count:], ids[-count:]
         finite = keys.isfinite().all(dim=1)
         kept = torch.where(finite[:, None], keys, 0).to(self.keys.dtype)
@@ -66,7 +65,7 @@ class KeyQueue(PerSample):
         self.keys.index_copy_(0, places, kept)
         self.ids.index_copy_(0, places, ids)
         self.filled.index_copy_(0, places, finite)
-        self.position.copy_((start + count) % self.size)
+        self.position.add_(count).remainder_(self.size)
 
     def extra_repr(self) -> str:
         return f"{self.size}, width={self.width}, {self.keys.dtype}"
@@ -81,8 +80,8 @@ class MoCoLoss(ContrastiveLoss):
     soon not compare with new ones. The number of negatives is the queue's, whatever the batch.
 
     Both views ask, and both views' keys enter the queue after the loss was taken: the symmetric
-    form, as in the authors' recipe for CIFAR-10, which adds the two halves where their mean is
-    taken here. With `scale="cross-entropy"` each is `cross_entropy(logits, 0)` as published.
+    form, which the authors' demo on CIFAR-10 offers; it adds the two halves, of which this is the
+    mean. With `scale="cross-entropy"` each is `cross_entropy(logits, 0)` as published.
 
     Beyond what is published, a key in the queue that is of the query's own sample is no
     negative: the queue knows whose keys it holds. As published, keys of this batch are none
@@ -95,8 +94,8 @@ class MoCoLoss(ContrastiveLoss):
     Args:
         queue_size: K, how many keys the queue holds. 4,096 suits CIFAR-10, 65,536 ImageNet.
         width: d of the features.
-        temperature: tau; 0.1 as the others here and as the authors' CIFAR-10 recipe (0.07 in
-            the paper, 0.2 in MoCo v2). Or a `LearnedTemperature`.
+        temperature: tau; 0.1 as the others here and as in the authors' demo on CIFAR-10 (0.07
+            in the paper, 0.2 in MoCo v2). Or a `LearnedTemperature`.
         scale: "temperature" or "cross-entropy", see the package.
         dtype: of the keys in the queue, float32 or float64.
 
