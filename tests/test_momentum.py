@@ -72,6 +72,14 @@ def test_keys_have_no_graph_and_their_encoder_no_gradient():
     assert all(p.grad is not None for p in model.query.parameters())
 
 
+def test_a_step_reads_nothing_back():
+    """On the meta device there is nothing to read: a step that waited for a value would raise."""
+    model = make().to("meta")
+    _, queries, _ = model(images(8).to("meta"))
+    queries.sum().backward()
+    model.update()
+
+
 @pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
 @pytest.mark.parametrize("decay", [None, 0.0])
 def test_no_optimizer_takes_up_the_key_encoder(name, decay):

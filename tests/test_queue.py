@@ -153,7 +153,7 @@ def test_eval_and_no_grad_leave_no_trace():
 
 def test_the_queue_is_saved():
     loss, other = make(), make()
-    loss(*features(7, seed=1), torch.arange(7))
+    loss(*features(3, seed=1), torch.arange(3))
     other.load_state_dict(loss.state_dict())
     for step in (2, 3):
         values = [each(*features(4, seed=step), torch.arange(4)) for each in (loss, other)]
@@ -171,6 +171,17 @@ def test_keys_that_are_not_finite_are_not_kept():
     sides = features(4)
     loss(*sides, torch.arange(4, 8)).backward()
     assert all(side.grad.isfinite().all() for side in sides[:2])
+
+
+def test_a_step_reads_nothing_back():
+    """On the meta device there is nothing to read: a step that waited for a value would raise."""
+    loss = make(dtype=torch.float32).to("meta")
+    # Its inner half, since autocast knows no such device.
+    query, key = (torch.ones(8, WIDTH, device="meta", requires_grad=grad) for grad in (True, False))
+    sample = torch.arange(8, device="meta")
+    loss._queries(query, key, sample).mean().backward()
+    loss.queue.put(key, sample)
+    assert query.grad.shape == query.shape
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
