@@ -53,6 +53,8 @@ RESULTS = HERE / "results" / "gradient_error.json"
 PICTURE = HERE.parent / "docs" / "gradient_error.png"
 SAMPLES, VIEWS, SIZE, TAU, RUNS = 1024, 4, 16, 0.1, 8
 BATCHES = (8, 16, 32, 64, 128, 256, 512)
+ARROW: dict[str, Any] = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
+LABEL: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9}
 # Epochs that the encoder was trained. The first has the whole table; these rows have the others.
 ENCODERS = (20, 0, 5)
 AT_OTHER_ENCODERS = (
@@ -236,7 +238,7 @@ def methods() -> dict[str, Method]:
     # The tutorial's call for images, which leaves the schedule at its default, constant; the
     # cosine schedule as the class documents it, where adjust_gamma is not mentioned; and with
     # that called at every epoch, over half of them, and the gamma that averages over all of them.
-    cosine = {"gamma_schedule": "cosine", "gamma_decay_epochs": 68}
+    cosine: dict[str, Any] = {"gamma_schedule": "cosine", "gamma_decay_epochs": 68}
     rows += [
         Method(partial(libauc, gamma=0.9), "LibAUC, as in its tutorial", 16, 10, 16),
         Method(partial(libauc, gamma=0.9, **cosine), "LibAUC, cosine, nothing called", 16, 10, 16),
@@ -353,8 +355,59 @@ def fill(pool: ProcessPoolExecutor, tables: dict[str, Any], epochs: int) -> None
         print(f"{key:<38} {in_words(row['F']):<22} {in_words(row['F2'])}", flush=True)
 
 
+def heights(bias: dict[str, float]) -> tuple[float, list[list[float]]]:
+    """Where a figure is drawn, and how far its range goes below and above."""
+    return bias["value"], [[bias["value"] - bias["low"]], [bias["high"] - bias["value"]]]
+
+
 def draw(rows: dict[str, Any]) -> None:
-    pass
+    """Both axes logarithmic: what falls as 1/B is straight. A bias of zero has its upper end."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    for name, color in (("SimCLR", "#c0504d"), ("DCL (decoupled SimCLR)", "#d08a20")):
+        biases = [rows[f"{name.split()[0]}, B = {batch}"]["F"] for batch in BATCHES]
+        for batch, bias in zip(BATCHES, biases, strict=True):
+            axes.errorbar(batch, *heights(bias), fmt="o", color=color, capsize=3)
+        axes.plot(BATCHES, [bias["value"] for bias in biases], color=color, linewidth=2)
+        axes.annotate(name, (8, biases[0]["value"]), (8, 6), color=color, **LABEL)
+    half = [1.0 * 60 / batch for batch in (60, 240)]
+    axes.plot((60, 240), half, "--", color="grey", linewidth=1)
+    axes.annotate("twice the batch,\nhalf the error", (120, 0.5), (8, 4), color="grey", **LABEL)
+    for gamma in ("0.9", "0.5", "0.2", "0.1", "1/visits"):
+        draw_remembering(axes, gamma, rows[f"SogCLR, gamma {gamma}, B = 16"]["F2"])
+    axes.annotate("SogCLR, batch 16", (16, 0.28), (-20, 0), ha="center", color="#1f77b4", **LABEL)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(BATCHES, [str(batch) for batch in BATCHES])
+    ticks = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
+    axes.set_yticks(ticks, [f"{tick:.0%}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(0.01, 2.6)
+    axes.set_xlabel("batch size")
+    axes.set_ylabel("systematic error of the gradient")
+    axes.set_title("How far the average gradient is from that of the whole data set", fontsize=11)
+    axes.grid(alpha=0.25)
+    figure.savefig(PICTURE, dpi=150)
+
+
+def draw_remembering(axes: Any, gamma: str, bias: dict[str, float]) -> None:
+    """SogCLR at batch 16, and a line to the batch at which others are as good."""
+    color = "#1f77b4"
+    if bias["low"] > 0:
+        height = bias["value"]
+        axes.errorbar(16, *heights(bias), fmt="s", color=color, capsize=3, zorder=3)
+    else:
+        height = bias["high"]
+        axes.plot(16, height, "_", color=color, markersize=12)
+        axes.annotate("", (16, 0.6 * height), (16, height), arrowprops={**ARROW, "color": color})
+        axes.annotate("zero to within this", (16, height), (8, 4), color=color, **LABEL)
+    axes.plot((16, 512), (height, height), ":", color=color, linewidth=1)
+    label = {**LABEL, "ha": "right", "va": "center", "color": color}
+    axes.annotate(rf"$\gamma$ = {gamma}", (16, height), (-8, 0), **label)
 
 
 def main() -> None:
