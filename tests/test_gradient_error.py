@@ -12,7 +12,7 @@ from functools import cache
 
 import pytest
 import torch
-from gradient_error import Problem, relative_bias
+from expected_gradient import Problem, relative_bias
 from torch import nn
 
 from sogclr import DecoupledContrastiveLoss, GlobalContrastiveLoss
