@@ -317,7 +317,7 @@ def main() -> None:
     with ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (1,)) as pool:
         for epochs in ENCODERS:
             fill(pool, tables, epochs)
-    draw(tables[str(ENCODERS[0])])
+    draw(tables[str(ENCODERS[0])]["rows"])
 
 
 if __name__ == "__main__":
