@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .runs import load
     from .settings import Views
     from .temperature import IndividualTemperature, LearnedTemperature
-    from .verbs import align, embed, evaluate, pretrain, search
+    from .verbs import align, audit, embed, evaluate, pretrain, search
 
 _HOME = {
     "GlobalContrastiveLoss": "losses",
@@ -39,6 +39,7 @@ _HOME = {
     "UserError": "errors",
     "Views": "settings",
     "align": "verbs",
+    "audit": "verbs",
     "embed": "verbs",
     "evaluate": "verbs",
     "load": "runs",
@@ -62,6 +63,7 @@ __all__ = [
     "UserError",
     "Views",
     "align",
+    "audit",
     "embed",
     "evaluate",
     "load",

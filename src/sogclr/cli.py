@@ -17,6 +17,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "evaluate": verbs.evaluate,
     "embed": verbs.embed,
     "search": verbs.search,
+    "audit": verbs.audit,
 }
 
 

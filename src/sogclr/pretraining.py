@@ -31,7 +31,7 @@ from .settings import Device
 from .training import Trainer
 from .two_views import TwoViewTask
 
-__all__ = ["pretrain"]
+__all__ = ["build_task", "pretrain"]
 
 
 def pretrain(
@@ -48,36 +48,39 @@ def pretrain(
     """See `sogclr.pretrain`; `module` is the user's own encoder, if it is one."""
     run = Run(out)
     request = claim(run, request, "pretrain", resume)
-    source = open_source(data)
     kind = choose_device(device)
+    source = open_source(data)
     plan = plan_run(request, source, kind, workers)
     _tell(source, plan, kind)
-
-    torch.manual_seed(request.seed)
-    encoder, spec = _encoder(plan, module)
-    width = width_of(encoder, plan.image_size)
-    say(f"  {describe(encoder, spec, width)}")
-    query = ContrastiveModel(encoder, build_projector(width))
-    model = query if plan.momentum is None else MomentumModel(query, plan.momentum)
-
+    task = build_task(source, plan, module)
     run.create()
     queue = 4 * (PROJECTION + 3) * (plan.queue_size or 0)
-    run.require_space(checkpoint_bytes(model, len(source), queue))
+    run.require_space(checkpoint_bytes(task.model, len(source), queue))
     fabric = start(kind, plan.precision)
     batches = BatchPlan(
         source.ids, plan.batch_size, request.accumulate, request.epochs, request.seed
     )
-    task = TwoViewTask(model, spec, source, plan)
     trainer = Trainer(fabric, task, batches, plan.recipe, run, checkpoint_seconds)
     if run.checkpoint.exists():
         trainer.restore()
     else:
         run.write_settings({"asked": asdict(request), "resolved": asdict(plan.resolved())})
-        run.write_encoder(encoder, spec, initial=True)
+        run.write_encoder(task.model.encoder, task.spec, initial=True)
         _picture(source, plan, run)
         trainer.monitor.restore(NOTHING_YET, fabric.device)
         task.prime(fabric.device)
     return conduct(trainer, "sogclr evaluate, sogclr embed, sogclr.load")
+
+
+def build_task(source: ImageSource, plan: Plan, module: nn.Module | None) -> TwoViewTask:
+    """The task with an initialized model; `module` is the user's own encoder, if it is one."""
+    torch.manual_seed(plan.request.seed)
+    encoder, spec = _encoder(plan, module)
+    width = width_of(encoder, plan.image_size)
+    say(f"  {describe(encoder, spec, width)}")
+    query = ContrastiveModel(encoder, build_projector(width))
+    model = query if plan.momentum is None else MomentumModel(query, plan.momentum)
+    return TwoViewTask(model, spec, source, plan)
 
 
 def _encoder(plan: Plan, module: nn.Module | None) -> tuple[nn.Module, EncoderSpec]:

@@ -14,7 +14,7 @@ from .runs import Run
 from .settings import Views
 from .training import Trainer
 
-__all__ = ["Result", "checkpoint_bytes", "claim", "conduct"]
+__all__ = ["Result", "checkpoint_bytes", "claim", "conduct", "request_of"]
 
 R = TypeVar("R")
 
@@ -53,9 +53,7 @@ def claim(run: Run, asked: R, verb: str, resume: bool) -> R:
     settings = run.read_settings()
     if settings.get("kind", "images") != ("images" if verb == "pretrain" else "pairs"):
         raise UserError(f"run: {run.folder} was not started with sogclr {verb}")
-    stored = settings["resolved"]
-    stored["views"] = Views(**stored["views"])
-    before = type(asked)(**stored)
+    before = request_of(settings, type(asked))
     defaults = inspect.signature(getattr(verbs, verb)).parameters
     for name, value in vars(asked).items():
         was = getattr(before, name)
@@ -65,6 +63,12 @@ def claim(run: Run, asked: R, verb: str, resume: bool) -> R:
                 "leave it out to go on, or name another --out"
             )
     return before
+
+
+def request_of(settings: dict[str, Any], kind: type[R]) -> R:
+    """The request of a run, with nothing left open, out of its settings."""
+    stored = settings["resolved"]
+    return kind(**{**stored, "views": Views(**stored["views"])})
 
 
 def conduct(trainer: Trainer, hint: str) -> Result:

@@ -1,4 +1,4 @@
-"""The verbs: `pretrain`, `evaluate`, `embed`, from Python and, with the same words, as commands.
+"""The verbs (`pretrain`, `align`, ...) from Python and, with the same words, as commands.
 
 Signatures, documentation and defaults only; what does the work is imported when it is called,
 so that `sogclr --help` answers at once.
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from .auditing.measure import Audit
     from .data.source import Data
     from .pairs.search import Match
     from .session import Result
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     OtherData = Data
     OwnModule = nn.Module | None
     Run: TypeAlias = str | Path
+    Audited: TypeAlias = str | Path | nn.Module
     Folder: TypeAlias = str | Path
     Pairs: TypeAlias = Any
     OtherPairs: TypeAlias = Any
@@ -37,13 +39,13 @@ else:  # what a command line can say
     Data = Annotated[str, Positional, arg(metavar="DATA")]
     Pairs = Annotated[str, Positional, arg(metavar="TABLE")]
     Query = Annotated[str, Positional, arg(metavar="QUERY")]
-    Run = Annotated[str, Positional, arg(metavar="RUN")]
+    Run = Audited = Annotated[str, Positional, arg(metavar="RUN")]
     OwnModule = Suppress[str | None]
-    Matches = Report = Result = Any
+    Audit = Matches = Report = Result = Any
 
 USUAL_VIEWS = Views()
 
-__all__ = ["align", "embed", "evaluate", "pretrain", "search"]
+__all__ = ["align", "audit", "embed", "evaluate", "pretrain", "search"]
 
 
 def pretrain(
@@ -411,3 +413,57 @@ def search(
     from .pairs.search import search as run_search
 
     return run_search(run, query, data, top=top, out=out, module=encoder, device=device)
+
+
+def audit(
+    run: Audited,
+    data: Pairs,
+    *,
+    samples: int = 50_000,
+    views: int | None = None,
+    batch_size: int | None = None,
+    temperature: float | None = None,
+    out: Folder | None = None,
+    encoder: OwnModule = None,
+    device: Device = "auto",
+) -> Audit:
+    """Measure how far a batch's gradient is from that of all data at once.
+
+    The exact gradient of the global objective by the embeddings, against the gradient that a
+    batch of 8 to 4,096 gives on average when it takes its normalizers from itself, and that of
+    SogCLR with the run's own table. Which in-batch batch size is the table worth? A table, a
+    sentence and a picture say; the same numbers go to audit.json. 50,000 samples take some ten
+    minutes of two CPU cores.
+
+    Args:
+        run: The folder of a run; or, before training, the name of an encoder (from Python also
+            an nn.Module), which is then audited with a table filled by its own embeddings.
+        data: What the run was trained on: images (a folder, `digits`) or a table of pairs.
+        samples: At most this many, drawn at random.
+        views: Random views of each sample that stand for all; even. Default: 4, of more than
+            25,000 samples 2.
+        batch_size: Of SogCLR, for an encoder before training. Default: what pretrain would take.
+        temperature: As batch_size.
+        out: The picture. Default: audit.png in the run, or here.
+        encoder: Where the run trained your own nn.Module: one of that architecture.
+        device: Where samples are embedded: cpu, cuda or mps.
+
+    Returns:
+        All that was measured.
+
+    Raises:
+        sogclr.UserError: bad input, in one line that says what to do.
+    """
+    from .auditing.report import audit as run_audit
+
+    return run_audit(
+        run,
+        data,
+        samples=samples,
+        views=views,
+        batch_size=batch_size,
+        temperature=temperature,
+        out=out,
+        module=encoder,
+        device=device,
+    )

@@ -1,7 +1,7 @@
 """`sogclr.align`: from a table of pairs and two towers to a joint space."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..monitor import NOTHING_YET
 from ..progress import say
 from ..runs import Run
-from ..session import Result, checkpoint_bytes, claim, conduct
+from ..session import Result, checkpoint_bytes, claim, conduct, request_of
 from ..settings import Device
 from ..training import Trainer
 from .building import TowerRequest, build_towers, rebuild_towers, tokenizer_of
@@ -27,7 +27,7 @@ from .planning import PairPlan, PairRequest, plan_pairs
 from .task import SCORED, Held, PairTask
 from .towers import PairModel, PairSpec, Tower, regularize
 
-__all__ = ["align"]
+__all__ = ["align", "task_of"]
 
 
 def align(
@@ -64,9 +64,7 @@ def align(
     torch.manual_seed(request.seed)
     spec, towers = _towers(run, wanted, frozen, source, resume)
     _tell(plan, kind, spec, towers)
-    for tower in towers.values():
-        regularize(tower.head, plan.dropout)
-    model = PairModel(towers, spec.kinds, spec.frozen)
+    model = _model(spec, towers, plan)
     if not any(p.requires_grad for p in model.parameters()):
         raise UserError("freeze: nothing is left to train; freeze one tower only")
     tokenizer = tokenizer_of(spec, pair_files(run)["text"] if resume else None)
@@ -97,6 +95,50 @@ def align(
             {**settings, "asked": asdict(request), "resolved": asdict(plan.resolved())}
         )
     return conduct(trainer, "sogclr evaluate, search, embed, sogclr.load")
+
+
+def task_of(
+    run: Run, data: Any, module: nn.Module | None, device: str
+) -> tuple[PairTask, np.ndarray]:
+    """What a run was asked to learn, from data with one partner a sample, to be looked at.
+
+    Args:
+        run: of `align`.
+        data: pairs; of several partners one is kept.
+        module: an image tower of the architecture trained, where it was the user's own.
+        device: "cpu", "cuda" or "mps".
+
+    Returns:
+        The task, with the weights that the towers started from, and the row of side b that is
+        kept for each of side a.
+    """
+    request = request_of(run.read_settings(), PairRequest)
+    source = open_pairs(data, request.columns)
+    say(source.describe())
+    partners = source.draw(request.seed, 0, np.arange(len(source.a)))
+    source = replace(source, start=np.arange(len(source.a) + 1), partners=partners)
+    wanted = TowerRequest(None, None, module, None, None, None, None)
+    spec, towers = _towers(run, wanted, (), source, resume=True)
+    batch = min(request.batch_size or len(source.a), len(source.a))
+    plan = plan_pairs(
+        replace(request, batch_size=batch),
+        source,
+        frozen=spec.frozen,
+        pretrained=False,
+        device=device,
+        workers=0,
+    )
+    model = _model(spec, towers, plan)
+    tokenizer = tokenizer_of(spec, pair_files(run)["text"])
+    inputs = _Sides(spec, towers, tokenizer, plan, torch.device(device))
+    a, b = inputs.training(source.a), inputs.training(source.b)
+    return PairTask(model, source, a, b, plan, Held(source, a, b)), partners
+
+
+def _model(spec: PairSpec, towers: dict[str, Tower], plan: PairPlan) -> PairModel:
+    for tower in towers.values():
+        regularize(tower.head, plan.dropout)
+    return PairModel(towers, spec.kinds, spec.frozen)
 
 
 class _Sides:

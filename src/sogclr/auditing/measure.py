@@ -1,0 +1,221 @@
+"""The audit itself: errors of the gradient by batch size, and of the table."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..progress import say
+from .expected import Bias, bias, expected_gradients, fill, in_batch
+from .population import Population
+from .subject import Subject, tables_of
+
+__all__ = ["Audit", "Lag", "Measured", "audit_of", "rounded", "shown"]
+
+LARGEST = 4_096
+VISITS = 8_000  # of samples, averaged in either half; the noise left is printed with every figure
+FILLING = 10  # visits of a table that is filled here, the weights at rest
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The error of the gradient that an estimator of the normalizers gives in expectation.
+
+    Attributes:
+        estimator: "batch" (normalizers from the batch: DCL), "batch with positive" (SimCLR,
+            CLIP), "table" (SogCLR, a step of this batch size from the table as it is), or "table
+            at rest" (the same without the step's own update).
+        batch: samples; 0 where it does not matter.
+        v1: against the objective F, the logarithm of g averaged over views.
+        v2: against F2, the logarithm of the average, which one number a sample estimates.
+    """
+
+    estimator: str
+    batch: int
+    v1: Bias
+    v2: Bias
+
+
+@dataclass(frozen=True)
+class Lag:
+    """log u - log g over samples: its mean (above 0: u is too large) and standard deviation."""
+
+    mean: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Audit:
+    """See `sogclr.audit`.
+
+    Attributes:
+        samples, views, width: of what was compared.
+        temperature: of the loss; the mean where each sample has one.
+        batch_size: of the run.
+        rows: what was measured.
+        distance: between the gradients of F and F2, relative.
+        lag: of the table.
+        worth: the batch whose in-batch gradient is as good as that of the table: a number, 0.0
+            for less than the smallest and inf for more than the largest that was measured.
+        summary: one sentence.
+    """
+
+    samples: int
+    views: int
+    width: int
+    temperature: float
+    batch_size: int
+    rows: list[Measured]
+    distance: float
+    lag: Lag
+    worth: float
+    summary: str
+
+    def curve(self, estimator: str) -> list[Measured]:
+        """The rows of an estimator, by batch size."""
+        return [row for row in self.rows if row.estimator == estimator]
+
+
+@dataclass(frozen=True)
+class _Exact:
+    """Normalizers' part of the exact gradients, and all of them; `(S, n, V, d)` each."""
+
+    v1: Tensor
+    v2: tuple[Tensor, Tensor]
+    table: Tensor
+    whole_v1: Tensor
+    whole_v2: Tensor
+
+
+def audit_of(subject: Subject) -> Audit:
+    """Measure it. Says what it finds on the way."""
+    population, chance = subject.population, torch.Generator().manual_seed(0)
+    n = len(population)
+    batch_size = min(subject.batch_size, n)
+    say(f"comparing {n:,} samples, {population.views} views each, with all others")
+    if not subject.trained:
+        fill(subject.loss, population, batch_size, FILLING, chance)
+    log_g = population.log_normalizers()
+    log_u = _log_u(subject)
+    exact = _exact(population, log_g, log_u, fresh=subject.trained)
+    passes = max(1, round(VISITS / n))
+    rows: list[Measured] = []
+
+    def measure(estimator: str, batch: int, found: tuple[Tensor, Tensor]) -> None:
+        v1 = bias(found, (exact.v1, exact.v1), exact.whole_v1)
+        v2 = bias(found, exact.v2, exact.whole_v2)
+        rows.append(Measured(estimator, batch, v1, v2))
+        best = v2 if estimator.startswith("table") else v1
+        say(f"  {estimator}, batch {batch or '-'}: off by {shown(best)}")
+
+    measure("table at rest", 0, (exact.table, exact.table))
+    steps = expected_gradients(
+        subject.loss, population, batch_size, passes, chance, log_u=log_u, known=exact.table
+    )
+    measure("table", batch_size, steps)
+    for positive, estimator in ((False, "batch"), (True, "batch with positive")):
+        twin = in_batch(subject.loss, positive=positive)
+        for batch in _sizes(n):
+            steps = expected_gradients(
+                twin, population, batch, passes, chance, log_u=log_g, known=exact.v1
+            )
+            measure(estimator, batch, steps)
+    apart = (exact.whole_v1 - exact.whole_v2).double().norm() / exact.whole_v2.double().norm()
+    worth = _worth(rows)
+    lag = (log_u - population.mean_over_views(log_g))[..., 0]  # (S, n)
+    return Audit(
+        samples=n,
+        views=population.views,
+        width=population.features.shape[-1],
+        temperature=sum(float(torch.as_tensor(t).mean()) for t in population.taus)
+        / len(population.taus),
+        batch_size=batch_size,
+        rows=rows,
+        distance=float(apart),
+        lag=Lag(float(lag.mean()), float(lag.std())),
+        worth=worth,
+        summary=_summary(subject, batch_size, rows, worth),
+    )
+
+
+def _log_u(subject: Subject) -> Tensor:
+    """What the table holds of the population, in all places of `(S, n, V)`."""
+    population = subject.population
+    sides = [
+        table.log_u[rows]
+        for table, rows in zip(tables_of(subject.loss), population.rows, strict=True)
+    ]
+    return torch.stack(sides)[..., None].expand(population.features.shape[:-1])
+
+
+def _exact(population: Population, log_g: Tensor, log_u: Tensor, *, fresh: bool) -> _Exact:
+    """A run's table is held against each half of the views: it has met neither, and what a few
+    views say of a sample's mean g is noisy. One filled from these views is held against all."""
+    half = population.views // 2
+    means = [population.mean_over_views(part) for part in log_g.split(half, dim=2)]
+    references = [mean[..., :1].expand_as(log_g) for mean in means] if fresh else []
+    choices = [log_g, population.mean_over_views(log_g), log_u, *references]
+    v1, v2, table, *halves = population.normalizer_gradients(log_g, torch.stack(choices))
+    aligned = population.alignment_gradient()
+    return _Exact(
+        v1=v1,
+        v2=(halves[0], halves[1]) if fresh else (v2, v2),
+        table=table,
+        whole_v1=v1 + aligned,
+        whole_v2=v2 + aligned,
+    )
+
+
+def _sizes(n: int) -> list[int]:
+    """8, 16, ... up to the number of samples, 4,096 at most."""
+    return [2**k for k in range(3, int(math.log2(LARGEST)) + 1) if 2**k <= n]
+
+
+def _worth(rows: list[Measured]) -> float:
+    """Where the curve of the in-batch errors comes down to that of the table."""
+    table = next(row.v2 for row in rows if row.estimator == "table")
+    level = table.relative if table.seen else table.at_most
+    curve = [
+        (row.batch, row.v1.relative if row.v1.seen else 0.0)
+        for row in rows
+        if row.estimator == "batch"
+    ]
+    if level >= curve[0][1]:
+        return 0.0
+    for (smaller, above), (larger, below) in pairwise(curve):
+        if below <= level:
+            share = math.log(above / level) / math.log(above / max(below, 1e-9))
+            return smaller * (larger / smaller) ** share
+    return math.inf
+
+
+def _summary(subject: Subject, batch: int, rows: list[Measured], worth: float) -> str:
+    curve = [row for row in rows if row.estimator == "batch"]
+    table = next(row.v2 for row in rows if row.estimator == "table")
+    own = min(curve, key=lambda row: abs(math.log(row.batch / batch)))
+    whose = "this run's normalizers" if subject.trained else "normalizers kept per sample"
+    if worth == 0.0:
+        value = f"worse than an in-batch batch of {curve[0].batch}"
+    elif worth == math.inf:
+        value = f"better than an in-batch batch of {curve[-1].batch:,}"
+    else:
+        value = f"as good as an in-batch batch of {rounded(worth):,}"
+    return (
+        f"At batch {batch}, {whose} are {value}: the gradient is off by {shown(table)}, "
+        f"where an in-batch batch of {own.batch} is off by {shown(own.v1)}."
+    )
+
+
+def rounded(worth: float) -> int:
+    """Two digits: more would be a claim."""
+    unit = 10 ** max(0, math.floor(math.log10(worth)) - 1)
+    return round(worth / unit) * unit
+
+
+def shown(measured: Bias) -> str:
+    """In percent, or what is known of it."""
+    if measured.seen:
+        return f"{measured.relative:.1%}"
+    return f"less than {measured.at_most:.1%}"

@@ -1,0 +1,91 @@
+"""`sogclr.audit`: measure, tell, draw."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from torch import nn
+
+from ..errors import UserError
+from ..progress import result, say
+from ..runs import atomically, pretty
+from ..settings import Device
+from .measure import Audit, audit_of, shown
+from .picture import draw
+from .subject import subject_of
+
+__all__ = ["audit"]
+
+ORIGINS = {
+    "batch": "the batch (DCL)",
+    "batch with positive": "the batch, with the positive",
+    "table": "one number a sample (SogCLR)",
+    "table at rest": "the same, as it stands",
+}
+
+
+def audit(
+    run: str | Path | nn.Module,
+    data: Any,
+    *,
+    samples: int,
+    views: int | None,
+    batch_size: int | None,
+    temperature: float | None,
+    out: str | Path | None,
+    module: nn.Module | None,
+    device: Device,
+) -> Audit:
+    """See `sogclr.audit`."""
+    picture = None if out is None else Path(out)
+    if picture is not None and not picture.parent.is_dir():
+        raise UserError(f"out: there is no folder {picture.parent}; make it first")
+    subject = subject_of(
+        run,
+        data,
+        samples=samples,
+        views=views,
+        batch_size=batch_size,
+        temperature=temperature,
+        module=module,
+        device=device,
+    )
+    found = audit_of(subject)
+    result(_table(found))
+    result(found.summary)
+    result(_explain(found))
+    picture = picture or (subject.folder or Path()) / "audit.png"
+    draw(found, subject.name, picture)
+    numbers = picture.with_suffix(".json")
+    atomically(numbers, lambda path: path.write_text(pretty(asdict(found))))
+    say(f"picture: {picture}; all numbers: {numbers}")
+    return found
+
+
+def _table(found: Audit) -> Table:
+    table = Table()
+    table.add_column("normalizers from")
+    for name in ("batch", "off from F", "off from F2"):
+        table.add_column(name, justify="right")
+    for row in found.rows:
+        batch = f"{row.batch:,}" if row.batch else "-"
+        table.add_row(ORIGINS[row.estimator], batch, shown(row.v1), shown(row.v2))
+    return table
+
+
+def _explain(found: Audit) -> str:
+    return (
+        f"Of the expected gradient by the embeddings of {found.samples:,} samples, "
+        f"{found.views} views each, tau {found.temperature:.3g}. F averages the logarithm of a "
+        "normalizer over views, F2, which one number a sample estimates, takes the logarithm of "
+        f"the average; their gradients are {found.distance:.1%} apart. The table's numbers are "
+        f"{_percent(found.lag.mean)} off on average, with a spread of {found.lag.spread:.2f} "
+        "(in log u)."
+    )
+
+
+def _percent(log_ratio: float) -> str:
+    from math import expm1
+
+    return f"{expm1(log_ratio):+.1%}"

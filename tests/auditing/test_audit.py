@@ -1,0 +1,185 @@
+"""From a run to a table, a sentence and a picture."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from refusal import refused
+
+import sogclr
+from sogclr import GlobalContrastiveLoss
+from sogclr.auditing import measure
+from sogclr.auditing.exact import Anchors
+from sogclr.auditing.measure import Audit, Measured, audit_of
+from sogclr.auditing.population import Population
+from sogclr.auditing.subject import Subject, subject_of
+from sogclr.cli import main
+from sogclr.data.source import open_source
+from sogclr.objective import two_view_objective
+
+from .test_population import TAU, make, whole
+
+FAST = {"encoder": "small", "image_size": 8, "batch_size": 8, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """Noisier figures, sooner."""
+    monkeypatch.setattr(measure, "VISITS", 500)
+
+
+@pytest.fixture
+def photos(make_folder):
+    return make_folder(per_class=16)
+
+
+@pytest.fixture
+def run(photos, tmp_path):
+    sogclr.pretrain(photos, tmp_path / "run", epochs=3, **FAST)
+    return tmp_path / "run"
+
+
+def subject(population: Population, log_u: torch.Tensor, trained: bool = True) -> Subject:
+    n = len(population)
+    loss = GlobalContrastiveLoss(n, temperature=TAU, gamma_min=1e-3, dtype=torch.float64)
+    loss.normalizer.log_u[:-1], loss.normalizer.visits[:-1] = log_u, 10**6
+    return Subject("made", population, loss, 8, trained, None)
+
+
+def found_row(audit: Audit, estimator: str) -> Measured:
+    return audit.curve(estimator)[0]
+
+
+def test_a_thousand_samples_in_single_precision_are_brute_force() -> None:
+    population = make(1, n=1_000, views=2)
+    leaf = population.features[0].clone().requires_grad_()
+    two_view_objective(leaf, TAU, "v2").backward()
+    single = replace(population, features=population.features.float())
+    found = whole(single, single.mean_over_views(single.log_normalizers()))[0].double()
+    assert (found - leaf.grad).norm() < 1e-5 * leaf.grad.norm()
+
+
+def test_an_exact_table_is_worth_more_than_any_batch() -> None:
+    population = make(1, n=64)
+    exact = population.mean_over_views(population.log_normalizers())[0, :, 0]
+    audit = audit_of(subject(population, exact, trained=False))
+    table, batch = found_row(audit, "table at rest").v2, found_row(audit, "batch").v1
+    assert batch.relative > 0.1
+    assert table.relative < 0.2 * batch.relative
+    assert audit.worth > 8
+    assert abs(audit.lag.mean) < 0.1
+
+
+def test_a_table_that_lags_is_told_so() -> None:
+    population = make(1, n=64)
+    exact = population.mean_over_views(population.log_normalizers())[0, :, 0]
+    audit = audit_of(subject(population, exact + math.log(4)))
+    assert audit.lag.mean == pytest.approx(math.log(4))
+    assert audit.lag.spread == pytest.approx(0, abs=1e-6)
+    # u four times too large: three quarters of the normalizers' part are missing.
+    row = found_row(audit, "table at rest").v2
+    log_g = population.log_normalizers()
+    part = population.normalizer_gradients(log_g, population.mean_over_views(log_g)[None])[0]
+    everything = part + population.alignment_gradient()
+    assert row.relative == pytest.approx(0.75 * float(part.norm() / everything.norm()), rel=0.05)
+    assert audit.worth == 0.0
+    assert "worse than an in-batch batch of 8" in audit.summary
+
+
+def test_views_that_the_run_has_not_seen_do_not_pass_for_lag() -> None:
+    """The mean of g over all views is not that over four of them."""
+    many = make(1, n=400, views=24)
+    few = replace(many, features=many.features[:, :, :4])
+    own, theirs = (p.group.repeat_interleave(p.views) for p in (many, few))
+    vectors = (p.features[0].flatten(0, 1) for p in (many, few))
+    log_g = Anchors(*vectors, own, theirs, TAU).log_normalizers().unflatten(0, (400, 24))
+    exact = many.mean_over_views(log_g)[:, 0]
+    honest, naive = (
+        found_row(audit_of(subject(few, exact, trained)), "table at rest").v2
+        for trained in (True, False)
+    )
+    assert naive.relative > 0.02
+    assert not honest.seen
+    assert honest.at_most < naive.relative
+
+
+def test_a_run_is_audited_and_left_as_it_was(run, photos, capsys) -> None:
+    before = (run / "checkpoint.pt").read_bytes()
+    main(["audit", str(run), str(photos), "--device", "cpu"])
+    shown = capsys.readouterr()
+    assert (run / "checkpoint.pt").read_bytes() == before
+    assert "SogCLR" in shown.out
+    assert "At batch 8, this run's normalizers are" in shown.out
+    stored = json.loads((run / "audit.json").read_text())
+    assert stored["samples"] == 32
+    assert [row["batch"] for row in stored["rows"] if row["estimator"] == "batch"] == [8, 16, 32]
+    assert stored["summary"].split()[0] in shown.out
+    with Image.open(run / "audit.png") as picture:
+        assert picture.size[0] > 800
+
+
+def test_the_table_is_the_runs_own(run, photos) -> None:
+    """Rows belong to samples, also where some are left out."""
+    options = {"views": 2, "batch_size": None, "temperature": None, "module": None, "device": "cpu"}
+    state = torch.load(run / "checkpoint.pt")["loss"]
+    found = subject_of(run, photos, samples=20, **options)
+    assert len(found.population) == 20
+    assert found.trained
+    table = found.loss.normalizer
+    torch.testing.assert_close(table.log_u, state["normalizer.log_u"])
+    again = subject_of(run, photos, samples=20, **options)
+    torch.testing.assert_close(again.population.features, found.population.features)
+    norms = found.population.features.norm(dim=-1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+    first, second = found.population.features[0].unbind(dim=1)
+    assert not torch.allclose(first, second)
+
+
+def test_a_sample_that_the_run_has_not_met_is_left_out(run, photos, capsys) -> None:
+    Image.new("RGB", (12, 10)).save(photos / "red" / "new.png")
+    found = sogclr.audit(run, photos, device="cpu")
+    assert found.samples == 32
+    assert "left out: 1 samples" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["simclr", "dcl"])
+def test_a_run_without_a_table(photos, tmp_path, method, capsys) -> None:
+    sogclr.pretrain(photos, tmp_path / "run", method=method, epochs=1, **FAST)
+    found = sogclr.audit(tmp_path / "run", photos, device="cpu")
+    assert "normalizers kept per sample are" in found.summary
+
+
+def test_an_encoder_before_training(photos, tmp_path) -> None:
+    settings = {"batch_size": 8, "temperature": 0.3, "out": tmp_path / "x.png", "device": "cpu"}
+    by_name = sogclr.audit("small", photos, **settings)
+    assert (tmp_path / "x.json").exists()
+    assert by_name.temperature == pytest.approx(0.3)
+    own = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(6))
+    own(torch.zeros(1, 3, 10, 10))
+    assert sogclr.audit(own, photos, **settings).samples == 32
+
+
+def test_bad_input_is_one_line(run, photos, make_folder, tmp_path, capsys) -> None:
+    assert "does not exist" in refused(capsys, "audit", run, tmp_path / "none")
+    assert "'smal' is unknown; nearest: small" in refused(capsys, "audit", "smal", photos)
+    assert "must be even" in refused(capsys, "audit", run, photos, "--views", "3")
+    assert "leave them out" in refused(capsys, "audit", run, photos, "--batch-size", "8")
+    lost = refused(capsys, "audit", run, photos, "--out", tmp_path / "none" / "x.png")
+    assert "there is no folder" in lost
+    other = make_folder("other", per_class=16, seed=1, size=(11, 11))
+    assert "not what" in refused(capsys, "audit", run, other)
+    few = make_folder("few", per_class=4)
+    assert "too few to audit" in refused(capsys, "audit", "small", few)
+    (run / "checkpoint.pt").unlink()
+    assert "no checkpoint" in refused(capsys, "audit", run, photos)
+
+
+def test_an_unreadable_image_is_left_out(run, photos, capsys) -> None:
+    source = open_source(photos)
+    broken = photos / source.names[3]
+    size = broken.stat().st_size
+    broken.write_bytes(broken.read_bytes()[: size // 2].ljust(size, b"\0"))
+    assert sogclr.audit(run, photos, device="cpu").samples == 31
