@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .errors import UserError
 from .evaluation.geometry import alignment, uniformity
+from .gauge import NormalizerGauge
 from .progress import console, say
 from .runs import Run
 from .task import Outcome
@@ -28,10 +29,16 @@ OF_EVERY_RUN = {
     "objective",
     "alignment",
     "uniformity",
+    "normalizer_error",
+    "in_batch_error",
     "learning_rate",
     "samples_per_second",
 }
-NOTHING_YET: dict[str, Any] = {"rows": [], "pending": []}  # the state at the start of a run
+NOTHING_YET: dict[str, Any] = {
+    "rows": [],
+    "pending": [],
+    "gauge": [],
+}  # the state at the start of a run
 
 
 class Monitor:
@@ -48,6 +55,7 @@ class Monitor:
         self.rows: list[dict[str, Any]] = []
         self._pending: list[tuple[int, Tensor, Tensor, Tensor]] = []
         self._projections: tuple[Tensor, Tensor] | None = None
+        self._gauge = NormalizerGauge()
         self._samples = 0
         self._started = time.monotonic()
         self._first_step = 0
@@ -69,6 +77,7 @@ class Monitor:
         bad = torch.where(bad.any(), bad, _not_finite(outcome.projections))
         self._pending.append((step, rows, bad, outcome.loss.detach()))
         self._projections = outcome.projections
+        self._gauge.observe(outcome)
         self._samples += len(rows)
 
     def skipped(self, name: str, reason: str) -> None:
@@ -95,7 +104,7 @@ class Monitor:
         )
 
     def log(
-        self, step: int, epoch: float, *, learning_rate: float, scores: dict[str, float]
+        self, step: int, epoch: float, *, loss: Any, learning_rate: float, scores: dict[str, float]
     ) -> None:
         """Read results, write them down, show them. Call `check_finite` before."""
         if not self._pending:  # no image could be read since the last time
@@ -113,6 +122,7 @@ class Monitor:
             "learning_rate": learning_rate,
             "samples_per_second": round(self._samples / (now - self._read_at), 1),
         }
+        row.update(self._gauge.read(loss))
         row.update(scores)
         self.rows.append(row)
         self._pending.clear()
@@ -128,7 +138,7 @@ class Monitor:
     def state(self) -> dict[str, Any]:
         """What a resumed run has to know: the rows so far, and losses not yet averaged."""
         pending = [(step, rows, bad.cpu(), loss.cpu()) for step, rows, bad, loss in self._pending]
-        return {"rows": list(self.rows), "pending": pending}
+        return {"rows": list(self.rows), "pending": pending, "gauge": self._gauge.state()}
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
         """Take over `state`, and drop from the run's curves what was logged after it."""
@@ -137,6 +147,7 @@ class Monitor:
             (step, rows, bad.to(device), loss.to(device))
             for step, rows, bad, loss in state["pending"]
         ]
+        self._gauge.restore(state["gauge"], device)
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
         self.run.metrics.write_text(text)
         with suppress(FileNotFoundError):
@@ -195,6 +206,11 @@ class Monitor:
             f"left {int(left) // 60}:{int(left) % 60:02d}  objective {row['objective']:+.3f}  "
             f"alignment {row['alignment']:.2f}  uniformity {row['uniformity'] or 0:.2f}"
         )
+        if "normalizer_error" in row:
+            numbers += (
+                f"  normalizers off by {row['normalizer_error']:.0%}"
+                f" (the batch's by {row['in_batch_error']:.0%})"
+            )
         numbers += "".join(f"  {name} {value:.1%}" for name, value in latest.items())
         if self._progress is not None and console.is_terminal:
             self._progress.update(self._task, numbers=numbers)

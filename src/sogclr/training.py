@@ -165,7 +165,7 @@ class Trainer:
         if epoch_ends and self._is_scored(round(epoch)):
             scores = self.task.score(self.fabric.device)
         rate = self.optimizer.param_groups[0]["lr"]
-        self.monitor.log(self.step, epoch, learning_rate=rate, scores=scores)
+        self.monitor.log(self.step, epoch, loss=self.task.loss, learning_rate=rate, scores=scores)
 
     def _is_scored(self, epoch: int) -> bool:
         every = max(1, self.batches.epochs // 10)

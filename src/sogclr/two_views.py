@@ -89,9 +89,10 @@ class TwoViewTask(Task):
         # (2b, width), (2b, d); and keys (2b, d)
         features, *compared = model(self._views(batch, device))
         sides = [side for z in compared for side in z.chunk(2)]  # (b, d) each
-        loss = self.loss(*sides, torch.from_numpy(batch.plan.rows))
+        rows = torch.from_numpy(batch.plan.rows)
+        loss = self.loss(*sides, rows)
         first, second = features.detach().chunk(2)
-        return Outcome(loss, (first, second), (sides[0].detach(), sides[1].detach()))
+        return Outcome(loss, (first, second), (sides[0].detach(), sides[1].detach()), (rows, rows))
 
     def after_step(self) -> None:
         if isinstance(self.model, MomentumModel):

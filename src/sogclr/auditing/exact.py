@@ -37,7 +37,7 @@ class Anchors:
 
     def log_normalizers(self) -> Tensor:
         """log g `(N,)`, g the mean over an anchor's negatives of exp(s / tau)."""
-        log_sum = torch.full(self.group.shape, -math.inf, dtype=self.vectors.dtype)
+        log_sum = self.vectors.new_full(self.group.shape, -math.inf)
         for rows, _, logits in self._tiles():
             log_sum[rows] = torch.logaddexp(log_sum[rows], logits.logsumexp(dim=1))
         return log_sum - self._log_count()

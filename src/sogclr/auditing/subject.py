@@ -218,8 +218,8 @@ def _population(
     sides = [rows] if partners is None else [rows, partners[rows]]
     kept = ~features.isnan().any(dim=3).any(dim=2).any(dim=0)  # (n,), what could be read
     table_rows = torch.from_numpy(np.stack(sides))[:, kept]  # (S, n)
-    kinds = ("temperature",) if partners is None else ("temperature_a", "temperature_b")
-    taus = [_plain(getattr(loss, kind)(own)) for kind, own in zip(kinds, table_rows, strict=True)]
+    temperatures = [temperature for _, temperature in loss.sides()]
+    taus = [_plain(tau(own)) for tau, own in zip(temperatures, table_rows, strict=True)]
     # Pairs that share a text are no negatives of each other.
     return Population(features[:, kept], table_rows, table_rows[-1], taus)
 
@@ -242,4 +242,4 @@ def _empty(found: _Found) -> Any:
 
 def tables_of(loss: Any) -> list[NormalizerTable]:
     """The tables of a loss, one a side."""
-    return [module for module in loss.modules() if isinstance(module, NormalizerTable)]
+    return [kept for kept, _ in loss.sides() if isinstance(kept, NormalizerTable)]

@@ -26,6 +26,10 @@ class TwoViewLoss(ContrastiveLoss):
         self.temperature = as_temperature(temperature).for_rows(num_samples)
         self.normalizer: Normalizer = InBatchNormalizer()
 
+    def sides(self) -> list[tuple[Normalizer, Temperature]]:
+        """The estimators of both views, which share them."""
+        return [(self.normalizer, self.temperature)]
+
     def forward(self, view1: Tensor, view2: Tensor, index: Tensor | None = None) -> Tensor:
         """The loss of a batch.
 

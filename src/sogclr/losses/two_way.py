@@ -38,6 +38,13 @@ class TwoWayLoss(ContrastiveLoss):
         self.normalizer_a: Normalizer = InBatchNormalizer()
         self.normalizer_b: Normalizer = InBatchNormalizer()
 
+    def sides(self) -> list[tuple[Normalizer, Temperature]]:
+        """The estimators of side a and of side b."""
+        return [
+            (self.normalizer_a, self.temperature_a),
+            (self.normalizer_b, self.temperature_b),
+        ]
+
     def forward(
         self,
         a: Tensor,

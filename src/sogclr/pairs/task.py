@@ -155,9 +155,10 @@ class PairTask(Task):
     def forward(self, model: nn.Module, batch: PairBatch, device: torch.device) -> Outcome:
         inputs = self.a.to_model(batch.a, device), self.b.to_model(batch.b, device)
         (features_a, z_a), (features_b, z_b) = model(*inputs)
-        loss = self.loss(z_a, z_b, *rows_of(batch))
+        rows = rows_of(batch)
+        loss = self.loss(z_a, z_b, *rows)
         return Outcome(
-            loss, (features_a.detach(), features_b.detach()), (z_a.detach(), z_b.detach())
+            loss, (features_a.detach(), features_b.detach()), (z_a.detach(), z_b.detach()), rows
         )
 
     def identity(self) -> dict[str, Fingerprint]:
