@@ -1,6 +1,7 @@
 """`sogclr.audit`: measure, tell, draw."""
 
 from dataclasses import asdict
+from math import expm1
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ ORIGINS = {
     "batch": "the batch (DCL)",
     "batch with positive": "the batch, with the positive",
     "table": "one number a sample (SogCLR)",
-    "table at rest": "the same, as it stands",
+    "table at rest": "the same, before the step's own",
 }
 
 
@@ -68,7 +69,7 @@ def _table(found: Audit) -> Table:
     table.add_column("normalizers from")
     for name in ("batch", "off from F", "off from F2"):
         table.add_column(name, justify="right")
-    for row in found.rows:
+    for row in sorted(found.rows, key=lambda row: list(ORIGINS).index(row.estimator)):
         batch = f"{row.batch:,}" if row.batch else "-"
         table.add_row(ORIGINS[row.estimator], batch, shown(row.v1), shown(row.v2))
     return table
@@ -79,13 +80,7 @@ def _explain(found: Audit) -> str:
         f"Of the expected gradient by the embeddings of {found.samples:,} samples, "
         f"{found.views} views each, tau {found.temperature:.3g}. F averages the logarithm of a "
         "normalizer over views, F2, which one number a sample estimates, takes the logarithm of "
-        f"the average; their gradients are {found.distance:.1%} apart. The table's numbers are "
-        f"{_percent(found.lag.mean)} off on average, with a spread of {found.lag.spread:.2f} "
-        "(in log u)."
+        f"the average; their gradients are {found.distance:.1%} apart. The table's numbers are too "
+        f"{'large' if found.lag.mean > 0 else 'small'} by {abs(expm1(found.lag.mean)):.1%} on "
+        f"average, with a spread of {found.lag.spread:.2f} (in log u)."
     )
-
-
-def _percent(log_ratio: float) -> str:
-    from math import expm1
-
-    return f"{expm1(log_ratio):+.1%}"
