@@ -6,7 +6,8 @@
 
 Every method gets the same number of tuning runs at the same batch sizes: three temperatures at the
 usual learning rate, then half and twice the rate at the best of them, judged by a linear probe on
-training images held back. In between, settings are interpolated. Then three seeds at every batch
+training images held back (MoCo's queue and momentum stay what `pretrain` derives). In between,
+settings are interpolated. Then three seeds at every batch
 size, a linear probe and kNN on the test set. `--size cpu` takes 4,000 images, the small encoder and
 12 epochs, some two hours of two cores; `--size gpu` all images, ResNet-18 and 200 epochs, batch 64
 first; `--size published` only what is compared with the paper, 400 epochs at batch 64.
@@ -41,7 +42,7 @@ from sogclr.data.arrays import ArraySource
 from sogclr.evaluation.features import embed_rows
 from sogclr.evaluation.knn import knn_accuracy
 from sogclr.evaluation.linear import linear_accuracy
-from sogclr.runs import load_encoder
+from sogclr.runs import atomically, load_encoder
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "small_batch"
@@ -150,7 +151,8 @@ def run(cell: Cell, package: Path, work: Path) -> None:
         accuracy = scores(folder, train, held if cell.held else test)
     row = {**asdict(cell), **accuracy, "seconds": round(time.monotonic() - started, 1)}
     cell.file.parent.mkdir(parents=True, exist_ok=True)
-    cell.file.write_text(json.dumps({**row, **machine()}, indent=1) + "\n")
+    text = json.dumps({**row, **machine()}, indent=1) + "\n"
+    atomically(cell.file, lambda path: path.write_text(text))
     shutil.rmtree(folder)
 
 
@@ -252,8 +254,9 @@ def show(size: str) -> None:
 
 
 def filed(size: str, method: str, batch: int, metric: str) -> list[float]:
-    rows = [json.loads(p.read_text()) for p in (RESULTS / size).glob(f"{method}-{batch}-final-*")]
-    return [row[metric] for row in sorted(rows, key=lambda row: row["seed"])]
+    """Of the seeds that are there, under the settings that tuning found."""
+    rows = [cell.result() for cell in finals(size, [batch]) if cell.method == method]
+    return [row[metric] for row in rows if row is not None]
 
 
 def in_words(values: list[float]) -> str:

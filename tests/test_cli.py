@@ -146,7 +146,9 @@ def test_moco_tells_and_stores_its_queue_and_momentum(photos, tmp_path, capsys):
     assert "was started with 16, not 8" in line
 
 
-@pytest.mark.parametrize("verb", [[], ["pretrain"], ["align"], ["evaluate"], ["embed"], ["search"]])
+@pytest.mark.parametrize(
+    "verb", [[], ["pretrain"], ["align"], ["evaluate"], ["embed"], ["search"], ["audit"]]
+)
 def test_help_imports_nothing_heavy(verb):
     """What makes --help slow are imports; that none happens is what keeps it below a second."""
     code = (

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from sogclr import (
     ClipLoss,
     GlobalContrastiveLoss,
+    LearnedTemperature,
     NTXentLoss,
     SigLipLoss,
     TwoWayGlobalContrastiveLoss,
@@ -124,3 +125,28 @@ def test_samples_without_negatives_do_not_count() -> None:
     for _ in range(3):
         gauge.observe(outcome(z, rows))
     assert math.isfinite(gauge.read(two_views(z))["normalizer_error"])
+
+
+def test_samples_that_share_a_text_are_no_negatives_of_each_other() -> None:
+    """Two images in three have one of a few texts."""
+    gauge, z = NormalizerGauge(), features(600)
+    text = torch.arange(600).where(torch.arange(600) % 3 == 0, torch.arange(600) % 7)
+    z[1] = z[1, text]
+    loss = TwoWayGlobalContrastiveLoss((600, 600), temperature=TAU)
+    exact = log_two_way_normalizers(*z, TAU, group=text)
+    loss.normalizer_a.log_u[:-1], loss.normalizer_b.log_u[text] = exact
+    for rows in torch.arange(KEPT * BATCH).split(BATCH):
+        pair = z[0, rows], z[1, rows]
+        gauge.observe(Outcome(torch.zeros(()), pair, pair, (rows, text[rows])))
+    found = gauge.read(loss)
+    assert found["normalizer_error"] < 0.5 * found["in_batch_error"]
+
+
+@pytest.mark.parametrize("kind", [ClipLoss, NTXentLoss])
+def test_a_learned_temperature_is_the_number_it_is(kind) -> None:
+    z, readings = features(200), []
+    for temperature in (TAU, LearnedTemperature(TAU)):
+        gauge = NormalizerGauge()
+        see(gauge, z)
+        readings.append(gauge.read(kind(temperature))["in_batch_error"])
+    assert readings[0] == pytest.approx(readings[1], rel=1e-5)

@@ -18,9 +18,14 @@ from .losses import TwoViewLoss, TwoWayLoss
 from .normalizer import NormalizerTable
 from .task import Outcome
 
-__all__ = ["NormalizerGauge"]
+__all__ = ["NormalizerGauge", "gauge_bytes"]
 
 KEPT, FEWEST = 9, 3  # batches: the last, and the same number for each of two references
+
+
+def gauge_bytes(batch: int, width: int) -> int:
+    """What a checkpoint holds of it at most."""
+    return KEPT * batch * 2 * (4 * width + 8)
 
 
 class NormalizerGauge:
@@ -60,6 +65,7 @@ class NormalizerGauge:
         for side, (normalizer, temperature) in enumerate(loss.sides()):
             rows = last[2 + side].to(last[0].device)
             tau = temperature(rows)
+            tau = tau.item() if isinstance(tau, Tensor) and not tau.ndim else tau
             both = isinstance(loss, TwoViewLoss)
             among = partial(_log_normalizers, last, side=side, both=both, tau=tau)
             references = _unbiased(among(before[::2]), among(before[1::2]))
@@ -70,7 +76,7 @@ class NormalizerGauge:
                 over_views = (_mean(reference) for reference in references)
                 squares.setdefault("normalizer_error", []).append(_product(log_u, *over_views))
         found = {name: float(torch.stack(parts).mean()) for name, parts in squares.items()}
-        return {name: math.sqrt(max(0.0, value)) for name, value in found.items()}
+        return {n: math.sqrt(max(0.0, v)) for n, v in found.items() if math.isfinite(v)}
 
 
 def _log_normalizers(
@@ -86,8 +92,9 @@ def _log_normalizers(
     opposite = (0, 1) if both else (1 - side,)
     vectors = [normalize(anchors[s].float(), dim=1) for s in sides]
     candidates = [normalize(batch[s].float(), dim=1) for batch in others for s in opposite]
-    group, theirs = anchors[2], [batch[2] for batch in others for _ in opposite]
-    tau = tau.repeat(len(sides)) if isinstance(tau, Tensor) and tau.ndim else tau
+    # Whoever shares a text is no negative either; an image is met once in an epoch.
+    group, theirs = anchors[-1], [batch[-1] for batch in others for _ in opposite]
+    tau = tau.repeat(len(sides)) if isinstance(tau, Tensor) else tau
     device = vectors[0].device
     return (
         Anchors(

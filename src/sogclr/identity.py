@@ -57,7 +57,7 @@ def carry_over(
             raise UserError(
                 f"data: this is not what {getattr(run, 'folder', run)} was trained on: of its "
                 f"{old_size:,} samples {len(rows):,} are here unchanged; "
-                "give the same data, or another --out"
+                "give the same data, or start another run"
             )
         for key, value in stored.items():
             module, _, name = key.rpartition(".")

@@ -147,7 +147,7 @@ class Monitor:
             (step, rows, bad.to(device), loss.to(device))
             for step, rows, bad, loss in state["pending"]
         ]
-        self._gauge.restore(state["gauge"], device)
+        self._gauge.restore(state.get("gauge", []), device)
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
         self.run.metrics.write_text(text)
         with suppress(FileNotFoundError):

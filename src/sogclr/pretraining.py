@@ -12,6 +12,7 @@ from .data.source import Data, ImageSource, open_source
 from .data.views import photometric
 from .devices import choose_device, start
 from .errors import UserError
+from .gauge import gauge_bytes
 from .models import (
     PROJECTION,
     ContrastiveModel,
@@ -52,10 +53,12 @@ def pretrain(
     source = open_source(data)
     plan = plan_run(request, source, kind, workers)
     _tell(source, plan, kind)
-    task = build_task(source, plan, module)
+    torch.manual_seed(request.seed)
+    task = build_task(source, plan, *_encoder(plan, module))
     run.create()
     queue = 4 * (PROJECTION + 3) * (plan.queue_size or 0)
-    run.require_space(checkpoint_bytes(task.model, len(source), queue))
+    kept = queue + gauge_bytes(plan.batch_size, PROJECTION)
+    run.require_space(checkpoint_bytes(task.model, len(source), kept))
     fabric = start(kind, plan.precision)
     batches = BatchPlan(
         source.ids, plan.batch_size, request.accumulate, request.epochs, request.seed
@@ -72,10 +75,10 @@ def pretrain(
     return conduct(trainer, "sogclr evaluate, sogclr embed, sogclr.load")
 
 
-def build_task(source: ImageSource, plan: Plan, module: nn.Module | None) -> TwoViewTask:
-    """The task with an initialized model; `module` is the user's own encoder, if it is one."""
-    torch.manual_seed(plan.request.seed)
-    encoder, spec = _encoder(plan, module)
+def build_task(
+    source: ImageSource, plan: Plan, encoder: nn.Module, spec: EncoderSpec
+) -> TwoViewTask:
+    """The task, with a new projector on the encoder."""
     width = width_of(encoder, plan.image_size)
     say(f"  {describe(encoder, spec, width)}")
     query = ContrastiveModel(encoder, build_projector(width))

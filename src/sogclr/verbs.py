@@ -417,7 +417,7 @@ def search(
 
 def audit(
     run: Audited,
-    data: Pairs,
+    data: Data,
     *,
     samples: int = 50_000,
     views: int | None = None,
@@ -432,14 +432,15 @@ def audit(
     The exact gradient of the global objective by the embeddings, against the gradient that a
     batch of 8 to 4,096 gives on average when it takes its normalizers from itself, and that of
     SogCLR with the run's own table. Which in-batch batch size is the table worth? A table, a
-    sentence and a picture say; the same numbers go to audit.json. 50,000 samples take some ten
-    minutes of two CPU cores.
+    sentence and a picture say; the same numbers go to audit.json. Once embedded, 50,000 images take
+    some ten minutes of two CPU cores.
 
     Args:
         run: The folder of a run; or, before training, the name of an encoder (from Python also
             an nn.Module), which is then audited with a table filled by its own embeddings.
-        data: What the run was trained on: images (a folder, `digits`) or a table of pairs.
-        samples: At most this many, drawn at random.
+        data: What the run was trained on: images (a folder, `digits`) or a table of pairs; images
+            for an encoder before training.
+        samples: At most this many, drawn at random; of pairs with wide vectors fewer.
         views: Random views of each sample that stand for all; even. Default: 4, of more than
             25,000 samples 2.
         batch_size: Of SogCLR, for an encoder before training. Default: what pretrain would take.

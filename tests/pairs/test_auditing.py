@@ -1,5 +1,8 @@
 """Audits of runs on pairs."""
 
+import json
+import math
+
 import pytest
 import torch
 from refusal import refused
@@ -58,8 +61,25 @@ def test_two_texts(on_texts, sentences):
 def test_other_losses(pairs, fast, tmp_path, settings):
     sogclr.align(pairs, tmp_path / "run", **{**fast, "epochs": 6}, **settings)
     found = sogclr.audit(tmp_path / "run", pairs, device="cpu")
-    assert all(row.v1.relative >= 0 for row in found.rows)
-    assert found.temperature > 0
+    assert all(math.isfinite(row.v1.relative + row.v2.relative) for row in found.rows)
+    kept = "normalizers kept per sample" if "method" in settings else "this run's normalizers"
+    assert kept in found.summary
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"tau": "individual", "rho": 1.0}, {"tau": "learned", "rho": 1.0}, {"method": "clip"}],
+)
+def test_errors_of_normalizers_are_among_the_metrics(pairs, fast, tmp_path, settings):
+    sogclr.align(pairs, tmp_path / "run", **{**fast, "batch_size": 4}, **settings)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    expected = (
+        {"in_batch_error"} if "method" in settings else {"in_batch_error", "normalizer_error"}
+    )
+    for row in rows:
+        assert expected == {name for name in row if name.endswith("_error")}
+        assert all(0 <= row[name] < 20 for name in expected)
 
 
 def test_siglip_has_nothing_to_audit(pairs, fast, tmp_path, capsys):

@@ -8,6 +8,7 @@ common to both.
 """
 
 import copy
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from .population import Population, inner, tangent
 __all__ = ["Bias", "at_rest", "bias", "expected_gradients", "fill", "in_batch"]
 
 Halves = tuple[Tensor, Tensor]
+
+# Samples of a batch share its noise, so that their scatter tells too little of it.
+SHARED = 1.25
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def bias(found: Halves, exact: Halves, scale: Tensor) -> Bias:
     products = inner(first, second).double().sum(dim=(0, 2))  # (n,), a sample's share
     length = float(scale.double().square().sum().sqrt())
     square = float(products.sum()) / length**2
-    error = float(products.std()) * math.sqrt(len(products)) / length**2
+    error = SHARED * float(products.std()) * math.sqrt(len(products)) / length**2
     relative = math.sqrt(max(square, 0.0))
     # d(sqrt(x)) = dx / (2 sqrt(x)), unless x drowns in its own error.
     drowned = relative <= math.sqrt(error) / 2
@@ -86,7 +90,7 @@ def expected_gradients(
     Args:
         loss: of two views or pairs; its training mode decides whether its table is written.
         population: the data.
-        batch: samples in a batch; a pass is divided evenly.
+        batch: samples in a batch; what is left of a pass after full ones is left out of it.
         passes: for each half.
         generator: of order and views.
         log_u: `(S, n, V)`, of the estimator that is subtracted; the nearer to what the loss
@@ -101,10 +105,11 @@ def expected_gradients(
     for _ in range(2):
         total = torch.zeros_like(population.features)
         for _ in range(passes):
-            for visit in _visits(population, batch, generator):
+            full = len(population) // batch
+            for visit in itertools.islice(_visits(population, batch, generator), full):
                 visit.tell(given, log_u)
                 pair = [z.requires_grad_() for z in visit.features()]
-                difference = visit.value(loss, pair) - visit.value(beside, pair)
+                difference = (visit.value(loss, pair) - visit.value(beside, pair)) / full
                 visit.add(total, torch.autograd.grad(difference, pair))
             loss.load_state_dict(state)
         halves.append(known + tangent(total / passes, population.features))
@@ -191,16 +196,15 @@ class _Visit:
             normalizer.log_u = told
 
     def add(self, total: Tensor, gradients: tuple[Tensor, ...]) -> None:
-        """To the mean over a pass, which weighs samples alike."""
-        share = len(self.samples) / len(self.population)
+        """Add gradients by the features to those by all stored ones."""
         for side, view, gradient in zip(self.sides, self.views, gradients, strict=True):
-            total[side, self.samples, view] += share * gradient
+            total[side, self.samples, view] += gradient
 
 
 def _visits(population: Population, batch: int, generator: torch.Generator) -> Iterator[_Visit]:
-    """A pass: every sample once, in batches of nearly equal size."""
+    """A pass: every sample once; the last batch has what is left."""
     n, views = len(population), population.views
-    for samples in torch.randperm(n, generator=generator).tensor_split(-(-n // batch)):
+    for samples in torch.randperm(n, generator=generator).split(batch):
         first = torch.randint(views, samples.shape, generator=generator)
         if population.of_pairs:
             other = torch.randint(views, samples.shape, generator=generator)

@@ -40,7 +40,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Lag:
-    """log u - log g over samples: its mean (above 0: u is too large) and standard deviation."""
+    """log u - log g over samples: its mean (above 0: u is too large) and standard deviation, that
+    of the true g, without the noise of what it is held against."""
 
     mean: float
     spread: float
@@ -57,8 +58,8 @@ class Audit:
         rows: what was measured.
         distance: between the gradients of F and F2, relative.
         lag: of the table.
-        worth: the batch whose in-batch gradient is as good as that of the table: a number, 0.0
-            for less than the smallest and inf for more than the largest that was measured.
+        worth: the batch whose in-batch gradient is as good as that of the table; 0.0 for less
+            than the smallest that was measured, None for more than the largest.
         summary: one sentence.
     """
 
@@ -70,7 +71,7 @@ class Audit:
     rows: list[Measured]
     distance: float
     lag: Lag
-    worth: float
+    worth: float | None
     summary: str
 
     def curve(self, estimator: str) -> list[Measured]:
@@ -99,7 +100,8 @@ def audit_of(subject: Subject) -> Audit:
         fill(subject.loss, population, batch_size, FILLING, chance)
     log_g = population.log_normalizers()
     log_u = _log_u(subject)
-    exact = _exact(population, log_g, log_u, fresh=subject.trained)
+    references = _references(subject, log_g)
+    exact = _exact(population, log_g, log_u, references)
     passes = max(1, round(VISITS / n))
     rows: list[Measured] = []
 
@@ -122,9 +124,7 @@ def audit_of(subject: Subject) -> Audit:
                 twin, population, batch, passes, chance, log_u=log_g, known=exact.v1
             )
             measure(estimator, batch, steps)
-    apart = (exact.whole_v1 - exact.whole_v2).double().norm() / exact.whole_v2.double().norm()
     worth = _worth(rows)
-    lag = (log_u - population.mean_over_views(log_g))[..., 0]  # (S, n)
     return Audit(
         samples=n,
         views=population.views,
@@ -133,8 +133,8 @@ def audit_of(subject: Subject) -> Audit:
         / len(population.taus),
         batch_size=batch_size,
         rows=rows,
-        distance=float(apart),
-        lag=Lag(float(lag.mean()), float(lag.std())),
+        distance=bias((exact.v1, exact.v1), exact.v2, exact.whole_v2).relative,
+        lag=_lag(log_u[..., 0], *(reference[..., 0] for reference in references)),
         worth=worth,
         summary=_summary(subject, batch_size, rows, worth),
     )
@@ -150,22 +150,44 @@ def _log_u(subject: Subject) -> Tensor:
     return torch.stack(sides)[..., None].expand(population.features.shape[:-1])
 
 
-def _exact(population: Population, log_g: Tensor, log_u: Tensor, *, fresh: bool) -> _Exact:
-    """A run's table is held against each half of the views: it has met neither, and what a few
-    views say of a sample's mean g is noisy. One filled from these views is held against all."""
-    half = population.views // 2
-    means = [population.mean_over_views(part) for part in log_g.split(half, dim=2)]
-    references = [mean[..., :1].expand_as(log_g) for mean in means] if fresh else []
-    choices = [log_g, population.mean_over_views(log_g), log_u, *references]
-    v1, v2, table, *halves = population.normalizer_gradients(log_g, torch.stack(choices))
-    aligned = population.alignment_gradient()
-    return _Exact(
-        v1=v1,
-        v2=(halves[0], halves[1]) if fresh else (v2, v2),
-        table=table,
-        whole_v1=v1 + aligned,
-        whole_v2=v2 + aligned,
+def _references(subject: Subject, log_g: Tensor) -> tuple[Tensor, Tensor]:
+    """What u should be, twice, with independent errors, `(S, n, V)` each.
+
+    The table of a run has been filled with views that nobody has any more. What it estimates is
+    estimated from other views too, whose noise is no error of the table. A table that was filled
+    with the stored views is held against all of them.
+    """
+    population = subject.population
+    if subject.references is None:
+        mean = population.mean_over_views(log_g)
+        return mean, mean
+    others = population.log_normalizers(subject.references)  # (S, n, R)
+    one, other = (
+        population.mean_over_views(half)[..., :1] for half in others.split(others.shape[2] // 2, 2)
     )
+    # 1 / (noisy mean) is too large: twice as much with half of the views as with all (jackknife).
+    both = torch.logaddexp(one, other) - math.log(2)
+    missing = 2 * ((-both).exp() - ((-one).exp() + (-other).exp()) / 2)
+    least = (-both).exp() / 4  # where the correction would leave nothing
+    corrected = (-((-half).exp() + missing).maximum(least).log() for half in (one, other))
+    first, second = (half.expand_as(log_g) for half in corrected)
+    return first, second
+
+
+def _exact(
+    population: Population, log_g: Tensor, log_u: Tensor, references: tuple[Tensor, Tensor]
+) -> _Exact:
+    choices = [log_g, population.mean_over_views(log_g), log_u, *references]
+    v1, v2, table, one, other = population.normalizer_gradients(log_g, torch.stack(choices))
+    aligned = population.alignment_gradient()
+    return _Exact(v1, (one, other), table, whole_v1=v1 + aligned, whole_v2=v2 + aligned)
+
+
+def _lag(log_u: Tensor, one: Tensor, other: Tensor) -> Lag:
+    """From two independent references: their noise is in neither mean nor product."""
+    first, second = log_u - one, log_u - other
+    mean = float((first + second).mean() / 2)
+    return Lag(mean, math.sqrt(max(0.0, float((first * second).mean()) - mean**2)))
 
 
 def _sizes(n: int) -> list[int]:
@@ -173,32 +195,31 @@ def _sizes(n: int) -> list[int]:
     return [2**k for k in range(3, int(math.log2(LARGEST)) + 1) if 2**k <= n]
 
 
-def _worth(rows: list[Measured]) -> float:
+def _worth(rows: list[Measured]) -> float | None:
     """Where the curve of the in-batch errors comes down to that of the table."""
     table = next(row.v2 for row in rows if row.estimator == "table")
     level = table.relative if table.seen else table.at_most
-    curve = [
-        (row.batch, row.v1.relative if row.v1.seen else 0.0)
-        for row in rows
-        if row.estimator == "batch"
-    ]
-    if level >= curve[0][1]:
+    curve = [(row.batch, row.v1) for row in rows if row.estimator == "batch"]
+    if curve[0][1].seen and level >= curve[0][1].relative:
         return 0.0
     for (smaller, above), (larger, below) in pairwise(curve):
-        if below <= level:
-            share = math.log(above / level) / math.log(above / max(below, 1e-9))
+        if above.seen and below.relative <= level:
+            high, low = above.relative, below.relative if below.seen else 1e-9
+            share = math.log(high / level) / math.log(high / low)
             return smaller * (larger / smaller) ** share
-    return math.inf
+    return None
 
 
-def _summary(subject: Subject, batch: int, rows: list[Measured], worth: float) -> str:
+def _summary(subject: Subject, batch: int, rows: list[Measured], worth: float | None) -> str:
     curve = [row for row in rows if row.estimator == "batch"]
     table = next(row.v2 for row in rows if row.estimator == "table")
     own = min(curve, key=lambda row: abs(math.log(row.batch / batch)))
     whose = "this run's normalizers" if subject.trained else "normalizers kept per sample"
-    if worth == 0.0:
+    if not curve[0].v1.seen:
+        value = "no better than an in-batch batch's, since that has no error to be seen"
+    elif worth == 0.0:
         value = f"worse than an in-batch batch of {curve[0].batch}"
-    elif worth == math.inf:
+    elif worth is None:
         value = f"better than an in-batch batch of {curve[-1].batch:,}"
     else:
         value = f"as good as an in-batch batch of {rounded(worth):,}"

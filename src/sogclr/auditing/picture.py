@@ -1,6 +1,5 @@
 """The picture of an audit: error against batch size."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,8 @@ def draw(audit: Audit, name: str, target: Path) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    axes.set_xlim(sizes[0] / 1.4, sizes[-1] * 1.4)
+    drawn = [*sizes, audit.curve("table")[0].batch]
+    axes.set_xlim(min(drawn) / 1.4, max(drawn) * 1.4)
     _percents(axes)
     axes.set_xlabel("samples in a batch")
     axes.set_ylabel("error of the average step")
@@ -57,7 +57,7 @@ def draw(audit: Audit, name: str, target: Path) -> None:
     )
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right", fontsize=9)
-    figure.savefig(target, dpi=150)
+    figure.savefig(target, dpi=150, format="png")
     plt.close(figure)
 
 
@@ -67,13 +67,13 @@ def _mark(axes: Any, audit: Audit, table: Measured) -> None:
     batch = table.batch
     label = f"one number kept per sample (SogCLR): {shown(table.v2)}"
     axes.plot([batch], [level], "*", markersize=17, color=TABLE, label=label, zorder=5)
-    if audit.worth <= batch:
-        return
     last = audit.curve("batch")[-1].batch
-    end = min(audit.worth, 1.3 * last)
+    end = 1.3 * max(last, batch) if audit.worth is None else audit.worth
+    if end <= batch or not audit.curve("batch")[0].v1.seen:
+        return
     arrow = {"arrowstyle": "->", "color": TABLE, "lw": 1.8}
     axes.annotate("", (end, level), (batch, level), arrowprops=arrow)
-    worth = f"more than {last:,}" if math.isinf(audit.worth) else f"about {rounded(audit.worth):,}"
+    worth = f"more than {last:,}" if audit.worth is None else f"about {rounded(audit.worth):,}"
     axes.annotate(
         f"as good as a batch of {worth}",
         (batch, level),

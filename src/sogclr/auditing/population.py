@@ -42,10 +42,15 @@ class Population:
     def views(self) -> int:
         return self.features.shape[2]
 
-    def log_normalizers(self) -> Tensor:
-        """log g of every stored view among all stored views of other samples, `(S, n, V)`."""
-        sides = [self._anchors(side).log_normalizers() for side in range(len(self.features))]
-        return torch.stack(sides).unflatten(1, (len(self), self.views))
+    def log_normalizers(self, of: Tensor | None = None) -> Tensor:
+        """log g among all stored views of other samples, `(S, n, V)`.
+
+        Args:
+            of: `(S, n, W, d)`, other views of the samples; the stored ones by default.
+        """
+        of = self.features if of is None else of
+        sides = [self._anchors(side, of).log_normalizers() for side in range(len(of))]
+        return torch.stack(sides).unflatten(1, of.shape[1:3])
 
     def normalizer_gradients(self, log_g: Tensor, log_u: Tensor) -> Tensor:
         """The expected gradient of the normalizers' part of the objective, given u.
@@ -63,7 +68,7 @@ class Population:
         total = torch.zeros(len(log_u), *self.features.shape, dtype=self.features.dtype)
         each = 1 / (len(self.features) * len(self) * self.views)  # an anchor's share
         for side in range(len(self.features)):
-            own, theirs = self._anchors(side).gradients(
+            own, theirs = self._anchors(side, self.features).gradients(
                 log_g[side].flatten(), each * (log_g[side] - log_u[:, side]).exp().flatten(1)
             )
             total[:, side] += own.view_as(total[:, side])
@@ -86,15 +91,14 @@ class Population:
     def _other(self, side: int) -> int:
         return 1 - side if self.of_pairs else side
 
-    def _anchors(self, side: int) -> Anchors:
-        tau = self.taus[side]
-        group = self.group.repeat_interleave(self.views)
+    def _anchors(self, side: int, of: Tensor) -> Anchors:
+        tau, views = self.taus[side], of.shape[2]
         return Anchors(
-            self.features[side].flatten(0, 1),
+            of[side].flatten(0, 1),
             self.features[self._other(side)].flatten(0, 1),
-            group,
-            group,
-            tau.repeat_interleave(self.views) if isinstance(tau, Tensor) else tau,
+            self.group.repeat_interleave(views),
+            self.group.repeat_interleave(self.views),
+            tau.repeat_interleave(views) if isinstance(tau, Tensor) else tau,
         )
 
 

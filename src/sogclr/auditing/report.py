@@ -39,9 +39,7 @@ def audit(
     device: Device,
 ) -> Audit:
     """See `sogclr.audit`."""
-    picture = None if out is None else Path(out)
-    if picture is not None and not picture.parent.is_dir():
-        raise UserError(f"out: there is no folder {picture.parent}; make it first")
+    picture = None if out is None else _picture(Path(out))
     subject = subject_of(
         run,
         data,
@@ -57,11 +55,22 @@ def audit(
     result(found.summary)
     result(_explain(found))
     picture = picture or (subject.folder or Path()) / "audit.png"
-    draw(found, subject.name, picture)
     numbers = picture.with_suffix(".json")
     atomically(numbers, lambda path: path.write_text(pretty(asdict(found))))
+    atomically(picture, lambda path: draw(found, subject.name, path))
     say(f"picture: {picture}; all numbers: {numbers}")
     return found
+
+
+def _picture(out: Path) -> Path:
+    """A file to write, from a file or folder that was named."""
+    target = out / "audit.png" if out.is_dir() else out
+    target = target if target.suffix else target.with_suffix(".png")
+    if target.suffix != ".png":
+        raise UserError(f"out: a picture is written as .png, not as {target.suffix}")
+    if not target.parent.is_dir():
+        raise UserError(f"out: there is no folder {target.parent}; make it first")
+    return target
 
 
 def _table(found: Audit) -> Table:

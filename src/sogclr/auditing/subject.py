@@ -4,7 +4,10 @@ Embeddings are made as in training (random views, batch statistics, dropout), si
 the table was filled from.
 """
 
+import copy
 import inspect
+import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,14 +22,15 @@ from .. import verbs
 from ..data.loading import BatchPlan, MicroBatch
 from ..data.source import open_source
 from ..devices import choose_device
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..identity import carry_over
 from ..losses import GlobalContrastiveLoss, SigLipLoss, TwoWayGlobalContrastiveLoss
+from ..models import PROJECTION, EncoderSpec, build_encoder
 from ..normalizer import NormalizerTable
 from ..planning import Request, plan_run
 from ..pretraining import build_task
 from ..progress import say, track
-from ..runs import Run, is_of_pairs
+from ..runs import Run, is_of_pairs, load_encoder
 from ..session import request_of
 from ..settings import Device
 from .expected import at_rest
@@ -35,7 +39,7 @@ from .population import Population
 __all__ = ["Subject", "subject_of", "tables_of"]
 
 FEWEST = 16  # samples: below, there is nothing to average over
-VECTORS = 100_000  # samples times views that two cores compare in minutes
+OPERATIONS = 1.3e12  # vectors times vectors times numbers that two cores multiply in minutes
 FRESH = 1 << 20  # the first epoch here: its views are none that the run has seen
 
 
@@ -46,32 +50,41 @@ class Subject:
     Attributes:
         name: for people.
         population: the stored views.
+        references: `(S, n, R, d)`, other views, to hold a run's table against; None where the
+            table is empty, to be filled with the stored ones.
         loss: of a global contrastive objective, on the CPU, its temperatures at rest.
         batch_size: of the run, or what a run would take.
-        trained: whether the loss has the table of a run; else its table is empty.
         folder: of the run, if it is one.
     """
 
     name: str
     population: Population
+    references: Tensor | None
     loss: Any
     batch_size: int
-    trained: bool
     folder: Path | None
+
+    @property
+    def trained(self) -> bool:
+        """Whether the loss has the table of a run."""
+        return self.references is not None
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A task with its weights, its batch size, and the row of side b that each of a is with."""
+    """A task with its weights, the row of side b that each of a is with, and the vectors' width."""
 
     task: Any
-    batch_size: int
-    partners: np.ndarray | None
-    seed: int
+    partners: np.ndarray | None = None
+    width: int = PROJECTION
+
+    @property
+    def sides(self) -> int:
+        return 1 if self.partners is None else 2
 
 
 def subject_of(
-    run: str | Path | nn.Module,
+    run: Any,
     data: Any,
     *,
     samples: int,
@@ -83,119 +96,142 @@ def subject_of(
 ) -> Subject:
     """Of a run's folder, or of an encoder before training; see `sogclr.audit`."""
     kind = choose_device(device)
-    if isinstance(run, nn.Module) or not Path(run).exists():
-        name, folder = (run if isinstance(run, str) else type(run).__name__), None
-        found = _untrained(run, data, batch_size, temperature, kind)
-    elif batch_size or temperature:
+    is_run = not isinstance(run, nn.Module) and Path(run).exists()
+    if is_run and (batch_size or temperature):
         raise UserError("audit: a run has its batch size and temperature; leave them out")
+    if is_run:
+        name, found = Path(run).resolve().name, _trained(Run(run), data, module, kind)
     else:
-        name, folder = Path(run).resolve().name, Path(run)
-        found = _trained(Run(run), data, module, kind)
-    if isinstance(found.task.loss, SigLipLoss):
+        name = type(run).__name__ if isinstance(run, nn.Module) else str(run)
+        found = _untrained(run, data, batch_size, temperature, kind)
+    loss = found.task.loss
+    if isinstance(loss, SigLipLoss):
         raise UserError("audit: siglip judges each pair by itself: it has no normalizer to audit")
-    trained = isinstance(found.task.loss, GlobalContrastiveLoss | TwoWayGlobalContrastiveLoss)
-    trained = trained and folder is not None
-    rows = _chosen(found, samples, trained)
-    views = views or (4 if 4 * len(rows) <= VECTORS else 2)
+    filled = is_run and isinstance(loss, GlobalContrastiveLoss | TwoWayGlobalContrastiveLoss)
+    rows = _chosen(found, samples, filled)
+    views = views or (4 if len(rows) <= 25_000 else 2)
     if views < 2 or views % 2:
         raise UserError(f"views: must be even and at least 2, got {views}")
-    features = _embed(found, rows, views, torch.device(kind))
-    loss = at_rest(found.task.loss.cpu() if trained else _empty(found))
-    population = _population(features, rows, found.partners, loss)
-    return Subject(name, population, loss, found.batch_size, trained, folder)
+    features = _embed(found, rows, 2 * views if filled else views, torch.device(kind))
+    kept = ~features.isnan().any(dim=3).any(dim=2).any(dim=0)  # (n,), what could be read
+    features, rows = features[:, kept], rows[kept.numpy()]
+    _require(len(rows))
+    loss = at_rest((loss if filled else _empty(found)).cpu())
+    population = _population(features[:, :, :views], rows, found.partners, loss)
+    references = features[:, :, views:] if filled else None
+    batch = found.task.plan.batch_size
+    return Subject(name, population, references, loss, batch, Path(run) if is_run else None)
 
 
 def _trained(run: Run, data: Any, module: nn.Module | None, device: str) -> _Found:
     """The task of a run, as its checkpoint has it."""
     settings = run.read_settings()
     state = run.read_checkpoint()
-    partners = None
-    task: Any
+    module = copy.deepcopy(module)
     if is_of_pairs(run.folder):
         from ..pairs.aligning import task_of
 
-        task, partners = task_of(run, data, module, device)
+        found = _Found(*task_of(run, data, module, device))
     else:
         source = open_source(data)
         say(source.describe())
         request = request_of(settings, Request)
         batch = min(request.batch_size or len(source), len(source))
-        # Its weights are in the checkpoint.
-        request = replace(request, batch_size=batch, pretrained=False, weights=None)
-        task = build_task(source, plan_run(request, source, device, 0), module)
-    task.model.load_state_dict(state["model"])
+        plan = plan_run(replace(request, batch_size=batch), source, device, None)
+        found = _Found(build_task(source, plan, *load_encoder(run.folder, module)))
+    task = found.task
+    try:
+        task.model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise UserError(f"encoder: does not fit {run.folder}: {one_line(error)}") from error
     loss_state, told = carry_over(
         state["loss"], task.loss.state_dict(), state["data"], task.identity(), run
     )
     task.loss.load_state_dict(loss_state)
     if told is not None:
         say(told)
-    return _Found(task, task.plan.batch_size, partners, task.plan.request.seed)
+    return found
 
 
 def _untrained(
     encoder: Any, data: Any, batch_size: int | None, temperature: float | None, device: str
 ) -> _Found:
     """The task that `sogclr.pretrain` would start from."""
+    own = isinstance(encoder, nn.Module)
+    if not own and os.sep in str(encoder):
+        raise UserError(f"run: {encoder} does not exist; give a run's folder or an encoder's name")
     usual = {
         name: parameter.default
         for name, parameter in inspect.signature(verbs.pretrain).parameters.items()
         if name in Request.__dataclass_fields__
     }
-    named = isinstance(encoder, str)
     asked = {
-        "encoder": encoder if named else f"custom:{type(encoder).__name__}",
+        "encoder": f"custom:{type(encoder).__name__}" if own else str(encoder),
         "batch_size": batch_size,
         "temperature": temperature,
     }
     source = open_source(data)
     say(source.describe())
-    plan = plan_run(Request(**{**usual, **asked}), source, device, 0)
-    task = build_task(source, plan, None if named else encoder)
-    return _Found(task, plan.batch_size, None, plan.request.seed)
+    plan = plan_run(Request(**{**usual, **asked}), source, device, None)
+    torch.manual_seed(plan.request.seed)
+    if own:  # a copy: the user's own keeps its place, mode and statistics
+        return _Found(
+            build_task(source, plan, copy.deepcopy(encoder), EncoderSpec("custom", plan.image_size))
+        )
+    return _Found(build_task(source, plan, *build_encoder(plan.encoder, plan.image_size)))
 
 
-def _chosen(found: _Found, samples: int, trained: bool) -> np.ndarray:
-    """Rows to look at: of those that the table knows, if there is one."""
+def _chosen(found: _Found, samples: int, filled: bool) -> np.ndarray:
+    """Rows to look at: as many as can be compared, of those that the table knows."""
     rows = np.arange(len(found.task.names))
-    if trained:
-        known, partners = tables_of(found.task.loss), (rows, found.partners)
-        for table, own in zip(known, partners, strict=False):
-            assert own is not None
-            rows = rows[(table.visits[own[rows]] > 0).numpy()]
+    if filled:
+        own = (rows, found.partners)
+        for table, place in zip(tables_of(found.task.loss), own, strict=False):
+            assert place is not None
+            rows = rows[(table.visits[place[rows]] > 0).numpy()]
         if left_out := len(found.task.names) - len(rows):
             say(f"left out: {left_out:,} samples that the table has not met yet")
-    if len(rows) < FEWEST:
-        raise UserError(f"data: {len(rows)} samples are too few to audit; give {FEWEST} or more")
-    chance = np.random.default_rng(found.seed)
-    return np.sort(chance.permutation(rows)[: max(samples, FEWEST)])
+    _require(len(rows))
+    most = int(math.sqrt(OPERATIONS / found.sides / found.width)) // 2  # of two views each
+    count = max(min(samples, most), FEWEST)
+    if count < len(rows):
+        say(f"{count:,} of {len(rows):,} samples, drawn at random")
+    return np.sort(np.random.default_rng(found.task.plan.request.seed).permutation(rows)[:count])
+
+
+def _require(count: int) -> None:
+    if count < FEWEST:
+        raise UserError(f"data: {count} samples are too few to audit; give {FEWEST} or more")
 
 
 def _embed(found: _Found, rows: np.ndarray, views: int, device: torch.device) -> Tensor:
     """Unit vectors `(S, n, V, d)` on the CPU; NaN for what cannot be read."""
-    task, sides = found.task, 1 if found.partners is None else 2
+    task, sides = found.task, found.sides
     model = task.model.to(device, memory_format=torch.channels_last).train()
     task.loss.to(device)
     # Two views come with each visit of an image, one of either side with each visit of a pair.
-    visits = _Visits(rows, found.batch_size, views * sides // 2, found.seed)
+    plan = task.plan
+    visits = _Visits(rows, plan.batch_size, views * sides // 2, plan.request.seed)
     place = np.empty(len(task.names), dtype=np.int64)
     place[rows] = np.arange(len(rows))
-    features: Tensor | None = None
-    loader = track(task.loader(visits, pin_memory=False), "embedding", total=len(visits))
+    features, told = torch.empty(0), set[str]()
     with torch.no_grad():
-        for batch in loader:
+        for batch in track(task.loader(visits, pin_memory=False), "embedding", total=len(visits)):
+            for name, reason in batch.unreadable:
+                if name not in told:
+                    say(f"left out {name}: {reason}")
+                told.add(name)
             if not len(batch.plan.rows):
                 continue
             outcome = task.forward(model, batch, device)
             pair = [normalize(z.float(), dim=-1).cpu() for z in outcome.projections]
-            if features is None:
-                shape = (sides, len(rows), views, pair[0].shape[1])
-                features = torch.full(shape, torch.nan)
+            if not len(features):
+                features = torch.full((sides, len(rows), views, pair[0].shape[1]), torch.nan)
             own, epoch = torch.from_numpy(place[batch.plan.rows]), batch.plan.epoch - FRESH
             for i, z in enumerate(pair):
                 side, view = (i, epoch) if sides == 2 else (0, 2 * epoch + i)
                 features[side, own, view] = z
-    if features is None:
+    if not len(features):
         raise UserError("data: none of the images can be read")
     return features
 
@@ -216,12 +252,11 @@ def _population(
     features: Tensor, rows: np.ndarray, partners: np.ndarray | None, loss: Any
 ) -> Population:
     sides = [rows] if partners is None else [rows, partners[rows]]
-    kept = ~features.isnan().any(dim=3).any(dim=2).any(dim=0)  # (n,), what could be read
-    table_rows = torch.from_numpy(np.stack(sides))[:, kept]  # (S, n)
+    table_rows = torch.from_numpy(np.stack(sides))  # (S, n)
     temperatures = [temperature for _, temperature in loss.sides()]
     taus = [_plain(tau(own)) for tau, own in zip(temperatures, table_rows, strict=True)]
     # Pairs that share a text are no negatives of each other.
-    return Population(features[:, kept], table_rows, table_rows[-1], taus)
+    return Population(features, table_rows, table_rows[-1], taus)
 
 
 def _plain(tau: float | Tensor) -> float | Tensor:

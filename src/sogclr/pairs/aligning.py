@@ -13,6 +13,7 @@ from ..data.loading import BatchPlan
 from ..data.pairs import PairSource, open_pairs
 from ..devices import choose_device, start
 from ..errors import UserError
+from ..gauge import gauge_bytes
 from ..monitor import NOTHING_YET
 from ..progress import say
 from ..runs import Run
@@ -71,7 +72,8 @@ def align(
 
     run.create()
     bodies = sum(p.numel() * p.element_size() for k in frozen for p in towers[k].parameters())
-    run.require_space(bodies + checkpoint_bytes(model, len(source.a) + len(source.b)))
+    kept = gauge_bytes(plan.batch_size, spec.width)
+    run.require_space(bodies + checkpoint_bytes(model, len(source.a) + len(source.b), kept))
     if not resume:
         write_start(run, spec, towers, tokenizer)
     fabric = start(kind, plan.precision)
@@ -99,7 +101,7 @@ def align(
 
 def task_of(
     run: Run, data: Any, module: nn.Module | None, device: str
-) -> tuple[PairTask, np.ndarray]:
+) -> tuple[PairTask, np.ndarray, int]:
     """What a run was asked to learn, from data with one partner a sample, to be looked at.
 
     Args:
@@ -109,8 +111,8 @@ def task_of(
         device: "cpu", "cuda" or "mps".
 
     Returns:
-        The task, with the weights that the towers started from, and the row of side b that is
-        kept for each of side a.
+        The task, with the weights that the towers started from; the row of side b that is kept
+        for each of side a; the width of the joint space.
     """
     request = request_of(run.read_settings(), PairRequest)
     source = open_pairs(data, request.columns)
@@ -126,13 +128,13 @@ def task_of(
         frozen=spec.frozen,
         pretrained=False,
         device=device,
-        workers=0,
+        workers=None,
     )
     model = _model(spec, towers, plan)
     tokenizer = tokenizer_of(spec, pair_files(run)["text"])
     inputs = _Sides(spec, towers, tokenizer, plan, torch.device(device))
     a, b = inputs.training(source.a), inputs.training(source.b)
-    return PairTask(model, source, a, b, plan, Held(source, a, b)), partners
+    return PairTask(model, source, a, b, plan, Held(source, a, b)), partners, spec.width
 
 
 def _model(spec: PairSpec, towers: dict[str, Tower], plan: PairPlan) -> PairModel:
