@@ -130,6 +130,15 @@ def test_settings_are_stored_with_what_was_derived(photos, tmp_path):
     assert None not in {settings["resolved"][name] for name in ("encoder", "learning_rate")}
 
 
+def test_candidates_are_those_of_sogclr(photos, tmp_path, capsys):
+    asked = ["pretrain", photos, "--out", tmp_path / "run", "--candidates"]
+    assert "goes with --method sogclr" in refused(capsys, *asked, "5", "--method", "simclr")
+    assert "candidates: must be above 0, got 0" in refused(capsys, *asked, "0")
+    main([*map(str, asked), "255", "--epochs", "1", *FAST])
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert settings["resolved"]["candidates"] == 255
+
+
 def test_moco_tells_and_stores_its_queue_and_momentum(photos, tmp_path, capsys):
     run = str(tmp_path / "run")
     main(["pretrain", str(photos), "--out", run, "--epochs", "1", "--method", "moco", *FAST])

@@ -140,6 +140,22 @@ def test_gamma_1_of_pairs_is_decoupled_clip():
     assert_exact(actual, value_and_gradient(DecoupledClipLoss(0.2)(a, b), a, b))
 
 
+def test_gamma_1_against_the_batch_is_clip_and_against_all_the_objective():
+    """K = B - 1 is what in-batch InfoNCE has; a large K leaves nothing of the positive."""
+    a, b = leaf(6, 4), leaf(6, 4, seed=1)
+    index = torch.arange(6)
+    clip = value_and_gradient(ClipLoss(0.2)(a, b), a, b)[1]
+    among = remembering(TwoWayGlobalContrastiveLoss, 6, candidates=5)
+    torch.testing.assert_close(value_and_gradient(among(a, b, index), a, b)[1], clip, **EXACT)
+
+    view1, view2 = leaf(6, 4), leaf(6, 4, seed=1)
+    whole = value_and_gradient(two_way_objective(view1, view2, 0.2), view1, view2)
+    among = remembering(TwoWayGlobalContrastiveLoss, 6, candidates=1e13)
+    torch.testing.assert_close(
+        value_and_gradient(among(view1, view2, index), view1, view2)[1], whole[1], rtol=1e-9, atol=0
+    )
+
+
 @pytest.mark.parametrize("group", [None, torch.tensor([2, 7, 2, 7, 0])])
 def test_gamma_1_of_captions_is_decoupled_clip_and_the_objective_of_the_batch(group):
     a, b = leaf(5, 4), leaf(5, 4, seed=1)
@@ -174,16 +190,16 @@ def mean_two_view_gradient(loss, x, size):
 
 # Mistake 6, a loss whose scale depends on the batch size, would fail for all sizes but one.
 @pytest.mark.parametrize(("n", "size"), [(4, 2), (3, 3)])
-@pytest.mark.parametrize("version", ["v1", "v2"])
-def test_exact_normalizers_make_the_gradient_unbiased(version, n, size):
+@pytest.mark.parametrize(("version", "candidates"), [("v1", None), ("v2", None), ("v1", 5)])
+def test_exact_normalizers_make_the_gradient_unbiased(version, n, size, candidates):
     views = 3
     x = leaf(n, views, 4)
-    _, exact = value_and_gradient(two_view_objective(x, 0.2, version), x)
+    _, exact = value_and_gradient(two_view_objective(x, 0.2, version, candidates), x)
     log_g = log_two_view_normalizers(x, 0.2)
     per_sample = log_g.logsumexp(dim=1) - math.log(views)
     num_views = views if version == "v1" else None
 
-    loss = table_of(GlobalContrastiveLoss, n, num_views=num_views)
+    loss = table_of(GlobalContrastiveLoss, n, num_views=num_views, candidates=candidates)
     fill(loss.normalizer, log_g if version == "v1" else per_sample)
     mean = mean_two_view_gradient(loss.eval(), x, size)
     torch.testing.assert_close(mean.flatten(), exact, **EXACT)
@@ -192,17 +208,18 @@ def test_exact_normalizers_make_the_gradient_unbiased(version, n, size):
     assert relative_error(mean_two_view_gradient(in_batch, x, size).flatten(), exact) > 0.1
 
 
+@pytest.mark.parametrize("candidates", [None, 5])
 @pytest.mark.parametrize("size", [2, 3, 4])
-def test_exact_normalizers_make_the_two_way_gradient_unbiased(size):
+def test_exact_normalizers_make_the_two_way_gradient_unbiased(size, candidates):
     a, b = leaf(5, 4), leaf(5, 4, seed=1)
-    _, exact = value_and_gradient(two_way_objective(a, b, 0.2), a, b)
+    _, exact = value_and_gradient(two_way_objective(a, b, 0.2, candidates=candidates), a, b)
 
     def mean_gradient(loss):
         batches = [torch.tensor(samples) for samples in combinations(range(5), size)]
         mean = sum(loss(a[index], b[index], index) for index in batches) / len(batches)
         return value_and_gradient(mean, a, b)[1]
 
-    loss = table_of(TwoWayGlobalContrastiveLoss, 5)
+    loss = table_of(TwoWayGlobalContrastiveLoss, 5, candidates=candidates)
     for table, log_g in zip(tables(loss), log_two_way_normalizers(a, b, 0.2), strict=True):
         fill(table, log_g)
     torch.testing.assert_close(mean_gradient(loss.eval()), exact, **EXACT)

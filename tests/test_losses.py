@@ -563,3 +563,23 @@ def test_views_of_another_length_are_refused():
     short = torch.zeros(3, dtype=torch.int64)
     with pytest.raises(ValueError, match="do not match ids"):
         loss(torch.randn(4, 8), torch.randn(4, 8), torch.arange(4), (short, short))
+
+
+@pytest.mark.parametrize("kind", [GlobalContrastiveLoss, TwoWayGlobalContrastiveLoss])
+@pytest.mark.parametrize("bad", [0, -1, math.inf, math.nan])
+def test_candidates_out_of_range(kind, bad):
+    with pytest.raises(ValueError, match="candidates must be above 0"):
+        kind(4, candidates=bad)
+
+
+@pytest.mark.parametrize("kind", [GlobalContrastiveLoss, TwoWayGlobalContrastiveLoss])
+def test_a_pair_that_has_won_is_left_alone(kind):
+    """Among few candidates; among all it goes on being pushed."""
+    far = torch.eye(4)
+    gradients = []
+    for candidates in (None, 3):
+        a = far.clone().requires_grad_()
+        loss = kind(4, temperature=0.05, candidates=candidates)
+        loss(a, far + 0.1 * torch.ones(4, 4), torch.arange(4)).backward()
+        gradients.append(a.grad.norm())
+    assert gradients[1] < 1e-3 * gradients[0]

@@ -24,6 +24,7 @@ from sogclr import (
 )
 from sogclr.normalizer import NormalizerTable
 from sogclr.objective import (
+    against_candidates,
     log_two_view_normalizers,
     log_two_way_normalizers,
     two_view_objective,
@@ -581,13 +582,15 @@ def test_individual_temperatures_are_their_loop(what):
     assert len(taus) > 5
 
 
+@pytest.mark.parametrize("candidates", [None, 3])
 @pytest.mark.parametrize("gamma_min", [1.0, 0.3])
 @pytest.mark.parametrize("what", ["views", "pairs"])
-def test_slope_of_an_anchor_is_that_of_autograd(what, gamma_min):
+def test_slope_of_an_anchor_is_that_of_autograd(what, gamma_min, candidates):
     # A normalizer and a tau for every anchor, and a velocity without momentum: the slope.
     n, rho = 5, 0.4
     temperature = IndividualTemperature(0.25, rho=rho, momentum=0.0, learning_rate=1e-30)
     settings = {"num_samples": n, "gamma_min": gamma_min, "gamma_decay": 1}
+    settings["candidates"] = candidates
     a, b = (side.detach() for side in features(n))
     x = torch.stack([a, b], dim=1)
     if what == "views":
@@ -618,6 +621,10 @@ def test_slope_of_an_anchor_is_that_of_autograd(what, gamma_min):
         else:
             u = 0.7 * old_u.view(n, -1) + 0.3 * g.detach().exp()
             terms = tau[:, None] * u.log() + tau.detach()[:, None] * g.exp() / u
+            terms = terms - tau.detach()[:, None] * (g.exp() / u).detach()
+        if candidates is not None:
+            positive = torch.cosine_similarity(a, b)[:, None]
+            terms = against_candidates(terms - positive, tau[:, None], candidates)
         [slope] = torch.autograd.grad(terms.mean(dim=1).sum(), tau, retain_graph=True)
         torch.testing.assert_close(side.velocity[:n] - rho, slope, **EXACT)
 

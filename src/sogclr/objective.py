@@ -16,9 +16,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, softplus
 
 __all__ = [
+    "against_candidates",
     "log_two_view_normalizers",
     "log_two_way_normalizers",
     "two_view_objective",
@@ -48,7 +49,10 @@ def log_two_view_normalizers(features: Tensor, temperature: float) -> Tensor:
 
 
 def two_view_objective(
-    features: Tensor, temperature: float, version: Literal["v1", "v2"] = "v2"
+    features: Tensor,
+    temperature: float,
+    version: Literal["v1", "v2"] = "v2",
+    candidates: float | None = None,
 ) -> Tensor:
     """The global contrastive objective over stored views.
 
@@ -63,21 +67,24 @@ def two_view_objective(
         temperature: tau > 0.
         version: `"v2"`, what one normalizer a sample optimizes (the paper's algorithm), or
             `"v1"`, what one normalizer a (sample, view) optimizes.
+        candidates: see `against_candidates`. None is the objective above. With one normalizer a
+            sample there is no objective whose gradient this is: how much an anchor counts hangs
+            on its positive, and so does its own part of g.
 
     Returns:
         A scalar, on the scale of tau times a cross-entropy.
     """
+    if candidates is not None and version == "v2":
+        raise ValueError('candidates: an objective of version "v1" only')
     views = features.shape[1]
     unit = normalize(features, dim=-1)
     similarity = unit @ unit.mT  # (n, V, V)
     distinct = ~torch.eye(views, dtype=torch.bool, device=features.device)
-    alignment = similarity[:, distinct].mean()
     log_g = log_two_view_normalizers(features, temperature)  # (n, V)
-    if version == "v1":
-        uniformity = log_g.mean()
-    else:
-        uniformity = (log_g.logsumexp(dim=1) - math.log(views)).mean()
-    return -alignment + temperature * uniformity
+    if version == "v2":
+        log_g = (log_g.logsumexp(dim=1, keepdim=True) - math.log(views)).expand_as(log_g)
+    excess = temperature * log_g[:, :, None] - similarity  # (n, V, V), of anchor and positive
+    return against_candidates(excess[:, distinct], temperature, candidates).mean()
 
 
 def log_two_way_normalizers(
@@ -127,6 +134,7 @@ def two_way_objective(
     temperature: float,
     pairing: Tensor | None = None,
     group: Tensor | None = None,
+    candidates: float | None = None,
 ) -> Tensor:
     """The global contrastive objective of paired data (image-text, text-text).
 
@@ -140,6 +148,7 @@ def two_way_objective(
         temperature: tau > 0.
         pairing: `(n_b,)` integers or None, as there.
         group: `(n_a,)` integers or None, as there.
+        candidates: see `against_candidates`. None is the objective above.
 
     Returns:
         A scalar, on the scale of tau times a cross-entropy.
@@ -151,8 +160,34 @@ def two_way_objective(
     weight = 1 / (len(a) * partners[pairing].to(a.dtype))  # (n_b,), sums to 1
     positive = (normalize(a, dim=-1)[pairing] * normalize(b, dim=-1)).sum(dim=-1)  # (n_b,)
     log_g_a, log_g_b = log_two_way_normalizers(a, b, temperature, pairing, group)
-    uniformity = log_g_a.mean() + (weight * log_g_b).sum()
-    return -(weight * positive).sum() + temperature / 2 * uniformity
+    terms = [
+        against_candidates(temperature * log_g - positive, temperature, candidates)
+        for log_g in (log_g_a[pairing], log_g_b)
+    ]
+    return (weight * (terms[0] + terms[1]) / 2).sum()
+
+
+def against_candidates(
+    excess: Tensor, temperature: float | Tensor, candidates: float | None
+) -> Tensor:
+    """The loss of an anchor whose positive competes with K negatives of average weight g.
+
+        tau log( exp(s+/tau) + K g ) - s+ - tau log K
+            = tau softplus( excess/tau + log K ) - tau log K
+
+    That is InfoNCE (CLIP's, SimCLR's) with K = B - 1 negatives, its normalizer exact: an anchor
+    whose positive has won among K is left alone. As K grows it becomes the excess itself, the
+    paper's objective, which pushes every anchor for ever.
+
+    Args:
+        excess: tau log g - s+, any shape.
+        temperature: tau, a number or of a shape that goes with it.
+        candidates: K > 0, or None for all there could be.
+    """
+    if candidates is None:
+        return excess
+    log_k = math.log(candidates)
+    return temperature * (softplus(excess / temperature + log_k) - log_k)
 
 
 def _pairing(a: Tensor, b: Tensor, pairing: Tensor | None) -> Tensor:

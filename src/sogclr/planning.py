@@ -45,6 +45,7 @@ class Request:
     precision: Precision
     views: Views
     seed: int
+    candidates: float | None = None
     queue_size: int | None = None
     momentum: float | None = None
 
@@ -246,6 +247,10 @@ def check_request(request: Any, n: int, workers: int | None, what: str = "image"
         raise UserError(f"weight-decay: must not be negative, got {request.weight_decay:g}")
     if workers is not None and workers < 0:
         raise UserError(f"workers: must not be negative, got {workers}")
+    if request.candidates is not None and request.method != "sogclr":
+        raise UserError("candidates: goes with --method sogclr; the others have the batch's")
+    if request.candidates is not None and not 0 < request.candidates < math.inf:
+        raise UserError(f"candidates: must be above 0, got {request.candidates:g}; try 255")
     if request.seed < 0:
         raise UserError(f"seed: must not be negative, got {request.seed}")
 

@@ -39,6 +39,7 @@ def build_loss(plan: Plan, num_samples: int) -> ContrastiveLoss:
         temperature=tau,
         gamma_min=plan.request.gamma_min,
         gamma_decay=plan.request.gamma_decay,
+        candidates=plan.request.candidates,
     )
 
 

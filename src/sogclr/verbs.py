@@ -60,6 +60,7 @@ def pretrain(
     temperature: float | None = None,
     gamma_min: float = 0.2,
     gamma_decay: int | None = None,
+    candidates: float | None = None,
     queue_size: int | None = None,
     momentum: float | None = None,
     accumulate: int = 1,
@@ -100,6 +101,9 @@ def pretrain(
             of the images, between 4,096 and 65,536, but no more than there are.
         momentum: MoCo: of the average that makes the keys, per step. Default: 0.99, for
             100,000 steps and more 0.999.
+        candidates: SogCLR: with how many negatives of average weight a positive competes, like
+            in a batch of one more. Default: all, as published. 255 where trained towers or
+            encoders are fine-tuned.
         accumulate: Forward passes whose gradients make one optimizer step. With sogclr and
             moco they act as one large batch, with the others as many small ones.
         optimizer: lars, sgd or adamw.
@@ -135,6 +139,7 @@ def pretrain(
         temperature=temperature,
         gamma_min=gamma_min,
         gamma_decay=gamma_decay,
+        candidates=candidates,
         accumulate=accumulate,
         optimizer=optimizer,
         learning_rate=learning_rate,
@@ -181,6 +186,7 @@ def align(
     rho: float | None = None,
     gamma_min: float = 0.2,
     gamma_decay: int | None = None,
+    candidates: float | None = None,
     dropout: float | None = None,
     accumulate: int = 1,
     optimizer: Optimizer = "auto",
@@ -226,6 +232,9 @@ def align(
         gamma_decay: SogCLR: visits over which the weight falls there along a cosine, instead
             of as 1/visits.
         dropout: In the heads. Default: 0.3 where both towers are frozen, else none.
+        candidates: SogCLR: with how many negatives of average weight a positive competes, like
+            in a batch of one more. Default: all, as published. 255 where trained towers or
+            encoders are fine-tuned.
         accumulate: Forward passes whose gradients make one optimizer step. With sogclr they
             act as one large batch, with the others as many small ones.
         optimizer: lars, sgd or adamw.
@@ -262,6 +271,7 @@ def align(
         rho=rho,
         gamma_min=gamma_min,
         gamma_decay=gamma_decay,
+        candidates=candidates,
         dropout=dropout,
         accumulate=accumulate,
         optimizer=optimizer,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sogclr import (
-    DecoupledClipLoss,
+    ClipLoss,
     IndividualTemperature,
     LearnedTemperature,
     TwoWayGlobalContrastiveLoss,
@@ -187,11 +187,12 @@ def test_several_processes_are_refused(model, monkeypatch):
 # The loss
 
 
-def test_it_is_the_two_way_loss_of_the_embeddings(model):
+@pytest.mark.parametrize("chosen", [{}, {"candidates": None}, {"candidates": 31}])
+def test_it_is_the_two_way_loss_of_the_embeddings(model, chosen):
     model.eval()
     options = {"temperature": 0.1, "gamma_min": 0.3, "gamma_decay": 4}
-    loss = GlobalContrastiveLoss(model, ROWS, **options)
-    reference = TwoWayGlobalContrastiveLoss(ROWS, **options)
+    loss = GlobalContrastiveLoss(model, ROWS, **options, **chosen)
+    reference = TwoWayGlobalContrastiveLoss(ROWS, **options, **{"candidates": 255, **chosen})
     for rows in ([0, 5, 2], [5, 7, 0], [5, 1, 0]):
         value = loss(batch(model, rows), torch.tensor(rows)[:, None])
         expected = reference(*embed(model, pairs().select(rows)), torch.tensor(rows))
@@ -202,12 +203,13 @@ def test_it_is_the_two_way_loss_of_the_embeddings(model):
 def test_without_gradients_it_is_the_loss_of_the_batch(model):
     model.eval()
     temperature = LearnedTemperature(0.2)
-    loss = GlobalContrastiveLoss(model, ROWS, temperature=temperature)
+    loss = GlobalContrastiveLoss(model, ROWS, temperature=temperature, candidates=2)
     loss(batch(model, [0, 1, 2]), torch.tensor([[0], [1], [2]]))
     with torch.no_grad():
         value = loss(batch(model, [0, 1, 2]), None)
-    expected = DecoupledClipLoss(0.2)(*embed(model, pairs().select([0, 1, 2])))
-    assert torch.allclose(value, expected)
+    # Two negatives an anchor, as in CLIP's loss, which has the mean over all three in its place.
+    clip = ClipLoss(0.2)(*embed(model, pairs().select([0, 1, 2])))
+    assert torch.allclose(value, clip + 0.2 * math.log(3 / 2))
     assert loss.contrast.normalizer_a.visits.sum() == 3
 
 

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from refusal import refused
 
+import sogclr
 from sogclr.cli import main
 
 from .small_tables import read_rows, write_table
@@ -227,3 +228,13 @@ def test_bad_targets_of_embed_are_one_line(pairs, trained, tmp_path, capsys):
         capsys, "embed", trained, pairs, "--out", tmp_path / "x.npz", "--columns", "image,title"
     )
     assert "no column 'title'; it has image, caption" in line
+
+
+def test_candidates_reach_the_loss(pairs, fast, tmp_path):
+    settings = {**fast, "epochs": 1}
+    ends = []
+    for name, options in {"all": {}, "few": {"candidates": 3}, "many": {"candidates": 1e9}}.items():
+        sogclr.align(pairs, tmp_path / name, **settings, **options)
+        ends.append(torch.load(tmp_path / name / "checkpoint.pt")["model"])
+    same = [all(torch.allclose(ends[0][k], other[k], atol=1e-4) for k in other) for other in ends]
+    assert same == [True, False, True]

@@ -96,6 +96,9 @@ class GlobalContrastiveLoss(nn.Module):
             `sogclr`. 0.05, as `MultipleNegativesRankingLoss` with its scale of 20.
         gamma_min: smallest weight of a new estimate, see `sogclr.TwoWayGlobalContrastiveLoss`.
         gamma_decay: see there.
+        candidates: with how many negatives of average weight a positive competes. 255, what
+            `MultipleNegativesRankingLoss` aims at with a batch of 256; None for SogCLR as
+            published, which goes on pushing pairs that are told apart already.
 
     Raises:
         ValueError: not two columns of text, no ids, or a label column of something else.
@@ -111,20 +114,27 @@ class GlobalContrastiveLoss(nn.Module):
         temperature: float | Temperature = 0.05,
         gamma_min: float = 0.2,
         gamma_decay: int | None = None,
+        candidates: float | None = 255,
     ) -> None:
         super().__init__()
         self.model = model
         self.contrast = TwoWayGlobalContrastiveLoss(
-            num_samples, temperature=temperature, gamma_min=gamma_min, gamma_decay=gamma_decay
+            num_samples,
+            temperature=temperature,
+            gamma_min=gamma_min,
+            gamma_decay=gamma_decay,
+            candidates=candidates,
         )
         self.in_batch = DecoupledClipLoss(
             temperature.initial if isinstance(temperature, IndividualTemperature) else temperature
         )
+        self.in_batch.candidates = candidates
         self.config = {
             "num_samples": num_samples,
             "temperature": repr(temperature) if isinstance(temperature, nn.Module) else temperature,
             "gamma_min": gamma_min,
             "gamma_decay": gamma_decay,
+            "candidates": candidates,
         }
         # It never has a gradient. An optimizer that holds it belongs to this loss's trainer.
         self.token = nn.Parameter(torch.zeros(()))

@@ -5,12 +5,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, softplus
 
 from ..normalizer import Normalizer, NormalizerTable, surrogate_log_normalizer
+from ..objective import against_candidates
 from ..temperature import Temperature, column
 
-__all__ = ["ContrastiveLoss", "Scale", "check_shapes", "distinct", "unit"]
+__all__ = ["ContrastiveLoss", "Scale", "check_shapes", "checked_candidates", "distinct", "unit"]
 
 Scale = Literal["temperature", "cross-entropy"]
 
@@ -19,6 +20,7 @@ class ContrastiveLoss(nn.Module):
     """The scale, and the loss of each anchor."""
 
     positive_in_normalizer = False
+    candidates: float | None = None
     sum_when_cross_entropy = True  # a moving average of means has no batch size to multiply by
 
     def __init__(self, scale: Scale) -> None:
@@ -75,10 +77,12 @@ class ContrastiveLoss(nn.Module):
         log_u = estimator(rows, torch.where(has_negatives, log_g.detach(), -math.inf))
         if temperature.learns():
             slope = _slope(logits, log_sum, log_g, log_u)
+            slope = self._slope_against_candidates(slope, log_u, aligned.detach(), tau)
             temperature.learn(temperature_rows, torch.where(has_negatives, slope, math.nan))
         log_u = torch.where(has_negatives, log_u, log_g.detach())
         term = surrogate_log_normalizer(log_g, log_u, tau)
-        loss = torch.where(has_negatives, term, 0.0) - aligned
+        excess = against_candidates(term - aligned, tau, self.candidates)
+        loss = torch.where(has_negatives, excess, -aligned)
         # Alignment alone says nothing of the temperature.
         loss = torch.where(has_negatives, temperature.objective(loss, tau), loss)
         if self.scale == "temperature":
@@ -89,6 +93,16 @@ class ContrastiveLoss(nn.Module):
             loss = loss + torch.where(has_negatives, log_count, 0.0)
         return loss
 
+    def _slope_against_candidates(
+        self, slope: Tensor, log_u: Tensor, aligned: Tensor, tau: float | Tensor
+    ) -> Tensor:
+        """d/dtau of the loss, given that of tau log g, `(M,)`."""
+        if self.candidates is None:
+            return slope
+        log_k = math.log(self.candidates)
+        x = log_u - aligned / tau + log_k
+        return softplus(x) - log_k + x.sigmoid() * (slope - log_u + aligned / tau)
+
 
 @torch.no_grad()
 def _slope(logits: Tensor, log_sum: Tensor, log_g: Tensor, log_u: Tensor) -> Tensor:
@@ -96,6 +110,13 @@ def _slope(logits: Tensor, log_sum: Tensor, log_g: Tensor, log_u: Tensor) -> Ten
     share = (logits - log_sum[:, None]).exp()  # (M, N), 0 for what is left out
     mean = (share * logits.clamp(min=torch.finfo(logits.dtype).min)).sum(dim=1)
     return log_u - (log_g - log_u).exp() * mean
+
+
+def checked_candidates(candidates: float | None) -> float | None:
+    """As given; raises ValueError unless above 0."""
+    if candidates is not None and not 0 < candidates < math.inf:
+        raise ValueError(f"candidates must be above 0, got {candidates}")
+    return candidates
 
 
 def unit(features: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..normalizer import InBatchNormalizer, Normalizer, NormalizerTable, check_ids, move_ids
 from ..temperature import Temperature, as_temperature
-from .anchors import ContrastiveLoss, Scale, check_shapes, distinct, unit
+from .anchors import ContrastiveLoss, Scale, check_shapes, checked_candidates, distinct, unit
 
 __all__ = ["DecoupledContrastiveLoss", "GlobalContrastiveLoss", "NTXentLoss", "TwoViewLoss"]
 
@@ -82,6 +82,8 @@ class GlobalContrastiveLoss(TwoViewLoss):
             where epochs are few or batches large, since u lags behind a moving encoder.
         gamma_decay: None for gamma = max(gamma_min, 1/visits); or the visits over which it
             falls to gamma_min along a cosine. See `sogclr.normalizer.step_size`.
+        candidates: with how many negatives of average weight the positive competes; None for the
+            paper's objective. See `sogclr.objective.against_candidates`.
         num_views: number of stored augmentations, or None for freshly drawn ones.
         scale: "temperature" or "cross-entropy", see the package.
         dtype: of the table, float32 or float64.
@@ -104,12 +106,14 @@ class GlobalContrastiveLoss(TwoViewLoss):
         temperature: float | Temperature = 0.1,
         gamma_min: float = 0.2,
         gamma_decay: int | None = None,
+        candidates: float | None = None,
         num_views: int | None = None,
         scale: Scale = "temperature",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(temperature, scale, num_samples)
         self.num_samples = num_samples
+        self.candidates = checked_candidates(candidates)
         self.num_views = num_views
         self.normalizer = NormalizerTable(
             num_samples * (num_views or 1),

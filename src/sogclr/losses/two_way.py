@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..normalizer import InBatchNormalizer, Normalizer, NormalizerTable, move_ids
 from ..temperature import Temperature, as_temperature
-from .anchors import ContrastiveLoss, Scale, check_shapes, distinct, unit
+from .anchors import ContrastiveLoss, Scale, check_shapes, checked_candidates, distinct, unit
 
 __all__ = [
     "ClipLoss",
@@ -113,6 +113,9 @@ class TwoWayGlobalContrastiveLoss(TwoWayLoss):
             Or a `LearnedTemperature` or an `IndividualTemperature`.
         gamma_min: smallest weight of a new estimate, see `GlobalContrastiveLoss`.
         gamma_decay: see `GlobalContrastiveLoss`.
+        candidates: see `GlobalContrastiveLoss`. Towers that are trained already, and tell most
+            pairs apart from the start, want about 255: what CLIP's loss aims at with a batch of
+            256. Towers and heads that start from nothing did better without.
         scale: "temperature" or "cross-entropy", see the package.
         dtype: of the tables, float32 or float64.
 
@@ -134,12 +137,14 @@ class TwoWayGlobalContrastiveLoss(TwoWayLoss):
         temperature: float | Temperature = 0.05,
         gamma_min: float = 0.2,
         gamma_decay: int | None = None,
+        candidates: float | None = None,
         scale: Scale = "temperature",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         sizes = num_samples if isinstance(num_samples, tuple) else (num_samples, num_samples)
         super().__init__(temperature, scale, sizes)
         self.num_samples = sizes
+        self.candidates = checked_candidates(candidates)
         self.normalizer_a, self.normalizer_b = (
             NormalizerTable(size, gamma_min=gamma_min, gamma_decay=gamma_decay, dtype=dtype)
             for size in sizes

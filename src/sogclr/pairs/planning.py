@@ -48,6 +48,7 @@ class PairRequest:
     precision: Precision
     views: Views
     seed: int
+    candidates: float | None = None
 
 
 @dataclass(frozen=True)

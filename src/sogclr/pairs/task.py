@@ -53,6 +53,7 @@ def build_loss(plan: PairPlan, sizes: tuple[int, int]) -> nn.Module:
         temperature=temperature,
         gamma_min=request.gamma_min,
         gamma_decay=request.gamma_decay,
+        candidates=request.candidates,
     )
 
 
