@@ -53,7 +53,7 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 32,
     "max_seq_length": 32,
     "warmup": 0.1,
-    "grid": {"learning_rate": [4e-4, 8e-4], "temperature": [0.05, 0.1], "epochs": 1},
+    "grid": {"learning_rate": [2e-4, 4e-4, 8e-4], "temperature": [0.03, 0.05, 0.1], "epochs": 1},
     "final": {"epochs": 3, "seeds": [0, 1, 2]},
 }
 
