@@ -208,8 +208,8 @@ class Monitor:
         )
         if "normalizer_error" in row:
             numbers += (
-                f"  normalizers off by {row['normalizer_error']:.0%}"
-                f" (the batch's by {row['in_batch_error']:.0%})"
+                f"  log-normalizers off by {row['normalizer_error']:.2f}"
+                f" (the batch's by {row['in_batch_error']:.2f})"
             )
         numbers += "".join(f"  {name} {value:.1%}" for name, value in latest.items())
         if self._progress is not None and console.is_terminal:
