@@ -105,7 +105,7 @@ def pretrain(
             in a batch of one more. Default: all, as published. 255 where trained towers or
             encoders are fine-tuned.
         accumulate: Forward passes whose gradients make one optimizer step. With sogclr and
-            moco they act as one large batch, with the others as many small ones.
+            moco they aim where one large batch would, with the others where small ones do.
         optimizer: lars, sgd or adamw.
         learning_rate: At its peak. Default: the optimizer's times the square root of
             batch_size x accumulate.
@@ -236,7 +236,7 @@ def align(
             in a batch of one more. Default: all, as published. 255 where trained towers or
             encoders are fine-tuned.
         accumulate: Forward passes whose gradients make one optimizer step. With sogclr they
-            act as one large batch, with the others as many small ones.
+            aim where one large batch would, with the others where many small ones do.
         optimizer: lars, sgd or adamw.
         learning_rate: At its peak. Default: the optimizer's times the square root of
             batch_size x accumulate; an eighth for heads alone, a hundredth where trained towers

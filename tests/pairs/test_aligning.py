@@ -68,7 +68,7 @@ def test_a_run_leaves_what_it_says(trained, joined):
     settings = json.loads((joined / "settings.json").read_text())
     assert settings["kind"] == "pairs"
     assert settings["asked"]["temperature"] is None
-    open_still = {"columns", "image_size", "gamma_decay", "rho"}
+    open_still = {"columns", "image_size", "gamma_decay", "rho", "candidates"}
     assert {k for k, v in settings["resolved"].items() if v is None} <= open_still
 
 
