@@ -75,9 +75,11 @@ def _mark(axes: Any, audit: Audit, table: Measured) -> None:
     axes.annotate("", (end, level), (batch, level), arrowprops=arrow)
     worth = f"more than {last:,}" if audit.worth is None else f"about {rounded(audit.worth):,}"
     axes.annotate(
-        f"as good as a batch of {worth}",
+        f"as good as\na batch of {worth}",
         (batch, level),
-        xytext=(0, -18),
+        xytext=(0, -12),
+        va="top",
+        ha="center",
         textcoords="offset points",
         color=TABLE,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
