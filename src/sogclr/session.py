@@ -14,7 +14,7 @@ from .runs import Run
 from .settings import Views
 from .training import Trainer
 
-__all__ = ["Result", "checkpoint_bytes", "claim", "conduct", "request_of"]
+__all__ = ["Result", "checkpoint_bytes", "claim", "conduct", "request_of", "usual_settings"]
 
 R = TypeVar("R")
 
@@ -54,15 +54,21 @@ def claim(run: Run, asked: R, verb: str, resume: bool) -> R:
     if settings.get("kind", "images") != ("images" if verb == "pretrain" else "pairs"):
         raise UserError(f"run: {run.folder} was not started with sogclr {verb}")
     before = request_of(settings, type(asked))
-    defaults = inspect.signature(getattr(verbs, verb)).parameters
+    usual = usual_settings(verb)
     for name, value in vars(asked).items():
         was = getattr(before, name)
-        if value not in (was, defaults[name].default):
+        if value not in (was, usual[name]):
             raise UserError(
                 f"{name.replace('_', '-')}: {run.folder} was started with {was}, not {value}; "
                 "leave it out to go on, or name another --out"
             )
     return before
+
+
+def usual_settings(verb: str) -> dict[str, Any]:
+    """What a verb takes for each of its arguments that is not given."""
+    parameters = inspect.signature(getattr(verbs, verb)).parameters
+    return {name: parameter.default for name, parameter in parameters.items()}
 
 
 def request_of(settings: dict[str, Any], kind: type[R]) -> R:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .data.loading import BatchPlan
-from .identity import Fingerprint
+from .identity import Fingerprint, carry_over
 from .runs import Run
 
 __all__ = ["Outcome", "Task"]
@@ -60,6 +60,22 @@ class Task(ABC):
     @abstractmethod
     def identity(self) -> dict[str, Fingerprint]:
         """Who the samples are, see `sogclr.identity`."""
+
+    def restore(self, state: dict[str, Any], run: Run) -> str | None:
+        """Take model and loss from a checkpoint; changed data keeps what is known of its samples.
+
+        Returns:
+            What became of the samples, in one line; None if the data is the same.
+
+        Raises:
+            UserError: a checkpoint of another data set.
+        """
+        self.model.load_state_dict(state["model"])
+        loss, told = carry_over(
+            state["loss"], self.loss.state_dict(), state["data"], self.identity(), run
+        )
+        self.loss.load_state_dict(loss)
+        return told
 
     @abstractmethod
     def write_model(self, run: Run) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "Temperature",
     "as_temperature",
     "column",
+    "detached",
 ]
 
 BARE = (
@@ -226,6 +227,13 @@ def as_temperature(temperature: float | Temperature) -> Temperature:
 def column(tau: float | Tensor) -> float | Tensor:
     """tau so that it divides similarities `(M, N)` row by row."""
     return tau[:, None] if isinstance(tau, Tensor) and tau.ndim == 1 else tau
+
+
+def detached(tau: float | Tensor) -> float | Tensor:
+    """tau without graph: a number where all rows share it, else `(M,)`. Waits for the device."""
+    if isinstance(tau, Tensor):
+        return tau.detach() if tau.ndim else tau.item()
+    return tau
 
 
 def _check_rho(rho: float | None) -> None:

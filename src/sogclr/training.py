@@ -16,7 +16,6 @@ import torch
 from lightning_fabric import Fabric
 
 from .data.loading import BatchPlan
-from .identity import carry_over
 from .monitor import Monitor
 from .optimization import Recipe, build_optimizer, build_schedule
 from .progress import say
@@ -67,12 +66,8 @@ class Trainer:
             UserError: no readable checkpoint, or one of another data set.
         """
         state = self.run.read_checkpoint()
-        self.plain_model.load_state_dict(state["model"])
+        told = self.task.restore(state, self.run)
         self.optimizer.load_state_dict(state["optimizer"])
-        loss_state, told = carry_over(
-            state["loss"], self.loss.state_dict(), state["data"], self.task.identity(), self.run
-        )
-        self.loss.load_state_dict(loss_state)
         if told is None:
             self.step = state["step"]
         else:

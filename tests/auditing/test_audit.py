@@ -12,6 +12,7 @@ from refusal import refused
 import sogclr
 from sogclr import GlobalContrastiveLoss
 from sogclr.auditing import measure
+from sogclr.auditing.exact import log_mean
 from sogclr.auditing.measure import Audit, Measured, audit_of
 from sogclr.auditing.population import Population
 from sogclr.auditing.subject import Subject, subject_of
@@ -60,13 +61,13 @@ def test_a_thousand_samples_in_single_precision_are_brute_force() -> None:
     leaf = population.features[0].clone().requires_grad_()
     two_view_objective(leaf, TAU, "v2").backward()
     single = replace(population, features=population.features.float())
-    found = whole(single, single.mean_over_views(single.log_normalizers()))[0].double()
+    found = whole(single, log_mean(single.log_normalizers(), dim=-1))[0].double()
     assert (found - leaf.grad).norm() < 1e-5 * leaf.grad.norm()
 
 
 def test_an_exact_table_is_worth_more_than_any_batch() -> None:
     population = make(1, n=64)
-    exact = population.mean_over_views(population.log_normalizers())[0, :, 0]
+    exact = log_mean(population.log_normalizers(), dim=-1)[0, :, 0]
     audit = audit_of(subject(population, exact))
     table, batch = found_row(audit, "table at rest").v2, found_row(audit, "batch").v1
     assert batch.relative > 0.1
@@ -79,7 +80,7 @@ def test_an_exact_table_is_worth_more_than_any_batch() -> None:
 
 def test_a_table_that_lags_is_told_so() -> None:
     population = make(1, n=64)
-    exact = population.mean_over_views(population.log_normalizers())[0, :, 0]
+    exact = log_mean(population.log_normalizers(), dim=-1)[0, :, 0]
     audit = audit_of(subject(population, exact + math.log(4)))
     # A percent has gone already: the table is filled on.
     assert audit.lag.mean == pytest.approx(math.log(4), abs=0.03)
@@ -87,7 +88,7 @@ def test_a_table_that_lags_is_told_so() -> None:
     # u four times too large: three quarters of the normalizers' part are missing.
     row = found_row(audit, "table at rest").v2
     log_g = population.log_normalizers()
-    part = population.normalizer_gradients(log_g, population.mean_over_views(log_g)[None])[0]
+    part = population.normalizer_gradients(log_g, log_mean(log_g, dim=-1)[None])[0]
     everything = part + population.alignment_gradient()
     assert row.relative == pytest.approx(0.75 * float(part.norm() / everything.norm()), rel=0.05)
     assert audit.worth == 0.0
@@ -100,7 +101,7 @@ def test_views_that_nobody_has_any_more_do_not_pass_for_lag(views) -> None:
     many = make(1, n=400, views=24 + 2 * views)
     few = replace(many, features=many.features[:, :, :views])
     log_g = few.log_normalizers(many.features)[0]  # (n, 24 + 2 views)
-    exact = many.mean_over_views(log_g[:, 2 * views :])[:, 0]
+    exact = log_mean(log_g[:, 2 * views :], dim=-1)[:, 0]
     others = many.features[:, :, views : 2 * views]
     honest = audit_of(subject(few, exact, others))
     naive = audit_of(subject(few, exact))

@@ -15,6 +15,7 @@ from sogclr import (
     NTXentLoss,
     TwoWayGlobalContrastiveLoss,
 )
+from sogclr.auditing.exact import log_mean
 from sogclr.auditing.expected import bias, expected_gradients, fill, in_batch
 from sogclr.auditing.population import Population
 
@@ -38,9 +39,7 @@ def measured_gradients(
 def exact_parts(population: Population) -> tuple[Tensor, Tensor]:
     """Normalizers' part of the gradient of v1 and of v2."""
     log_g = population.log_normalizers()
-    v1, v2 = population.normalizer_gradients(
-        log_g, torch.stack([log_g, population.mean_over_views(log_g)])
-    )
+    v1, v2 = population.normalizer_gradients(log_g, torch.stack([log_g, log_mean(log_g, dim=-1)]))
     return v1, v2
 
 
@@ -76,7 +75,7 @@ def test_a_table_of_exact_normalizers_has_no_bias(sides: int) -> None:
     loss = global_loss(sides, 40, gamma_min=0.5)
     tables = [loss.normalizer_a, loss.normalizer_b] if sides == 2 else [loss.normalizer]
     for side, table in enumerate(tables):
-        table.log_u[:-1] = population.mean_over_views(log_g)[side, :, 0]
+        table.log_u[:-1] = log_mean(log_g, dim=-1)[side, :, 0]
         table.visits[:-1] = 1
     found = measured_gradients(loss.eval(), population, 8, 20)
     measured = bias(found, (v2, v2), whole)
@@ -162,5 +161,5 @@ def test_a_filled_table_converges_to_v2() -> None:
     population = make(1, n=40)
     loss = global_loss(1, 40, gamma_min=1e-3)
     fill(loss, population, 8, 200, generator())
-    exact = population.mean_over_views(population.log_normalizers())[0, :, 0]
+    exact = log_mean(population.log_normalizers(), dim=-1)[0, :, 0]
     assert (loss.normalizer.log_u[:-1] - exact).abs().mean() < 0.04

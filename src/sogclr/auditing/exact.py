@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Anchors"]
+from ..temperature import column
+
+__all__ = ["Anchors", "log_mean"]
 
 # 32 MB in float32: small enough for any machine, large enough to multiply at full speed.
 ROWS, COLUMNS = 1_024, 8_192
@@ -73,14 +75,16 @@ class Anchors:
         """Rows, columns, and their logits, -inf for what is no negative."""
         for top in range(0, len(self.vectors), ROWS):
             rows = slice(top, top + ROWS)
-            scaled = self.vectors[rows] / (
-                self.tau[rows, None] if isinstance(self.tau, Tensor) else self.tau
-            )
+            tau = self.tau[rows] if isinstance(self.tau, Tensor) else self.tau
+            scaled = self.vectors[rows] / column(tau)
             for left in range(0, len(self.candidates), COLUMNS):
                 columns = slice(left, left + COLUMNS)
                 same = self.group[rows, None] == self.candidate_group[None, columns]
-                yield (
-                    rows,
-                    columns,
-                    (scaled @ self.candidates[columns].T).masked_fill_(same, -math.inf),
-                )
+                logits = scaled @ self.candidates[columns].T
+                yield rows, columns, logits.masked_fill_(same, -math.inf)
+
+
+def log_mean(log_g: Tensor, dim: int) -> Tensor:
+    """log of the mean of exp(log_g) over a dimension, in all its places."""
+    mean = log_g.logsumexp(dim, keepdim=True) - math.log(log_g.shape[dim])
+    return mean.expand_as(log_g)

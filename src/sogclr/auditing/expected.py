@@ -21,7 +21,7 @@ from ..normalizer import InBatchNormalizer, Normalizer
 from ..temperature import Temperature
 from .population import Population, inner, tangent
 
-__all__ = ["Bias", "at_rest", "bias", "expected_gradients", "fill", "in_batch"]
+__all__ = ["Bias", "Given", "at_rest", "bias", "expected_gradients", "fill", "in_batch"]
 
 Halves = tuple[Tensor, Tensor]
 
@@ -99,7 +99,7 @@ def expected_gradients(
     """
     state = copy.deepcopy(loss.state_dict())
     beside = in_batch(loss, positive=False)
-    given = [_Given() for _ in population.features]
+    given = [Given() for _ in population.features]
     _replace_normalizers(beside, given)
     halves = []
     for _ in range(2):
@@ -147,13 +147,10 @@ def at_rest(loss: Any) -> Any:
     return loss
 
 
-class _Given(Normalizer):
+class Given(InBatchNormalizer):
     """log u is told before each call, of its anchors `(M,)`."""
 
     log_u: Tensor
-
-    def resolve(self, index: Tensor, device: torch.device) -> Tensor:
-        return index
 
     def forward(self, rows: Tensor, log_g: Tensor) -> Tensor:
         return self.log_u
@@ -188,7 +185,7 @@ class _Visit:
             return loss(*pair, *ids, group=self.population.group[self.samples])
         return loss(*pair, *ids)
 
-    def tell(self, given: list[_Given], log_u: Tensor) -> None:
+    def tell(self, given: list[Given], log_u: Tensor) -> None:
         """Hand over log u, of `(S, n, V)`; both views of a sample are anchors of one side."""
         own = [log_u[s, self.samples, v] for s, v in zip(self.sides, self.views, strict=True)]
         anchors = own if self.population.of_pairs else [torch.cat(own)]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..progress import say
+from .exact import log_mean
 from .expected import Bias, bias, expected_gradients, fill, in_batch
 from .population import Population
 from .subject import Subject, tables_of
@@ -100,8 +101,8 @@ def audit_of(subject: Subject) -> Audit:
         fill(subject.loss, population, batch_size, FILLING, chance)
     log_g = population.log_normalizers()
     log_u = _log_u(subject)
-    references = _references(subject, log_g)
-    exact = _exact(population, log_g, log_u, references)
+    mean, references = log_mean(log_g, dim=-1), _references(subject, log_g)
+    exact = _exact(population, log_g, mean, log_u, references)
     passes = max(1, round(VISITS / n))
     rows: list[Measured] = []
 
@@ -134,7 +135,7 @@ def audit_of(subject: Subject) -> Audit:
         batch_size=batch_size,
         rows=rows,
         distance=bias((exact.v1, exact.v1), exact.v2, exact.whole_v2).relative,
-        lag=_lag(log_u[..., 0], *(reference[..., 0] for reference in references)),
+        lag=_lag(log_u, *(references or (mean, mean))),
         worth=worth,
         summary=_summary(subject, batch_size, rows, worth),
     )
@@ -150,21 +151,17 @@ def _log_u(subject: Subject) -> Tensor:
     return torch.stack(sides)[..., None].expand(population.features.shape[:-1])
 
 
-def _references(subject: Subject, log_g: Tensor) -> tuple[Tensor, Tensor]:
+def _references(subject: Subject, log_g: Tensor) -> tuple[Tensor, Tensor] | None:
     """What u should be, twice, with independent errors, `(S, n, V)` each.
 
     The table of a run has been filled with views that nobody has any more. What it estimates is
     estimated from other views too, whose noise is no error of the table. A table that was filled
-    with the stored views is held against all of them.
+    with the stored views needs none: it is held against all of them.
     """
-    population = subject.population
     if subject.references is None:
-        mean = population.mean_over_views(log_g)
-        return mean, mean
-    others = population.log_normalizers(subject.references)  # (S, n, R)
-    one, other = (
-        population.mean_over_views(half)[..., :1] for half in others.split(others.shape[2] // 2, 2)
-    )
+        return None
+    others = subject.population.log_normalizers(subject.references)  # (S, n, R)
+    one, other = (log_mean(half, dim=-1)[..., :1] for half in others.split(others.shape[2] // 2, 2))
     # 1 / (noisy mean) is too large: twice as much with half of the views as with all (jackknife).
     both = torch.logaddexp(one, other) - math.log(2)
     missing = 2 * ((-both).exp() - ((-one).exp() + (-other).exp()) / 2)
@@ -175,11 +172,16 @@ def _references(subject: Subject, log_g: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _exact(
-    population: Population, log_g: Tensor, log_u: Tensor, references: tuple[Tensor, Tensor]
+    population: Population,
+    log_g: Tensor,
+    mean: Tensor,
+    log_u: Tensor,
+    references: tuple[Tensor, Tensor] | None,
 ) -> _Exact:
-    choices = [log_g, population.mean_over_views(log_g), log_u, *references]
-    v1, v2, table, one, other = population.normalizer_gradients(log_g, torch.stack(choices))
+    choices = [log_g, mean, log_u, *(references or ())]
+    v1, v2, table, *halves = population.normalizer_gradients(log_g, torch.stack(choices))
     aligned = population.alignment_gradient()
+    one, other = halves or (v2, v2)
     return _Exact(v1, (one, other), table, whole_v1=v1 + aligned, whole_v2=v2 + aligned)
 
 

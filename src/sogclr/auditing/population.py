@@ -1,6 +1,5 @@
 """The data of an audit: a fixed number of stored views of every sample, embedded."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -83,10 +82,6 @@ class Population:
         others = self.features.sum(dim=2, keepdim=True) - self.features
         each = 2 / (len(self) * self.views * (self.views - 1))  # every view is anchor and positive
         return tangent(-each * others, self.features)
-
-    def mean_over_views(self, log_g: Tensor) -> Tensor:
-        """log of the mean of g over the last dimension, in all its places."""
-        return (log_g.logsumexp(-1, keepdim=True) - math.log(log_g.shape[-1])).expand_as(log_g)
 
     def _other(self, side: int) -> int:
         return 1 - side if self.of_pairs else side

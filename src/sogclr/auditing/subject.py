@@ -5,7 +5,6 @@ the table was filled from.
 """
 
 import copy
-import inspect
 import math
 import os
 from collections.abc import Iterator
@@ -18,12 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from .. import verbs
 from ..data.loading import BatchPlan, MicroBatch
 from ..data.source import open_source
 from ..devices import choose_device
 from ..errors import UserError, one_line
-from ..identity import carry_over
 from ..losses import GlobalContrastiveLoss, SigLipLoss, TwoWayGlobalContrastiveLoss
 from ..models import PROJECTION, EncoderSpec, build_encoder
 from ..normalizer import NormalizerTable
@@ -31,8 +28,9 @@ from ..planning import Request, plan_run
 from ..pretraining import build_task
 from ..progress import say, track
 from ..runs import Run, is_of_pairs, load_encoder
-from ..session import request_of
+from ..session import request_of, usual_settings
 from ..settings import Device
+from ..temperature import detached
 from .expected import at_rest
 from .population import Population
 
@@ -140,15 +138,10 @@ def _trained(run: Run, data: Any, module: nn.Module | None, device: str) -> _Fou
         batch = min(request.batch_size or len(source), len(source))
         plan = plan_run(replace(request, batch_size=batch), source, device, None)
         found = _Found(build_task(source, plan, *load_encoder(run.folder, module)))
-    task = found.task
     try:
-        task.model.load_state_dict(state["model"])
+        told = found.task.restore(state, run)
     except RuntimeError as error:
         raise UserError(f"encoder: does not fit {run.folder}: {one_line(error)}") from error
-    loss_state, told = carry_over(
-        state["loss"], task.loss.state_dict(), state["data"], task.identity(), run
-    )
-    task.loss.load_state_dict(loss_state)
     if told is not None:
         say(told)
     return found
@@ -161,19 +154,15 @@ def _untrained(
     own = isinstance(encoder, nn.Module)
     if not own and os.sep in str(encoder):
         raise UserError(f"run: {encoder} does not exist; give a run's folder or an encoder's name")
-    usual = {
-        name: parameter.default
-        for name, parameter in inspect.signature(verbs.pretrain).parameters.items()
-        if name in Request.__dataclass_fields__
-    }
-    asked = {
+    usual = usual_settings("pretrain")
+    asked = {name: usual[name] for name in Request.__dataclass_fields__} | {
         "encoder": f"custom:{type(encoder).__name__}" if own else str(encoder),
         "batch_size": batch_size,
         "temperature": temperature,
     }
     source = open_source(data)
     say(source.describe())
-    plan = plan_run(Request(**{**usual, **asked}), source, device, None)
+    plan = plan_run(Request(**asked), source, device, None)
     torch.manual_seed(plan.request.seed)
     if own:  # a copy: the user's own keeps its place, mode and statistics
         return _Found(
@@ -255,16 +244,9 @@ def _population(
     sides = [rows] if partners is None else [rows, partners[rows]]
     table_rows = torch.from_numpy(np.stack(sides))  # (S, n)
     temperatures = [temperature for _, temperature in loss.sides()]
-    taus = [_plain(tau(own)) for tau, own in zip(temperatures, table_rows, strict=True)]
+    taus = [detached(tau(own)) for tau, own in zip(temperatures, table_rows, strict=True)]
     # Pairs that share a text are no negatives of each other.
     return Population(features, table_rows, table_rows[-1], taus)
-
-
-def _plain(tau: float | Tensor) -> float | Tensor:
-    """One temperature is a number; one a sample stays `(n,)`."""
-    if isinstance(tau, Tensor):
-        return tau.detach() if tau.ndim else tau.item()
-    return tau
 
 
 def _empty(found: _Found) -> Any:

@@ -1,0 +1,23 @@
+"""What a result was measured on: stands beside every figure that is filed."""
+
+import platform
+from typing import Any
+
+import torch
+
+import sogclr
+
+__all__ = ["machine"]
+
+
+def machine() -> dict[str, Any]:
+    """Processors and versions, for a file of results."""
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {
+        "cpu": platform.processor() or platform.machine(),
+        **gpu,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "sogclr": sogclr.__version__,
+    }
