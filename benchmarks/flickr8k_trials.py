@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sogclr.auditing.expected import Given
-from sogclr.normalizer import NormalizerTable, surrogate_log_normalizer
+from sogclr.normalizer import NormalizerTable
 from sogclr.pairs.loading import rows_of
 from sogclr.pairs.task import PairTask
 from sogclr.task import Outcome
@@ -159,7 +159,9 @@ class QueueTask(_Own):
         log_g = logits.logsumexp(dim=1) - log_count
         log_u = tables[side](rows[side], log_g.detach())
         positive = (now[0] * now[1]).sum(dim=1)
-        loss = (surrogate_log_normalizer(log_g, log_u, TAU) - positive).mean()
+        ratio = (log_g.detach() - log_u).exp()
+        term = TAU * (log_u + ratio * (log_g - log_g.detach()))  # the gradient is (ĝ/u) log ĝ's
+        loss = (term - positive).mean()
         if not len(old[0]):
             return loss
         # As negatives of the anchors in the queue, which have the other side's u.

@@ -23,7 +23,7 @@ from sogclr import (
     SigLipLoss,
     TwoWayGlobalContrastiveLoss,
 )
-from sogclr.normalizer import NormalizerTable, surrogate_log_normalizer
+from sogclr.normalizer import NormalizerTable
 from sogclr.objective import (
     log_two_view_normalizers,
     log_two_way_normalizers,
@@ -521,26 +521,6 @@ def test_mistake_11_similarities_in_bfloat16(kind, autocast):
     for table, exact in zip(tables(single), tables(double), strict=True):
         error = (table.log_u[:16].double() - exact.log_u[:16]).expm1().abs().max()
         assert error < 1e-4
-
-
-# A learned temperature: the loss's value is tau log u, and both factors depend on tau.
-
-
-def test_surrogate_has_the_gradient_of_a_learned_temperature():
-    similarity = leaf(3, 7)
-    tau = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    log_g = (similarity / tau).logsumexp(dim=1) - math.log(7)
-    log_u = log_g.detach() + torch.tensor([0.7, -0.4, 0.0], dtype=torch.float64)
-    value = surrogate_log_normalizer(log_g, log_u, tau)
-    torch.testing.assert_close(value, tau * log_u, **EXACT)
-    by_similarity, by_tau = torch.autograd.grad(value.sum(), (similarity, tau))
-
-    with torch.no_grad():
-        ratio = (log_g - log_u).exp()
-        softmax = (similarity / tau).softmax(dim=1)
-        log_g_by_tau = -(softmax * similarity).sum(dim=1) / tau**2
-        torch.testing.assert_close(by_similarity, ratio[:, None] * softmax, **EXACT)
-        torch.testing.assert_close(by_tau, (log_u + ratio * tau * log_g_by_tau).sum(), **EXACT)
 
 
 def test_the_losses_need_torch_alone():

@@ -7,8 +7,9 @@ log ĝ is biased, and so is its gradient. Two estimators share one interface her
     InBatchNormalizer   log u = log ĝ: SimCLR, DCL, CLIP
     NormalizerTable     log u = moving average of ĝ per sample: SogCLR
 
-Both are called `estimator(rows, log_g)` and return log u without gradient;
-`surrogate_log_normalizer` turns log ĝ and log u into a term with the right value and gradient.
+Both are called `estimator(rows, log_g)` and return log u without gradient. With u = ĝ the loss's
+gradient is the plain one of tau log ĝ; with u the true normalizer its expectation over batches is
+that of the global objective (paper, equation 6).
 """
 
 import math
@@ -16,6 +17,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .equal_rows import log_mean_over_equal_rows
 from .per_sample import PerSample
 
 __all__ = [
@@ -25,26 +27,7 @@ __all__ = [
     "check_ids",
     "move_ids",
     "step_size",
-    "surrogate_log_normalizer",
 ]
-
-
-def surrogate_log_normalizer(log_g: Tensor, log_u: Tensor, temperature: float | Tensor) -> Tensor:
-    """tau log u in value; in gradient, the estimator's: tau (ĝ/u) grad log ĝ + log u grad tau.
-
-    With u = ĝ this is the plain gradient of tau log ĝ. With u the true normalizer its
-    expectation over batches is the gradient of the global objective (paper, equation 6).
-
-    Args:
-        log_g: `(...)`, log ĝ of this batch, with its graph.
-        log_u: `(...)`, the estimate of log g, without one.
-        temperature: tau > 0.
-    """
-    # A stored u far below ĝ (in eval mode, at a small tau) must not make inf - inf of it.
-    ratio = (log_g.detach() - log_u).exp().clamp(max=torch.finfo(log_g.dtype).max)
-    # A number stays a number: making a tensor of it would wait for the device.
-    constant = temperature.detach() if isinstance(temperature, Tensor) else temperature
-    return temperature * log_u + constant * ratio * (log_g - log_g.detach())
 
 
 def step_size(
@@ -197,16 +180,17 @@ class NormalizerTable(PerSample, Normalizer):
         learning = self.training and torch.is_grad_enabled()
         with torch.no_grad():
             compute = torch.promote_types(log_g.dtype, self.log_u.dtype)
-            estimate = _mean_over_equal_rows(rows, log_g.to(compute))
-            stored, visits = self.log_u[rows], self.visits[rows]
+            estimate = log_mean_over_equal_rows(rows, log_g.to(compute))
+            stored, visits = self.log_u.index_select(0, rows), self.visits.index_select(0, rows)
             old = stored.to(compute)
             if not learning:
                 return torch.where(visits > 0, old, estimate).to(log_g.dtype)
             gamma = step_size(visits + 1, self.gamma_min, self.gamma_decay, compute)
             new = torch.logaddexp((-gamma).log1p() + old, gamma.log() + estimate)
             finite = estimate.isfinite()
-            self.log_u[rows] = torch.where(finite, new.to(stored.dtype), stored)
-            self.visits[rows] = visits + finite.int()
+            # Equal rows write equal numbers.
+            self.log_u.index_copy_(0, rows, torch.where(finite, new.to(stored.dtype), stored))
+            self.visits.index_copy_(0, rows, visits + finite)
             return new.to(log_g.dtype)
 
     def extra_repr(self) -> str:
@@ -243,8 +227,8 @@ def check_ids(ids: Tensor, count: int, what: str) -> bool:
         raise TypeError(f"{what}s must be integers, got {ids.dtype}")
     if ids.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    outside = ids[(ids < 0) | (ids >= count)]
-    if outside.numel():
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < count:
+        outside = ids[(ids < 0) | (ids >= count)]
         raise IndexError(
             f"{what} {int(outside[0])} is outside [0, {count}): "
             "the number given to the loss must be larger than the largest one"
@@ -258,20 +242,3 @@ def move_ids(ids: Tensor, device: torch.device) -> Tensor:
     Elsewhere than on CUDA a copy may be read before it has arrived.
     """
     return ids.to(device, torch.int64, non_blocking=device.type == "cuda")
-
-
-def _mean_over_equal_rows(rows: Tensor, log_g: Tensor) -> Tensor:
-    """log of the mean of exp(log_g) over all entries with the same row, `(M,)` to `(M,)`.
-
-    Entries of -inf, anchors without negatives, are no estimates and do not count. A dense
-    comparison rather than a scatter: floating scatter-adds are not deterministic. Sorted first,
-    so that a batch in another order gives the same bits.
-    """
-    order = log_g.argsort()
-    order = order[rows[order].argsort(stable=True)]
-    rows, log_g = rows[order], log_g[order]
-    same = rows[:, None] == rows[None, :]  # (M, M)
-    log_sum = torch.where(same, log_g[None, :], -math.inf).logsumexp(dim=1)
-    count = (same & (log_g != -math.inf)).sum(dim=1).clamp(min=1)
-    log_mean = log_sum - count.to(log_g.dtype).log()
-    return torch.empty_like(log_mean).index_copy_(0, order, log_mean)

@@ -19,6 +19,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .equal_rows import mean_over_equal_rows
 from .per_sample import PerSample
 
 __all__ = [
@@ -38,7 +39,13 @@ BARE = (
 
 
 class Temperature(nn.Module):
-    """The interface: tau of some anchors, and what it turns their objective into."""
+    """The interface: tau of some anchors, and what it turns their objective into.
+
+    Attributes:
+        minimum: a number that tau is not below, known without asking the device.
+    """
+
+    minimum: float
 
     def for_rows(self, num_rows: int | None) -> "Temperature":
         """What one side with this many samples uses; itself where samples share it."""
@@ -51,6 +58,10 @@ class Temperature(nn.Module):
     def objective(self, loss: Tensor, tau: float | Tensor) -> Tensor:
         """What is minimized, given F of each anchor `(M,)`, on the scale of F."""
         return loss
+
+    def by_tau(self, loss: Tensor, slope: Tensor, tau: float | Tensor) -> Tensor:
+        """dobjective/dtau, given F and dF/dtau of each anchor, `(M,)`."""
+        return slope
 
     def learns(self) -> bool:
         """Whether `learn` wants to be told gradients now."""
@@ -66,6 +77,10 @@ class ConstantTemperature(Temperature):
     def __init__(self, value: float) -> None:
         super().__init__()
         self.value = value
+
+    @property
+    def minimum(self) -> float:  # type: ignore[override]
+        return self.value
 
     def forward(self, rows: Tensor) -> float:
         return self.value
@@ -110,6 +125,9 @@ class LearnedTemperature(Temperature):
         if self.rho is None:
             return loss / tau * tau.detach()
         return loss + self.rho * tau
+
+    def by_tau(self, loss: Tensor, slope: Tensor, tau: float | Tensor) -> Tensor:
+        return slope - loss / tau if self.rho is None else slope + self.rho
 
     def extra_repr(self) -> str:
         aim = "F/tau" if self.rho is None else f"F + {self.rho:g} tau"
@@ -194,9 +212,7 @@ class IndividualTemperature(PerSample, Temperature):
             gradient: `(M,)` dF/dtau; where it is not finite (an anchor without negatives) it
                 does not count, and a row without any stays as it is.
         """
-        counted = (rows[:, None] == rows[None, :]) & gradient.isfinite()  # (M, M)
-        # A dense comparison: floating scatter-adds are not deterministic.
-        mean = torch.where(counted, gradient[None, :], 0).sum(dim=1) / counted.sum(dim=1)
+        mean = mean_over_equal_rows(rows, gradient)
         before, velocity = self.tau[rows], self.velocity[rows]
         slope = (mean + self.rho).to(before.dtype)
         moved = self.momentum * velocity + (1 - self.momentum) * slope

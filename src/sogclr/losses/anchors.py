@@ -1,19 +1,100 @@
-"""What all softmax contrastive losses share: alignment plus an estimated log-normalizer."""
+"""What all softmax contrastive losses share: alignment plus an estimated log-normalizer.
+
+The loss of an anchor is tau log u - s, s the similarity to its positive. Once log u is known, so is
+the gradient: (ĝ/u) P by the similarity to a negative, P its share in ĝ, and -1 by s. It is formed
+along with the value; no graph is kept of what lies between the features and the loss.
+"""
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, softplus
+from torch.nn.functional import softplus
 
-from ..normalizer import Normalizer, NormalizerTable, surrogate_log_normalizer
+from ..normalizer import Normalizer, NormalizerTable
 from ..objective import against_candidates
-from ..temperature import Temperature, column
+from ..temperature import Temperature
+from ..tiles import Absent, Negatives
 
-__all__ = ["ContrastiveLoss", "Scale", "check_shapes", "checked_candidates", "distinct", "unit"]
+__all__ = ["Anchors", "Contrasted", "ContrastiveLoss", "Scale", "checked_candidates"]
 
 Scale = Literal["temperature", "cross-entropy"]
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The anchors of one side of a batch, M of them.
+
+    Attributes:
+        estimator: of their log g.
+        rows: `(M,)` where it keeps them.
+        temperature: theirs. Sides that share it share its tau.
+        temperature_rows: `(M,)` where it keeps them.
+    """
+
+    estimator: Normalizer
+    rows: Tensor
+    temperature: Temperature
+    temperature_rows: Tensor
+
+
+@dataclass(frozen=True)
+class Contrasted:
+    """The loss of a batch and its gradients, which are missing where nothing learns.
+
+    Attributes:
+        value: scalar.
+        pull: `(M,)` minus the gradient by the similarity of positives.
+        rows: `(M, d)` the gradient by the rows, but for what comes of `pull`.
+        columns: `(N, d)` by the columns, where they are anchors other than the rows.
+        tau: if it is a parameter, it and the gradient by it.
+    """
+
+    value: Tensor
+    pull: Tensor | None = None
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+    tau: tuple[tuple[Tensor, Tensor], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Weighed:
+    """What the loss makes of the anchors of S sides, each `(S, M)`.
+
+    Attributes:
+        loss: F, what remains to be minimized by the features.
+        log_u: the log-normalizer in use; 0 where there are no candidates.
+        ratio: ĝ/u.
+        factor: how much the anchor counts, dF / d(tau log u - s); None for 1.
+        rest: the negatives' share in ĝ, where the positive has the other; else None.
+        present: whether there are candidates in the normalizer.
+        log_count: log of how many.
+    """
+
+    loss: Tensor
+    log_u: Tensor
+    ratio: Tensor
+    factor: Tensor | None
+    rest: Tensor | None
+    present: Tensor
+    log_count: Tensor
+
+    def push(self) -> Tensor:
+        """Gradient by tau log_sum, tau times the log-sum-exp over negatives."""
+        push = self.ratio if self.rest is None else self.ratio * self.rest
+        return push if self.factor is None else push * self.factor
+
+    def pull(self) -> Tensor:
+        """Minus the gradient by the similarity to the positive."""
+        # In this order: where the positive is nearly all of ĝ, 1 minus its share is rounding.
+        pull = (
+            torch.ones_like(self.loss)
+            if self.rest is None
+            else (1 - self.ratio) + self.ratio * self.rest
+        )
+        return pull if self.factor is None else pull * self.factor
 
 
 class ContrastiveLoss(nn.Module):
@@ -38,78 +119,118 @@ class ContrastiveLoss(nn.Module):
     def extra_repr(self) -> str:
         return f"scale={self.scale}"
 
-    def anchors(
+    def contrast(
         self,
-        similarity: Tensor,
-        same_sample: Tensor,
+        sides: tuple[Anchors, ...],
         positive: Tensor,
-        estimator: Normalizer,
-        rows: Tensor,
-        temperature: Temperature,
-        temperature_rows: Tensor,
-    ) -> Tensor:
-        """Loss of each anchor.
+        a: Tensor,
+        b: Tensor | None,
+        absent: Absent,
+        learning: bool,
+    ) -> Contrasted:
+        """The mean over sides of the mean loss of their anchors, and its gradients.
 
         Args:
-            similarity: `(M, N)` cosine similarities.
-            same_sample: `(M, N)` bool, what is never a negative.
-            positive: `(M,)` the positive's column.
-            estimator: of log g.
-            rows: `(M,)` the anchors' rows in it.
-            temperature: of this side.
-            temperature_rows: `(M,)` the anchors' rows in it.
-
-        Returns:
-            `(M,)`.
+            sides: the rows; and the columns, where they are anchors other than these.
+            positive: `(M,)` similarity of each anchor to its positive, the same on all sides.
+            a: `(M, d)` unit vectors, the rows.
+            b: `(N, d)` unit vectors, the columns; None for those of `a` once more.
+            absent: of given rows and columns, which entries are no negatives.
+            learning: whether gradients are wanted by the vectors.
         """
-        tau = temperature(temperature_rows)
-        aligned = similarity.gather(1, positive[:, None]).squeeze(1)  # (M,)
-        candidates = ~same_sample
+        temperature = sides[0].temperature
+        attached = _tau(sides)
+        tau = attached.detach() if isinstance(attached, Tensor) else attached
+        negatives = Negatives(a, b, absent, len(sides), tau, temperature.minimum)
+        log_sum, count = negatives.log_sums()  # (S, M)
+        weighed = self._weigh(sides, positive, tau, log_sum, count)
+        scale: float | Tensor = 1 / (len(sides) * len(positive))
+        value = self._value(temperature, weighed, tau).sum() * scale
+        by_tau = isinstance(attached, Tensor) and attached.requires_grad and torch.is_grad_enabled()
+        slopes = by_tau or temperature.learns()
+        if not (learning or slopes):
+            return Contrasted(value)
+        scale = scale if self.scale == "temperature" else scale / tau
+        rows, columns, mean = negatives.gradients(log_sum, weighed.push() * scale, means=slopes)
+        gradient: tuple[tuple[Tensor, Tensor], ...] = ()
+        if mean is not None:
+            slope = self._slope(weighed, positive, tau, mean)
+            for side, own in zip(sides, slope, strict=True):
+                side.temperature.learn(side.temperature_rows, own)
+            if by_tau and isinstance(attached, Tensor):
+                slope = temperature.by_tau(weighed.loss, slope, tau)
+                gradient = ((attached, (torch.where(weighed.present, slope, 0) * scale).sum()),)
+        pull = (weighed.pull() * scale).sum(dim=0)
+        return Contrasted(value, pull, rows, columns, gradient)
+
+    def _weigh(
+        self,
+        sides: tuple[Anchors, ...],
+        positive: Tensor,
+        tau: float | Tensor,
+        log_sum: Tensor,
+        count: Tensor,
+    ) -> _Weighed:
+        rest, log_total = None, log_sum
         if self.positive_in_normalizer:
-            candidates = candidates.scatter(1, positive[:, None], True)
-        has_negatives = candidates.any(dim=1)
-        # An anchor without negatives gets a harmless finite row, then no term at all.
-        kept = candidates | ~has_negatives[:, None]
-        logits = (similarity / column(tau)).masked_fill(~kept, -math.inf)
-        log_sum = logits.logsumexp(dim=1)
-        log_count = kept.sum(dim=1).to(log_sum.dtype).log()
-        log_g = log_sum - log_count
-        log_u = estimator(rows, torch.where(has_negatives, log_g.detach(), -math.inf))
-        if temperature.learns():
-            slope = _slope(logits, log_sum, log_g, log_u)
-            slope = self._slope_against_candidates(slope, log_u, aligned.detach(), tau)
-            temperature.learn(temperature_rows, torch.where(has_negatives, slope, math.nan))
-        log_u = torch.where(has_negatives, log_u, log_g.detach())
-        term = surrogate_log_normalizer(log_g, log_u, tau)
-        excess = against_candidates(term - aligned, tau, self.candidates)
-        loss = torch.where(has_negatives, excess, -aligned)
-        # Alignment alone says nothing of the temperature.
-        loss = torch.where(has_negatives, temperature.objective(loss, tau), loss)
-        if self.scale == "temperature":
-            return loss
-        loss = loss / (tau.detach() if isinstance(tau, Tensor) else tau)
-        # After all that depends on tau: how many candidates there are does not pull at it.
-        if self.sum_when_cross_entropy:
-            loss = loss + torch.where(has_negatives, log_count, 0.0)
-        return loss
-
-    def _slope_against_candidates(
-        self, slope: Tensor, log_u: Tensor, aligned: Tensor, tau: float | Tensor
-    ) -> Tensor:
-        """d/dtau of the loss, given that of tau log g, `(M,)`."""
+            log_total = torch.logaddexp(log_sum, positive / tau)
+            rest, count = (log_sum - log_total).exp(), count + 1
+        present = count > 0
+        log_count = count.clamp(min=1).log()
+        log_g = log_total - log_count  # -inf where nothing is present
+        estimates = [side.estimator(side.rows, g) for side, g in zip(sides, log_g, strict=True)]
+        log_u = torch.where(present, torch.stack(estimates), 0)
+        # A stored u far below ĝ (in eval mode, at a small tau) must not make inf of it.
+        ratio = (log_g - log_u).exp().clamp(max=torch.finfo(log_g.dtype).max)
+        excess = tau * log_u - positive
         if self.candidates is None:
-            return slope
-        log_k = math.log(self.candidates)
-        x = log_u - aligned / tau + log_k
-        return softplus(x) - log_k + x.sigmoid() * (slope - log_u + aligned / tau)
+            return _Weighed(excess, log_u, ratio, None, rest, present, log_count)
+        factor = (excess / tau + math.log(self.candidates)).sigmoid()
+        loss = against_candidates(excess, tau, self.candidates)
+        factor, loss = torch.where(present, factor, 1), torch.where(present, loss, -positive)
+        return _Weighed(loss, log_u, ratio, factor, rest, present, log_count)
+
+    def _value(self, temperature: Temperature, weighed: _Weighed, tau: float | Tensor) -> Tensor:
+        """What is minimized, of each anchor `(S, M)`."""
+        # Alignment alone says nothing of the temperature.
+        aim = temperature.objective(weighed.loss, tau)
+        aim = aim if aim is weighed.loss else torch.where(weighed.present, aim, weighed.loss)
+        if self.scale == "temperature":
+            return aim
+        # After all that depends on tau: how many candidates there are does not pull at it.
+        return aim / tau + (weighed.log_count if self.sum_when_cross_entropy else 0.0)
+
+    def _slope(
+        self, weighed: _Weighed, positive: Tensor, tau: float | Tensor, mean: Tensor
+    ) -> Tensor:
+        """dF/dtau `(S, M)`, given means of s / tau over negatives; NaN where none are present."""
+        own = positive / tau
+        if weighed.rest is not None:  # over all that is in the normalizer
+            mean = own + weighed.rest * (mean - own)
+        slope = slope_by_tau(weighed.log_u, weighed.ratio, mean)
+        if self.candidates is not None:
+            log_k = math.log(self.candidates)
+            x = weighed.log_u - own + log_k
+            slope = softplus(x) - log_k + x.sigmoid() * (slope - weighed.log_u + own)
+        return torch.where(weighed.present, slope, math.nan)
 
 
-@torch.no_grad()
-def _slope(logits: Tensor, log_sum: Tensor, log_g: Tensor, log_u: Tensor) -> Tensor:
-    """d/dtau of tau log g, `(M,)`: log u - (ĝ/u) E[s]/tau, the gradient of the surrogate."""
-    share = (logits - log_sum[:, None]).exp()  # (M, N), 0 for what is left out
-    mean = (share * logits.clamp(min=torch.finfo(logits.dtype).min)).sum(dim=1)
-    return log_u - (log_g - log_u).exp() * mean
+def _tau(sides: tuple[Anchors, ...]) -> float | Tensor:
+    """Of all anchors: a number, a scalar, or `(S, M)`; with its graph."""
+    first = sides[0].temperature
+    if all(side.temperature is first for side in sides):
+        tau = first(sides[0].temperature_rows)
+        return tau[None] if isinstance(tau, Tensor) and tau.ndim else tau
+    return torch.stack([side.temperature(side.temperature_rows) for side in sides])
+
+
+def slope_by_tau(log_u: Tensor, ratio: Tensor, mean: Tensor) -> Tensor:
+    """The estimate of d/dtau of tau log g, given log u, ĝ/u and the mean of s / tau, `(M,)` each.
+
+    Of tau log ĝ it would be log ĝ - mean. With u in the place of ĝ the first term is the value's,
+    and the second, as all that comes from this batch, is weighed by ĝ/u.
+    """
+    return log_u - ratio * mean
 
 
 def checked_candidates(candidates: float | None) -> float | None:
@@ -117,20 +238,3 @@ def checked_candidates(candidates: float | None) -> float | None:
     if candidates is not None and not 0 < candidates < math.inf:
         raise ValueError(f"candidates must be above 0, got {candidates}")
     return candidates
-
-
-def unit(features: Tensor) -> Tensor:
-    """On the sphere, in float32 at least."""
-    return normalize(features if features.dtype == torch.float64 else features.float(), dim=-1)
-
-
-def distinct(features: Tensor) -> Tensor:
-    """The ids of samples nobody named: all different, `(B,)`."""
-    return torch.arange(len(features), device=features.device)
-
-
-def check_shapes(a: Tensor, b: Tensor, *ids: Tensor) -> None:
-    """Raise ValueError unless features are `(B, d)` twice and all ids `(B,)`."""
-    if a.ndim != 2 or a.shape != b.shape or any(index.shape != a.shape[:1] for index in ids):
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (a, b, *ids))
-        raise ValueError(f"expected features (B, d), (B, d) and ids (B,), got {shapes}")

@@ -2,12 +2,12 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ..normalizer import InBatchNormalizer, move_ids
 from ..per_sample import PerSample
 from ..temperature import Temperature, as_temperature
-from .anchors import ContrastiveLoss, Scale, check_shapes, unit
+from .anchors import Anchors, Contrasted, ContrastiveLoss, Scale
+from .features import UnitVectors, check_shapes, wants_gradients, with_gradients
 
 __all__ = ["KeyQueue", "MoCoLoss"]
 
@@ -148,26 +148,30 @@ class MoCoLoss(ContrastiveLoss):
                 f"{query1.shape[1]} and keys of {key1.shape[1]}"
             )
         with torch.autocast(query1.device.type, enabled=False):
-            queries = unit(torch.cat([query1, query2]))  # (2B, d)
-            keys = unit(torch.cat([key1, key2]).detach()).to(queries.dtype)  # (2B, d)
+            queries = UnitVectors.of(torch.cat([query1, query2]))  # (2B, d)
+            keys = UnitVectors.of(torch.cat([key1, key2])).vectors  # (2B, d)
+            positives = keys.roll(len(key1), dims=0).to(queries.vectors.dtype)
             sample = sample.repeat(2)  # (2B,)
-            loss = self._queries(queries, keys.roll(len(key1), dims=0), sample).mean()
+            found = self._contrast(
+                queries.vectors, positives, sample, wants_gradients(query1, query2)
+            )
             if self.training and torch.is_grad_enabled():
                 self.queue.put(keys, sample)
-        return loss
+            if found.rows is None or found.pull is None:
+                return found.value
+            gradient = found.rows.addcmul_(found.pull[:, None], positives, value=-1)
+            by_query1, by_query2 = queries.by_features(gradient).chunk(2)
+            return with_gradients(found.value, (query1, by_query1), (query2, by_query2), *found.tau)
 
-    def _queries(self, queries: Tensor, positives: Tensor, sample: Tensor) -> Tensor:
-        """The loss of each query, `(M,)`, given its positive key."""
-        # A copy: backward needs the keys as they are now, and the queue moves on before it.
-        negatives = self.queue.keys.to(queries.dtype, copy=True)  # (K, d)
-        aligned = (queries * positives).sum(dim=1, keepdim=True)  # (M, 1)
-        absent = ~self.queue.filled | (self.queue.ids == sample[:, None])  # (M, K)
-        return self.anchors(
-            similarity=torch.cat([aligned, queries @ negatives.T], dim=1),  # (M, 1 + K)
-            same_sample=pad(absent, (1, 0), value=True),  # the positive is the query's sample
-            positive=torch.zeros_like(sample),
-            estimator=self.normalizer,
-            rows=sample,
-            temperature=self.temperature,
-            temperature_rows=sample,
+    def _contrast(
+        self, queries: Tensor, positives: Tensor, sample: Tensor, learning: bool
+    ) -> Contrasted:
+        ids, empty = self.queue.ids, ~self.queue.filled
+        return self.contrast(
+            (Anchors(self.normalizer, sample, self.temperature, sample),),
+            (queries * positives).sum(dim=1),
+            queries,
+            self.queue.keys.to(queries.dtype),  # (K, d)
+            lambda i, j: empty[None, j] | (ids[None, j] == sample[i, None]),
+            learning,
         )

@@ -4,10 +4,10 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, normalize
 
 from ..normalizer import move_ids
-from .anchors import check_shapes, distinct, unit
+from .features import check_shapes, distinct
 from .two_way import never_negatives
 
 __all__ = ["SigLipLoss"]
@@ -49,8 +49,13 @@ class SigLipLoss(nn.Module):
         group = index if group is None else move_ids(group, a.device)
         check_shapes(a, b, index, index_b, group)
         with torch.autocast(a.device.type, enabled=False):
-            logits = unit(a) @ unit(b).T * self.log_scale.exp() + self.bias  # (B, B)
+            similarity = _unit(a) @ _unit(b).T  # (B, B)
+            logits = similarity * self.log_scale.exp() + self.bias
             own = torch.eye(len(a), dtype=torch.bool, device=a.device)
             terms = logsigmoid(torch.where(own, logits, -logits))
-            absent = never_negatives(index, index_b, group) & ~own
+            absent = never_negatives([index, index_b, group]) & ~own
             return -terms.masked_fill(absent, 0.0).sum() / len(a)
+
+
+def _unit(features: Tensor) -> Tensor:
+    return normalize(features if features.dtype == torch.float64 else features.float(), dim=-1)

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from ..normalizer import InBatchNormalizer, Normalizer, NormalizerTable, check_ids, move_ids
 from ..temperature import Temperature, as_temperature
-from .anchors import ContrastiveLoss, Scale, check_shapes, checked_candidates, distinct, unit
+from .anchors import Anchors, ContrastiveLoss, Scale, checked_candidates
+from .features import UnitVectors, check_shapes, distinct, wants_gradients, with_gradients
 
 __all__ = ["DecoupledContrastiveLoss", "GlobalContrastiveLoss", "NTXentLoss", "TwoViewLoss"]
 
@@ -49,18 +50,24 @@ class TwoViewLoss(ContrastiveLoss):
     def _loss(self, view1: Tensor, view2: Tensor, sample: Tensor, rows: Tensor) -> Tensor:
         check_shapes(view1, view2, sample)
         with torch.autocast(view1.device.type, enabled=False):
-            z = unit(torch.cat([view1, view2]))  # (2B, d)
-            sample = sample.repeat(2)  # (2B,)
-            anchor = torch.arange(len(z), device=z.device)
-            return self.anchors(
-                similarity=z @ z.T,  # (2B, 2B)
-                same_sample=sample[:, None] == sample[None, :],
-                positive=anchor.roll(len(view1)),
-                estimator=self.normalizer,
-                rows=rows,
-                temperature=self.temperature,
-                temperature_rows=sample,
-            ).mean()
+            units = UnitVectors.of(torch.cat([view1, view2]))  # (2B, d)
+            z, sample = units.vectors, sample.repeat(2)  # (2B, d), (2B,)
+            partner = z.roll(len(view1), dims=0)
+            found = self.contrast(
+                (Anchors(self.normalizer, rows, self.temperature, sample),),
+                (z * partner).sum(dim=1),
+                z,
+                None,
+                lambda i, j: sample[i, None] == sample[None, j],
+                learning=wants_gradients(view1, view2),
+            )
+            if found.rows is None or found.pull is None:
+                return found.value
+            # Each is its partner's positive, too.
+            pull = found.pull + found.pull.roll(len(view1))
+            gradient = found.rows.addcmul_(pull[:, None], partner, value=-1)
+            by_view1, by_view2 = units.by_features(gradient).chunk(2)
+            return with_gradients(found.value, (view1, by_view1), (view2, by_view2), *found.tau)
 
 
 class GlobalContrastiveLoss(TwoViewLoss):

@@ -1,11 +1,14 @@
 """Losses for pairs: rows of either side are anchors, their partners on the other positives."""
 
+from functools import partial, reduce
+
 import torch
 from torch import Tensor
 
 from ..normalizer import InBatchNormalizer, Normalizer, NormalizerTable, move_ids
 from ..temperature import Temperature, as_temperature
-from .anchors import ContrastiveLoss, Scale, check_shapes, checked_candidates, distinct, unit
+from .anchors import Anchors, ContrastiveLoss, Scale, checked_candidates
+from .features import UnitVectors, check_shapes, distinct, wants_gradients, with_gradients
 
 __all__ = [
     "ClipLoss",
@@ -72,31 +75,36 @@ class TwoWayLoss(ContrastiveLoss):
         index = distinct(a) if index is None else index
         rows_a = self.normalizer_a.resolve(index, a.device)
         rows_b = self.normalizer_b.resolve(index if index_b is None else index_b, a.device)
-        group = rows_a if group is None else move_ids(group, a.device)
-        check_shapes(a, b, rows_a, rows_b, group)
+        ids = [rows_a]
+        ids += [] if index_b is None else [rows_b]
+        ids += [] if group is None else [move_ids(group, a.device)]
+        check_shapes(a, b, rows_b, *ids)
         with torch.autocast(a.device.type, enabled=False):
-            similarity = unit(a) @ unit(b).T  # (B, B)
-            same = never_negatives(rows_a, rows_b, group)
-            positive = torch.arange(len(a), device=a.device)
-            loss_a = self.anchors(
-                similarity,
-                same,
-                positive,
-                self.normalizer_a,
-                rows_a,
-                self.temperature_a,
-                rows_a,
-            )
-            loss_b = self.anchors(
-                similarity.T,
-                same,
-                positive,
-                self.normalizer_b,
-                rows_b,
-                self.temperature_b,
-                rows_b,
-            )
-            return (loss_a.mean() + loss_b.mean()) / 2
+            return self._loss(a, b, rows_a, rows_b, ids)
+
+    def _loss(
+        self, a: Tensor, b: Tensor, rows_a: Tensor, rows_b: Tensor, ids: list[Tensor]
+    ) -> Tensor:
+        unit_a, unit_b = UnitVectors.of(a), UnitVectors.of(b)
+        sides = (
+            Anchors(self.normalizer_a, rows_a, self.temperature_a, rows_a),
+            Anchors(self.normalizer_b, rows_b, self.temperature_b, rows_b),
+        )
+        positive = (unit_a.vectors * unit_b.vectors).sum(dim=1)  # (B,)
+        found = self.contrast(
+            sides,
+            positive,
+            unit_a.vectors,
+            unit_b.vectors,
+            partial(never_negatives, ids),
+            learning=wants_gradients(a, b),
+        )
+        if found.rows is None or found.columns is None or found.pull is None:
+            return found.value
+        pull = found.pull[:, None]
+        by_a = unit_a.by_features(found.rows.addcmul_(pull, unit_b.vectors, value=-1))
+        by_b = unit_b.by_features(found.columns.addcmul_(pull, unit_a.vectors, value=-1))
+        return with_gradients(found.value, (a, by_a), (b, by_b), *found.tau)
 
 
 class TwoWayGlobalContrastiveLoss(TwoWayLoss):
@@ -211,9 +219,15 @@ class DecoupledClipLoss(TwoWayLoss):
         super().__init__(temperature, scale)
 
 
-def never_negatives(rows_a: Tensor, rows_b: Tensor, group: Tensor) -> Tensor:
-    """`(B, B)` bool: entries that are positives or absent, since they share an id or a group."""
-    same = group[:, None] == group[None, :]
-    for rows in (rows_a, rows_b):
-        same = same | (rows[:, None] == rows[None, :])
-    return same
+def never_negatives(
+    ids: list[Tensor], rows: slice = slice(None), columns: slice = slice(None)
+) -> Tensor:
+    """`(n, m)` bool: entries that are positives or absent, since they share an id or a group.
+
+    Args:
+        ids: `(B,)` each; equal ones of any.
+        rows: of the matrix of all, which are wanted.
+        columns: as rows.
+    """
+    same = [each[rows, None] == each[None, columns] for each in ids]
+    return reduce(torch.logical_or, same)

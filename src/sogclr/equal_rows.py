@@ -1,0 +1,74 @@
+"""Means over the entries of a batch that stand in the same row of a table.
+
+Both views of a sample do, and a sample that was drawn twice. Entries are sorted, by row and then by
+value, and added up by doubling distances: O(M log M), the same bits for a batch in another order,
+and on an accelerator no size that the host would have to wait for. Floating scatter-adds are
+neither deterministic nor possible in logarithms.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["log_mean_over_equal_rows", "mean_over_equal_rows"]
+
+
+def log_mean_over_equal_rows(rows: Tensor, logs: Tensor) -> Tensor:
+    """log of the mean of exp(logs) over all entries with the same row.
+
+    Args:
+        rows: `(M,)` int64.
+        logs: `(M,)`; -inf is no entry.
+
+    Returns:
+        `(M,)`, -inf where there is no entry.
+    """
+    total, count = _totals(rows, logs, logs != -math.inf, torch.logaddexp)
+    return total - count.clamp(min=1).to(logs.dtype).log()
+
+
+def mean_over_equal_rows(rows: Tensor, values: Tensor) -> Tensor:
+    """The mean over all entries with the same row.
+
+    Args:
+        rows: `(M,)` int64.
+        values: `(M,)`; what is not finite is no entry.
+
+    Returns:
+        `(M,)`, NaN where there is no entry.
+    """
+    finite = values.isfinite()
+    total, count = _totals(rows, torch.where(finite, values, 0), finite, torch.add)
+    return total / count
+
+
+def _totals(
+    rows: Tensor, values: Tensor, counted: Tensor, add: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The sum of the values with the same row, and how many of them count, `(M,)` each."""
+    on_host = rows.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_host and _all_different(rows):
+        return values, counted
+    order = values.argsort()
+    order = order[rows[order].argsort(stable=True)]
+    rows, values = rows[order], values[order]
+    first, last = torch.searchsorted(rows, rows), torch.searchsorted(rows, rows, right=True) - 1
+    longest = int((last - first).max()) + 1 if on_host else len(rows)
+    distance = 1
+    while distance < longest:
+        # Each holds the sum of up to `distance` entries of its row that end with it.
+        same = rows[distance:] == rows[:-distance]
+        sums = torch.where(same, add(values[distance:], values[:-distance]), values[distance:])
+        values = torch.cat([values[:distance], sums])
+        distance *= 2
+    up_to = counted[order].cumsum(dim=0)
+    count = up_to[last] - up_to[first] + counted[order][first]
+    total, back = values[last], order.argsort()
+    return total[back], count[back]
+
+
+def _all_different(rows: Tensor) -> bool:
+    rows = rows.sort().values
+    return not bool((rows[1:] == rows[:-1]).any())

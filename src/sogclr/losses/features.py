@@ -1,0 +1,79 @@
+"""Between the features a loss is given and the unit vectors it compares."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["UnitVectors", "check_shapes", "distinct", "wants_gradients", "with_gradients"]
+
+EPSILON = 1e-12  # as torch.nn.functional.normalize
+
+
+@dataclass(frozen=True)
+class UnitVectors:
+    """Features on the sphere, in float32 at least, without graph.
+
+    Attributes:
+        vectors: `(N, d)`.
+        length: `(N, 1)` of the features.
+    """
+
+    vectors: Tensor
+    length: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> "UnitVectors":
+        """Of features `(N, d)` of any float dtype."""
+        features = features.detach()
+        features = features if features.dtype == torch.float64 else features.float()
+        length = features.norm(dim=1, keepdim=True).clamp_(min=EPSILON)
+        return cls(features / length, length)
+
+    def by_features(self, gradient: Tensor) -> Tensor:
+        """The gradient by the features, given that by the vectors, `(N, d)`; overwrites it."""
+        radial = (gradient * self.vectors).sum(dim=1, keepdim=True)
+        return gradient.addcmul_(self.vectors, radial, value=-1).div_(self.length)
+
+
+class _Known(torch.autograd.Function):
+    """A scalar whose gradients are known when it is."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, count: int, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors[count:])
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = [grad * known for known in ctx.saved_tensors]
+        return None, None, *gradients, *(None for _ in gradients)
+
+
+def with_gradients(value: Tensor, *known: tuple[Tensor, Tensor]) -> Tensor:
+    """The value with a graph that leads to each of the given tensors by the gradient beside it.
+
+    It can be differentiated once, not twice.
+    """
+    inputs, gradients = zip(*known, strict=True)
+    return _Known.apply(value, len(inputs), *inputs, *gradients)
+
+
+def wants_gradients(*features: Tensor) -> bool:
+    """Whether a gradient by any of these will be asked for."""
+    return torch.is_grad_enabled() and any(each.requires_grad for each in features)
+
+
+def distinct(features: Tensor) -> Tensor:
+    """The ids of samples nobody named: all different, `(B,)`."""
+    return torch.arange(len(features), device=features.device)
+
+
+def check_shapes(a: Tensor, b: Tensor, *ids: Tensor) -> None:
+    """Raise ValueError unless features are `(B, d)` twice and all ids `(B,)`."""
+    if a.ndim != 2 or a.shape != b.shape or any(index.shape != a.shape[:1] for index in ids):
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (a, b, *ids))
+        raise ValueError(f"expected features (B, d), (B, d) and ids (B,), got {shapes}")

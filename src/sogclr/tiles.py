@@ -1,0 +1,226 @@
+"""Log-sum-exps over negatives, and their gradients, in O(B d) memory.
+
+A softmax contrastive loss sees the negatives of an anchor through one number,
+
+    log_sum_i = log sum over negatives j of exp(s_ij / tau_i),  P_ij = exp(s_ij / tau_i - log_sum_i)
+
+Once it has decided by these how much each anchor weighs, the gradient by the similarities is
+weight_i P_ij: no Jacobian of a softmax. So similarities are formed strip by strip, once for the
+sums and once more for the gradient, and nothing of size B x B is kept. That takes 8 B²d floating
+point operations for pairs instead of 6; for two views, where each similarity serves both its
+anchors, 16 instead of 12. What fits in one strip is kept.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+__all__ = ["Absent", "Negatives"]
+
+Absent: TypeAlias = Callable[[slice, slice], Tensor]
+
+# Entries of a matrix that is kept, 16 MB in float32; of a strip of a larger one, 2 MB: a cache's.
+KEPT, STRIP = 2**22, 2**19
+ALL = slice(None)
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """Rows `top` to `bottom` of the matrix, from column `left` on.
+
+    Attributes:
+        similarity: `(n, m)` s; s / tau where one exponential serves all anchors.
+        absent: `(n, m)` bool, what is no negative.
+        exponential: `(n, m)` exp(s / tau), 0 where absent; None where each side needs its own.
+    """
+
+    top: int
+    bottom: int
+    left: int
+    similarity: Tensor
+    absent: Tensor
+    exponential: Tensor | None
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.top, self.bottom)
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.left, None)
+
+    @property
+    def met(self) -> int:
+        """Of a symmetric matrix, how many of the columns are its rows once more."""
+        return self.bottom - self.left
+
+
+@dataclass(frozen=True)
+class _Anchors:
+    """The anchors of a strip along its rows or its columns.
+
+    Attributes:
+        side: of the batch, which they are of.
+        dim: of the strip, which their negatives are along.
+        places: where they are among the anchors of their side.
+        fresh: the same, without those whose entries here were met as rows already.
+        part: the strip's entries of the fresh ones.
+    """
+
+    side: int
+    dim: int
+    places: slice
+    fresh: slice
+    part: tuple[slice, slice]
+
+    def beside(self, numbers: Tensor) -> Tensor:
+        """Of numbers `(S, M)`, theirs, so that they go with the strip's entries."""
+        return numbers[self.side, self.places].unsqueeze(self.dim)
+
+    def add(self, totals: Tensor, entries: Tensor) -> None:
+        """Add what the strip's entries `(n, m)` sum to, to totals `(S, M)`."""
+        totals[self.side, self.fresh] += entries[self.part].sum(self.dim)
+
+
+class Negatives:
+    """The similarities of a batch, of which one strip at a time exists.
+
+    Args:
+        a: `(M, d)` unit vectors, the rows, which are anchors.
+        b: `(N, d)` unit vectors, the columns. None for those of `a` once more: then columns are
+            the same anchors, and `absent` is symmetric.
+        absent: given rows and columns, which entries are no negatives, `(n, m)` bool.
+        sides: 2 if columns are anchors of another side; there are as many as rows then. S.
+        tau: a number, a scalar, or `(S, M)`.
+        minimum: a number that no temperature is below, known without asking the device.
+    """
+
+    def __init__(
+        self,
+        a: Tensor,
+        b: Tensor | None,
+        absent: Absent,
+        sides: int,
+        tau: float | Tensor,
+        minimum: float,
+    ) -> None:
+        self.a, self.b, self.absent, self.tau = a, a if b is None else b, absent, tau
+        self.symmetric, self.sides = b is None, sides
+        self.one_each = isinstance(tau, Tensor) and tau.ndim > 0
+        # Else it could overflow, or all of an anchor's vanish: each needs a shift of its own.
+        safe = 1 / minimum < 0.8 * math.log(torch.finfo(a.dtype).max)
+        self.one_exponential = safe and not self.one_each
+        self.kept: _Strip | None = None
+
+    def log_sums(self) -> tuple[Tensor, Tensor]:
+        """log_sum `(S, M)`, -inf without negatives; and how many they are, as dtype of `a`."""
+        start = 0.0 if self.one_exponential else -math.inf
+        sums = self.a.new_full((self.sides, len(self.a)), start)
+        absent = torch.zeros_like(sums)
+        for strip in self._strips():
+            for anchors in self._anchors(strip):
+                anchors.add(absent, strip.absent)
+                if strip.exponential is not None:
+                    anchors.add(sums, strip.exponential)
+                else:
+                    logits = self._logits(strip, anchors)[anchors.part]
+                    total = sums[anchors.side, anchors.fresh]
+                    total.copy_(torch.logaddexp(total, logits.logsumexp(anchors.dim)))
+        return sums.log() if self.one_exponential else sums, len(self.b) - absent
+
+    def gradients(
+        self, log_sum: Tensor, weight: Tensor, means: bool = False
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Of the sum over all anchors of weight_i tau_i log_sum_i.
+
+        Args:
+            log_sum: `(S, M)` of `log_sums`.
+            weight: `(S, M)`, 0 for an anchor without negatives.
+            means: whether to take the mean of s / tau as well.
+
+        Returns:
+            `(M, d)` by `a`; if columns are another side, `(N, d)` by `b`; and if asked for, the
+            mean of s / tau over each anchor's negatives under P, `(S, M)`, 0 without negatives.
+        """
+        # An anchor without negatives weighs nothing; a number in place of -inf keeps it so.
+        log_sum = log_sum.masked_fill(log_sum == -math.inf, 0)
+        scaled = weight * (-log_sum).exp() if self.one_exponential else weight
+        grad_a = torch.zeros_like(self.a)
+        grad_b = torch.zeros_like(self.b) if self.sides > 1 else None
+        mean = torch.zeros_like(log_sum) if means else None
+        for strip in self._strips():
+            pull = self._pull(strip, log_sum, scaled)  # (n, m)
+            grad_a[strip.rows].addmm_(pull, self.b[strip.columns])
+            if grad_b is not None:
+                grad_b.addmm_(pull.T, self.a[strip.rows])
+            elif self.symmetric:
+                grad_a[strip.bottom :].addmm_(pull[:, strip.met :].T, self.a[strip.rows])
+            if mean is not None:
+                self._add_means(strip, log_sum, mean)
+        return grad_a, grad_b, mean
+
+    def _pull(self, strip: _Strip, log_sum: Tensor, weight: Tensor) -> Tensor:
+        """What each similarity is pulled with, `(n, m)`; takes weights that `gradients` scaled."""
+        if strip.exponential is not None:
+            first, *second = (anchors.beside(weight) for anchors in self._anchors(strip))
+            return strip.exponential * (first + second[0] if second else first)
+        shares = [
+            self._share(strip, anchors, log_sum).mul_(anchors.beside(weight))
+            for anchors in self._anchors(strip)
+        ]
+        return shares[0].add_(shares[1]) if len(shares) > 1 else shares[0]
+
+    def _share(self, strip: _Strip, anchors: _Anchors, log_sum: Tensor) -> Tensor:
+        """P `(n, m)`."""
+        theirs = anchors.beside(log_sum)
+        if strip.exponential is not None:
+            return strip.exponential * (-theirs).exp()
+        return (self._logits(strip, anchors) - theirs).exp_()
+
+    def _add_means(self, strip: _Strip, log_sum: Tensor, mean: Tensor) -> None:
+        for anchors in self._anchors(strip):
+            logits = strip.similarity
+            if strip.exponential is None:
+                logits = logits / self._tau(anchors)
+            anchors.add(mean, self._share(strip, anchors, log_sum) * logits)
+
+    def _logits(self, strip: _Strip, anchors: _Anchors) -> Tensor:
+        """s / tau, -inf where absent, `(n, m)`."""
+        return (strip.similarity / self._tau(anchors)).masked_fill_(strip.absent, -math.inf)
+
+    def _tau(self, anchors: _Anchors) -> float | Tensor:
+        """So that it goes with a strip's entries."""
+        tau = self.tau
+        return anchors.beside(tau) if isinstance(tau, Tensor) and self.one_each else tau
+
+    def _anchors(self, strip: _Strip) -> Iterator[_Anchors]:
+        yield _Anchors(0, 1, strip.rows, strip.rows, (ALL, ALL))
+        if self.sides > 1:
+            yield _Anchors(1, 0, ALL, ALL, (ALL, ALL))
+        elif self.symmetric:
+            fresh = slice(strip.bottom, None)
+            yield _Anchors(0, 0, strip.columns, fresh, (ALL, slice(strip.met, None)))
+
+    def _strips(self) -> Iterator[_Strip]:
+        rows, columns = len(self.a), len(self.b)
+        if rows * columns <= KEPT:
+            if self.kept is None:
+                self.kept = self._strip(0, rows)
+            yield self.kept
+            return
+        height = max(1, STRIP // columns)
+        for top in range(0, rows, height):
+            yield self._strip(top, min(top + height, rows))
+
+    def _strip(self, top: int, bottom: int) -> _Strip:
+        left = top if self.symmetric else 0
+        absent = self.absent(slice(top, bottom), slice(left, None))
+        a, b = self.a[top:bottom], self.b[left:]
+        if not self.one_exponential:
+            return _Strip(top, bottom, left, a @ b.T, absent, None)
+        logits = (a / self.tau) @ b.T
+        return _Strip(top, bottom, left, logits, absent, logits.exp().masked_fill_(absent, 0))

@@ -1,0 +1,52 @@
+"""`torch.compile` takes a loss whole, its table's update included, and changes nothing."""
+
+import copy
+
+import pytest
+import torch
+
+from sogclr import (
+    ClipLoss,
+    DecoupledContrastiveLoss,
+    GlobalContrastiveLoss,
+    IndividualTemperature,
+    LearnedTemperature,
+    NTXentLoss,
+    TwoWayGlobalContrastiveLoss,
+)
+
+DOUBLE = {"dtype": torch.float64}
+LOSSES = {
+    "two views": lambda: GlobalContrastiveLoss(50, **DOUBLE),
+    "pairs": lambda: TwoWayGlobalContrastiveLoss(50, **DOUBLE),
+    "small, with candidates": lambda: TwoWayGlobalContrastiveLoss(
+        50, temperature=0.005, candidates=9, **DOUBLE
+    ),
+    "learned": lambda: GlobalContrastiveLoss(50, temperature=LearnedTemperature(), **DOUBLE),
+    "individual": lambda: TwoWayGlobalContrastiveLoss(
+        50, temperature=IndividualTemperature(rho=1.0), **DOUBLE
+    ),
+    "SimCLR": NTXentLoss,
+    "DCL": DecoupledContrastiveLoss,
+    "CLIP": ClipLoss,
+}
+
+
+# Equal ids: eagerly the host looks for them, in a graph it must not.
+@pytest.mark.parametrize("index", [[3, 1, 4, 15, 9, 2], [3, 1, 4, 1, 5, 1]], ids=["", "equal"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_compiled_loss_is_the_loss(name, index):
+    eager = LOSSES[name]()
+    # Traced and differentiated as for a device, run as here: no compiler is needed.
+    whole = torch.compile(copy.deepcopy(eager), fullgraph=True, backend="aot_eager")
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        found = []
+        sides = torch.randn(2, 6, 8, generator=generator, **DOUBLE)
+        for loss in (eager, whole):
+            pair = [side.clone().requires_grad_() for side in sides]
+            value = loss(*pair, torch.tensor(index))
+            inputs = [*pair, *loss.parameters()]
+            found.append([value.detach(), *torch.autograd.grad(value, inputs)])
+        torch.testing.assert_close(*found)
+    torch.testing.assert_close(whole._orig_mod.state_dict(), eager.state_dict())
