@@ -25,6 +25,8 @@ def log_mean_over_equal_rows(rows: Tensor, logs: Tensor) -> Tensor:
     Returns:
         `(M,)`, -inf where there is no entry.
     """
+    if _all_different(rows):
+        return logs
     total, count = _totals(rows, logs, logs != -math.inf, torch.logaddexp)
     return total - count.clamp(min=1).to(logs.dtype).log()
 
@@ -40,6 +42,8 @@ def mean_over_equal_rows(rows: Tensor, values: Tensor) -> Tensor:
         `(M,)`, NaN where there is no entry.
     """
     finite = values.isfinite()
+    if _all_different(rows):
+        return torch.where(finite, values, math.nan)
     total, count = _totals(rows, torch.where(finite, values, 0), finite, torch.add)
     return total / count
 
@@ -48,14 +52,11 @@ def _totals(
     rows: Tensor, values: Tensor, counted: Tensor, add: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """The sum of the values with the same row, and how many of them count, `(M,)` each."""
-    on_host = rows.device.type == "cpu" and not torch.compiler.is_compiling()
-    if on_host and _all_different(rows):
-        return values, counted
     order = values.argsort()
     order = order[rows[order].argsort(stable=True)]
     rows, values = rows[order], values[order]
     first, last = torch.searchsorted(rows, rows), torch.searchsorted(rows, rows, right=True) - 1
-    longest = int((last - first).max()) + 1 if on_host else len(rows)
+    longest = int((last - first).max()) + 1 if _on_host(rows) else len(rows)
     distance = 1
     while distance < longest:
         # Each holds the sum of up to `distance` entries of its row that end with it.
@@ -70,5 +71,9 @@ def _totals(
 
 
 def _all_different(rows: Tensor) -> bool:
-    rows = rows.sort().values
-    return not bool((rows[1:] == rows[:-1]).any())
+    """Whether they are known to be. Of a few numbers Python tells sooner than torch."""
+    return _on_host(rows) and len(set(rows.tolist())) == len(rows)
+
+
+def _on_host(rows: Tensor) -> bool:
+    return rows.device.type == "cpu" and not torch.compiler.is_compiling()

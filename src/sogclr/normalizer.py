@@ -227,7 +227,8 @@ def check_ids(ids: Tensor, count: int, what: str) -> bool:
         raise TypeError(f"{what}s must be integers, got {ids.dtype}")
     if ids.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < count:
+    low, high = (int(bound) for bound in ids.aminmax()) if len(ids) else (0, 0)
+    if low < 0 or high >= count:
         outside = ids[(ids < 0) | (ids >= count)]
         raise IndexError(
             f"{what} {int(outside[0])} is outside [0, {count}): "

@@ -25,7 +25,8 @@ Absent: TypeAlias = Callable[[slice, slice], Tensor]
 
 # Entries of a matrix that is kept, 16 MB in float32; of a strip of a larger one, 2 MB: a cache's.
 KEPT, STRIP = 2**22, 2**19
-ALL = slice(None)
+# Rows below which cutting a symmetric matrix costs more than the half of it that is saved.
+HALVED = 256
 
 
 @dataclass(frozen=True)
@@ -67,23 +68,29 @@ class _Anchors:
         side: of the batch, which they are of.
         dim: of the strip, which their negatives are along.
         places: where they are among the anchors of their side.
-        fresh: the same, without those whose entries here were met as rows already.
-        part: the strip's entries of the fresh ones.
+        met: how many of them, the first ones, were met as rows: their entries here count there.
     """
 
     side: int
     dim: int
     places: slice
-    fresh: slice
-    part: tuple[slice, slice]
+    met: int = 0
 
     def beside(self, numbers: Tensor) -> Tensor:
         """Of numbers `(S, M)`, theirs, so that they go with the strip's entries."""
         return numbers[self.side, self.places].unsqueeze(self.dim)
 
+    def fresh(self, entries: Tensor) -> Tensor:
+        """Of the strip's entries `(n, m)`, those that count here."""
+        return entries[:, self.met :] if self.met else entries
+
+    def of(self, totals: Tensor) -> Tensor:
+        """Of totals `(S, M)`, those of anchors with entries that count here."""
+        return totals[self.side, self.places][self.met :]
+
     def add(self, totals: Tensor, entries: Tensor) -> None:
         """Add what the strip's entries `(n, m)` sum to, to totals `(S, M)`."""
-        totals[self.side, self.fresh] += entries[self.part].sum(self.dim)
+        self.of(totals).add_(self.fresh(entries).sum(self.dim))
 
 
 class Negatives:
@@ -114,7 +121,7 @@ class Negatives:
         # Else it could overflow, or all of an anchor's vanish: each needs a shift of its own.
         safe = 1 / minimum < 0.8 * math.log(torch.finfo(a.dtype).max)
         self.one_exponential = safe and not self.one_each
-        self.kept: _Strip | None = None
+        self.kept: list[_Strip] = []
 
     def log_sums(self) -> tuple[Tensor, Tensor]:
         """log_sum `(S, M)`, -inf without negatives; and how many they are, as dtype of `a`."""
@@ -127,9 +134,8 @@ class Negatives:
                 if strip.exponential is not None:
                     anchors.add(sums, strip.exponential)
                 else:
-                    logits = self._logits(strip, anchors)[anchors.part]
-                    total = sums[anchors.side, anchors.fresh]
-                    total.copy_(torch.logaddexp(total, logits.logsumexp(anchors.dim)))
+                    new = anchors.fresh(self._logits(strip, anchors)).logsumexp(anchors.dim)
+                    anchors.of(sums).copy_(torch.logaddexp(anchors.of(sums), new))
         return sums.log() if self.one_exponential else sums, len(self.b) - absent
 
     def gradients(
@@ -198,23 +204,27 @@ class Negatives:
         return anchors.beside(tau) if isinstance(tau, Tensor) and self.one_each else tau
 
     def _anchors(self, strip: _Strip) -> Iterator[_Anchors]:
-        yield _Anchors(0, 1, strip.rows, strip.rows, (ALL, ALL))
+        yield _Anchors(0, 1, strip.rows)
         if self.sides > 1:
-            yield _Anchors(1, 0, ALL, ALL, (ALL, ALL))
+            yield _Anchors(1, 0, strip.columns)
         elif self.symmetric:
-            fresh = slice(strip.bottom, None)
-            yield _Anchors(0, 0, strip.columns, fresh, (ALL, slice(strip.met, None)))
+            yield _Anchors(0, 0, strip.columns, strip.met)
 
     def _strips(self) -> Iterator[_Strip]:
         rows, columns = len(self.a), len(self.b)
-        if rows * columns <= KEPT:
-            if self.kept is None:
-                self.kept = self._strip(0, rows)
-            yield self.kept
+        keep = rows * columns <= KEPT
+        if self.kept:
+            yield from self.kept
             return
-        height = max(1, STRIP // columns)
-        for top in range(0, rows, height):
-            yield self._strip(top, min(top + height, rows))
+        # What is kept needs no strips; but of a symmetric matrix they leave out nearly half.
+        height = STRIP // columns
+        if keep:
+            height = max(HALVED, rows // 8) if self.symmetric else rows
+        for top in range(0, rows, max(1, height)):
+            strip = self._strip(top, min(top + max(1, height), rows))
+            if keep:
+                self.kept.append(strip)
+            yield strip
 
     def _strip(self, top: int, bottom: int) -> _Strip:
         left = top if self.symmetric else 0
