@@ -1,5 +1,6 @@
-"""`torch.compile` takes a loss whole, its table's update included, and changes nothing."""
+"""`torch.compile` takes a loss whole, its table's update included; no step waits for a device."""
 
+import contextlib
 import copy
 
 import pytest
@@ -50,3 +51,14 @@ def test_a_compiled_loss_is_the_loss(name, index):
             found.append([value.detach(), *torch.autograd.grad(value, inputs)])
         torch.testing.assert_close(*found)
     torch.testing.assert_close(whole._orig_mod.state_dict(), eager.state_dict())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_step_reads_nothing_back(name, monkeypatch):
+    """On the meta device there is nothing to read: a step that waited for a value would raise."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    loss = LOSSES[name]().to("meta")
+    pair = [torch.ones(6, 8, device="meta", requires_grad=True) for _ in range(2)]
+    value = loss(*pair, torch.zeros(6, dtype=torch.int64, device="meta"))
+    value.backward()
+    assert all(side.grad.shape == side.shape for side in pair)
