@@ -27,6 +27,8 @@ LOSSES = {
     "individual": lambda: TwoWayGlobalContrastiveLoss(
         50, temperature=IndividualTemperature(rho=1.0), **DOUBLE
     ),
+    "recent": lambda: GlobalContrastiveLoss(50, recent=9, **DOUBLE),
+    "recent pairs": lambda: TwoWayGlobalContrastiveLoss(50, recent=9, **DOUBLE),
     "SimCLR": NTXentLoss,
     "DCL": DecoupledContrastiveLoss,
     "CLIP": ClipLoss,

@@ -68,6 +68,10 @@ class Normalizer(nn.Module):
         """log u `(M,)`, without graph, of anchors in these rows with this log ĝ `(M,)`."""
         raise NotImplementedError
 
+    def peek(self, rows: Tensor, log_g: Tensor) -> Tensor:
+        """What `forward` would return in training, without leaving a trace."""
+        raise NotImplementedError
+
 
 class InBatchNormalizer(Normalizer):
     """The mini-batch estimate, log u = log ĝ. It keeps nothing and ignores who the rows are."""
@@ -76,6 +80,9 @@ class InBatchNormalizer(Normalizer):
         return move_ids(index, device)
 
     def forward(self, rows: Tensor, log_g: Tensor) -> Tensor:
+        return log_g.detach()
+
+    def peek(self, rows: Tensor, log_g: Tensor) -> Tensor:
         return log_g.detach()
 
 
@@ -179,19 +186,32 @@ class NormalizerTable(PerSample, Normalizer):
         """
         learning = self.training and torch.is_grad_enabled()
         with torch.no_grad():
-            compute = torch.promote_types(log_g.dtype, self.log_u.dtype)
-            estimate = log_mean_over_equal_rows(rows, log_g.to(compute))
-            stored, visits = self.log_u.index_select(0, rows), self.visits.index_select(0, rows)
-            old = stored.to(compute)
             if not learning:
-                return torch.where(visits > 0, old, estimate).to(log_g.dtype)
-            gamma = step_size(visits + 1, self.gamma_min, self.gamma_decay, compute)
-            new = torch.logaddexp((-gamma).log1p() + old, gamma.log() + estimate)
-            finite = estimate.isfinite()
+                stored, visits = self._stored(rows)
+                estimate = log_mean_over_equal_rows(rows, log_g)
+                return torch.where(visits > 0, stored.to(log_g.dtype), estimate)
+            new, finite = self._average(rows, log_g)
+            stored, visits = self._stored(rows)
             # Equal rows write equal numbers.
             self.log_u.index_copy_(0, rows, torch.where(finite, new.to(stored.dtype), stored))
             self.visits.index_copy_(0, rows, visits + finite)
             return new.to(log_g.dtype)
+
+    @torch.no_grad()
+    def peek(self, rows: Tensor, log_g: Tensor) -> Tensor:
+        return self._average(rows, log_g)[0].to(log_g.dtype)
+
+    def _stored(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return self.log_u.index_select(0, rows), self.visits.index_select(0, rows)
+
+    def _average(self, rows: Tensor, log_g: Tensor) -> tuple[Tensor, Tensor]:
+        """log u with ĝ averaged in, in full precision; and whether there was one to average."""
+        compute = torch.promote_types(log_g.dtype, self.log_u.dtype)
+        estimate = log_mean_over_equal_rows(rows, log_g.to(compute))
+        stored, visits = self._stored(rows)
+        gamma = step_size(visits + 1, self.gamma_min, self.gamma_decay, compute)
+        new = torch.logaddexp((-gamma).log1p() + stored, gamma.log() + estimate)
+        return new, estimate.isfinite()
 
     def extra_repr(self) -> str:
         decay = "1/visits" if self.gamma_decay is None else f"cosine over {self.gamma_decay} visits"

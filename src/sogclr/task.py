@@ -75,6 +75,8 @@ class Task(ABC):
             state["loss"], self.loss.state_dict(), state["data"], self.identity(), run
         )
         self.loss.load_state_dict(loss)
+        if told is not None and getattr(self.loss, "recent", None) is not None:
+            self.loss.recent.clear()  # whose samples stand in other rows now
         return told
 
     @abstractmethod

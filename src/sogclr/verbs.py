@@ -61,6 +61,7 @@ def pretrain(
     gamma_min: float = 0.2,
     gamma_decay: int | None = None,
     candidates: float | None = None,
+    recent: int | None = None,
     queue_size: int | None = None,
     momentum: float | None = None,
     accumulate: int = 1,
@@ -104,6 +105,8 @@ def pretrain(
         candidates: SogCLR: with how many negatives of average weight a positive competes, like
             in a batch of one more. Default: all, as published. 255 where trained towers or
             encoders are fine-tuned.
+        recent: SogCLR: how many samples of earlier batches the batch's are told from as well.
+            For batches below 64, whose own negatives are few.
         accumulate: Forward passes whose gradients make one optimizer step. With sogclr and
             moco they aim where one large batch would, with the others where small ones do.
         optimizer: lars, sgd or adamw.
@@ -140,6 +143,7 @@ def pretrain(
         gamma_min=gamma_min,
         gamma_decay=gamma_decay,
         candidates=candidates,
+        recent=recent,
         accumulate=accumulate,
         optimizer=optimizer,
         learning_rate=learning_rate,
@@ -187,6 +191,7 @@ def align(
     gamma_min: float = 0.2,
     gamma_decay: int | None = None,
     candidates: float | None = None,
+    recent: int | None = None,
     dropout: float | None = None,
     accumulate: int = 1,
     optimizer: Optimizer = "auto",
@@ -235,6 +240,8 @@ def align(
         candidates: SogCLR: with how many negatives of average weight a positive competes, like
             in a batch of one more. Default: all, as published. 255 where trained towers or
             encoders are fine-tuned.
+        recent: SogCLR: how many samples of earlier batches the batch's are told from as well.
+            For batches below 64, whose own negatives are few.
         accumulate: Forward passes whose gradients make one optimizer step. With sogclr they
             aim where one large batch would, with the others where many small ones do.
         optimizer: lars, sgd or adamw.
@@ -272,6 +279,7 @@ def align(
         gamma_min=gamma_min,
         gamma_decay=gamma_decay,
         candidates=candidates,
+        recent=recent,
         dropout=dropout,
         accumulate=accumulate,
         optimizer=optimizer,

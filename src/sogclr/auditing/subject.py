@@ -105,7 +105,8 @@ def subject_of(
     loss = found.task.loss
     if isinstance(loss, SigLipLoss):
         raise UserError("audit: siglip judges each pair by itself: it has no normalizer to audit")
-    loss.candidates = None  # how an anchor is weighed is not how well its normalizer is known
+    # How an anchor is weighed, and among how many, is not how well its normalizer is known.
+    loss.candidates = loss.recent = None
     filled = is_run and isinstance(loss, GlobalContrastiveLoss | TwoWayGlobalContrastiveLoss)
     rows = _chosen(found, samples, filled)
     views = views or (4 if len(rows) <= 25_000 else 2)

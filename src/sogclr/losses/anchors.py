@@ -25,7 +25,7 @@ Scale = Literal["temperature", "cross-entropy"]
 
 @dataclass(frozen=True)
 class Anchors:
-    """The anchors of one side of a batch, M of them.
+    """The anchors of one side of a batch, M of them: of the batch itself, then of earlier ones.
 
     Attributes:
         estimator: of their log g.
@@ -46,9 +46,9 @@ class Contrasted:
 
     Attributes:
         value: scalar.
-        pull: `(M,)` minus the gradient by the similarity of positives.
-        rows: `(M, d)` the gradient by the rows, but for what comes of `pull`.
-        columns: `(N, d)` by the columns, where they are anchors other than the rows.
+        pull: `(L,)` minus the gradient by the similarity of positives.
+        rows: `(L, d)` the gradient by the rows of this batch, but for what comes of `pull`.
+        columns: `(L, d)` by the columns, where they are anchors other than the rows.
         tau: if it is a parameter, it and the gradient by it.
     """
 
@@ -127,6 +127,7 @@ class ContrastiveLoss(nn.Module):
         b: Tensor | None,
         absent: Absent,
         learning: bool,
+        live: int | None = None,
     ) -> Contrasted:
         """The mean over sides of the mean loss of their anchors, and its gradients.
 
@@ -137,15 +138,18 @@ class ContrastiveLoss(nn.Module):
             b: `(N, d)` unit vectors, the columns; None for those of `a` once more.
             absent: of given rows and columns, which entries are no negatives.
             learning: whether gradients are wanted by the vectors.
+            live: how many anchors are of this batch, L; default: all. The others count as
+                negatives of these and, weighed with their own u, have these as negatives.
         """
+        live = len(positive) if live is None else live
         temperature = sides[0].temperature
         attached = _tau(sides)
         tau = attached.detach() if isinstance(attached, Tensor) else attached
         negatives = Negatives(a, b, absent, len(sides), tau, temperature.minimum)
         log_sum, count = negatives.log_sums()  # (S, M)
-        weighed = self._weigh(sides, positive, tau, log_sum, count)
-        scale: float | Tensor = 1 / (len(sides) * len(positive))
-        value = self._value(temperature, weighed, tau).sum() * scale
+        weighed = self._weigh(sides, positive, tau, log_sum, count, live)
+        scale: float | Tensor = 1 / (len(sides) * live)
+        value = self._value(temperature, weighed, tau)[:, :live].sum() * scale
         by_tau = isinstance(attached, Tensor) and attached.requires_grad and torch.is_grad_enabled()
         slopes = by_tau or temperature.learns()
         if not (learning or slopes):
@@ -156,12 +160,15 @@ class ContrastiveLoss(nn.Module):
         if mean is not None:
             slope = self._slope(weighed, positive, tau, mean)
             for side, own in zip(sides, slope, strict=True):
-                side.temperature.learn(side.temperature_rows, own)
+                side.temperature.learn(side.temperature_rows[:live], own[:live])
             if by_tau and isinstance(attached, Tensor):
-                slope = temperature.by_tau(weighed.loss, slope, tau)
-                gradient = ((attached, (torch.where(weighed.present, slope, 0) * scale).sum()),)
-        pull = (weighed.pull() * scale).sum(dim=0)
-        return Contrasted(value, pull, rows, columns, gradient)
+                slope = torch.where(
+                    weighed.present, temperature.by_tau(weighed.loss, slope, tau), 0
+                )
+                gradient = ((attached, (slope * scale)[:, :live].sum()),)
+        pull = (weighed.pull() * scale)[:, :live].sum(dim=0)
+        columns = None if columns is None else columns[:live]
+        return Contrasted(value, pull, rows[:live], columns, gradient)
 
     def _weigh(
         self,
@@ -170,6 +177,7 @@ class ContrastiveLoss(nn.Module):
         tau: float | Tensor,
         log_sum: Tensor,
         count: Tensor,
+        live: int,
     ) -> _Weighed:
         rest, log_total = None, log_sum
         if self.positive_in_normalizer:
@@ -178,7 +186,7 @@ class ContrastiveLoss(nn.Module):
         present = count > 0
         log_count = count.clamp(min=1).log()
         log_g = log_total - log_count  # -inf where nothing is present
-        estimates = [side.estimator(side.rows, g) for side, g in zip(sides, log_g, strict=True)]
+        estimates = [_estimates(side, g, live) for side, g in zip(sides, log_g, strict=True)]
         log_u = torch.where(present, torch.stack(estimates), 0)
         # A stored u far below ĝ (in eval mode, at a small tau) must not make inf of it.
         ratio = (log_g - log_u).exp().clamp(max=torch.finfo(log_g.dtype).max)
@@ -213,6 +221,14 @@ class ContrastiveLoss(nn.Module):
             x = weighed.log_u - own + log_k
             slope = softplus(x) - log_k + x.sigmoid() * (slope - weighed.log_u + own)
         return torch.where(weighed.present, slope, math.nan)
+
+
+def _estimates(side: Anchors, log_g: Tensor, live: int) -> Tensor:
+    """log u of one side's anchors `(M,)`; those of earlier batches had their visit."""
+    if live == len(log_g):
+        return side.estimator(side.rows, log_g)
+    now = side.estimator(side.rows[:live], log_g[:live])
+    return torch.cat([now, side.estimator.peek(side.rows[live:], log_g[live:])])
 
 
 def _tau(sides: tuple[Anchors, ...]) -> float | Tensor:

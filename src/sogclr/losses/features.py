@@ -1,13 +1,21 @@
-"""Between the features a loss is given and the unit vectors it compares."""
+"""Between what a loss is given, features and ids, and what it compares."""
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["UnitVectors", "check_shapes", "distinct", "wants_gradients", "with_gradients"]
+__all__ = [
+    "UnitVectors",
+    "check_shapes",
+    "distinct",
+    "never_negatives",
+    "wants_gradients",
+    "with_gradients",
+]
 
 EPSILON = 1e-12  # as torch.nn.functional.normalize
 
@@ -77,3 +85,23 @@ def check_shapes(a: Tensor, b: Tensor, *ids: Tensor) -> None:
     if a.ndim != 2 or a.shape != b.shape or any(index.shape != a.shape[:1] for index in ids):
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (a, b, *ids))
         raise ValueError(f"expected features (B, d), (B, d) and ids (B,), got {shapes}")
+
+
+def never_negatives(
+    ids: list[Tensor],
+    rows: slice = slice(None),
+    columns: slice = slice(None),
+    there: Tensor | None = None,
+) -> Tensor:
+    """`(n, m)` bool: entries that are positives or absent, since they share an id or a group.
+
+    Args:
+        ids: `(B,)` each; equal ones of any.
+        rows: of the matrix of all, which are wanted.
+        columns: as rows.
+        there: `(B,)` bool, whom there is at all; default: everyone.
+    """
+    same = [each[rows, None] == each[None, columns] for each in ids]
+    if there is not None:
+        same.append(~(there[rows, None] & there[None, columns]))
+    return reduce(torch.logical_or, same)

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, normalize
 
 from ..normalizer import move_ids
-from .features import check_shapes, distinct
-from .two_way import never_negatives
+from .features import check_shapes, distinct, never_negatives
 
 __all__ = ["SigLipLoss"]
 

@@ -1,12 +1,22 @@
 """Losses for two views of one sample: every view is an anchor, the other view its positive."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ..normalizer import InBatchNormalizer, Normalizer, NormalizerTable, check_ids, move_ids
 from ..temperature import Temperature, as_temperature
 from .anchors import Anchors, ContrastiveLoss, Scale, checked_candidates
-from .features import UnitVectors, check_shapes, distinct, wants_gradients, with_gradients
+from .features import (
+    UnitVectors,
+    check_shapes,
+    distinct,
+    never_negatives,
+    wants_gradients,
+    with_gradients,
+)
+from .recent import Recent
 
 __all__ = ["DecoupledContrastiveLoss", "GlobalContrastiveLoss", "NTXentLoss", "TwoViewLoss"]
 
@@ -26,6 +36,7 @@ class TwoViewLoss(ContrastiveLoss):
         super().__init__(scale)
         self.temperature = as_temperature(temperature).for_rows(num_samples)
         self.normalizer: Normalizer = InBatchNormalizer()
+        self.recent: Recent | None = None
 
     def sides(self) -> list[tuple[Normalizer, Temperature]]:
         """The estimators of both views, which share them."""
@@ -50,21 +61,31 @@ class TwoViewLoss(ContrastiveLoss):
     def _loss(self, view1: Tensor, view2: Tensor, sample: Tensor, rows: Tensor) -> Tensor:
         check_shapes(view1, view2, sample)
         with torch.autocast(view1.device.type, enabled=False):
-            units = UnitVectors.of(torch.cat([view1, view2]))  # (2B, d)
+            units, size = UnitVectors.of(torch.cat([view1, view2])), len(view1)
             z, sample = units.vectors, sample.repeat(2)  # (2B, d), (2B,)
-            partner = z.roll(len(view1), dims=0)
+            partner, positives, there = z.roll(size, dims=0), None, None
+            recent = self.recent if self.training and torch.is_grad_enabled() else None
+            if recent is not None:
+                own, who = z.view(2, size, -1), torch.stack([sample[:size], *rows.chunk(2)])
+                (x, y), everyone, here = recent.beside(own, who)
+                recent.put(own, who)
+                z, positives = _live_first(x, y, size), _live_first(y, x, size)
+                sample = _live_first(everyone[0], everyone[0], size)
+                rows = _live_first(everyone[1], everyone[2], size)
+                there = _live_first(here, here, size)
             found = self.contrast(
                 (Anchors(self.normalizer, rows, self.temperature, sample),),
-                (z * partner).sum(dim=1),
+                (z * (partner if positives is None else positives)).sum(dim=1),
                 z,
                 None,
-                lambda i, j: sample[i, None] == sample[None, j],
+                partial(never_negatives, [sample], there=there),
                 learning=wants_gradients(view1, view2),
+                live=2 * size,
             )
             if found.rows is None or found.pull is None:
                 return found.value
             # Each is its partner's positive, too.
-            pull = found.pull + found.pull.roll(len(view1))
+            pull = found.pull + found.pull.roll(size)
             gradient = found.rows.addcmul_(pull[:, None], partner, value=-1)
             by_view1, by_view2 = units.by_features(gradient).chunk(2)
             return with_gradients(found.value, (view1, by_view1), (view2, by_view2), *found.tau)
@@ -91,6 +112,10 @@ class GlobalContrastiveLoss(TwoViewLoss):
             falls to gamma_min along a cosine. See `sogclr.normalizer.step_size`.
         candidates: with how many negatives of average weight the positive competes; None for the
             paper's objective. See `sogclr.objective.against_candidates`.
+        recent: how many samples of earlier batches count as negatives of this one, and have it
+            as theirs; see `sogclr.losses.recent`. It takes the noise of few negatives away, and
+            with it what is left of a difference between small and large batches; for batches
+            below 64.
         num_views: number of stored augmentations, or None for freshly drawn ones.
         scale: "temperature" or "cross-entropy", see the package.
         dtype: of the table, float32 or float64.
@@ -114,6 +139,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
         gamma_min: float = 0.2,
         gamma_decay: int | None = None,
         candidates: float | None = None,
+        recent: int | None = None,
         num_views: int | None = None,
         scale: Scale = "temperature",
         dtype: torch.dtype = torch.float32,
@@ -128,6 +154,8 @@ class GlobalContrastiveLoss(TwoViewLoss):
             gamma_decay=gamma_decay,
             dtype=dtype,
         )
+        # The sample, and the rows of its views.
+        self.recent = None if recent is None else Recent(recent, ids=3, dtype=dtype)
 
     # Overrides with ids that must be given: a table without them has no rows.
     def forward(  # type: ignore[override]
@@ -207,3 +235,8 @@ class DecoupledContrastiveLoss(TwoViewLoss):
         self, temperature: float | Temperature = 0.1, *, scale: Scale = "temperature"
     ) -> None:
         super().__init__(temperature, scale)
+
+
+def _live_first(one: Tensor, other: Tensor, live: int) -> Tensor:
+    """Of both views' rows, `(B + R, ...)` each, those of this batch, then those of earlier ones."""
+    return torch.cat([one[:live], other[:live], one[live:], other[live:]])

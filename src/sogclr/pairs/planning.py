@@ -49,6 +49,7 @@ class PairRequest:
     views: Views
     seed: int
     candidates: float | None = None
+    recent: int | None = None
 
 
 @dataclass(frozen=True)
