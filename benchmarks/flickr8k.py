@@ -67,10 +67,10 @@ class Method:
     values: tuple[float, ...]
     tau: Tau = "constant"
     gamma_decay: int | None = None
-    rows: int | None = None  # of this batch and of earlier ones, told from each other
+    rows: int = 0  # of this batch and of earlier ones, told from each other
 
-    def recent(self, batch: int) -> int | None:
-        return None if self.rows is None or self.rows <= batch else self.rows - batch
+    def recent(self, batch: int) -> int:
+        return max(0, self.rows - batch)
 
 
 METHODS = {

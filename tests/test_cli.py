@@ -139,6 +139,12 @@ def test_candidates_are_those_of_sogclr(photos, tmp_path, capsys):
     assert settings["resolved"]["candidates"] == 255
 
 
+def test_recent_rows_are_those_of_sogclr(photos, tmp_path, capsys):
+    asked = ["pretrain", photos, "--out", tmp_path / "run", "--recent"]
+    assert "recent: goes with --method sogclr" in refused(capsys, *asked, "5", "--method", "moco")
+    assert "recent: must not be negative, got -1" in refused(capsys, *asked, "-1")
+
+
 def test_moco_tells_and_stores_its_queue_and_momentum(photos, tmp_path, capsys):
     run = str(tmp_path / "run")
     main(["pretrain", str(photos), "--out", run, "--epochs", "1", "--method", "moco", *FAST])

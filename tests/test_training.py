@@ -62,12 +62,12 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(make_folder, 
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("method", ["sogclr", "moco"])
+@pytest.mark.parametrize("changes", [{}, {"recent": 11}, {"method": "moco"}])
 def test_stopped_and_resumed_is_uninterrupted(
-    make_folder, tmp_path, monkeypatch, method, accumulate
+    make_folder, tmp_path, monkeypatch, changes, accumulate
 ):
     photos = make_folder(per_class=20)
-    settings = dict(method=method, epochs=3, accumulate=accumulate, **SHORT)
+    settings = dict(epochs=3, accumulate=accumulate, **changes, **SHORT)
     sogclr.pretrain(photos, tmp_path / "whole", **settings)
 
     stop_at = {2, 4}
@@ -140,6 +140,17 @@ def test_a_folder_that_grew_keeps_what_is_known(make_folder, tmp_path, capsys):
         after["data"][""]["ids"].tolist(), after["loss"]["normalizer.visits"], strict=False
     ):
         assert count == visits.get(id, 0)
+
+
+def test_rows_of_earlier_batches_are_forgotten_where_samples_moved(make_folder, tmp_path):
+    photos, run = make_folder(), tmp_path / "run"
+    sogclr.pretrain(photos, run, recent=7, epochs=2, **SHORT)
+    assert Run(run).read_checkpoint()["loss"]["recent.filled"].all()
+    sogclr.pretrain(photos, run, resume=True)
+    assert Run(run).read_checkpoint()["loss"]["recent.filled"].all()
+    Image.new("RGB", (12, 10), (9, 90, 9)).save(photos / "blue" / "0000.png")  # moves all behind
+    sogclr.pretrain(photos, run, resume=True)
+    assert not Run(run).read_checkpoint()["loss"]["recent.filled"].any()
 
 
 def test_keys_in_the_queue_follow_their_samples_in_a_folder_that_changed(make_folder, tmp_path):

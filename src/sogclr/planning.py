@@ -238,7 +238,7 @@ def check_request(request: Any, n: int, workers: int | None, what: str = "image"
         )
     if not 0 < request.gamma_min <= 1:
         raise UserError(f"gamma-min: must be above 0 and at most 1, got {request.gamma_min:g}")
-    for name in ("epochs", "accumulate", "image_size", "gamma_decay", "recent"):
+    for name in ("epochs", "accumulate", "image_size", "gamma_decay"):
         value = getattr(request, name)
         if value is not None and value < 1:
             raise UserError(f"{name.replace('_', '-')}: must be at least 1, got {value}")
@@ -254,6 +254,8 @@ def check_request(request: Any, n: int, workers: int | None, what: str = "image"
         raise UserError(f"candidates: must be above 0, got {request.candidates:g}; try 255")
     if request.recent is not None and request.method != "sogclr":
         raise UserError("recent: goes with --method sogclr; moco has a --queue-size")
+    if request.recent is not None and request.recent < 0:
+        raise UserError(f"recent: must not be negative, got {request.recent}")
     if request.seed < 0:
         raise UserError(f"seed: must not be negative, got {request.seed}")
 

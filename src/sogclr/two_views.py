@@ -40,7 +40,7 @@ def build_loss(plan: Plan, num_samples: int) -> ContrastiveLoss:
         gamma_min=plan.request.gamma_min,
         gamma_decay=plan.request.gamma_decay,
         candidates=plan.request.candidates,
-        recent=plan.request.recent,
+        recent=plan.request.recent or None,
     )
 
 

@@ -105,8 +105,8 @@ def pretrain(
         candidates: SogCLR: with how many negatives of average weight a positive competes, like
             in a batch of one more. Default: all, as published. 255 where trained towers or
             encoders are fine-tuned.
-        recent: SogCLR: how many samples of earlier batches the batch's are told from as well.
-            For batches below 64, whose own negatives are few.
+        recent: SogCLR: how many images of earlier batches the batch's are told from as well.
+            Default: none, for earlier features must compare with new ones.
         accumulate: Forward passes whose gradients make one optimizer step. With sogclr and
             moco they aim where one large batch would, with the others where small ones do.
         optimizer: lars, sgd or adamw.
@@ -240,8 +240,9 @@ def align(
         candidates: SogCLR: with how many negatives of average weight a positive competes, like
             in a batch of one more. Default: all, as published. 255 where trained towers or
             encoders are fine-tuned.
-        recent: SogCLR: how many samples of earlier batches the batch's are told from as well.
-            For batches below 64, whose own negatives are few.
+        recent: SogCLR: how many pairs of earlier batches the batch's are told from as well.
+            Default: where both towers are frozen, 256 with the batch; else 0, for earlier rows
+            must compare with new ones.
         accumulate: Forward passes whose gradients make one optimizer step. With sogclr they
             aim where one large batch would, with the others where many small ones do.
         optimizer: lars, sgd or adamw.

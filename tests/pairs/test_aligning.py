@@ -68,7 +68,7 @@ def test_a_run_leaves_what_it_says(trained, joined):
     settings = json.loads((joined / "settings.json").read_text())
     assert settings["kind"] == "pairs"
     assert settings["asked"]["temperature"] is None
-    open_still = {"columns", "image_size", "gamma_decay", "rho", "candidates"}
+    open_still = {"columns", "image_size", "gamma_decay", "rho", "candidates", "recent"}
     assert {k for k, v in settings["resolved"].items() if v is None} <= open_still
 
 
@@ -141,7 +141,7 @@ def _interrupt(monkeypatch, stop_at):
     "changes",
     [
         {}, {"accumulate": 2}, {"tau": "individual"}, {"tau": "learned", "method": "clip"},
-        {"freeze": "image,text"}, {"freeze": "text"},
+        {"freeze": "image,text"}, {"freeze": "text"}, {"recent": 11},
     ],
     ids=lambda changes: "-".join(map(str, changes.values())) or "plain",
 )  # fmt: skip
@@ -454,3 +454,15 @@ def test_damaged_towers_say_so(pairs, fast, tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"the towers of .* do not fit"):
         sogclr.load(tmp_path / "run")
+
+
+def test_recent_pairs_are_derived_where_towers_are_frozen(pairs, fast, frozen, tmp_path, capsys):
+    heads = {**frozen, "freeze": "image,text"}
+    runs = {"heads": heads, "towers": fast, "none": {**heads, "recent": 0}}
+    found = {}
+    for name, settings in runs.items():
+        sogclr.align(pairs, tmp_path / name, **{**settings, "epochs": 1, "batch_size": 8})
+        state = torch.load(tmp_path / name / "checkpoint.pt")["loss"]
+        found[name] = len(state["recent.filled"]) if "recent.filled" in state else 0
+    assert found == {"heads": 16, "towers": 0, "none": 0}  # of 24 pairs
+    assert "256 rows are told from each other" in capsys.readouterr().err

@@ -54,7 +54,7 @@ def build_loss(plan: PairPlan, sizes: tuple[int, int]) -> nn.Module:
         gamma_min=request.gamma_min,
         gamma_decay=request.gamma_decay,
         candidates=request.candidates,
-        recent=request.recent,
+        recent=plan.recent or None,
     )
 
 
