@@ -44,7 +44,7 @@ from sogclr.data.arrays import ArraySource
 from sogclr.data.folder import FolderSource
 from sogclr.data.loading import BatchPlan, view_batches
 from sogclr.data.source import ImageSource
-from sogclr.data.views import blur_radius, photometric, standardize
+from sogclr.data.views import blur_radius, encoder_inputs
 from sogclr.settings import Views
 
 HERE = Path(__file__).parent
@@ -115,7 +115,7 @@ def ours(source: ImageSource, size: int, views: Views) -> None:
     for batch in view_batches(
         source, plan, image_size=size, crop_min=views.crop_min or 0.0, workers=0
     ):
-        standardize(photometric(batch.crops, batch.draws, views), MEAN, STD)
+        encoder_inputs(batch.crops, batch.draws, views, MEAN, STD)
 
 
 def theirs(source: ImageSource, view: View) -> None:
