@@ -1,10 +1,10 @@
 """Random views of an image in two stages, and the one view that evaluation sees.
 
-    crop          one image in a loader worker, Pillow: crop and resize, to uint8
-    photometric   a whole batch on any device: flip, colour jitter, grey, blur
+    crop          one image in a loader worker: crop and resize, to uint8
+    photometric   a whole batch on any device: flip, colour jitter, grey, blur (`changes.py`)
 
-Decoding and cropping alone are several times as fast as all of it, and uint8 is a quarter of
-the bytes to hand over; the rest is cheap where it is batched.
+Decoding and cropping alone are twice as fast as all of it, and uint8 is a quarter of the bytes to
+hand over; the rest is cheap where it is batched.
 
 All that is random about a view comes from one row of `DRAWS` uniform numbers, made from the
 sample's id on the host (`randomness.uniforms`). The layout of a row is the constants below; the
@@ -123,10 +123,12 @@ def _largest_central_box(width: int, height: int) -> Box:
 def crop(image: Image.Image, box: Box, size: int) -> NDArray[np.uint8]:
     """Cut out `box` and resize it, bilinear with antialiasing.
 
-    Up to 64 px by Pillow, where torch's calls would cost more than they do. The pixels just
-    outside the box have a part in those at its edge. Beyond, by torch, which has vector
-    instructions for it and takes a third of the time: `RandomResizedCrop`'s pixels to within one
-    grey level, the box cut out first.
+    Up to 64 px by Pillow, where a call of torch's costs more than the work. The pixels just
+    outside the box have a part in those at its edge.
+
+    Beyond, by torch, which has vector instructions for it and takes a third of the time. It is
+    `RandomResizedCrop`: the box is cut out first. Bytes are within one grey level of the exact
+    result, as Pillow's are; 19 of 20 are the same as Pillow's, the others one off, hardly any two.
 
     Args:
         image: mode RGB.
