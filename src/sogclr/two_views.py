@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .data.loading import Batch, BatchPlan, view_batches
 from .data.source import ImageSource
-from .data.views import photometric, standardize
+from .data.views import encoder_inputs
 from .evaluation.features import embed_rows
 from .evaluation.knn import knn_accuracy
 from .identity import Fingerprint, fingerprint
@@ -121,6 +121,4 @@ class TwoViewTask(Task):
         """`(2b, 3, S, S)`, first all first views, then all second views."""
         # Elsewhere than on CUDA a copy may be read before it has arrived.
         crops = batch.crops.to(device, non_blocking=device.type == "cuda")  # (2b, 3, S, S)
-        return standardize(
-            photometric(crops, batch.draws, self.plan.views), self.spec.mean, self.spec.std
-        ).contiguous(memory_format=torch.channels_last)
+        return encoder_inputs(crops, batch.draws, self.plan.views, self.spec.mean, self.spec.std)

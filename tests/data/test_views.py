@@ -24,6 +24,7 @@ from sogclr.data.views import (
     center_view,
     crop,
     crop_box,
+    encoder_inputs,
     flipped,
     grayed,
     jitter_amounts,
@@ -217,6 +218,31 @@ def test_crop_without_scaling_is_a_slice():
     np.testing.assert_array_equal(view, np.asarray(image)[7:27, 3:23].transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize("size", [65, 96, 224])
+@pytest.mark.parametrize("shape", [(500, 375), (90, 120), (224, 224)])
+def test_large_crops_are_torchvisions(size, shape):
+    """Of noise, the hardest to resize: as near to the exact result as Pillow, up to the edges."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape[::-1], 3), dtype=np.uint8)
+    image, exact = Image.fromarray(pixels), torch.from_numpy(pixels).permute(2, 0, 1).double()
+    for row in draws_for(20):
+        left, top, right, bottom = box = crop_box(row, *shape, 0.08)
+        place = top, left, bottom - top, right - left
+        view = crop(image, box, size).astype(int)
+        exact_view = TF.resized_crop(exact, *place, [size, size], antialias=True).numpy()
+        assert np.abs(view - exact_view).max() < 1.1
+        pillow = np.asarray(TF.resized_crop(image, *place, [size, size])).transpose(2, 0, 1)
+        assert np.abs(view - pillow).max() <= 2
+        assert (view == pillow).mean() > 2 / 3
+
+
+@pytest.mark.parametrize("size", [64, 65])
+def test_crop_is_channels_first_and_contiguous_either_way(size):
+    view = crop(picture(90, 80), (3, 5, 83, 75), size)
+    assert view.shape == (3, size, size)
+    assert view.dtype == np.uint8
+    assert view.flags.c_contiguous
+
+
 def test_crop_averages_when_it_shrinks():
     """Antialiasing: a fine checkerboard turns grey, it does not alias."""
     board = np.indices((64, 64)).sum(0) % 2 * 255
@@ -359,6 +385,15 @@ def test_blur_is_torchvisions(size):
     torch.testing.assert_close(photometric(images, draws, views), expected, atol=1e-5, rtol=0)
 
 
+def test_kernels_cut_to_small_sigmas_are_torchvisions():
+    """Whose kernels are 23 pixels long, whatever sigma is."""
+    images, draws = images_of(5, 224), draws_for(5)
+    draws[:, module._SIGMA] = np.linspace(SMALLEST, 0.3, 5)
+    views = Views(blur=1).over(OFF)
+    expected = one_by_one(images, draws, views)
+    torch.testing.assert_close(photometric(images, draws, views), expected, atol=1e-5, rtol=0)
+
+
 def test_blurred_white_is_not_brighter_than_white():
     images = torch.full((100, 3, 64, 64), 255, dtype=torch.uint8)
     result = photometric(images, draws_for(100), Views(blur=1).over(OFF))
@@ -413,6 +448,41 @@ def test_a_result_does_not_depend_on_the_rest_of_the_batch():
         torch.testing.assert_close(alone, together[i : i + 1], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("most", [1, 3, 48])
+def test_parts_are_all_rows_blurred_or_not_and_sorted(most):
+    draws = draws_for(48)
+    parts = list(module._parts(draws, ALL, most))
+    assert sorted(np.concatenate(parts)) == list(range(48))
+    largest = 0.0
+    for part in map(draws.__getitem__, parts):
+        assert len(part) <= most
+        assert blurred(part, ALL).all() or not blurred(part, ALL).any()
+        jitter = jittered(part, ALL)
+        assert (np.diff(jitter.astype(int)) >= 0).all()
+        assert (np.diff((jitter_order(part[jitter]) == HUE).argmax(axis=1)) >= 0).all()
+        if blurred(part, ALL).any():
+            assert blur_sigma(part).min() >= largest
+            largest = blur_sigma(part).max()
+
+
+@pytest.mark.parametrize("floats", [1, 3 * 24**2, 5 * 3 * 24**2])
+def test_a_result_does_not_depend_on_the_size_of_parts(floats, monkeypatch):
+    images, draws = images_of(48, 24), draws_for(48)
+    whole = photometric(images, draws, ALL)
+    monkeypatch.setattr(module, "_PART", floats)
+    torch.testing.assert_close(photometric(images, draws, ALL), whole, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 48])
+def test_encoder_inputs_are_standardized_views(count):
+    images, draws = images_of(count, 24), draws_for(count)
+    mean, std = (0.1, 0.5, 0.9), (0.2, 0.3, 0.4)
+    actual = encoder_inputs(images, draws, ALL, mean, std)
+    expected = standardize(photometric(images, draws, ALL), mean, std)
+    torch.testing.assert_close(actual, expected, atol=0, rtol=0)
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_inputs_stay_as_they_were():
     images, draws = images_of(16, 24), draws_for(16)
     images_before, draws_before = images.clone(), draws.copy()
@@ -438,9 +508,12 @@ def test_nothing_is_read_back_from_the_device():
     draws = draws_for(64)
     with FakeTensorMode():
         images = torch.empty(64, 3, 24, 24, dtype=torch.uint8, device="cuda")
-        result = standardize(photometric(images, draws, ALL), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
-    assert result.device.type == "cuda"
-    assert result.dtype == torch.float32
+        mean, std = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
+        standardized = standardize(photometric(images, draws, ALL), mean, std)
+        inputs = encoder_inputs(images, draws, ALL, mean, std)
+    for result in (standardized, inputs):
+        assert result.device.type == "cuda"
+        assert result.dtype == torch.float32
 
 
 def test_standardize_is_per_channel():

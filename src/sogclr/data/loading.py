@@ -123,7 +123,8 @@ class _TwoViews(Dataset):
                 crops[view, i] = crop(image, box, self.size)
         return Batch(
             replace(plan, rows=plan.rows[readable]),
-            torch.from_numpy(crops[:, readable]).flatten(0, 1),
+            # A mask would copy them all.
+            torch.from_numpy(crops if readable.all() else crops[:, readable]).flatten(0, 1),
             np.concatenate([d[readable] for d in draws]),
             unreadable,
         )

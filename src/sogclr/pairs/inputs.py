@@ -13,7 +13,7 @@ from torch import Tensor
 from ..data.pairs import Texts
 from ..data.randomness import uniforms
 from ..data.source import ImageSource, UnreadableImageError
-from ..data.views import DRAWS, center_view, crop, crop_box, photometric, standardize
+from ..data.views import DRAWS, center_view, crop, crop_box, encoder_inputs, standardize
 from ..settings import Views
 from .towers import PairSpec
 
@@ -100,10 +100,8 @@ class ImageViews:
 
     def to_model(self, prepared: Prepared, device: torch.device) -> Tensor:
         assert prepared.draws is not None
-        images = photometric(_move(prepared.tensor, device), prepared.draws, self.views)
-        return standardize(images, self.spec.mean, self.spec.std).contiguous(
-            memory_format=torch.channels_last
-        )
+        images = _move(prepared.tensor, device)
+        return encoder_inputs(images, prepared.draws, self.views, self.spec.mean, self.spec.std)
 
 
 class CenterImages:

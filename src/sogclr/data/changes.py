@@ -1,0 +1,167 @@
+"""What is done to the pixels of a batch: changes of colour, blur; each view in its own measure.
+
+Every function gives what `torchvision.transforms.v2.functional` gives for a float image, hue
+included. Images x are `(B, 3, S, S)` float32 in [0, 1] on any device; parameters come from the
+host, and nothing is read back.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = [
+    "BRIGHTNESS",
+    "CONTRAST",
+    "HUE",
+    "SATURATION",
+    "blur",
+    "gray",
+    "hue_position",
+    "jitter_",
+    "on_device",
+]
+
+Floats = NDArray[np.float64]
+
+# Columns of amounts, values of orders.
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+
+_LUMA = (0.2989, 0.587, 0.114)
+# Weights below this share of the largest are nothing beside float32's resolution, and left out:
+# subnormal ones would make the convolution up to five times slower on a CPU.
+_SMALLEST_WEIGHT = 1e-9
+_REACH = math.sqrt(-2 * math.log(_SMALLEST_WEIGHT))  # 6.4 sigmas
+
+
+def on_device(device: torch.device, array: NDArray[np.generic]) -> Tensor:
+    """To the device without waiting for it. Floats become float32."""
+    tensor = torch.from_numpy(array)
+    if tensor.is_floating_point():
+        tensor = tensor.float()
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def jitter_(x: Tensor, amounts: Floats, order: NDArray[np.int64]) -> None:
+    """Four changes in each sample's own order, without sorting samples into its 24 cases.
+
+    Brightness, contrast and saturation are one formula with three weights, see `_blend_`. So
+    every sample takes blend, blend, blend, with the hue shift before, between or after them.
+    With the samples sorted by where that is, those that take the k-th blend before it are a
+    tail of the batch, the others a head: seven calls on views, whatever the orders are.
+
+    Args:
+        x: changed in place.
+        amounts: `(B, 4)`, factors of brightness, contrast and saturation, and hue shift in turns.
+        order: `(B, 4)`, the columns of amounts in the order in which a sample takes them;
+            samples sorted by `hue_position`.
+    """
+    position = hue_position(order)
+    weights = on_device(x.device, _blend_weights(amounts, order))  # (3, B, 3)
+    shift = on_device(x.device, amounts[:, HUE])
+    heads = [int((position <= k).sum()) for k in range(3)]
+    for k, head in enumerate(heads):
+        _blend_(x[head:], weights[k, head:])
+    _shift_hue_(x, shift)
+    for k, head in enumerate(heads):
+        _blend_(x[:head], weights[k, :head])
+
+
+def hue_position(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many of the other three changes come before the hue shift, `(B,)`."""
+    return (order == HUE).argmax(axis=1)
+
+
+def _blend_weights(amounts: Floats, order: NDArray[np.int64]) -> Floats:
+    """Weights of the image, of its grey and of the mean of its grey: `(3 blends, B, 3)`."""
+    blends = order[order != HUE].reshape(-1, 3)  # (B, 3): boolean indexing goes row by row
+    factors = np.take_along_axis(amounts, blends, axis=1)
+    toward = [(1 - factors) * (blends == target) for target in (SATURATION, CONTRAST)]
+    return np.stack([factors, *toward], axis=-1).transpose(1, 0, 2)
+
+
+def _blend_(x: Tensor, weights: Tensor) -> None:
+    """x <- w0 x + w1 grey(x) + w2 mean(grey(x)), clamped; weights `(B, 3)`.
+
+    Brightness has w1 = w2 = 0; saturation w1 = 1 - w0; contrast w2 = 1 - w0.
+    """
+    if not len(x):
+        return
+    keep, gray, mean = weights[:, :, None, None, None].unbind(1)  # each (B, 1, 1, 1)
+    luma = _luma(x)
+    level = luma.mean(dim=(2, 3), keepdim=True)  # (B, 1, 1, 1)
+    target = luma.mul_(gray).add_(level * mean)
+    torch.addcmul(target, x, keep, out=x).clamp_(0, 1)
+
+
+def _luma(x: Tensor) -> Tensor:
+    """Weighted sum of the channels, `(B, 1, S, S)`."""
+    red, green, blue = x.split(1, dim=1)
+    return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+
+
+def _shift_hue_(x: Tensor, shift: Tensor) -> None:
+    """Add `shift` `(B,)`, in turns, to the hue of HSV.
+
+    Saturation and value stay, so the largest and smallest of the three channels do; hue says
+    how far each channel is from one to the other: it is at the largest up to a sixth of a turn
+    from the channel's own hue, at the smallest beyond two, linear between.
+    """
+    low = x.amin(1)  # (B, S, S)
+    span = x.amax(1).sub_(low)
+    sixths = _hue(x, low, span).add_(6 * shift[:, None, None])
+    own = torch.arange(-2, 3, 2, device=x.device)[:, None, None]  # (3, 1, 1): red, green, blue
+    # Distance on the circle is 3 - ||t| - 3| for |t| <= 6. Beyond, up to |t| = 7, the clamp
+    # hides the difference; hue is in [-3, 3] and shift in [-1.5, 1.5] sixths.
+    share = (sixths[:, None] - own).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)  # (B, 3, S, S)
+    torch.addcmul(low[:, None], share, span[:, None], out=x)
+
+
+def _hue(x: Tensor, low: Tensor, span: Tensor) -> Tensor:
+    """Hue in sixths of a turn from green towards blue, in [-3, 3]: `(B, S, S)`.
+
+    Without the usual cases. With channels scaled so that the smallest is 0, the largest 1 and
+    the one between m, the distance from green is m, 2 - m or 2 + m as green is the largest, the
+    middle or the smallest: each time 1 + red + blue - green. Its sign is that of blue - red.
+    """
+    red, green, blue = x.unbind(1)
+    excess = (red + blue).sub_(green).sub_(low)
+    distance = excess.div_(span.clamp(min=torch.finfo(x.dtype).tiny)).add_(1)
+    return distance.copysign_(blue - red)
+
+
+def gray(x: Tensor) -> Tensor:
+    """Three channels that are one."""
+    return _luma(x).expand_as(x)
+
+
+def blur(x: Tensor, sigma: Floats, radius: int) -> Tensor:
+    """Gaussian along the width, then along the height; edges reflected.
+
+    Args:
+        x: images.
+        sigma: `(B,)`, in pixels.
+        radius: of the kernel. It is cut to what the largest sigma needs, so that images of like
+            sigma are blurred sooner together.
+    """
+    radius = min(radius, math.ceil(_REACH * float(sigma.max())))
+    kernels = on_device(x.device, _gaussians(sigma, radius))  # (B, K)
+    kernels = kernels[:, None].expand(-1, 3, -1).flatten(0, 1)  # (3B, K), one for each plane
+    planes = F.pad(x, (radius,) * 4, mode="reflect").flatten(0, 1)  # (3B, S + K - 1, S + K - 1)
+    # Under autocast a convolution would round to half precision.
+    with torch.autocast(x.device.type, enabled=False):
+        planes = F.conv2d(planes[None], kernels[:, None, None], groups=len(kernels))
+        planes = F.conv2d(planes, kernels[:, None, :, None], groups=len(kernels))
+    # Weights rounded to float32 can add up to slightly more than 1.
+    return planes.view_as(x).clamp_(max=1)
+
+
+def _gaussians(sigma: Floats, radius: int) -> Floats:
+    """Normalized kernels, `(B,)` to `(B, 2 radius + 1)`."""
+    distance = np.arange(-radius, radius + 1) / sigma[:, None]
+    weights = np.exp(-0.5 * distance**2)
+    weights[weights < _SMALLEST_WEIGHT] = 0
+    return weights / weights.sum(axis=1, keepdims=True)
