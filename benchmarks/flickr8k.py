@@ -318,12 +318,17 @@ def picture(done: list[dict[str, Any]], target: Path) -> None:
     figure.savefig(target, dpi=130)
 
 
-def unpacked(folder: Path) -> Path:
+def archive() -> Path:
+    """Where Flickr8k is."""
     default = HERE.parents[1] / "shared" / "data"
-    archive = Path(os.environ.get("SOGCLR_DATA", default)) / ARCHIVE
-    if not archive.is_file():
-        raise SystemExit(f"no {archive}; set SOGCLR_DATA to the folder that holds {ARCHIVE}")
-    with tarfile.open(archive) as tar:
+    file = Path(os.environ.get("SOGCLR_DATA", default)) / ARCHIVE
+    if not file.is_file():
+        raise SystemExit(f"no {file}; set SOGCLR_DATA to the folder that holds {ARCHIVE}")
+    return file
+
+
+def unpacked(folder: Path) -> Path:
+    with tarfile.open(archive()) as tar:
         tar.extractall(folder, filter="data")
     return folder / "flickr8k"
 

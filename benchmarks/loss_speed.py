@@ -47,24 +47,13 @@ PEERS = ("libauc", "open_clip_torch", "lightly", "pytorch-metric-learning")
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def ours(kind: str) -> Loss:
-    loss = {
-        "SogCLR, pairs": lambda: sogclr.TwoWayGlobalContrastiveLoss(SAMPLES, temperature=TAU),
-        "CLIP": lambda: sogclr.ClipLoss(TAU),
-        "SogCLR, two views": lambda: sogclr.GlobalContrastiveLoss(SAMPLES, temperature=TAU),
-        "SimCLR": lambda: sogclr.NTXentLoss(TAU),
-    }[kind]()
-    return lambda a, b, index: loss(a, b, index)
-
-
 def libauc(mode: str) -> Loss:
     from libauc.losses import GCLoss
 
     with contextlib.redirect_stdout(io.StringIO()):
         loss = GCLoss(mode, N=SAMPLES, tau=TAU, device="cpu")
-    if mode == "bimodal":  # it returns temperatures as well
-        return lambda a, b, index: loss(a, b, index)[0]
-    return lambda a, b, index: loss(a, b, index)
+    # In that mode it returns temperatures as well.
+    return (lambda a, b, index: loss(a, b, index)[0]) if mode == "bimodal" else loss
 
 
 def open_clip() -> Loss:
@@ -91,14 +80,14 @@ def metric_learning() -> Loss:
 # Ours first: the others are told relative to it.
 FAMILIES: dict[str, dict[str, Callable[[], Loss]]] = {
     "pairs": {
-        "sogclr": lambda: ours("SogCLR, pairs"),
-        "sogclr, CLIP's": lambda: ours("CLIP"),
+        "sogclr": lambda: sogclr.TwoWayGlobalContrastiveLoss(SAMPLES, temperature=TAU),
+        "sogclr, CLIP's": lambda: sogclr.ClipLoss(TAU),
         "LibAUC": lambda: libauc("bimodal"),
         "open_clip": open_clip,
     },
     "two views": {
-        "sogclr": lambda: ours("SogCLR, two views"),
-        "sogclr, SimCLR's": lambda: ours("SimCLR"),
+        "sogclr": lambda: sogclr.GlobalContrastiveLoss(SAMPLES, temperature=TAU),
+        "sogclr, SimCLR's": lambda: sogclr.NTXentLoss(TAU),
         "LibAUC": lambda: libauc("unimodal"),
         "lightly": lightly,
         "pytorch-metric-learning": metric_learning,
@@ -249,7 +238,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def largest() -> dict[str, Any]:
     """Two views of 65,536 samples, width 512: 131,072 anchors, 17 billion similarities."""
-    loss = ours("SogCLR, two views")
+    loss = FAMILIES["two views"]["sogclr"]()
     a, b, index = batch(65_536, 512)
     a.grad, b.grad = torch.zeros_like(a), torch.zeros_like(b)
     forget_peak()

@@ -20,7 +20,6 @@ $SOGCLR_DATA (flickr8k-144.tar). Needs lightly.
 
 import io
 import json
-import os
 import random
 import statistics
 import tarfile
@@ -35,6 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision.transforms as T
+from flickr8k import archive
 from lightly.transforms import SimCLRTransform
 from machine import machine
 from PIL import Image, ImageFilter
@@ -49,7 +49,6 @@ from sogclr.settings import Views
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "view_speed.json"
-ARCHIVE = "flickr8k-144.tar"
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 BATCH, ROUNDS = 64, 9
 FILES, SMALL = 2 * BATCH, 16 * BATCH
@@ -125,12 +124,8 @@ def theirs(source: ImageSource, view: View) -> None:
 
 def photos(count: int) -> list[Image.Image]:
     """The first of the archive."""
-    default = HERE.parents[1] / "shared" / "data"
-    archive = Path(os.environ.get("SOGCLR_DATA", default)) / ARCHIVE
-    if not archive.is_file():
-        raise SystemExit(f"no {archive}; set SOGCLR_DATA to the folder that holds {ARCHIVE}")
     images: list[Image.Image] = []
-    with tarfile.open(archive) as tar:
+    with tarfile.open(archive()) as tar:
         for member in tar:
             if len(images) < count and member.name.endswith(".webp"):
                 file = tar.extractfile(member)

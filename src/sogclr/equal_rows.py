@@ -54,7 +54,7 @@ def _totals(
     """The sum of the values with the same row, and how many of them count, `(M,)` each."""
     order = values.argsort()
     order = order[rows[order].argsort(stable=True)]
-    rows, values = rows[order], values[order]
+    rows, values, counted = rows[order], values[order], counted[order]
     first, last = torch.searchsorted(rows, rows), torch.searchsorted(rows, rows, right=True) - 1
     longest = int((last - first).max()) + 1 if _on_host(rows) else len(rows)
     distance = 1
@@ -64,8 +64,8 @@ def _totals(
         sums = torch.where(same, add(values[distance:], values[:-distance]), values[distance:])
         values = torch.cat([values[:distance], sums])
         distance *= 2
-    up_to = counted[order].cumsum(dim=0)
-    count = up_to[last] - up_to[first] + counted[order][first]
+    up_to = counted.cumsum(dim=0)
+    count = up_to[last] - up_to[first] + counted[first]
     total, back = values[last], order.argsort()
     return total[back], count[back]
 

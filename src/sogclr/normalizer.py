@@ -186,12 +186,12 @@ class NormalizerTable(PerSample, Normalizer):
         """
         learning = self.training and torch.is_grad_enabled()
         with torch.no_grad():
-            if not learning:
-                stored, visits = self._stored(rows)
-                estimate = log_mean_over_equal_rows(rows, log_g)
-                return torch.where(visits > 0, stored.to(log_g.dtype), estimate)
-            new, finite = self._average(rows, log_g)
+            estimate = self._estimate(rows, log_g)
             stored, visits = self._stored(rows)
+            if not learning:
+                old = stored.to(estimate.dtype)
+                return torch.where(visits > 0, old, estimate).to(log_g.dtype)
+            new, finite = self._averaged(stored, visits, estimate), estimate.isfinite()
             # Equal rows write equal numbers.
             self.log_u.index_copy_(0, rows, torch.where(finite, new.to(stored.dtype), stored))
             self.visits.index_copy_(0, rows, visits + finite)
@@ -199,19 +199,21 @@ class NormalizerTable(PerSample, Normalizer):
 
     @torch.no_grad()
     def peek(self, rows: Tensor, log_g: Tensor) -> Tensor:
-        return self._average(rows, log_g)[0].to(log_g.dtype)
+        new = self._averaged(*self._stored(rows), self._estimate(rows, log_g))
+        return new.to(log_g.dtype)
+
+    def _estimate(self, rows: Tensor, log_g: Tensor) -> Tensor:
+        """log ĝ of each entry's row, in the wider of both dtypes."""
+        compute = torch.promote_types(log_g.dtype, self.log_u.dtype)
+        return log_mean_over_equal_rows(rows, log_g.to(compute))
 
     def _stored(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         return self.log_u.index_select(0, rows), self.visits.index_select(0, rows)
 
-    def _average(self, rows: Tensor, log_g: Tensor) -> tuple[Tensor, Tensor]:
-        """log u with ĝ averaged in, in full precision; and whether there was one to average."""
-        compute = torch.promote_types(log_g.dtype, self.log_u.dtype)
-        estimate = log_mean_over_equal_rows(rows, log_g.to(compute))
-        stored, visits = self._stored(rows)
-        gamma = step_size(visits + 1, self.gamma_min, self.gamma_decay, compute)
-        new = torch.logaddexp((-gamma).log1p() + stored, gamma.log() + estimate)
-        return new, estimate.isfinite()
+    def _averaged(self, stored: Tensor, visits: Tensor, estimate: Tensor) -> Tensor:
+        """log u with one visit more."""
+        gamma = step_size(visits + 1, self.gamma_min, self.gamma_decay, estimate.dtype)
+        return torch.logaddexp((-gamma).log1p() + stored, gamma.log() + estimate)
 
     def extra_repr(self) -> str:
         decay = "1/visits" if self.gamma_decay is None else f"cosine over {self.gamma_decay} visits"

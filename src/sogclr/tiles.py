@@ -8,7 +8,7 @@ Once it has decided by these how much each anchor weighs, the gradient by the si
 weight_i P_ij: no Jacobian of a softmax. So similarities are formed strip by strip, once for the
 sums and once more for the gradient, and nothing of size B x B is kept. That takes 8 B²d floating
 point operations for pairs instead of 6; for two views, where each similarity serves both its
-anchors, 16 instead of 12. What fits in one strip is kept.
+anchors, 16 instead of 12. What fits is kept.
 """
 
 import math
@@ -34,17 +34,15 @@ class _Strip:
     """Rows `top` to `bottom` of the matrix, from column `left` on.
 
     Attributes:
-        similarity: `(n, m)` s; s / tau where one exponential serves all anchors.
+        values: `(n, m)` exp(s / tau), 0 where absent, if one serves all anchors; else s.
         absent: `(n, m)` bool, what is no negative.
-        exponential: `(n, m)` exp(s / tau), 0 where absent; None where each side needs its own.
     """
 
     top: int
     bottom: int
     left: int
-    similarity: Tensor
+    values: Tensor
     absent: Tensor
-    exponential: Tensor | None
 
     @property
     def rows(self) -> slice:
@@ -131,8 +129,8 @@ class Negatives:
         for strip in self._strips():
             for anchors in self._anchors(strip):
                 anchors.add(absent, strip.absent)
-                if strip.exponential is not None:
-                    anchors.add(sums, strip.exponential)
+                if self.one_exponential:
+                    anchors.add(sums, strip.values)
                 else:
                     new = anchors.fresh(self._logits(strip, anchors)).logsumexp(anchors.dim)
                     anchors.of(sums).copy_(torch.logaddexp(anchors.of(sums), new))
@@ -171,32 +169,31 @@ class Negatives:
 
     def _pull(self, strip: _Strip, log_sum: Tensor, weight: Tensor) -> Tensor:
         """What each similarity is pulled with, `(n, m)`; takes weights that `gradients` scaled."""
-        if strip.exponential is not None:
+        if self.one_exponential:
             first, *second = (anchors.beside(weight) for anchors in self._anchors(strip))
-            return strip.exponential * (first + second[0] if second else first)
+            return strip.values * (first + second[0] if second else first)
         shares = [
             self._share(strip, anchors, log_sum).mul_(anchors.beside(weight))
             for anchors in self._anchors(strip)
         ]
         return shares[0].add_(shares[1]) if len(shares) > 1 else shares[0]
 
-    def _share(self, strip: _Strip, anchors: _Anchors, log_sum: Tensor) -> Tensor:
-        """P `(n, m)`."""
-        theirs = anchors.beside(log_sum)
-        if strip.exponential is not None:
-            return strip.exponential * (-theirs).exp()
-        return (self._logits(strip, anchors) - theirs).exp_()
-
     def _add_means(self, strip: _Strip, log_sum: Tensor, mean: Tensor) -> None:
         for anchors in self._anchors(strip):
-            logits = strip.similarity
-            if strip.exponential is None:
-                logits = logits / self._tau(anchors)
-            anchors.add(mean, self._share(strip, anchors, log_sum) * logits)
+            if self.one_exponential:
+                terms = strip.values.xlogy(strip.values) * (-anchors.beside(log_sum)).exp()
+            else:
+                share = self._share(strip, anchors, log_sum)
+                terms = share * (strip.values / self._tau(anchors))
+            anchors.add(mean, terms)
+
+    def _share(self, strip: _Strip, anchors: _Anchors, log_sum: Tensor) -> Tensor:
+        """P `(n, m)`, where each side has an exponential of its own."""
+        return (self._logits(strip, anchors) - anchors.beside(log_sum)).exp_()
 
     def _logits(self, strip: _Strip, anchors: _Anchors) -> Tensor:
         """s / tau, -inf where absent, `(n, m)`."""
-        return (strip.similarity / self._tau(anchors)).masked_fill_(strip.absent, -math.inf)
+        return (strip.values / self._tau(anchors)).masked_fill_(strip.absent, -math.inf)
 
     def _tau(self, anchors: _Anchors) -> float | Tensor:
         """So that it goes with a strip's entries."""
@@ -211,17 +208,16 @@ class Negatives:
             yield _Anchors(0, 0, strip.columns, strip.met)
 
     def _strips(self) -> Iterator[_Strip]:
-        rows, columns = len(self.a), len(self.b)
-        keep = rows * columns <= KEPT
         if self.kept:
             yield from self.kept
             return
+        rows, columns = len(self.a), len(self.b)
+        keep, height = rows * columns <= KEPT, max(1, STRIP // columns)
         # What is kept needs no strips; but of a symmetric matrix they leave out nearly half.
-        height = STRIP // columns
         if keep:
             height = max(HALVED, rows // 8) if self.symmetric else rows
-        for top in range(0, rows, max(1, height)):
-            strip = self._strip(top, min(top + max(1, height), rows))
+        for top in range(0, rows, height):
+            strip = self._strip(top, min(top + height, rows))
             if keep:
                 self.kept.append(strip)
             yield strip
@@ -231,6 +227,6 @@ class Negatives:
         absent = self.absent(slice(top, bottom), slice(left, None))
         a, b = self.a[top:bottom], self.b[left:]
         if not self.one_exponential:
-            return _Strip(top, bottom, left, a @ b.T, absent, None)
-        logits = (a / self.tau) @ b.T
-        return _Strip(top, bottom, left, logits, absent, logits.exp().masked_fill_(absent, 0))
+            return _Strip(top, bottom, left, a @ b.T, absent)
+        exponential = ((a / self.tau) @ b.T).exp_().masked_fill_(absent, 0)
+        return _Strip(top, bottom, left, exponential, absent)

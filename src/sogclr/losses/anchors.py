@@ -17,6 +17,7 @@ from ..normalizer import Normalizer, NormalizerTable
 from ..objective import against_candidates
 from ..temperature import Temperature
 from ..tiles import Absent, Negatives
+from .recent import Recent
 
 __all__ = ["Anchors", "Contrasted", "ContrastiveLoss", "Scale", "checked_candidates"]
 
@@ -109,6 +110,11 @@ class ContrastiveLoss(nn.Module):
         if scale not in ("temperature", "cross-entropy"):
             raise ValueError(f'scale is "temperature" or "cross-entropy", got {scale!r}')
         self.scale = scale
+        self.recent: Recent | None = None
+
+    def recent_in_use(self) -> Recent | None:
+        """Rows of earlier batches, where they count: in training, as the table is written there."""
+        return self.recent if self.training and torch.is_grad_enabled() else None
 
     def check(self) -> None:
         """Raise IndexError for invalid ids met on an accelerator; see `NormalizerTable.check`."""

@@ -36,7 +36,6 @@ class TwoViewLoss(ContrastiveLoss):
         super().__init__(scale)
         self.temperature = as_temperature(temperature).for_rows(num_samples)
         self.normalizer: Normalizer = InBatchNormalizer()
-        self.recent: Recent | None = None
 
     def sides(self) -> list[tuple[Normalizer, Temperature]]:
         """The estimators of both views, which share them."""
@@ -63,8 +62,8 @@ class TwoViewLoss(ContrastiveLoss):
         with torch.autocast(view1.device.type, enabled=False):
             units, size = UnitVectors.of(torch.cat([view1, view2])), len(view1)
             z, sample = units.vectors, sample.repeat(2)  # (2B, d), (2B,)
-            partner, positives, there = z.roll(size, dims=0), None, None
-            recent = self.recent if self.training and torch.is_grad_enabled() else None
+            positives = partner = z.roll(size, dims=0)
+            there, recent = None, self.recent_in_use()
             if recent is not None:
                 own, who = z.view(2, size, -1), torch.stack([sample[:size], *rows.chunk(2)])
                 (x, y), everyone, here = recent.beside(own, who)
@@ -75,7 +74,7 @@ class TwoViewLoss(ContrastiveLoss):
                 there = _live_first(here, here, size)
             found = self.contrast(
                 (Anchors(self.normalizer, rows, self.temperature, sample),),
-                (z * (partner if positives is None else positives)).sum(dim=1),
+                (z * positives).sum(dim=1),
                 z,
                 None,
                 partial(never_negatives, [sample], there=there),

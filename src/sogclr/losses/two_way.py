@@ -47,7 +47,6 @@ class TwoWayLoss(ContrastiveLoss):
         self.temperature_a, self.temperature_b = (shared.for_rows(n) for n in num_samples)
         self.normalizer_a: Normalizer = InBatchNormalizer()
         self.normalizer_b: Normalizer = InBatchNormalizer()
-        self.recent: Recent | None = None
 
     def sides(self) -> list[tuple[Normalizer, Temperature]]:
         """The estimators of side a and of side b."""
@@ -96,8 +95,9 @@ class TwoWayLoss(ContrastiveLoss):
         unit_a, unit_b = UnitVectors.of(a), UnitVectors.of(b)
         x, y = unit_a.vectors, unit_b.vectors
         there = None
-        recent = self.recent if self.training and torch.is_grad_enabled() else None
+        recent = self.recent_in_use()
         if recent is not None:
+            # The last is the group, or who they are once more.
             own, who = torch.stack([x, y]), torch.stack([rows_a, rows_b, ids[-1]])
             (x, y), everyone, there = recent.beside(own, who)
             rows_a, rows_b, _ = ids = list(everyone)
