@@ -151,7 +151,13 @@ def run(cell: Cell, package: Path, work: Path) -> None:
         if not result.complete:
             raise SystemExit(130)
         accuracy = scores(folder, train, held if cell.held else test)
-    row = {**asdict(cell), **accuracy, "seconds": round(time.monotonic() - started, 1)}
+    precision = json.loads((folder / "settings.json").read_text())["resolved"]["precision"]
+    row = {
+        **asdict(cell),
+        **accuracy,
+        "precision": precision,
+        "seconds": round(time.monotonic() - started, 1),
+    }
     cell.file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**row, **machine()}, indent=1) + "\n"
     atomically(cell.file, lambda path: path.write_text(text))

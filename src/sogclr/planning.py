@@ -283,10 +283,15 @@ def usual_batch_size(n: int) -> int:
 
 
 def resolve_precision(asked: Precision, device: str) -> ConcretePrecision:
-    """bf16-mixed on GPUs that have it, else full."""
+    """bf16-mixed where the device multiplies bfloat16 itself, else full."""
     if asked != "auto":
         return asked
-    return "bf16-mixed" if device == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+    if device == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    # Other CPUs emulate it, slower than float32.
+    has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    native = device == "cpu" and (has.get("avx512_bf16") or has.get("amx_bf16"))
+    return "bf16-mixed" if native else "32-true"
 
 
 def loader_workers(local: bool, device: str, asked: int | None) -> int:

@@ -116,7 +116,8 @@ def pretrain(
         pretrained: Start from timm's pretrained weights.
         weights: Start from this file of weights (safetensors or torch).
         views: How the two views of an image are drawn. Default: as SimCLR does at this size.
-        precision: Of the forward pass. Default: bf16-mixed on GPUs that have it, else 32-true.
+        precision: Of the forward pass. Default: bf16-mixed where the device multiplies bfloat16
+            itself (GPUs and newer CPUs), else 32-true.
         device: cpu, cuda or mps.
         workers: Loader processes.
         seed: Of weights, order and views.
@@ -251,7 +252,8 @@ def align(
             are tuned.
         weight_decay: Not applied to biases and norms.
         views: How images that are trained on are cropped and changed. Default: as CLIP does.
-        precision: Of the forward pass. Default: bf16-mixed on GPUs that have it, else 32-true.
+        precision: Of the forward pass. Default: bf16-mixed where the device multiplies bfloat16
+            itself (GPUs and newer CPUs), 32-true elsewhere and for heads alone.
         device: cpu, cuda or mps.
         workers: Loader processes.
         seed: Of weights, order, captions and views.

@@ -169,8 +169,10 @@ def plan_pairs(
     )
     derive("weight decay", request.weight_decay, chosen.weight_decay, f"usual for {name}")
 
-    precision = resolve_precision(request.precision, device)
-    derive("precision", request.precision, precision, f"fastest that is safe on {device}")
+    heads_only = all_frozen and request.precision == "auto"
+    precision = resolve_precision("32-true" if heads_only else request.precision, device)
+    safe = f"fastest that is safe on {device}"
+    derive("precision", request.precision, precision, "for heads alone" if heads_only else safe)
     if workers is None and all_frozen:
         processes, why = 0, "features are in memory"
     else:

