@@ -1,5 +1,6 @@
 """Device, precision and processes, through Lightning Fabric: the only module that knows them."""
 
+import logging
 import os
 import warnings
 
@@ -31,8 +32,9 @@ def choose_device(device: Device) -> str:
 def start(device: str, precision: ConcretePrecision) -> Fabric:
     """Fabric on one device, launched."""
     with warnings.catch_warnings():
-        # It recommends settings that the plan has weighed already.
+        # It recommends settings that the plan has weighed already, and repeats them.
         warnings.simplefilter("ignore")
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         fabric = Fabric(accelerator=device, devices=1, precision=precision)
         fabric.launch()
     if device == "cuda":

@@ -37,7 +37,7 @@ class UnitVectors:
         """Of features `(N, d)` of any float dtype."""
         features = features.detach()
         features = features if features.dtype == torch.float64 else features.float()
-        length = features.norm(dim=1, keepdim=True).clamp_(min=EPSILON)
+        length = torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_(min=EPSILON)
         return cls(features / length, length)
 
     def by_features(self, gradient: Tensor) -> Tensor:

@@ -1,0 +1,272 @@
+"""Images per second of whole pre-training at 32 px, beside lightly's and LibAUC's loops.
+
+    pip install lightly libauc
+    python benchmarks/pretrain_speed.py
+
+From arrays in memory to updated weights: views, encoder, projector, loss, optimizer. Three tables:
+
+    peers      ours, in float32 and at our default precision, beside lightly's SimCLR example
+               (`SimCLRTransform`, `NTXentLoss`) and LibAUC's tutorial (torchvision's transforms,
+               `GCLoss`); theirs with a loader in the process and with a worker a core, whichever
+               is faster; encoder, projector and optimizer are the same
+    loss       SogCLR's step beside DCL's, the in-batch loss on the same code
+    batch      ours at batch 16 to 4,096
+
+Sides take turns in one process, each round begun by another. A figure is the median over rounds;
+beside a ratio stand its lowest and highest round. Twenty minutes of two cores. Writes
+`results/pretrain_speed.json`. Images are photos scaled to 32 px, looked for in `../shared/data` or
+$SOGCLR_DATA (flickr8k-144.tar).
+"""
+
+import contextlib
+import io
+import json
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from machine import machine
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from view_speed import TwoViews, lightly_view, photos, torchvision_view
+
+from sogclr.data.arrays import ArraySource
+from sogclr.data.loading import BatchPlan
+from sogclr.devices import choose_device, start
+from sogclr.models import ContrastiveModel, build_encoder, build_projector, width_of
+from sogclr.monitor import NOTHING_YET
+from sogclr.planning import Request, plan_run
+from sogclr.pretraining import build_task
+from sogclr.runs import Run
+from sogclr.settings import Method, Precision, Views
+from sogclr.training import Trainer
+
+RESULTS = Path(__file__).parent / "results" / "pretrain_speed.json"
+ROUNDS, TAU, RATE = 5, 0.2, 1e-3
+VIEWS = Views().resolved(32)
+# Images a round, so that one takes seconds.
+IMAGES = {"small": 1024, "resnet18": 128}
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+Side = Callable[[], float]
+
+
+class WithIds(Dataset):
+    """Two views, and who they are of."""
+
+    def __init__(self, pairs: TwoViews) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor, int]:
+        return *self.pairs[row], row
+
+
+def lightly_loss(samples: int) -> Loss:
+    from lightly.loss import NTXentLoss
+
+    loss = NTXentLoss(TAU)
+    return lambda a, b, index: loss(a, b)
+
+
+def libauc_loss(samples: int) -> Loss:
+    from libauc.losses import GCLoss
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        return GCLoss("unimodal", N=samples, tau=TAU, device=choose_device("auto"))
+
+
+def theirs(source: ArraySource, view: Any, loss: Loss, encoder: str, batch: int) -> Side:
+    """Lightly's example and LibAUC's tutorial are this loop; the model takes a view at a time."""
+    model, device = _model(encoder), choose_device("auto")
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
+    loaders = [
+        DataLoader(
+            WithIds(TwoViews(source, view)),
+            batch,
+            shuffle=True,
+            drop_last=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+        for workers in (0, os.cpu_count() or 1)
+    ]
+
+    def epoch(loader: DataLoader) -> float:
+        started, images = time.perf_counter(), 0
+        for view1, view2, index in loader:
+            z1, z2 = (model(v.to(device))[1] for v in (view1, view2))
+            loss(z1, z2, index.to(device)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            images += len(index)
+        return images / (time.perf_counter() - started)
+
+    return lambda: max(epoch(loader) for loader in loaders)
+
+
+def ours(
+    source: ArraySource,
+    encoder: str,
+    batch: int,
+    method: Method = "sogclr",
+    precision: Precision = "auto",
+) -> Side:
+    """As `sogclr.pretrain` does it, one epoch a round, saving included."""
+
+    def epoch() -> float:
+        with contextlib.redirect_stderr(io.StringIO()), tempfile.TemporaryDirectory() as folder:
+            trainer = _trainer(source, encoder, batch, method, precision, Path(folder))
+            started = time.perf_counter()
+            trainer.train()
+            return len(source) / (time.perf_counter() - started)
+
+    return epoch
+
+
+def _trainer(
+    source: ArraySource,
+    encoder: str,
+    batch: int,
+    method: Method,
+    precision: Precision,
+    folder: Path,
+) -> Trainer:
+    request = Request(
+        method=method,
+        encoder=encoder,
+        batch_size=batch,
+        epochs=1,
+        image_size=32,
+        temperature=TAU,
+        gamma_min=0.2,
+        gamma_decay=None,
+        accumulate=1,
+        optimizer="adamw",
+        learning_rate=RATE,
+        weight_decay=None,
+        pretrained=False,
+        weights=None,
+        precision=precision,
+        views=VIEWS,
+        seed=0,
+    )
+    device = choose_device("auto")
+    plan = plan_run(request, source, device, workers=None)
+    net, spec = build_encoder(encoder, 32)
+    task = build_task(source, plan, net, spec)
+    fabric = start(device, plan.precision)
+    batches = BatchPlan(source.ids, batch, accumulate=1, epochs=1, seed=0)
+    trainer = Trainer(fabric, task, batches, plan.recipe, Run(folder), math.inf)
+    trainer.monitor.restore(NOTHING_YET, fabric.device)
+    return trainer
+
+
+def _model(encoder: str) -> nn.Module:
+    net, _ = build_encoder(encoder, 32)
+    return ContrastiveModel(net, build_projector(width_of(net, 32)))
+
+
+def in_turns(sides: Mapping[str, Side]) -> dict[str, list[float]]:
+    """Images per second of each side in every round."""
+    names = list(sides)
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    for side in sides.values():
+        side()
+    for turn in range(ROUNDS):
+        start_with = turn % len(names)
+        for name in names[start_with:] + names[:start_with]:
+            rates[name].append(sides[name]())
+    return rates
+
+
+def compared(rates: dict[str, list[float]], mine: str) -> list[dict[str, Any]]:
+    """A row a side; `ratio` is how many times as fast ours, `mine`, is."""
+    rows = []
+    for name, others in rates.items():
+        ratios = [a / b for a, b in zip(rates[mine], others, strict=True)]
+        found = [statistics.median(ratios), min(ratios), max(ratios)]
+        row = {"side": name, "images_per_second": round(statistics.median(others), 1)}
+        rows.append(row | {"ratio": [round(r, 3) for r in found]})
+    return rows
+
+
+def peers(images: np.ndarray) -> Iterator[dict[str, Any]]:
+    for encoder, batch in (("small", 64), ("small", 512), ("resnet18", 64)):
+        part = first(images, max(IMAGES[encoder], 2 * batch))
+        makers = {"lightly": (lightly_loss, lightly_view), "LibAUC": (libauc_loss, plain_view)}
+        sides = {
+            "ours, float32": ours(part, encoder, batch, precision="32-true"),
+            "ours, default": ours(part, encoder, batch),
+            **{
+                name: theirs(part, view(32, VIEWS), loss(len(part)), encoder, batch)
+                for name, (loss, view) in makers.items()
+            },
+        }
+        for row in compared(in_turns(sides), "ours, float32"):
+            yield {"encoder": encoder, "batch": batch, **row}
+
+
+def plain_view(size: int, views: Views) -> Any:
+    """torchvision's; no blur at this size."""
+    return torchvision_view(size, views, nn.Identity())
+
+
+def losses(images: np.ndarray) -> Iterator[dict[str, Any]]:
+    for batch in (64, 256, 1024):
+        part = first(images, max(IMAGES["small"], 2 * batch))
+        sides = {m: ours(part, "small", batch, method=m) for m in ("sogclr", "dcl", "simclr")}
+        for row in compared(in_turns(sides), "sogclr"):
+            yield {"encoder": "small", "batch": batch, **row}
+
+
+def batches(images: np.ndarray) -> Iterator[dict[str, Any]]:
+    sizes = (16, 64, 256, 1024, 4096)
+    sides = {str(b): ours(first(images, max(2048, b)), "small", b) for b in sizes}
+    for row in compared(in_turns(sides), "64"):
+        yield {"encoder": "small", "batch": int(row["side"]), **row, "side": "ours, default"}
+
+
+def first(images: np.ndarray, count: int) -> ArraySource:
+    """As many images, the same ones again where there are too few."""
+    return ArraySource(images[np.arange(count) % len(images)])
+
+
+def show(tables: dict[str, list[dict[str, Any]]]) -> None:
+    for title, rows in tables.items():
+        print(
+            f"{title:<8}{'encoder':>10}{'batch':>7}  {'side':<16}{'images/s':>9}  ours is x times"
+        )
+        for row in rows:
+            middle, low, high = row["ratio"]
+            print(
+                f"{'':<8}{row['encoder']:>10}{row['batch']:>7}  {row['side']:<16}"
+                f"{row['images_per_second']:>9.1f}  {middle:.2f} [{low:.2f}, {high:.2f}]"
+            )
+
+
+def main() -> None:
+    images = np.stack([np.asarray(photo.resize((32, 32))) for photo in photos(1024)])
+    tables = {
+        name: list(table(images))
+        for name, table in (("peers", peers), ("loss", losses), ("batch", batches))
+    }
+    versions = {name: version(name) for name in ("lightly", "libauc", "torchvision")}
+    stored = {"rounds": ROUNDS, "machine": machine(), "versions": versions, "tables": tables}
+    RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
+    show(tables)
+
+
+if __name__ == "__main__":
+    main()
