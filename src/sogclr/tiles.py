@@ -14,12 +14,13 @@ anchors, 16 instead of 12. What fits is kept.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["Absent", "Negatives"]
+__all__ = ["Absent", "Negatives", "Part"]
 
 Absent: TypeAlias = Callable[[slice, slice], Tensor]
 
@@ -91,6 +92,26 @@ class _Anchors:
         self.of(totals).add_(self.fresh(entries).sum(self.dim))
 
 
+@dataclass(frozen=True)
+class Part:
+    """Which rows of a matrix there are, where other processes have the others.
+
+    All columns are there, so that sums along a row are complete, and so is the gradient by a row:
+    it takes of the columns' anchors only numbers, `log_sum` and `weight`.
+
+    Attributes:
+        side: of the batch, which the rows are of.
+        first: where they are among its anchors.
+        anchors: how many each side has.
+        met: the side that the columns are anchors of; None if they are none.
+    """
+
+    side: int
+    first: int
+    anchors: int
+    met: int | None
+
+
 class Negatives:
     """The similarities of a batch, of which one strip at a time exists.
 
@@ -102,6 +123,8 @@ class Negatives:
         sides: 2 if columns are anchors of another side; there are as many as rows then. S.
         tau: a number, a scalar, or `(S, M)`.
         minimum: a number that no temperature is below, known without asking the device.
+        part: which rows these are of a matrix with more; default: all. Then M is
+            `part.anchors`, `b` is given, and sums, means and gradients are of these rows alone.
     """
 
     def __init__(
@@ -112,9 +135,11 @@ class Negatives:
         sides: int,
         tau: float | Tensor,
         minimum: float,
+        part: Part | None = None,
     ) -> None:
         self.a, self.b, self.absent, self.tau = a, a if b is None else b, absent, tau
-        self.symmetric, self.sides = b is None, sides
+        self.symmetric, self.sides, self.part = b is None, sides, part
+        self.anchors, self.first = (part.anchors, part.first) if part else (a.shape[0], 0)
         self.one_each = isinstance(tau, Tensor) and tau.ndim > 0
         # Else it could overflow, or all of an anchor's vanish: each needs a shift of its own.
         safe = 1 / minimum < 0.8 * math.log(torch.finfo(a.dtype).max)
@@ -124,17 +149,17 @@ class Negatives:
     def log_sums(self) -> tuple[Tensor, Tensor]:
         """log_sum `(S, M)`, -inf without negatives; and how many they are, as dtype of `a`."""
         start = 0.0 if self.one_exponential else -math.inf
-        sums = self.a.new_full((self.sides, len(self.a)), start)
+        sums = self.a.new_full((self.sides, self.anchors), start)
         absent = torch.zeros_like(sums)
         for strip in self._strips():
-            for anchors in self._anchors(strip):
+            for anchors in self._complete(strip):
                 anchors.add(absent, strip.absent)
                 if self.one_exponential:
                     anchors.add(sums, strip.values)
                 else:
                     new = anchors.fresh(self._logits(strip, anchors)).logsumexp(anchors.dim)
                     anchors.of(sums).copy_(torch.logaddexp(anchors.of(sums), new))
-        return sums.log() if self.one_exponential else sums, len(self.b) - absent
+        return sums.log() if self.one_exponential else sums, self.b.shape[0] - absent
 
     def gradients(
         self, log_sum: Tensor, weight: Tensor, means: bool = False
@@ -154,7 +179,8 @@ class Negatives:
         log_sum = log_sum.masked_fill(log_sum == -math.inf, 0)
         scaled = weight * (-log_sum).exp() if self.one_exponential else weight
         grad_a = torch.zeros_like(self.a)
-        grad_b = torch.zeros_like(self.b) if self.sides > 1 else None
+        both = self.sides > 1 and self.part is None
+        grad_b = torch.zeros_like(self.b) if both else None
         mean = torch.zeros_like(log_sum) if means else None
         for strip in self._strips():
             pull = self._pull(strip, log_sum, scaled)  # (n, m)
@@ -179,7 +205,7 @@ class Negatives:
         return shares[0].add_(shares[1]) if len(shares) > 1 else shares[0]
 
     def _add_means(self, strip: _Strip, log_sum: Tensor, mean: Tensor) -> None:
-        for anchors in self._anchors(strip):
+        for anchors in self._complete(strip):
             if self.one_exponential:
                 terms = strip.values.xlogy(strip.values) * (-anchors.beside(log_sum)).exp()
             else:
@@ -201,21 +227,33 @@ class Negatives:
         return anchors.beside(tau) if isinstance(tau, Tensor) and self.one_each else tau
 
     def _anchors(self, strip: _Strip) -> Iterator[_Anchors]:
+        """Whose negatives the strip's entries are."""
+        if self.part is not None:
+            rows = slice(self.first + strip.top, self.first + strip.bottom)
+            yield _Anchors(self.part.side, 1, rows)
+            if self.part.met is not None:
+                yield _Anchors(self.part.met, 0, strip.columns)
+            return
         yield _Anchors(0, 1, strip.rows)
         if self.sides > 1:
             yield _Anchors(1, 0, strip.columns)
         elif self.symmetric:
             yield _Anchors(0, 0, strip.columns, strip.met)
 
+    def _complete(self, strip: _Strip) -> Iterator[_Anchors]:
+        """Those with all of their negatives here, in this strip or another."""
+        anchors = self._anchors(strip)
+        return anchors if self.part is None else islice(anchors, 1)
+
     def _strips(self) -> Iterator[_Strip]:
         if self.kept:
             yield from self.kept
             return
-        rows, columns = len(self.a), len(self.b)
+        rows, columns = self.a.shape[0], self.b.shape[0]
         keep, height = rows * columns <= KEPT, max(1, STRIP // columns)
         # What is kept needs no strips; but of a symmetric matrix they leave out nearly half.
         if keep:
-            height = max(HALVED, rows // 8) if self.symmetric else rows
+            height = max(HALVED, rows // 8) if self.symmetric else max(1, rows)
         for top in range(0, rows, height):
             strip = self._strip(top, min(top + height, rows))
             if keep:
@@ -224,7 +262,7 @@ class Negatives:
 
     def _strip(self, top: int, bottom: int) -> _Strip:
         left = top if self.symmetric else 0
-        absent = self.absent(slice(top, bottom), slice(left, None))
+        absent = self.absent(slice(self.first + top, self.first + bottom), slice(left, None))
         a, b = self.a[top:bottom], self.b[left:]
         if not self.one_exponential:
             return _Strip(top, bottom, left, a @ b.T, absent)

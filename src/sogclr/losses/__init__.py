@@ -22,6 +22,12 @@ negatives in the normalizer, so that values and gradients do not depend on the b
 methods compare. "cross-entropy" divides by tau and, but for the losses that remember, sums over
 negatives: NTXentLoss, ClipLoss and MoCoLoss then equal `cross_entropy(logits, positive)` as
 published.
+
+Several processes. Where torch.distributed is initialized, the batch is all processes' together,
+and every process is given its own samples: `process_group="auto"`, or a group, or None for this
+process alone. The value is the same everywhere, and the gradient such that the mean over
+processes, which DistributedDataParallel takes, is that of one process with the whole batch. What
+is kept per sample stays the same on all of them. See `sogclr.losses.processes`.
 """
 
 from .queue import MoCoLoss

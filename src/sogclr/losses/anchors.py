@@ -6,8 +6,9 @@ along with the value; no graph is kept of what lies between the features and the
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +17,14 @@ from torch.nn.functional import softplus
 from ..normalizer import Normalizer, NormalizerTable
 from ..objective import against_candidates
 from ..temperature import Temperature
-from ..tiles import Absent, Negatives
+from ..tiles import Negatives
+from .processes import SharedNegatives
 from .recent import Recent
 
 __all__ = ["Anchors", "Contrasted", "ContrastiveLoss", "Scale", "checked_candidates"]
 
 Scale = Literal["temperature", "cross-entropy"]
+Compared: TypeAlias = Callable[[float | Tensor, float], Negatives | SharedNegatives]
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class Contrasted:
     Attributes:
         value: scalar.
         pull: `(L,)` minus the gradient by the similarity of positives.
-        rows: `(L, d)` the gradient by the rows of this batch, but for what comes of `pull`.
+        rows: `(L, d)` the gradient by the rows of this batch, but for what comes of `pull`; of
+            a batch that processes share, by those of this process.
         columns: `(L, d)` by the columns, where they are anchors other than the rows.
         tau: if it is a parameter, it and the gradient by it.
     """
@@ -105,11 +109,11 @@ class ContrastiveLoss(nn.Module):
     candidates: float | None = None
     sum_when_cross_entropy = True  # a moving average of means has no batch size to multiply by
 
-    def __init__(self, scale: Scale) -> None:
+    def __init__(self, scale: Scale, process_group: Any = "auto") -> None:
         super().__init__()
         if scale not in ("temperature", "cross-entropy"):
             raise ValueError(f'scale is "temperature" or "cross-entropy", got {scale!r}')
-        self.scale = scale
+        self.scale, self.process_group = scale, process_group
         self.recent: Recent | None = None
 
     def recent_in_use(self) -> Recent | None:
@@ -129,29 +133,28 @@ class ContrastiveLoss(nn.Module):
         self,
         sides: tuple[Anchors, ...],
         positive: Tensor,
-        a: Tensor,
-        b: Tensor | None,
-        absent: Absent,
+        compared: Compared,
         learning: bool,
         live: int | None = None,
+        processes: int = 1,
     ) -> Contrasted:
         """The mean over sides of the mean loss of their anchors, and its gradients.
 
         Args:
             sides: the rows; and the columns, where they are anchors other than these.
             positive: `(M,)` similarity of each anchor to its positive, the same on all sides.
-            a: `(M, d)` unit vectors, the rows.
-            b: `(N, d)` unit vectors, the columns; None for those of `a` once more.
-            absent: of given rows and columns, which entries are no negatives.
+            compared: given tau and its minimum, the anchors and their negatives.
             learning: whether gradients are wanted by the vectors.
             live: how many anchors are of this batch, L; default: all. The others count as
                 negatives of these and, weighed with their own u, have these as negatives.
+            processes: how many share the batch. Gradients by rows are then of this process's
+                own, and that many times as large, since their mean is taken over processes.
         """
         live = len(positive) if live is None else live
         temperature = sides[0].temperature
         attached = _tau(sides)
         tau = attached.detach() if isinstance(attached, Tensor) else attached
-        negatives = Negatives(a, b, absent, len(sides), tau, temperature.minimum)
+        negatives = compared(tau, temperature.minimum)
         log_sum, count = negatives.log_sums()  # (S, M)
         weighed = self._weigh(sides, positive, tau, log_sum, count, live)
         scale: float | Tensor = 1 / (len(sides) * live)
@@ -161,7 +164,8 @@ class ContrastiveLoss(nn.Module):
         if not (learning or slopes):
             return Contrasted(value)
         scale = scale if self.scale == "temperature" else scale / tau
-        rows, columns, mean = negatives.gradients(log_sum, weighed.push() * scale, means=slopes)
+        push = weighed.push() * (scale * processes)
+        rows, columns, mean = negatives.gradients(log_sum, push, means=slopes)
         gradient: tuple[tuple[Tensor, Tensor], ...] = ()
         if mean is not None:
             slope = self._slope(weighed, positive, tau, mean)
@@ -172,9 +176,10 @@ class ContrastiveLoss(nn.Module):
                     weighed.present, temperature.by_tau(weighed.loss, slope, tau), 0
                 )
                 gradient = ((attached, (slope * scale)[:, :live].sum()),)
-        pull = (weighed.pull() * scale)[:, :live].sum(dim=0)
-        columns = None if columns is None else columns[:live]
-        return Contrasted(value, pull, rows[:live], columns, gradient)
+        pull = (weighed.pull() * (scale * processes))[:, :live].sum(dim=0)
+        if processes == 1:
+            rows, columns = rows[:live], None if columns is None else columns[:live]
+        return Contrasted(value, pull, rows, columns, gradient)
 
     def _weigh(
         self,

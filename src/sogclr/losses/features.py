@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .processes import Shares
+
 __all__ = [
     "UnitVectors",
     "check_shapes",
@@ -75,9 +77,10 @@ def wants_gradients(*features: Tensor) -> bool:
     return torch.is_grad_enabled() and any(each.requires_grad for each in features)
 
 
-def distinct(features: Tensor) -> Tensor:
-    """The ids of samples nobody named: all different, `(B,)`."""
-    return torch.arange(len(features), device=features.device)
+def distinct(features: Tensor, shares: Shares | None) -> Tensor:
+    """The ids of samples nobody named: all different, on all processes, `(B,)`."""
+    first = 0 if shares is None else shares.own.start
+    return torch.arange(first, first + features.shape[0], device=features.device)
 
 
 def check_shapes(a: Tensor, b: Tensor, *ids: Tensor) -> None:

@@ -1,13 +1,18 @@
 """MoCo's loss for two views: the negatives of a query are keys of earlier batches, in a queue."""
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..normalizer import InBatchNormalizer, move_ids
 from ..per_sample import PerSample
 from ..temperature import Temperature, as_temperature
-from .anchors import Anchors, Contrasted, ContrastiveLoss, Scale
+from ..tiles import Negatives
+from .anchors import Anchors, Compared, ContrastiveLoss, Scale
 from .features import UnitVectors, check_shapes, wants_gradients, with_gradients
+from .processes import Block, SharedNegatives, Shares, agree
 
 __all__ = ["KeyQueue", "MoCoLoss"]
 
@@ -97,6 +102,7 @@ class MoCoLoss(ContrastiveLoss):
         temperature: tau; 0.1 as the others here and as in the authors' demo on CIFAR-10 (0.07
             in the paper, 0.2 in MoCo v2). Or a `LearnedTemperature`.
         scale: "temperature" or "cross-entropy", see the package.
+        process_group: see the package.
         dtype: of the keys in the queue, float32 or float64.
 
     Example:
@@ -117,9 +123,10 @@ class MoCoLoss(ContrastiveLoss):
         *,
         temperature: float | Temperature = 0.1,
         scale: Scale = "temperature",
+        process_group: Any = "auto",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(scale)
+        super().__init__(scale, process_group)
         self.temperature = as_temperature(temperature).for_rows(None)
         self.normalizer = InBatchNormalizer()
         self.queue = KeyQueue(queue_size, width, dtype)
@@ -147,31 +154,46 @@ class MoCoLoss(ContrastiveLoss):
                 f"the queue was made for features of width {self.queue.width}, got queries of "
                 f"{query1.shape[1]} and keys of {key1.shape[1]}"
             )
+        shares = agree(self.process_group, query1.shape[0])
         with torch.autocast(query1.device.type, enabled=False):
             queries = UnitVectors.of(torch.cat([query1, query2]))  # (2B, d)
             keys = UnitVectors.of(torch.cat([key1, key2])).vectors  # (2B, d)
-            positives = keys.roll(len(key1), dims=0).to(queries.vectors.dtype)
-            sample = sample.repeat(2)  # (2B,)
-            found = self._contrast(
-                queries.vectors, positives, sample, wants_gradients(query1, query2)
+            partner = keys.roll(key1.shape[0], dims=0).to(queries.vectors.dtype)
+            positive = (queries.vectors * partner).sum(dim=1)
+            if shares is not None:
+                sample = shares.gather(sample)
+                keys = shares.gather(torch.stack(keys.chunk(2)), dim=1).flatten(0, 1)
+                positive = shares.gather(torch.stack(positive.chunk(2)), dim=1).flatten()
+            sample = sample.repeat(2)  # (2N,)
+            found = self.contrast(
+                (Anchors(self.normalizer, sample, self.temperature, sample),),
+                positive,
+                self._compared(queries.vectors, sample, shares),
+                wants_gradients(query1, query2),
+                processes=1 if shares is None else shares.processes,
             )
             if self.training and torch.is_grad_enabled():
                 self.queue.put(keys, sample)
             if found.rows is None or found.pull is None:
                 return found.value
-            gradient = found.rows.addcmul_(found.pull[:, None], positives, value=-1)
+            pull = found.pull
+            if shares is not None:
+                pull = pull.view(2, shares.total)[:, shares.own].flatten()
+            gradient = found.rows.addcmul_(pull[:, None], partner, value=-1)
             by_query1, by_query2 = queries.by_features(gradient).chunk(2)
             return with_gradients(found.value, (query1, by_query1), (query2, by_query2), *found.tau)
 
-    def _contrast(
-        self, queries: Tensor, positives: Tensor, sample: Tensor, learning: bool
-    ) -> Contrasted:
+    def _compared(self, queries: Tensor, sample: Tensor, shares: Shares | None) -> Compared:
+        """Queries `(2n, d)` of this process's samples with the queue, given all `(2N,)`."""
         ids, empty = self.queue.ids, ~self.queue.filled
-        return self.contrast(
-            (Anchors(self.normalizer, sample, self.temperature, sample),),
-            (queries * positives).sum(dim=1),
-            queries,
-            self.queue.keys.to(queries.dtype),  # (K, d)
-            lambda i, j: empty[None, j] | (ids[None, j] == sample[i, None]),
-            learning,
-        )
+        keys = self.queue.keys.to(queries.dtype)  # (K, d)
+
+        def absent(i: slice, j: slice) -> Tensor:
+            return empty[None, j] | (ids[None, j] == sample[i, None])
+
+        if shares is None:
+            return partial(Negatives, queries, keys, absent, 1)
+        blocks = [
+            Block(0, i * shares.total, rows, keys, None) for i, rows in enumerate(queries.chunk(2))
+        ]
+        return partial(SharedNegatives, shares, blocks, [], absent, (1, len(sample)))

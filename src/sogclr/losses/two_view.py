@@ -1,13 +1,15 @@
 """Losses for two views of one sample: every view is an anchor, the other view its positive."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..normalizer import InBatchNormalizer, Normalizer, NormalizerTable, check_ids, move_ids
 from ..temperature import Temperature, as_temperature
-from .anchors import Anchors, ContrastiveLoss, Scale, checked_candidates
+from ..tiles import Absent, Negatives
+from .anchors import Anchors, Compared, ContrastiveLoss, Scale, checked_candidates
 from .features import (
     UnitVectors,
     check_shapes,
@@ -16,6 +18,7 @@ from .features import (
     wants_gradients,
     with_gradients,
 )
+from .processes import Block, SharedNegatives, Shares, agree
 from .recent import Recent
 
 __all__ = ["DecoupledContrastiveLoss", "GlobalContrastiveLoss", "NTXentLoss", "TwoViewLoss"]
@@ -27,13 +30,18 @@ class TwoViewLoss(ContrastiveLoss):
     Args:
         temperature: a number, or a module of `sogclr.temperature`.
         scale: "temperature" or "cross-entropy", see the package.
+        process_group: see the package.
         num_samples: size of the training set, where something is kept per sample.
     """
 
     def __init__(
-        self, temperature: float | Temperature, scale: Scale, num_samples: int | None = None
+        self,
+        temperature: float | Temperature,
+        scale: Scale,
+        num_samples: int | None = None,
+        process_group: Any = "auto",
     ) -> None:
-        super().__init__(scale)
+        super().__init__(scale, process_group)
         self.temperature = as_temperature(temperature).for_rows(num_samples)
         self.normalizer: Normalizer = InBatchNormalizer()
 
@@ -53,41 +61,66 @@ class TwoViewLoss(ContrastiveLoss):
         Returns:
             A scalar, float32 (float64 for float64 features).
         """
-        index = distinct(view1) if index is None else index
+        shares = agree(self.process_group, view1.shape[0])
+        index = distinct(view1, shares) if index is None else index
         rows = self.normalizer.resolve(index, view1.device)
-        return self._loss(view1, view2, rows, rows.repeat(2))
+        return self._loss(view1, view2, rows, rows.repeat(2), shares)
 
-    def _loss(self, view1: Tensor, view2: Tensor, sample: Tensor, rows: Tensor) -> Tensor:
+    def _loss(
+        self,
+        view1: Tensor,
+        view2: Tensor,
+        sample: Tensor,
+        rows: Tensor,
+        shares: Shares | None,
+    ) -> Tensor:
         check_shapes(view1, view2, sample)
         with torch.autocast(view1.device.type, enabled=False):
-            units, size = UnitVectors.of(torch.cat([view1, view2])), len(view1)
+            units, size = UnitVectors.of(torch.cat([view1, view2])), view1.shape[0]
             z, sample = units.vectors, sample.repeat(2)  # (2B, d), (2B,)
             positives = partner = z.roll(size, dims=0)
-            there, recent = None, self.recent_in_use()
-            if recent is not None:
-                own, who = z.view(2, size, -1), torch.stack([sample[:size], *rows.chunk(2)])
-                (x, y), everyone, here = recent.beside(own, who)
-                recent.put(own, who)
-                z, positives = _live_first(x, y, size), _live_first(y, x, size)
-                sample = _live_first(everyone[0], everyone[0], size)
-                rows = _live_first(everyone[1], everyone[2], size)
-                there = _live_first(here, here, size)
+            there, recent, live = None, self.recent_in_use(), size
+            if shares is not None or recent is not None:
+                own, who = z.view(2, size, z.shape[1]), torch.stack([sample[:size], *rows.chunk(2)])
+                if shares is not None:
+                    own, who = shares.gather(own, dim=1), shares.gather(who, dim=1)
+                (x, y), everyone, live = own, who, own.shape[1]
+                if recent is not None:
+                    (x, y), everyone, here = recent.beside(own, who)
+                    recent.put(own, who)
+                    there = _live_first(here, here, live)
+                z, positives = _live_first(x, y, live), _live_first(y, x, live)
+                sample = _live_first(everyone[0], everyone[0], live)
+                rows = _live_first(everyone[1], everyone[2], live)
+            absent = partial(never_negatives, [sample], there=there)
             found = self.contrast(
                 (Anchors(self.normalizer, rows, self.temperature, sample),),
                 (z * positives).sum(dim=1),
-                z,
-                None,
-                partial(never_negatives, [sample], there=there),
+                partial(Negatives, z, None, absent, 1)
+                if shares is None
+                else _shared(z, absent, live, shares),
                 learning=wants_gradients(view1, view2),
-                live=2 * size,
+                live=2 * live,
+                processes=1 if shares is None else shares.processes,
             )
             if found.rows is None or found.pull is None:
                 return found.value
             # Each is its partner's positive, too.
-            pull = found.pull + found.pull.roll(size)
+            pull = found.pull + found.pull.roll(live)
+            if shares is not None:
+                pull = pull.view(2, live)[:, shares.own].flatten()
             gradient = found.rows.addcmul_(pull[:, None], partner, value=-1)
             by_view1, by_view2 = units.by_features(gradient).chunk(2)
             return with_gradients(found.value, (view1, by_view1), (view2, by_view2), *found.tau)
+
+
+def _shared(z: Tensor, absent: Absent, live: int, shares: Shares) -> Compared:
+    """Views of this process's samples are compared with all; of earlier batches, everywhere."""
+    own = shares.own
+    firsts = [z[first + own.start : first + own.stop] for first in (0, live)]
+    blocks = [Block(0, i * live, rows, z, 0) for i, rows in enumerate(firsts)]
+    alike = [Block(0, 2 * live, z[2 * live :], z, 0)]
+    return partial(SharedNegatives, shares, blocks, alike, absent, (1, z.shape[0]))
 
 
 class GlobalContrastiveLoss(TwoViewLoss):
@@ -117,6 +150,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
             below 64.
         num_views: number of stored augmentations, or None for freshly drawn ones.
         scale: "temperature" or "cross-entropy", see the package.
+        process_group: see the package.
         dtype: of the table, float32 or float64.
 
     Example:
@@ -141,9 +175,10 @@ class GlobalContrastiveLoss(TwoViewLoss):
         recent: int | None = None,
         num_views: int | None = None,
         scale: Scale = "temperature",
+        process_group: Any = "auto",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(temperature, scale, num_samples)
+        super().__init__(temperature, scale, num_samples, process_group)
         self.num_samples = num_samples
         self.candidates = checked_candidates(candidates)
         self.num_views = num_views
@@ -186,7 +221,9 @@ class GlobalContrastiveLoss(TwoViewLoss):
         valid = (sample >= 0) & (sample < self.num_samples)
         sample = torch.where(valid, sample, self.num_samples)  # the spare row
         rows = torch.cat([self._view_rows(sample, view) for view in views])  # (2B,)
-        return self._loss(view1, view2, sample, self.normalizer.resolve(rows, view1.device))
+        rows = self.normalizer.resolve(rows, view1.device)
+        shares = agree(self.process_group, view1.shape[0])
+        return self._loss(view1, view2, sample, rows, shares)
 
     def _view_rows(self, sample: Tensor, view: Tensor) -> Tensor:
         assert self.num_views is not None
@@ -210,14 +247,19 @@ class NTXentLoss(TwoViewLoss):
         temperature: tau; 0.1 as in SimCLR's longest runs (0.5 in its CIFAR-10 runs). Or a
             `LearnedTemperature`.
         scale: "temperature" or "cross-entropy", see the package.
+        process_group: see the package.
     """
 
     positive_in_normalizer = True
 
     def __init__(
-        self, temperature: float | Temperature = 0.1, *, scale: Scale = "temperature"
+        self,
+        temperature: float | Temperature = 0.1,
+        *,
+        scale: Scale = "temperature",
+        process_group: Any = "auto",
     ) -> None:
-        super().__init__(temperature, scale)
+        super().__init__(temperature, scale, process_group=process_group)
 
 
 class DecoupledContrastiveLoss(TwoViewLoss):
@@ -228,12 +270,17 @@ class DecoupledContrastiveLoss(TwoViewLoss):
     Args:
         temperature: tau; 0.1 as the others here.
         scale: "temperature" or "cross-entropy", see the package.
+        process_group: see the package.
     """
 
     def __init__(
-        self, temperature: float | Temperature = 0.1, *, scale: Scale = "temperature"
+        self,
+        temperature: float | Temperature = 0.1,
+        *,
+        scale: Scale = "temperature",
+        process_group: Any = "auto",
     ) -> None:
-        super().__init__(temperature, scale)
+        super().__init__(temperature, scale, process_group=process_group)
 
 
 def _live_first(one: Tensor, other: Tensor, live: int) -> Tensor:

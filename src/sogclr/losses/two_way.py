@@ -1,13 +1,15 @@
 """Losses for pairs: rows of either side are anchors, their partners on the other positives."""
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..normalizer import InBatchNormalizer, Normalizer, NormalizerTable, move_ids
 from ..temperature import Temperature, as_temperature
-from .anchors import Anchors, ContrastiveLoss, Scale, checked_candidates
+from ..tiles import Absent, Negatives
+from .anchors import Anchors, Compared, ContrastiveLoss, Scale, checked_candidates
 from .features import (
     UnitVectors,
     check_shapes,
@@ -16,6 +18,7 @@ from .features import (
     wants_gradients,
     with_gradients,
 )
+from .processes import Block, SharedNegatives, Shares, agree
 from .recent import Recent
 
 __all__ = [
@@ -32,6 +35,7 @@ class TwoWayLoss(ContrastiveLoss):
     Args:
         temperature: a number, or a module of `sogclr.temperature`.
         scale: "temperature" or "cross-entropy", see the package.
+        process_group: see the package.
         num_samples: rows of either side, where something is kept per sample.
     """
 
@@ -40,8 +44,9 @@ class TwoWayLoss(ContrastiveLoss):
         temperature: float | Temperature,
         scale: Scale,
         num_samples: tuple[int, int] | tuple[None, None] = (None, None),
+        process_group: Any = "auto",
     ) -> None:
-        super().__init__(scale)
+        super().__init__(scale, process_group)
         shared = as_temperature(temperature)
         # One module under two names where all samples share it.
         self.temperature_a, self.temperature_b = (shared.for_rows(n) for n in num_samples)
@@ -79,7 +84,8 @@ class TwoWayLoss(ContrastiveLoss):
         Returns:
             A scalar, float32 (float64 for float64 features).
         """
-        index = distinct(a) if index is None else index
+        shares = agree(self.process_group, a.shape[0])
+        index = distinct(a, shares) if index is None else index
         rows_a = self.normalizer_a.resolve(index, a.device)
         rows_b = self.normalizer_b.resolve(index if index_b is None else index_b, a.device)
         ids = [rows_a]
@@ -87,39 +93,62 @@ class TwoWayLoss(ContrastiveLoss):
         ids += [] if group is None else [move_ids(group, a.device)]
         check_shapes(a, b, rows_b, *ids)
         with torch.autocast(a.device.type, enabled=False):
-            return self._loss(a, b, rows_a, rows_b, ids)
+            return self._loss(a, b, rows_a, rows_b, ids, shares)
 
     def _loss(
-        self, a: Tensor, b: Tensor, rows_a: Tensor, rows_b: Tensor, ids: list[Tensor]
+        self,
+        a: Tensor,
+        b: Tensor,
+        rows_a: Tensor,
+        rows_b: Tensor,
+        ids: list[Tensor],
+        shares: Shares | None,
     ) -> Tensor:
         unit_a, unit_b = UnitVectors.of(a), UnitVectors.of(b)
-        x, y = unit_a.vectors, unit_b.vectors
-        there = None
+        x, y, there, live = unit_a.vectors, unit_b.vectors, None, a.shape[0]
         recent = self.recent_in_use()
-        if recent is not None:
+        if shares is not None or recent is not None:
             # The last is the group, or who they are once more.
-            own, who = torch.stack([x, y]), torch.stack([rows_a, rows_b, ids[-1]])
-            (x, y), everyone, there = recent.beside(own, who)
+            both, who = torch.stack([x, y]), torch.stack([rows_a, rows_b, ids[-1]])
+            if shares is not None:
+                both, who = shares.gather(both, dim=1), shares.gather(who, dim=1)
+            (x, y), everyone, live = both, who, both.shape[1]
+            if recent is not None:
+                (x, y), everyone, there = recent.beside(both, who)
+                recent.put(both, who)
             rows_a, rows_b, _ = ids = list(everyone)
-            recent.put(own, who)
+        absent = partial(never_negatives, ids, there=there)
         found = self.contrast(
             (
                 Anchors(self.normalizer_a, rows_a, self.temperature_a, rows_a),
                 Anchors(self.normalizer_b, rows_b, self.temperature_b, rows_b),
             ),
             (x * y).sum(dim=1),
-            x,
-            y,
-            partial(never_negatives, ids, there=there),
+            partial(Negatives, x, y, absent, 2)
+            if shares is None
+            else _shared(x, y, absent, live, shares),
             learning=wants_gradients(a, b),
-            live=len(a),
+            live=live,
+            processes=1 if shares is None else shares.processes,
         )
-        if found.rows is None or found.columns is None or found.pull is None:
+        if found.rows is None or found.pull is None:
             return found.value
-        pull = found.pull[:, None]
-        by_a = unit_a.by_features(found.rows.addcmul_(pull, unit_b.vectors, value=-1))
-        by_b = unit_b.by_features(found.columns.addcmul_(pull, unit_a.vectors, value=-1))
+        by_rows, by_columns, pull = found.rows, found.columns, found.pull[:, None]
+        if shares is not None:
+            (by_rows, by_columns), pull = found.rows.chunk(2), pull[shares.own]
+        assert by_columns is not None
+        by_a = unit_a.by_features(by_rows.addcmul_(pull, unit_b.vectors, value=-1))
+        by_b = unit_b.by_features(by_columns.addcmul_(pull, unit_a.vectors, value=-1))
         return with_gradients(found.value, (a, by_a), (b, by_b), *found.tau)
+
+
+def _shared(x: Tensor, y: Tensor, absent: Absent, live: int, shares: Shares) -> Compared:
+    """Rows of either side are compared with all of the other; of earlier batches, everywhere."""
+    own, earlier = shares.own, slice(live, None)
+    sides = ((0, x, y, 1), (1, y, x, 0))
+    blocks = [Block(side, 0, rows[own], columns, met) for side, rows, columns, met in sides]
+    alike = [Block(side, live, rows[earlier], columns, met) for side, rows, columns, met in sides]
+    return partial(SharedNegatives, shares, blocks, alike, absent, (2, x.shape[0]))
 
 
 class TwoWayGlobalContrastiveLoss(TwoWayLoss):
@@ -142,6 +171,7 @@ class TwoWayGlobalContrastiveLoss(TwoWayLoss):
         recent: see `GlobalContrastiveLoss`. On Flickr8k a batch of 16 with the last 112 pairs
             learns what a batch of 64 does.
         scale: "temperature" or "cross-entropy", see the package.
+        process_group: see the package.
         dtype: of the tables, float32 or float64.
 
     Example:
@@ -165,10 +195,11 @@ class TwoWayGlobalContrastiveLoss(TwoWayLoss):
         candidates: float | None = None,
         recent: int | None = None,
         scale: Scale = "temperature",
+        process_group: Any = "auto",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         sizes = num_samples if isinstance(num_samples, tuple) else (num_samples, num_samples)
-        super().__init__(temperature, scale, sizes)
+        super().__init__(temperature, scale, sizes, process_group)
         self.num_samples = sizes
         self.candidates = checked_candidates(candidates)
         self.normalizer_a, self.normalizer_b = (
@@ -212,14 +243,19 @@ class ClipLoss(TwoWayLoss):
         temperature: tau; 0.05 as `TwoWayGlobalContrastiveLoss`. CLIP's is
             `LearnedTemperature()`.
         scale: "temperature" or "cross-entropy", see the package.
+        process_group: see the package.
     """
 
     positive_in_normalizer = True
 
     def __init__(
-        self, temperature: float | Temperature = 0.05, *, scale: Scale = "temperature"
+        self,
+        temperature: float | Temperature = 0.05,
+        *,
+        scale: Scale = "temperature",
+        process_group: Any = "auto",
     ) -> None:
-        super().__init__(temperature, scale)
+        super().__init__(temperature, scale, process_group=process_group)
 
 
 class DecoupledClipLoss(TwoWayLoss):
@@ -231,9 +267,14 @@ class DecoupledClipLoss(TwoWayLoss):
     Args:
         temperature: tau; 0.05 as the others here, or a `LearnedTemperature`.
         scale: "temperature" or "cross-entropy", see the package.
+        process_group: see the package.
     """
 
     def __init__(
-        self, temperature: float | Temperature = 0.05, *, scale: Scale = "temperature"
+        self,
+        temperature: float | Temperature = 0.05,
+        *,
+        scale: Scale = "temperature",
+        process_group: Any = "auto",
     ) -> None:
-        super().__init__(temperature, scale)
+        super().__init__(temperature, scale, process_group=process_group)
