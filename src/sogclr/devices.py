@@ -8,19 +8,25 @@ import torch
 from lightning_fabric import Fabric
 
 from .errors import UserError
+from .launched import processes
 from .settings import ConcretePrecision, Device
 
 __all__ = ["choose_device", "start"]
 
 
-def choose_device(device: Device) -> str:
+def choose_device(device: Device, *, alone: bool = True) -> str:
     """The device's type: the one asked for, or the fastest there is.
 
+    Args:
+        device: what was asked for.
+        alone: whether this is the work of one process.
+
     Raises:
-        UserError: the device asked for is not there, or several processes were started.
+        UserError: the device asked for is not there, or several processes were started for what
+            one does.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("several processes were started; this version trains in one")
+    if alone and processes() > 1:
+        raise UserError("several processes were started, but only training is shared by them")
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return next((name for name, available in there.items() if available), "cpu")
@@ -30,13 +36,22 @@ def choose_device(device: Device) -> str:
 
 
 def start(device: str, precision: ConcretePrecision) -> Fabric:
-    """Fabric on one device, launched."""
+    """Fabric, launched: on one device, or on one for each process that torchrun started."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    strategy = "ddp" if processes() > 1 else "auto"
     with warnings.catch_warnings():
         # It recommends settings that the plan has weighed already, and repeats them.
         warnings.simplefilter("ignore")
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-        fabric = Fabric(accelerator=device, devices=1, precision=precision)
+        fabric = Fabric(
+            accelerator=device,
+            strategy=strategy,
+            devices=here,
+            num_nodes=processes() // here,
+            precision=precision,
+        )
         fabric.launch()
+        fabric.barrier()
     if device == "cuda":
         torch.backends.cudnn.benchmark = True
     return fabric

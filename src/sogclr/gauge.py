@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from .auditing.exact import Anchors, log_mean
+from .launched import processes
 from .losses import TwoViewLoss, TwoWayLoss
+from .losses.processes import agree
 from .normalizer import NormalizerTable
 from .task import Outcome
 from .temperature import detached
@@ -39,8 +41,27 @@ class NormalizerGauge:
         """Take note of a micro-batch."""
         self._kept.append((*outcome.projections, *outcome.rows))
 
+    def gather(self) -> None:
+        """Have the batches whole where processes share them; all call it, and one may `read`."""
+        for i, parts in enumerate(self._kept):
+            shares, device = agree("auto", len(parts[0])), parts[0].device
+            if shares is not None:
+                whole = (shares.gather(part.to(device)).to(part.device) for part in parts)
+                self._kept[i] = tuple(whole)
+
+    def clear(self) -> None:
+        """Forget them."""
+        self._kept.clear()
+
+    def latest(self) -> tuple[Tensor, Tensor]:
+        """Projections of the last batch, `(b, d)` of either side."""
+        first, second, *_ = self._kept[-1]
+        return first, second
+
     def state(self) -> list[tuple[Tensor, ...]]:
         """What a resumed run has to know."""
+        if processes() > 1:  # each has its own share of them
+            return []
         return [tuple(part.cpu() for part in batch) for batch in self._kept]
 
     def restore(self, state: list[tuple[Tensor, ...]], device: torch.device) -> None:

@@ -1,5 +1,7 @@
 """What a run tells while it trains: a progress line, metrics.jsonl, TensorBoard, alarms.
 
+Of several processes the first one tells it, the others raise alarms alone.
+
 Results stay on the device until a log point; only then does the host wait for them.
 """
 
@@ -16,6 +18,7 @@ from torch import Tensor
 from .errors import UserError
 from .evaluation.geometry import alignment, uniformity
 from .gauge import NormalizerGauge
+from .launched import processes, rank
 from .progress import console, say
 from .runs import Run
 from .task import Outcome
@@ -50,11 +53,10 @@ class Monitor:
     """
 
     def __init__(self, run: Run, total_steps: int) -> None:
-        self.run = run
+        self.run, self.first = run, rank() == 0
         self.total_steps = total_steps
         self.rows: list[dict[str, Any]] = []
         self._pending: list[tuple[int, Tensor, Tensor, Tensor]] = []
-        self._projections: tuple[Tensor, Tensor] | None = None
         self._gauge = NormalizerGauge()
         self._samples = 0
         self._started = time.monotonic()
@@ -76,9 +78,8 @@ class Monitor:
         # A projector's batch norm spreads one bad sample over all: ask it only if need be.
         bad = torch.where(bad.any(), bad, _not_finite(outcome.projections))
         self._pending.append((step, rows, bad, outcome.loss.detach()))
-        self._projections = outcome.projections
         self._gauge.observe(outcome)
-        self._samples += len(rows)
+        self._samples += len(rows) * processes()
 
     def skipped(self, name: str, reason: str) -> None:
         """A sample that could not be read; told once a file."""
@@ -109,9 +110,13 @@ class Monitor:
         """Read results, write them down, show them. Call `check_finite` before."""
         if not self._pending:  # no image could be read since the last time
             return
+        self._gauge.gather()
+        if not self.first:
+            self._pending.clear()
+            self._gauge.clear()
+            return
         losses = torch.stack([loss for _, _, _, loss in self._pending])
-        assert self._projections is not None
-        view1, view2 = (side.cpu() for side in self._projections)
+        view1, view2 = (side.cpu() for side in self._gauge.latest())
         now = time.monotonic()
         row: dict[str, Any] = {
             "step": step,
@@ -148,6 +153,8 @@ class Monitor:
             for step, rows, bad, loss in state["pending"]
         ]
         self._gauge.restore(state.get("gauge", []), device)
+        if not self.first:
+            return
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
         self.run.metrics.write_text(text)
         with suppress(FileNotFoundError):
@@ -157,6 +164,9 @@ class Monitor:
     @contextmanager
     def showing(self, step: int) -> Iterator[None]:
         """Keep the curves open and the progress line on screen."""
+        if not self.first:
+            yield
+            return
         from torch.utils.tensorboard import SummaryWriter
 
         self._started = self._read_at = self._said_at = time.monotonic()

@@ -9,6 +9,7 @@ import torch
 
 from .data.source import ImageSource
 from .errors import UserError
+from .launched import processes
 from .optimization import Recipe, recipe
 from .settings import ConcretePrecision, Method, Optimizer, Precision, Views
 
@@ -20,6 +21,7 @@ __all__ = [
     "loader_workers",
     "plan_run",
     "resolve_precision",
+    "share_among_processes",
     "usual_batch_size",
 ]
 
@@ -135,6 +137,7 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
 
     batch_size = request.batch_size or usual_batch_size(n)
     derive("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
+    share_among_processes(batch_size, reasons)
     batch = batch_size * request.accumulate
     if request.accumulate > 1:
         reasons.note("accumulate", request.accumulate, f"{batch} samples a step")
@@ -167,11 +170,11 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
     precision = resolve_precision(request.precision, device)
     derive("precision", request.precision, precision, f"fastest that is safe on {device}")
 
-    processes = loader_workers(source.local, device, workers)
+    loaders = loader_workers(source.local, device, workers)
     derive(
         "loader workers",
         workers,
-        processes,
+        loaders,
         "images are in memory"
         if source.local
         else "the encoder needs the cores"
@@ -185,7 +188,7 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
         image_size=image_size,
         temperature=temperature,
         precision=precision,
-        workers=processes,
+        workers=loaders,
         views=views,
         recipe=chosen,
         queue_size=queue_size,
@@ -272,6 +275,18 @@ def _check_moco(request: Request, n: int) -> None:
         )
     if momentum is not None and not 0 <= momentum < 1:
         raise UserError(f"momentum: must be at least 0 and below 1, got {momentum:g}")
+
+
+def share_among_processes(batch_size: int, reasons: Reasons) -> None:
+    """Tell that processes share a batch; refuse one that is too small for it."""
+    count = processes()
+    if batch_size < 2 * count:
+        raise UserError(
+            f"batch size: {batch_size} is shared by {count} processes, and batch normalization "
+            f"needs two samples in each; give at least {2 * count}"
+        )
+    if count > 1:
+        reasons.note("processes", count, f"the batch is shared by them, {batch_size // count} each")
 
 
 def usual_batch_size(n: int) -> int:

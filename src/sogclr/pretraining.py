@@ -13,6 +13,7 @@ from .data.views import photometric
 from .devices import choose_device, start
 from .errors import UserError
 from .gauge import gauge_bytes
+from .launched import processes, rank, restarted
 from .models import (
     PROJECTION,
     ContrastiveModel,
@@ -48,28 +49,37 @@ def pretrain(
 ) -> Result:
     """See `sogclr.pretrain`; `module` is the user's own encoder, if it is one."""
     run = Run(out)
+    resume = resume or (restarted() and run.checkpoint.exists())
     request = claim(run, request, "pretrain", resume)
-    kind = choose_device(device)
+    kind = choose_device(device, alone=False)
     source = open_source(data)
     plan = plan_run(request, source, kind, workers)
     _tell(source, plan, kind)
     torch.manual_seed(request.seed)
     task = build_task(source, plan, *_encoder(plan, module))
-    run.create()
-    queue = 4 * (PROJECTION + 3) * (plan.queue_size or 0)
-    kept = queue + gauge_bytes(plan.batch_size, PROJECTION)
-    run.require_space(checkpoint_bytes(task.model, len(source), kept))
-    fabric = start(kind, plan.precision)
+    fabric = start(kind, plan.precision)  # from here on no process changes what another looks at
+    if fabric.is_global_zero:
+        run.create()
+        queue = 4 * (PROJECTION + 3) * (plan.queue_size or 0)
+        kept = queue + gauge_bytes(plan.batch_size, PROJECTION)
+        run.require_space(checkpoint_bytes(task.model, len(source), kept))
     batches = BatchPlan(
-        source.ids, plan.batch_size, request.accumulate, request.epochs, request.seed
+        source.ids,
+        plan.batch_size,
+        request.accumulate,
+        request.epochs,
+        request.seed,
+        rank(),
+        processes(),
     )
     trainer = Trainer(fabric, task, batches, plan.recipe, run, checkpoint_seconds)
     if run.checkpoint.exists():
         trainer.restore()
     else:
-        run.write_settings({"asked": asdict(request), "resolved": asdict(plan.resolved())})
-        run.write_encoder(task.model.encoder, task.spec, initial=True)
-        _picture(source, plan, run)
+        if fabric.is_global_zero:
+            run.write_settings({"asked": asdict(request), "resolved": asdict(plan.resolved())})
+            run.write_encoder(task.model.encoder, task.spec, initial=True)
+            _picture(source, plan, run)
         trainer.monitor.restore(NOTHING_YET, fabric.device)
         task.prime(fabric.device)
     return conduct(trainer, "sogclr evaluate, sogclr embed, sogclr.load")

@@ -6,12 +6,14 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .launched import rank
+
 __all__ = ["console", "result", "say", "track"]
 
 T = TypeVar("T")
 
 # On stderr, so that what a command prints as its result can be piped.
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=rank() > 0)
 
 
 def say(text: str) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from . import verbs
 from .errors import UserError
+from .launched import restarted
 from .progress import say
 from .runs import Run
 from .settings import Views
@@ -45,7 +46,7 @@ def claim(run: Run, asked: R, verb: str, resume: bool) -> R:
             this verb, or something else is asked.
     """
     if not resume:
-        if run.exists():
+        if run.exists() and not restarted():
             raise UserError(
                 f"out: {run.folder} holds a run already; add --resume or name another --out"
             )

@@ -14,8 +14,11 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from .data.loading import BatchPlan
+from .errors import UserError
+from .losses.processes import agree
 from .monitor import Monitor
 from .optimization import Recipe, build_optimizer, build_schedule
 from .progress import say
@@ -48,6 +51,8 @@ class Trainer:
     ) -> None:
         self.fabric, self.task, self.batches, self.run = fabric, task, batches, run
         self.checkpoint_seconds = checkpoint_seconds
+        if fabric.world_size > 1 and fabric.device.type == "cuda":
+            task.model = nn.SyncBatchNorm.convert_sync_batchnorm(task.model)
         self.plain_model = task.model.to(memory_format=torch.channels_last)
         self.loss = task.loss.to(fabric.device)
         optimizer = build_optimizer(task.model, self.loss, recipe)
@@ -56,6 +61,8 @@ class Trainer:
         self.schedule = build_schedule(optimizer, batches.total_steps, warmup)
         self.monitor = Monitor(run, batches.total_steps)
         self.step = 0
+        if fabric.world_size > 1:
+            self._seed_own()
         # Every 50 steps, and often enough that short epochs have a curve.
         self.log_every = max(1, min(50, batches.steps_per_epoch // 2))
 
@@ -75,17 +82,26 @@ class Trainer:
             self.step = round(state["step"] / state["total_steps"] * self.batches.total_steps)
             say(told)
         self.monitor.restore(state["monitor"], self.fabric.device)
+        if self.fabric.world_size > 1:
+            self._seed_own()
+            return
         torch.set_rng_state(state["rng"])
         if self.fabric.device.type == "cuda" and "cuda_rng" in state:  # none if saved on a CPU
             torch.cuda.set_rng_state(state["cuda_rng"])
 
+    def _seed_own(self) -> None:
+        """Processes that share a batch must not drop out the same features of each share."""
+        torch.manual_seed(hash((self.batches.seed, self.step, self.fabric.global_rank)))
+
     def save(self) -> None:
-        """Write the checkpoint and the model.
+        """Write the checkpoint and the model; the first process does.
 
         Raises:
             UserError: the disk is full; the previous checkpoint is intact.
             IndexError: the table met invalid ids.
         """
+        if not self.fabric.is_global_zero:
+            return
         state: dict[str, Any] = {
             "step": self.step,
             "total_steps": self.batches.total_steps,
@@ -122,13 +138,14 @@ class Trainer:
                 if not batch.plan.last:
                     continue
                 self._step(batch.plan.step)
+                stopping = self._anyone(bool(stop))
                 epoch_ends = self.step % self.batches.steps_per_epoch == 0
                 if epoch_ends or self.step % self.log_every == 0:
                     self._log(epoch_ends)
                     if time.monotonic() - last_save >= self.checkpoint_seconds:
                         self.save()
                         last_save = time.monotonic()
-                if stop:
+                if stopping:
                     self.monitor.check_finite(self.task.names)
                     break
             self.save()
@@ -139,9 +156,16 @@ class Trainer:
             self.monitor.skipped(name, reason)
         plan = batch.plan
         if not len(plan.rows):
+            if self.fabric.world_size > 1:
+                raise UserError(
+                    f"step {plan.step + 1}: nothing could be read of what a process was to see; "
+                    "the last checkpoint is from before; restore the files and go on with --resume"
+                )
             return
-        outcome = self.task.forward(self.model, batch, self.fabric.device)
-        self.fabric.backward(outcome.loss * plan.weight)
+        several = self.fabric.world_size > 1
+        with self.fabric.no_backward_sync(self.model, enabled=several and not plan.last):
+            outcome = self.task.forward(self.model, batch, self.fabric.device)
+            self.fabric.backward(outcome.loss * plan.weight)
         self.monitor.observe(plan.step, torch.from_numpy(plan.rows), outcome)
 
     def _step(self, step: int) -> None:
@@ -157,10 +181,15 @@ class Trainer:
         self.task.loss.check()
         epoch = self.step / self.batches.steps_per_epoch
         scores = {}
-        if epoch_ends and self._is_scored(round(epoch)):
+        if self.monitor.first and epoch_ends and self._is_scored(round(epoch)):
             scores = self.task.score(self.fabric.device)
         rate = self.optimizer.param_groups[0]["lr"]
         self.monitor.log(self.step, epoch, loss=self.task.loss, learning_rate=rate, scores=scores)
+
+    def _anyone(self, asked: bool) -> bool:
+        """Whether any process was: they stop together."""
+        shares = agree("auto", int(asked))
+        return asked if shares is None else shares.total > 0
 
     def _is_scored(self, epoch: int) -> bool:
         every = max(1, self.batches.epochs // 10)

@@ -26,8 +26,8 @@ class MicroBatch:
     Attributes:
         step: the optimizer step it belongs to, counted from 0 over the whole run.
         epoch: counted from 0.
-        rows: `(b,)` int64.
-        weight: its share in the step's gradient.
+        rows: `(b,)` int64, this process's.
+        weight: the share of all processes' rows in the step's gradient.
         last: whether the optimizer steps after it.
     """
 
@@ -71,12 +71,22 @@ class BatchPlan(Sampler[MicroBatch]):
         accumulate: micro-batches in an optimizer step.
         epochs: passes over the data.
         seed: of the order.
+        rank: of this process. Of every micro-batch it has an even share.
+        processes: among how many.
     """
 
     def __init__(
-        self, ids: np.ndarray, batch_size: int, accumulate: int, epochs: int, seed: int
+        self,
+        ids: np.ndarray,
+        batch_size: int,
+        accumulate: int,
+        epochs: int,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         self.ids, self.accumulate, self.epochs, self.seed = ids, accumulate, epochs, seed
+        self.rank, self.processes = rank, processes
         self.micro_batches = -(-len(ids) // batch_size)
         self.steps_per_epoch = -(-self.micro_batches // accumulate)
         self.total_steps = self.steps_per_epoch * epochs
@@ -95,7 +105,8 @@ class BatchPlan(Sampler[MicroBatch]):
                 for i, rows in enumerate(group):
                     step = epoch * self.steps_per_epoch + k
                     weight, last = len(rows) / size, i == len(group) - 1
-                    yield MicroBatch(step, epoch, rows, weight, last)
+                    share = np.array_split(rows, self.processes)[self.rank]
+                    yield MicroBatch(step, epoch, share, weight, last)
             skip = 0
 
 

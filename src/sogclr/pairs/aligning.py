@@ -14,6 +14,7 @@ from ..data.pairs import PairSource, open_pairs
 from ..devices import choose_device, start
 from ..errors import UserError
 from ..gauge import gauge_bytes
+from ..launched import processes, rank, restarted
 from ..monitor import NOTHING_YET
 from ..progress import say
 from ..runs import Run
@@ -46,8 +47,9 @@ def align(
 ) -> Result:
     """See `sogclr.align`."""
     run = Run(out)
+    resume = resume or (restarted() and run.checkpoint.exists())
     request = claim(run, request, "align", resume)
-    kind = choose_device(device)
+    kind = choose_device(device, alone=False)
     source = open_pairs(data, request.columns)
     held = None if val is None else open_pairs(val, request.columns)
     say(source.describe())
@@ -70,19 +72,27 @@ def align(
         raise UserError("freeze: nothing is left to train; freeze one tower only")
     tokenizer = tokenizer_of(spec, pair_files(run)["text"] if resume else None)
 
-    run.create()
-    bodies = sum(p.numel() * p.element_size() for k in frozen for p in towers[k].parameters())
-    kept = gauge_bytes(plan.batch_size, spec.width)
-    run.require_space(bodies + checkpoint_bytes(model, len(source.a) + len(source.b), kept))
-    if not resume:
-        write_start(run, spec, towers, tokenizer)
-    fabric = start(kind, plan.precision)
+    fabric = start(kind, plan.precision)  # from here on no process changes what another looks at
+    if fabric.is_global_zero:
+        run.create()
+        bodies = sum(p.numel() * p.element_size() for k in frozen for p in towers[k].parameters())
+        kept = gauge_bytes(plan.batch_size, spec.width)
+        run.require_space(bodies + checkpoint_bytes(model, len(source.a) + len(source.b), kept))
+        if not resume:
+            write_start(run, spec, towers, tokenizer)
     inputs = _Sides(spec, towers, tokenizer, plan, fabric.device)
-    a, b = inputs.training(source.a), inputs.training(source.b)
-    scored = Held(held, *inputs.plain(held)) if held is not None else _sample(source, inputs)
+    with fabric.rank_zero_first():  # the others find the features it has kept
+        a, b = inputs.training(source.a), inputs.training(source.b)
+        scored = Held(held, *inputs.plain(held)) if held is not None else _sample(source, inputs)
     task = PairTask(model, source, a, b, plan, scored)
     batches = BatchPlan(
-        source.a.ids, plan.batch_size, request.accumulate, request.epochs, request.seed
+        source.a.ids,
+        plan.batch_size,
+        request.accumulate,
+        request.epochs,
+        request.seed,
+        rank(),
+        processes(),
     )
     trainer = Trainer(fabric, task, batches, plan.recipe, run, checkpoint_seconds)
     if resume:
@@ -93,9 +103,10 @@ def align(
         # in the run; and settings last: with them, the folder is a run that can be resumed.
         trainer.save()
         settings = {"kind": "pairs", "data": _named(data), "val": _named(val)}
-        run.write_settings(
-            {**settings, "asked": asdict(request), "resolved": asdict(plan.resolved())}
-        )
+        if fabric.is_global_zero:
+            run.write_settings(
+                {**settings, "asked": asdict(request), "resolved": asdict(plan.resolved())}
+            )
     return conduct(trainer, "sogclr evaluate, search, embed, sogclr.load")
 
 

@@ -11,6 +11,7 @@ from ..planning import (
     check_request,
     loader_workers,
     resolve_precision,
+    share_among_processes,
     usual_batch_size,
 )
 from ..settings import ConcretePrecision, Optimizer, PairMethod, Precision, Tau, Views
@@ -118,6 +119,7 @@ def plan_pairs(
 
     batch_size = request.batch_size or usual_batch_size(len(source.a))
     derive("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
+    share_among_processes(batch_size, reasons)
     batch = batch_size * request.accumulate
     if request.accumulate > 1:
         reasons.note("accumulate", request.accumulate, f"{batch} samples a step")

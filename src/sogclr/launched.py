@@ -1,0 +1,20 @@
+"""What torchrun tells a process of itself, before anything is set up."""
+
+import os
+
+__all__ = ["processes", "rank", "restarted"]
+
+
+def processes() -> int:
+    """How many train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Which of them this is; the first, 0, speaks and writes for all."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def restarted() -> bool:
+    """Whether torchrun has started them again after one of them failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
