@@ -8,6 +8,7 @@ import tyro
 
 from . import verbs
 from .errors import UserError
+from .launched import connected, rank
 
 __all__ = ["main"]
 
@@ -32,7 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
             config=(tyro.conf.DisallowNone,),
         )
     except UserError as error:
-        print(f"sogclr: {error}", file=sys.stderr)
+        if rank() == 0 or connected():  # before they are, all processes meet the same
+            print(f"sogclr: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

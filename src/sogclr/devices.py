@@ -11,7 +11,7 @@ from .errors import UserError
 from .launched import processes
 from .settings import ConcretePrecision, Device
 
-__all__ = ["choose_device", "start"]
+__all__ = ["choose_device", "finish", "start"]
 
 
 def choose_device(device: Device, *, alone: bool = True) -> str:
@@ -55,3 +55,10 @@ def start(device: str, precision: ConcretePrecision) -> Fabric:
     if device == "cuda":
         torch.backends.cudnn.benchmark = True
     return fabric
+
+
+def finish(fabric: Fabric) -> None:
+    """The end of the work that processes share. Left to the end of one, it can abort another."""
+    if fabric.world_size > 1:
+        fabric.barrier()
+        torch.distributed.destroy_process_group()

@@ -1,8 +1,9 @@
 """What torchrun tells a process of itself, before anything is set up."""
 
 import os
+import sys
 
-__all__ = ["processes", "rank", "restarted"]
+__all__ = ["connected", "processes", "rank", "restarted"]
 
 
 def processes() -> int:
@@ -13,6 +14,12 @@ def processes() -> int:
 def rank() -> int:
     """Which of them this is; the first, 0, speaks and writes for all."""
     return int(os.environ.get("RANK", "0"))
+
+
+def connected() -> bool:
+    """Whether they are joined already. Imports nothing: before torch is, they are not."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_initialized()
 
 
 def restarted() -> bool:

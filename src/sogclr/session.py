@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from . import verbs
+from .devices import finish
 from .errors import UserError
 from .launched import restarted
 from .progress import say
@@ -83,6 +84,7 @@ def conduct(trainer: Trainer, hint: str) -> Result:
     if trainer.step:
         say(f"going on from step {trainer.step:,} of {trainer.batches.total_steps:,}")
     complete = trainer.train()
+    finish(trainer.fabric)
     folder = trainer.run.folder
     if complete:
         say(f"done: {folder} ({hint})")

@@ -115,9 +115,10 @@ def _hosts_of(group: Any) -> Any:
     """The same processes, connected by something that carries what is not on a device."""
     if "gloo" in dist.get_backend_config(group):
         return group
-    if group not in _on_hosts:
-        _on_hosts[group] = dist.new_group(dist.get_process_group_ranks(group), backend="gloo")
-    return _on_hosts[group]
+    joined = dist.group.WORLD if group is None else group
+    if joined not in _on_hosts:
+        _on_hosts[joined] = dist.new_group(dist.get_process_group_ranks(joined), backend="gloo")
+    return _on_hosts[joined]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,55 @@
+"""Training shared by processes, as torchrun starts them: the same run as in one."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from bits import checkpoint
+from launching import assert_alike, finished, started
+
+SCRIPT = str(Path(__file__).with_name("together.py"))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone") / "run"
+    finished(started(1, SCRIPT, str(out), "2"))
+    return out
+
+
+def test_two_processes_end_where_one_does(alone, tmp_path):
+    said = finished(started(2, SCRIPT, str(tmp_path / "run"), "2"))
+    assert_alike(alone, tmp_path / "run")
+    assert said.count("done: ") == 1
+    assert "processes       2            the batch is shared by them, 6 each" in said
+
+
+def test_a_batch_is_refused_that_is_too_small_to_be_shared(tmp_path):
+    arguments = ["-m", "sogclr", "pretrain", "digits", "--batch-size", "3"]
+    process = started(2, *arguments, "--out", str(tmp_path / "run"))
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert said.count("sogclr: batch size: 3 is shared by 2 processes") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["one of them", "all of them"])
+def test_what_is_killed_loses_only_what_came_after_the_checkpoint(who, alone, tmp_path):
+    epochs, out = "60", tmp_path / "run"
+    whole = tmp_path / "whole"
+    finished(started(2, SCRIPT, str(whole), epochs))
+    process = started(2, SCRIPT, str(out), epochs, restarts=1 if who == "one of them" else 0)
+    while not (out / "checkpoint.pt").exists() or checkpoint(out)["step"] < 20:
+        time.sleep(0.2)
+    if who == "one of them":  # torchrun starts both again
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        assert "going on from step" in finished(process)
+    else:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        for count in (2, 1):
+            finished(started(count, SCRIPT, str(out), epochs, "--resume"))
+    assert_alike(whole, out)
