@@ -9,6 +9,7 @@ from torch import nn
 
 import sogclr.losses.processes
 import sogclr.losses.two_view
+import sogclr.sharded
 from sogclr import (
     ClipLoss,
     DecoupledClipLoss,
@@ -85,6 +86,8 @@ def cases(dtype):
         made[f"sogclr, {key}"] = partial(one, **{key: value}), call
         if key != "num_views":
             made[f"pairs, {key}"] = partial(two, **{key: value}), pairs
+    for name in ("sogclr, candidates", "pairs, candidates", "pairs, recent", "sogclr, num_views"):
+        made[f"{name}, sharded"] = made[name]
     return made
 
 
@@ -126,9 +129,10 @@ def run(name, dtype, rank, processes, steps=None):
     """Value, gradients by this process's features and by the loss's parameters, step by step;
     and the state in the end."""
     make, call = cases(dtype)[name]
-    loss = make().to(dtype)
+    with patch.object(sogclr.sharded, "COPIED", 0 if "sharded" in name else SAMPLES * 3):
+        loss, again = make().to(dtype), make().to(dtype)
     if dtype == torch.float64:
-        for module in loss.modules():
+        for module in (*loss.modules(), *again.modules()):
             if isinstance(module, IndividualTemperature):
                 module.tau, module.velocity = module.tau.double(), module.velocity.double()
     done = []
@@ -142,7 +146,8 @@ def run(name, dtype, rank, processes, steps=None):
         value.backward()
         learned = [p.grad.clone() for p in loss.parameters()]
         done.append((value.detach(), torch.stack([a.grad, b.grad]), learned))
-    return done, loss.state_dict()
+    again.load_state_dict(loss.state_dict())
+    return done, again.state_dict()
 
 
 def received(each, width):

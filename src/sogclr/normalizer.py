@@ -186,21 +186,30 @@ class NormalizerTable(PerSample, Normalizer):
         """
         learning = self.training and torch.is_grad_enabled()
         with torch.no_grad():
-            estimate = self._estimate(rows, log_g)
-            stored, visits = self._stored(rows)
+            estimate, places = self._estimate(rows, log_g), self._places(rows)
+            stored, visits = self._stored(places)
             if not learning:
-                old = stored.to(estimate.dtype)
-                return torch.where(visits > 0, old, estimate).to(log_g.dtype)
+                known = torch.where(visits > 0, stored.to(estimate.dtype), estimate)
+                return self._joined(known, rows, estimate).to(log_g.dtype)
             new, finite = self._averaged(stored, visits, estimate), estimate.isfinite()
             # Equal rows write equal numbers.
-            self.log_u.index_copy_(0, rows, torch.where(finite, new.to(stored.dtype), stored))
-            self.visits.index_copy_(0, rows, visits + finite)
-            return new.to(log_g.dtype)
+            self.log_u.index_copy_(0, places, torch.where(finite, new.to(stored.dtype), stored))
+            self.visits.index_copy_(0, places, visits + finite)
+            return self._joined(new, rows, estimate).to(log_g.dtype)
 
     @torch.no_grad()
     def peek(self, rows: Tensor, log_g: Tensor) -> Tensor:
-        new = self._averaged(*self._stored(rows), self._estimate(rows, log_g))
-        return new.to(log_g.dtype)
+        estimate = self._estimate(rows, log_g)
+        new = self._averaged(*self._stored(self._places(rows)), estimate)
+        return self._joined(new, rows, estimate).to(log_g.dtype)
+
+    def _places(self, rows: Tensor) -> Tensor:
+        """Where the rows are kept, `(M,)`."""
+        return rows
+
+    def _joined(self, log_u: Tensor, rows: Tensor, estimate: Tensor) -> Tensor:
+        """log u `(M,)` of all rows, given those that are kept here."""
+        return log_u
 
     def _estimate(self, rows: Tensor, log_g: Tensor) -> Tensor:
         """log ĝ of each entry's row, in the wider of both dtypes."""

@@ -12,6 +12,7 @@ from .errors import UserError
 from .launched import processes
 from .optimization import Recipe, recipe
 from .settings import ConcretePrecision, Method, Optimizer, Precision, Views
+from .sharded import COPIED
 
 __all__ = [
     "Plan",
@@ -137,7 +138,7 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
 
     batch_size = request.batch_size or usual_batch_size(n)
     derive("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
-    share_among_processes(batch_size, reasons)
+    share_among_processes(batch_size, n, reasons)
     batch = batch_size * request.accumulate
     if request.accumulate > 1:
         reasons.note("accumulate", request.accumulate, f"{batch} samples a step")
@@ -277,8 +278,8 @@ def _check_moco(request: Request, n: int) -> None:
         raise UserError(f"momentum: must be at least 0 and below 1, got {momentum:g}")
 
 
-def share_among_processes(batch_size: int, reasons: Reasons) -> None:
-    """Tell that processes share a batch; refuse one that is too small for it."""
+def share_among_processes(batch_size: int, samples: int, reasons: Reasons) -> None:
+    """Tell what processes share; refuse a batch that is too small for it."""
     count = processes()
     if batch_size < 2 * count:
         raise UserError(
@@ -287,6 +288,8 @@ def share_among_processes(batch_size: int, reasons: Reasons) -> None:
         )
     if count > 1:
         reasons.note("processes", count, f"the batch is shared by them, {batch_size // count} each")
+        whole = samples <= COPIED
+        reasons.note("table", *(("copied", "one each") if whole else ("sharded", "a part each")))
 
 
 def usual_batch_size(n: int) -> int:

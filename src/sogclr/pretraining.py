@@ -55,9 +55,9 @@ def pretrain(
     source = open_source(data)
     plan = plan_run(request, source, kind, workers)
     _tell(source, plan, kind)
+    fabric = start(kind, plan.precision)  # from here on no process changes what another looks at
     torch.manual_seed(request.seed)
     task = build_task(source, plan, *_encoder(plan, module))
-    fabric = start(kind, plan.precision)  # from here on no process changes what another looks at
     if fabric.is_global_zero:
         run.create()
         queue = 4 * (PROJECTION + 3) * (plan.queue_size or 0)

@@ -94,12 +94,13 @@ class Trainer:
         torch.manual_seed(hash((self.batches.seed, self.step, self.fabric.global_rank)))
 
     def save(self) -> None:
-        """Write the checkpoint and the model; the first process does.
+        """Write the checkpoint and the model. All processes call it, and the first one does it.
 
         Raises:
             UserError: the disk is full; the previous checkpoint is intact.
             IndexError: the table met invalid ids.
         """
+        loss = self.loss.state_dict()  # of which each may hold a part
         if not self.fabric.is_global_zero:
             return
         state: dict[str, Any] = {
@@ -107,7 +108,7 @@ class Trainer:
             "total_steps": self.batches.total_steps,
             "model": self.plain_model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "loss": self.loss.state_dict(),
+            "loss": loss,
             "data": self.task.identity(),
             "monitor": self.monitor.state(),
             "rng": torch.get_rng_state(),

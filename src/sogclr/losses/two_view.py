@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..normalizer import InBatchNormalizer, Normalizer, NormalizerTable, check_ids, move_ids
+from ..normalizer import InBatchNormalizer, Normalizer, check_ids, move_ids
+from ..sharded import normalizer_table
 from ..temperature import Temperature, as_temperature
 from ..tiles import Absent, Negatives
 from .anchors import Anchors, Compared, ContrastiveLoss, Scale, checked_candidates
@@ -182,11 +183,12 @@ class GlobalContrastiveLoss(TwoViewLoss):
         self.num_samples = num_samples
         self.candidates = checked_candidates(candidates)
         self.num_views = num_views
-        self.normalizer = NormalizerTable(
+        self.normalizer = normalizer_table(
             num_samples * (num_views or 1),
             gamma_min=gamma_min,
             gamma_decay=gamma_decay,
             dtype=dtype,
+            process_group=process_group,
         )
         # The sample, and the rows of its views.
         self.recent = None if recent is None else Recent(recent, ids=3, dtype=dtype)

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..normalizer import InBatchNormalizer, Normalizer, NormalizerTable, move_ids
+from ..normalizer import InBatchNormalizer, Normalizer, move_ids
+from ..sharded import normalizer_table
 from ..temperature import Temperature, as_temperature
 from ..tiles import Absent, Negatives
 from .anchors import Anchors, Compared, ContrastiveLoss, Scale, checked_candidates
@@ -203,7 +204,13 @@ class TwoWayGlobalContrastiveLoss(TwoWayLoss):
         self.num_samples = sizes
         self.candidates = checked_candidates(candidates)
         self.normalizer_a, self.normalizer_b = (
-            NormalizerTable(size, gamma_min=gamma_min, gamma_decay=gamma_decay, dtype=dtype)
+            normalizer_table(
+                size,
+                gamma_min=gamma_min,
+                gamma_decay=gamma_decay,
+                dtype=dtype,
+                process_group=process_group,
+            )
             for size in sizes
         )
         # Rows of either side, and the group.

@@ -64,6 +64,7 @@ def align(
         device=kind,
         workers=workers,
     )
+    fabric = start(kind, plan.precision)  # from here on no process changes what another looks at
     torch.manual_seed(request.seed)
     spec, towers = _towers(run, wanted, frozen, source, resume)
     _tell(plan, kind, spec, towers)
@@ -72,7 +73,6 @@ def align(
         raise UserError("freeze: nothing is left to train; freeze one tower only")
     tokenizer = tokenizer_of(spec, pair_files(run)["text"] if resume else None)
 
-    fabric = start(kind, plan.precision)  # from here on no process changes what another looks at
     if fabric.is_global_zero:
         run.create()
         bodies = sum(p.numel() * p.element_size() for k in frozen for p in towers[k].parameters())

@@ -119,7 +119,7 @@ def plan_pairs(
 
     batch_size = request.batch_size or usual_batch_size(len(source.a))
     derive("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
-    share_among_processes(batch_size, reasons)
+    share_among_processes(batch_size, max(len(source.a), len(source.b)), reasons)
     batch = batch_size * request.accumulate
     if request.accumulate > 1:
         reasons.note("accumulate", request.accumulate, f"{batch} samples a step")
