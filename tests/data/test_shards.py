@@ -1,6 +1,7 @@
 import gzip
 import io
 import os
+import pickle
 import tarfile
 from pathlib import Path
 
@@ -127,6 +128,13 @@ def test_loader_processes_change_nothing(make_shards):
     _same(_batches(source, 0, workers=0), _batches(source, 0, workers=2))
 
 
+def test_a_process_that_is_not_forked_reads_the_same(make_shards):
+    source = open_source(make_shards())
+    sent = pickle.loads(pickle.dumps(source))
+    assert sent.names[7] == source.names[7]
+    assert np.array_equal(np.asarray(sent.image(7)), np.asarray(source.image(7)))
+
+
 def test_resumed_within_an_epoch_is_the_rest_of_it(make_shards):
     pattern = make_shards()
     whole = _batches(open_source(pattern), 0, workers=0)
@@ -186,9 +194,7 @@ def test_a_shard_that_changes_or_goes_while_in_use_gives_no_other_image(make_sha
     source.image(39)
 
 
-@pytest.mark.parametrize(
-    "part", ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "JPG"], ids=str
-)
+@pytest.mark.parametrize("part", ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "JPG"])
 def test_every_image_part_is_read(tmp_path, part):
     format = {"jpg": "JPEG", "tif": "TIFF"}.get(part.lower(), part)
     members = [(f"{i}.{part}", encoded(i, format)) for i in range(2)]
@@ -324,6 +330,10 @@ def test_patterns_stand_for_what_they_do_in_a_shell(tmp_path):
     assert found("{a,b}-{8..10}.tar") == names[:6]
     assert found("c-{08..10}.tar") == names[6:]
     assert found("a-8.tar") == ["a-8"]
+    many = [f"{number:07d}" for number in range(100)]
+    for name in many:
+        (tmp_path / f"{name}.tar").touch()
+    assert found(f"{{{','.join(many)}}}.tar") == many
 
 
 def test_a_folder_of_shards_is_one_source_and_a_folder_of_images_is_another(

@@ -152,13 +152,13 @@ def find_shards(data: str | Path) -> list[Path] | None:
         UserError: none of the pattern's shards is there, or some are not; or they are compressed.
     """
     pattern, path = str(data), Path(data)
-    if path.is_dir():
+    if os.path.isdir(path):  # where a pattern is too long to be a name, Path's would raise
         return _shards_in(path)
     if pattern.lower().endswith(PACKED):
         raise _packed(path)
     if path.suffix.lower() != ".tar":
         return None
-    expected = [path] if path.exists() else [Path(name) for name in _expanded(pattern)]
+    expected = [path] if os.path.exists(path) else [Path(name) for name in _expanded(pattern)]
     missing = [shard for shard in expected if not shard.exists()]
     if len(missing) == len(expected):
         raise UserError(f"data: no shard matches {pattern}; give tar files on this machine")
