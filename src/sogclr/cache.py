@@ -1,4 +1,4 @@
-"""Where things are kept that can be had again: headers of images, features of frozen towers."""
+"""Where things are kept that can be had again: headers of images, indexes, frozen features."""
 
 import os
 from pathlib import Path

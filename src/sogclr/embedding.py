@@ -103,7 +103,7 @@ def _of_pairs(
         rows = np.flatnonzero(~np.isnan(found[:, 0]))
         told = side.texts if isinstance(side, Texts) else side.names
         ids.append(side.ids[rows])
-        names += [told[row] for row in rows]
+        names += [told[row] for row in rows.tolist()]
         vectors.append(found[rows])
         sides += [name] * len(rows)
     return _Embedded(

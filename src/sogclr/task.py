@@ -1,7 +1,7 @@
 """What a training loop is asked to learn: images alone, or pairs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ class Task(ABC):
 
     model: nn.Module
     loss: Any
-    names: list[str]
+    names: Sequence[str]
 
     @abstractmethod
     def loader(self, plan: BatchPlan, *, pin_memory: bool) -> Iterable[Any]:

@@ -83,9 +83,10 @@ def pretrain(
     What is left out is derived from the data and the machine, and printed with its reason.
 
     Args:
-        data: A folder of images (flat or nested; JPEG, PNG, WebP), or `digits`. From Python also
-            an array or tensor of images, or a pair (images, labels). Labels, from sub-folders
-            or given, are used only to report kNN accuracy.
+        data: A folder of images (flat or nested; JPEG, PNG, WebP), webdataset shards (a .tar
+            file, a pattern like 'photos-{000..099}.tar', or a folder of them), or `digits`. From
+            Python also an array or tensor of images, or a pair (images, labels). Labels, from
+            sub-folders, parts of samples or given, are used only to report kNN accuracy.
         out: The folder of the run: checkpoint, encoder, metrics, curves.
         method: sogclr (a normalizer remembered per sample), simclr or dcl (in-batch ones), or
             moco (a queue of keys of earlier batches, made by a second, averaged encoder).
@@ -341,7 +342,8 @@ def evaluate(
 
     Args:
         run: The folder of a run.
-        data: Labelled images (a folder with sub-folders as labels, or `digits`), or a table.
+        data: Labelled images (a folder with sub-folders as labels, shards with labels, or
+            `digits`), or a table.
         test: Other labelled images to test on, with the same labels.
         protocol: knn, linear or both with a comma between; retrieval, zero-shot or sts. Default:
             what fits the run and the data.
@@ -386,7 +388,8 @@ def embed(
 
     Args:
         run: The folder of a run.
-        data: Images: a folder, or `digits`; or, for a run of `align`, also a table of pairs.
+        data: Images: a folder, shards, or `digits`; or, for a run of `align`, also a table of
+            pairs.
         out: File to write: .npz with arrays ids, paths, vectors; or .parquet with such columns.
         columns: Of a table: the names of two columns with a comma between.
         encoder: Where the run trained your own nn.Module: one of that architecture.
@@ -459,8 +462,8 @@ def audit(
     Args:
         run: The folder of a run; or, before training, the name of an encoder (from Python also
             an nn.Module), which is then audited with a table filled by its own embeddings.
-        data: What the run was trained on: images (a folder, `digits`) or a table of pairs; images
-            for an encoder before training.
+        data: What the run was trained on: images (a folder, shards, `digits`) or a table of
+            pairs; images for an encoder before training.
         samples: At most this many, drawn at random; of pairs with wide vectors fewer.
         views: Random views of each sample that stand for all; even. Default: 4, of more than
             25,000 samples 2.

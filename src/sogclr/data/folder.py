@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -190,7 +190,7 @@ def reason_of(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _labels(names: list[str]) -> tuple[np.ndarray | None, list[str] | None]:
+def _labels(names: Sequence[str]) -> tuple[np.ndarray | None, list[str] | None]:
     tops = [name.split("/", 1)[0] if "/" in name else None for name in names]
     classes = sorted({top for top in tops if top is not None})
     if None in tops or not 2 <= len(classes) < len(names):

@@ -7,6 +7,7 @@ shuffling, resuming, other numbers of workers, and a data set that has grown.
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -34,7 +35,7 @@ class ImageSource(ABC):
 
     Attributes:
         ids: `(n,)` uint64, stable and distinct.
-        names: n strings for people: relative paths, or row numbers.
+        names: n strings for people: relative paths, keys in shards, or row numbers.
         marks: `(n,)` int64, something cheap that changes when a sample is another one
             (the file's size in bytes, a hash of the pixels).
         labels: `(n,)` int64 or None.
@@ -46,7 +47,7 @@ class ImageSource(ABC):
     """
 
     ids: np.ndarray
-    names: list[str]
+    names: Sequence[str]
     marks: np.ndarray
     labels: np.ndarray | None = None
     classes: list[str] | None = None
@@ -75,22 +76,25 @@ def open_source(data: "Data") -> ImageSource:
     """The source of what a person passed.
 
     Args:
-        data: a folder (flat or nested, JPEG/PNG/WebP), the name `"digits"` (1,797 handwritten
-            digits that ship inside scikit-learn), an array or tensor of images, a pair
-            `(images, labels)` of them, or a source.
+        data: a folder (flat or nested, JPEG/PNG/WebP), tar shards (see
+            `sogclr.data.shards.find_shards`), the name `"digits"` (1,797 handwritten digits that
+            ship inside scikit-learn), an array or tensor of images, a pair `(images, labels)` of
+            them, or a source.
 
     Raises:
         UserError: missing, empty, unreadable, or not images.
     """
     from .arrays import ArraySource, digits
     from .folder import FolderSource
+    from .shards import ShardSource, find_shards
 
     if isinstance(data, ImageSource):
         return data
     if isinstance(data, str) and data == "digits":
         return digits()
     if isinstance(data, str | Path):
-        return FolderSource(Path(data))
+        shards = find_shards(data)
+        return FolderSource(Path(data)) if shards is None else ShardSource(shards, str(data))
     if isinstance(data, tuple):
         if len(data) != 2:
             raise UserError(f"data: a tuple means (images, labels), got {len(data)} parts")

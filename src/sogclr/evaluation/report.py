@@ -104,7 +104,10 @@ def _protocols(asked: str | tuple[str, ...]) -> tuple[Protocol, ...]:
 
 def _labelled(source: ImageSource) -> ImageSource:
     if source.labels is None:
-        raise UserError(f"data: {source.describe()}: no labels; put each class in a sub-folder")
+        raise UserError(
+            f"data: {source.describe()}: no labels; "
+            "put each class in a sub-folder, or give every sample of shards a part cls"
+        )
     if source.left_out:
         say(source.describe())
     return source

@@ -3,6 +3,7 @@
 Each kind has two halves: `prepare` runs in a loader worker, `to_model` on the device.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -136,7 +137,7 @@ class StoredFeatures:
         names: of the rows.
     """
 
-    def __init__(self, features: np.ndarray, names: list[str]) -> None:
+    def __init__(self, features: np.ndarray, names: Sequence[str]) -> None:
         self.features, self.names = features, names
 
     def prepare(self, rows: np.ndarray, epoch: int) -> Prepared:
