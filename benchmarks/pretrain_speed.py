@@ -40,6 +40,7 @@ from view_speed import TwoViews, lightly_view, photos, torchvision_view
 
 from sogclr.data.arrays import ArraySource
 from sogclr.data.loading import BatchPlan
+from sogclr.data.resident import resident
 from sogclr.devices import choose_device, start
 from sogclr.models import ContrastiveModel, build_encoder, build_projector, width_of
 from sogclr.monitor import NOTHING_YET
@@ -52,8 +53,14 @@ from sogclr.training import Trainer
 RESULTS = Path(__file__).parent / "results" / "pretrain_speed.json"
 ROUNDS, TAU, RATE = 5, 0.2, 1e-3
 VIEWS = Views().resolved(32)
-# Images a round, so that one takes seconds.
-IMAGES = {"small": 1024, "resnet18": 128}
+GPU = torch.cuda.is_available()
+# Images a round, so that one takes seconds: of ours, and of the others.
+IMAGES = {"small": 1024, "resnet18": 65_536 if GPU else 128}
+THEIRS = 4096 if GPU else math.inf
+# Encoder and batch size: beside others; and the encoder of the other tables.
+BESIDE = [("resnet18", 64), ("resnet18", 512)]
+BESIDE = BESIDE if GPU else [("small", 64), ("small", 512), ("resnet18", 64)]
+USUAL = "resnet18" if GPU else "small"
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 Side = Callable[[], float]
@@ -165,8 +172,8 @@ def _trainer(
     device = choose_device("auto")
     plan = plan_run(request, source, device, workers=None)
     net, spec = build_encoder(encoder, 32)
-    task = build_task(source, plan, net, spec)
     fabric = start(device, plan.precision)
+    task = build_task(source, plan, net, spec, resident(source, fabric.device))
     batches = BatchPlan(source.ids, batch, accumulate=1, epochs=1, seed=0)
     trainer = Trainer(fabric, task, batches, plan.recipe, Run(folder), math.inf)
     trainer.monitor.restore(NOTHING_YET, fabric.device)
@@ -203,7 +210,7 @@ def compared(rates: dict[str, list[float]], mine: str) -> list[dict[str, Any]]:
 
 
 def peers(images: np.ndarray) -> Iterator[dict[str, Any]]:
-    for encoder, batch in (("small", 64), ("small", 512), ("resnet18", 64)):
+    for encoder, batch in BESIDE:
         part = first(images, max(IMAGES[encoder], 2 * batch))
         makers = {"lightly": (lightly_loss, lightly_view), "LibAUC": (libauc_loss, plain_view)}
         sides = {
@@ -225,17 +232,17 @@ def plain_view(size: int, views: Views) -> Any:
 
 def losses(images: np.ndarray) -> Iterator[dict[str, Any]]:
     for batch in (64, 256, 1024):
-        part = first(images, max(IMAGES["small"], 2 * batch))
-        sides = {m: ours(part, "small", batch, method=m) for m in ("sogclr", "dcl", "simclr")}
+        part = first(images, max(IMAGES[USUAL], 2 * batch))
+        sides = {m: ours(part, USUAL, batch, method=m) for m in ("sogclr", "dcl", "simclr")}
         for row in compared(in_turns(sides), "sogclr"):
-            yield {"encoder": "small", "batch": batch, **row}
+            yield {"encoder": USUAL, "batch": batch, **row}
 
 
 def batches(images: np.ndarray) -> Iterator[dict[str, Any]]:
     sizes = (16, 64, 256, 1024, 4096)
-    sides = {str(b): ours(first(images, max(2048, b)), "small", b) for b in sizes}
+    sides = {str(b): ours(first(images, max(2 * IMAGES[USUAL], b)), USUAL, b) for b in sizes}
     for row in compared(in_turns(sides), "64"):
-        yield {"encoder": "small", "batch": int(row["side"]), **row, "side": "ours, default"}
+        yield {"encoder": USUAL, "batch": int(row["side"]), **row, "side": "ours, default"}
 
 
 def first(images: np.ndarray, count: int) -> ArraySource:

@@ -120,6 +120,7 @@ def test_a_graph_is_the_run(make_folder, tmp_path, monkeypatch, changes):
 
 
 @GPU
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_a_step_waits_for_nothing(make_folder, tmp_path, monkeypatch):
     taken = []
 
