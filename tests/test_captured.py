@@ -106,7 +106,7 @@ def test_a_users_own_module_is_not_captured(make_folder, tmp_path, monkeypatch):
 
 
 @GPU
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"method": "moco"}])
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"method": "moco"}, {"recent": 7}])
 def test_a_graph_is_the_run(make_folder, tmp_path, monkeypatch, changes):
     folder = make_folder(per_class=11)
     settings = {"encoder": "small", "image_size": 8, "batch_size": 4, "epochs": 3, **changes}

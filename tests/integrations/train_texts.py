@@ -1,4 +1,4 @@
-"""Trains a small text model with the stock trainer: `train_texts.py BERT OUT BATCH`, as torchrun does."""
+"""Trains a small text model with the stock trainer: `train_texts.py BERT OUT BATCH`."""
 
 import sys
 
