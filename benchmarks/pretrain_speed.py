@@ -8,16 +8,18 @@ From arrays in memory to updated weights: views, encoder, projector, loss, optim
     peers      ours, in float32 and at our default precision, beside lightly's SimCLR example
                (`SimCLRTransform`, `NTXentLoss`) and LibAUC's tutorial (torchvision's transforms,
                `GCLoss`); theirs with a loader in the process and with a worker a core, whichever
-               is faster; encoder, projector and optimizer are the same
+               is faster; encoder, projector and optimizer are the same. On a GPU all in bfloat16,
+               theirs with workers alone
     loss       SogCLR's step beside DCL's, the in-batch loss on the same code
     batch      ours at batch 16 to 4,096
 
 Sides take turns in one process, each round begun by another. A figure is the median over rounds;
-beside a ratio stand its lowest and highest round. Twenty minutes of two cores. Writes
-`results/pretrain_speed.json`. Images are photos scaled to 32 px, looked for in `../shared/data` or
-$SOGCLR_DATA (flickr8k-144.tar).
+beside a ratio stand its lowest and highest round. Twenty minutes of two cores, two of a GPU, where
+the encoder is a ResNet-18. Writes `results/pretrain_speed.json` or `..._cuda.json`. Images are
+photos scaled to 32 px, looked for in `../shared/data` or $SOGCLR_DATA (flickr8k-144.tar).
 """
 
+import argparse
 import contextlib
 import io
 import json
@@ -27,7 +29,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +52,19 @@ from sogclr.runs import Run
 from sogclr.settings import Method, Precision, Views
 from sogclr.training import Trainer
 
-RESULTS = Path(__file__).parent / "results" / "pretrain_speed.json"
-ROUNDS, TAU, RATE = 5, 0.2, 1e-3
-VIEWS = Views().resolved(32)
 GPU = torch.cuda.is_available()
-# Images a round, so that one takes seconds: of ours, and of the others.
-IMAGES = {"small": 1024, "resnet18": 65_536 if GPU else 128}
-THEIRS = 4096 if GPU else math.inf
-# Encoder and batch size: beside others; and the encoder of the other tables.
-BESIDE = [("resnet18", 64), ("resnet18", 512)]
-BESIDE = BESIDE if GPU else [("small", 64), ("small", 512), ("resnet18", 64)]
-USUAL = "resnet18" if GPU else "small"
+NAME = "pretrain_speed_cuda.json" if GPU else "pretrain_speed.json"
+RESULTS = Path(__file__).parent / "results" / NAME
+ROUNDS, TAU, RATE = 3 if GPU else 5, 0.2, 1e-3
+VIEWS = Views().resolved(32)
+# Images a round, so that one takes seconds, and of the others', whose loaders need longer.
+IMAGES = {"small": 1024, "resnet18": 24_576 if GPU else 128}
+THEIRS = 4096
+# Encoder and batch size beside others; the encoder of the other tables.
+BESIDE = [("small", 64), ("small", 512), ("resnet18", 64)]
+USUAL = "small"
+if GPU:
+    BESIDE, USUAL = [("resnet18", 64), ("resnet18", 512)], "resnet18"
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 Side = Callable[[], float]
@@ -107,14 +111,16 @@ def theirs(source: ArraySource, view: Any, loss: Loss, encoder: str, batch: int)
             num_workers=workers,
             persistent_workers=workers > 0,
         )
-        for workers in (0, os.cpu_count() or 1)
+        for workers in ((os.cpu_count() or 1,) if GPU else (0, os.cpu_count() or 1))
     ]
+    precision = torch.autocast(device, torch.bfloat16, enabled=GPU)
 
     def epoch(loader: DataLoader) -> float:
         started, images = time.perf_counter(), 0
         for view1, view2, index in loader:
-            z1, z2 = (model(v.to(device))[1] for v in (view1, view2))
-            loss(z1, z2, index.to(device)).backward()
+            with precision:
+                z1, z2 = (model(v.to(device))[1] for v in (view1, view2))
+            loss(z1.float(), z2.float(), index.to(device)).backward()
             optimizer.step()
             optimizer.zero_grad()
             images += len(index)
@@ -212,16 +218,15 @@ def compared(rates: dict[str, list[float]], mine: str) -> list[dict[str, Any]]:
 def peers(images: np.ndarray) -> Iterator[dict[str, Any]]:
     for encoder, batch in BESIDE:
         part = first(images, max(IMAGES[encoder], 2 * batch))
+        few = first(images, min(len(part), THEIRS))
         makers = {"lightly": (lightly_loss, lightly_view), "LibAUC": (libauc_loss, plain_view)}
-        sides = {
-            "ours, float32": ours(part, encoder, batch, precision="32-true"),
-            "ours, default": ours(part, encoder, batch),
-            **{
-                name: theirs(part, view(32, VIEWS), loss(len(part)), encoder, batch)
-                for name, (loss, view) in makers.items()
-            },
-        }
-        for row in compared(in_turns(sides), "ours, float32"):
+        sides = {"ours, default": ours(part, encoder, batch)}
+        if not GPU:
+            sides["ours, float32"] = ours(part, encoder, batch, precision="32-true")
+        for name, (loss, view) in makers.items():
+            with contextlib.suppress(ImportError):
+                sides[name] = theirs(few, view(32, VIEWS), loss(len(few)), encoder, batch)
+        for row in compared(in_turns(sides), "ours, default" if GPU else "ours, float32"):
             yield {"encoder": encoder, "batch": batch, **row}
 
 
@@ -265,12 +270,20 @@ def show(tables: dict[str, list[dict[str, Any]]]) -> None:
 
 def main() -> None:
     images = np.stack([np.asarray(photo.resize((32, 32))) for photo in photos(1024)])
-    tables = {
-        name: list(table(images))
-        for name, table in (("peers", peers), ("loss", losses), ("batch", batches))
-    }
-    versions = {name: version(name) for name in ("lightly", "libauc", "torchvision")}
-    stored = {"rounds": ROUNDS, "machine": machine(), "versions": versions, "tables": tables}
+    measured = {"peers": peers, "loss": losses, "batch": batches}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--tables", nargs="+", choices=measured, default=list(measured))
+    chosen = parser.parse_args().tables
+    tables = {name: list(measured[name](images)) for name in chosen}
+    versions = {}
+    for name in ("lightly", "libauc", "torchvision"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"tables": {}}
+    stored |= {"rounds": ROUNDS, "machine": machine(), "versions": versions}
+    stored["tables"] |= tables
     RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
     show(tables)
 
