@@ -20,7 +20,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Absent", "Negatives", "Part"]
+__all__ = ["Absent", "Negatives", "Part", "one_exponential"]
 
 Absent: TypeAlias = Callable[[slice, slice], Tensor]
 
@@ -112,6 +112,16 @@ class Part:
     met: int | None
 
 
+def one_exponential(tau: float | Tensor, minimum: float, dtype: torch.dtype) -> bool:
+    """Whether exp(s / tau) serves all anchors as it is.
+
+    It does not where each has a temperature of its own, or where it could overflow or all of an
+    anchor's vanish: then each needs a shift of its own.
+    """
+    safe = 1 / minimum < 0.8 * math.log(torch.finfo(dtype).max)
+    return safe and not (isinstance(tau, Tensor) and tau.ndim > 0)
+
+
 class Negatives:
     """The similarities of a batch, of which one strip at a time exists.
 
@@ -141,9 +151,7 @@ class Negatives:
         self.symmetric, self.sides, self.part = b is None, sides, part
         self.anchors, self.first = (part.anchors, part.first) if part else (a.shape[0], 0)
         self.one_each = isinstance(tau, Tensor) and tau.ndim > 0
-        # Else it could overflow, or all of an anchor's vanish: each needs a shift of its own.
-        safe = 1 / minimum < 0.8 * math.log(torch.finfo(a.dtype).max)
-        self.one_exponential = safe and not self.one_each
+        self.one_exponential = one_exponential(tau, minimum, a.dtype)
         self.kept: list[_Strip] = []
 
     def log_sums(self) -> tuple[Tensor, Tensor]:
