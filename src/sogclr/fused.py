@@ -154,7 +154,7 @@ class FusedNegatives:
         if self.rows.features.dtype == torch.bfloat16:
             return None
         largest = weight.amax() * 2 * self.rows.inverse.amax() * self.columns.inverse.amax()
-        return 2.0**14 / largest.clamp(min=torch.finfo(torch.float32).tiny)
+        return 2.0**14 / largest.clamp(min=2.0**-100)
 
     def _strips(self, height: int) -> list[tuple[slice, slice]]:
         """Rows and columns of each; of a symmetric matrix, from the diagonal on."""

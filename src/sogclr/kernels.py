@@ -195,11 +195,12 @@ def _present(
 
 @triton.jit
 def _log_sum(logits, axis: tl.constexpr):
-    """log(sum of 2 ** logits), -inf of nothing."""
+    """log(sum of 2 ** logits), -inf of nothing, NaN where one is."""
     largest = tl.max(logits, axis)
     shift = tl.where(largest == -float("inf"), 0.0, largest)
     total = tl.sum(tl.exp2(logits - tl.expand_dims(shift, axis)), axis)
-    return (shift + tl.log2(total)) * 0.6931471805599453
+    found = shift + tl.log2(tl.where(total == 0, 1.0, total))
+    return tl.where(total == 0, largest, found * 0.6931471805599453)
 
 
 @triton.jit
@@ -285,8 +286,9 @@ def _pulls(
         own = tl.load(row_log_sum + rows, mask=inside, other=0.0)
         other = tl.load(column_log_sum + columns, mask=beside, other=0.0)
         cosine = total * r[:, None] * c[None, :]
-        of_row = tl.where(present, tl.exp2(cosine * t[:, None] - own[:, None]), 0.0)
-        of_column = tl.where(present, tl.exp2(cosine * u[None, :] - other[None, :]), 0.0)
+        # Masked before, since of what is no negative it may overflow.
+        of_row = tl.exp2(tl.where(present, cosine * t[:, None] - own[:, None], -float("inf")))
+        of_column = tl.exp2(tl.where(present, cosine * u[None, :] - other[None, :], -float("inf")))
         if means:
             row_mean = tl.sum(of_row * cosine, 1) * t
             column_mean = tl.sum(of_column * cosine, 0) * u
@@ -302,8 +304,8 @@ def _pulls(
 def measured(x: Tensor, y: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """Of rows `(M, d)` of both: 1 / length, and the cosine of each with its partner, `(M,)`."""
     found = torch.empty(3, x.shape[0], dtype=torch.float32, device=x.device)
-    width = x.shape[1]
-    _measured[(x.shape[0],)](x, y, found, x.shape[0], width, epsilon, triton.next_power_of_2(width))
+    grid, blocks = _row_by_row(x)
+    _measured[grid](x, y, found, *x.shape, epsilon, **blocks)
     inverse_x, inverse_y, cosine = found
     return inverse_x, inverse_y, cosine
 
@@ -325,38 +327,54 @@ def projected(
     """
     narrow = x.dtype == torch.bfloat16
     found = torch.empty_like(gradient, dtype=x.dtype if narrow else torch.float32)
-    width = x.shape[1]
-    _projected[(x.shape[0],)](
-        gradient, pull, x, inverse_x, y, inverse_y, found, width, triton.next_power_of_2(width)
-    )
+    grid, blocks = _row_by_row(x)
+    _projected[grid](gradient, pull, x, inverse_x, y, inverse_y, found, *x.shape, **blocks)
     return found
 
 
-@triton.jit
-def _measured(x, y, found, M, d, epsilon, WIDTH: tl.constexpr):
-    """One row of `measured`."""
-    row = tl.program_id(0).to(tl.int64)
-    k = tl.arange(0, WIDTH)
-    left = tl.load(x + row * d + k, mask=k < d, other=0.0).to(tl.float32)
-    right = tl.load(y + row * d + k, mask=k < d, other=0.0).to(tl.float32)
-    inverse_x = 1 / tl.maximum(tl.sqrt(tl.sum(left * left, 0)), epsilon)
-    inverse_y = 1 / tl.maximum(tl.sqrt(tl.sum(right * right, 0)), epsilon)
-    tl.store(found + row, inverse_x)
-    tl.store(found + M + row, inverse_y)
-    tl.store(found + 2 * M + row, tl.sum(left * right, 0) * inverse_x * inverse_y)
+def _row_by_row(x: Tensor) -> tuple[tuple[int], dict[str, int]]:
+    """The grid, and of what shape each of its blocks is: whole rows, 4,096 entries or one row."""
+    width = triton.next_power_of_2(x.shape[1])
+    rows = max(1, 4096 // width)
+    return (triton.cdiv(x.shape[0], rows),), {"ROWS": rows, "WIDTH": width}
 
 
 @triton.jit
-def _projected(gradient, pull, x, inverse_x, y, inverse_y, found, d, WIDTH: tl.constexpr):
-    """One row of `projected`."""
-    row = tl.program_id(0).to(tl.int64)
+def _block(M, d, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Rows of this program; where their entries are, and which there are, `(ROWS, WIDTH)`."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     k = tl.arange(0, WIDTH)
-    places = row * d + k
-    own = tl.load(x + places, mask=k < d, other=0.0).to(tl.float32)
-    partner = tl.load(y + places, mask=k < d, other=0.0).to(tl.float32)
-    inverse = tl.load(inverse_x + row)
-    pulled = tl.load(pull + row) * inverse * tl.load(inverse_y + row)
-    whole = tl.load(gradient + places, mask=k < d, other=0.0) - pulled * partner
-    own = own * inverse
-    whole = whole - tl.sum(whole * own, 0) * own
-    tl.store(found + places, whole.to(found.dtype.element_ty), mask=k < d)
+    places = rows.to(tl.int64)[:, None] * d + k[None, :]
+    return rows, places, (rows < M)[:, None] & (k < d)[None, :]
+
+
+@triton.jit
+def _measured(x, y, found, M, d, epsilon, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Some rows of `measured`."""
+    rows, places, there = _block(M, d, ROWS, WIDTH)
+    left = tl.load(x + places, mask=there, other=0.0).to(tl.float32)
+    right = tl.load(y + places, mask=there, other=0.0).to(tl.float32)
+    inverse_x = 1 / tl.maximum(tl.sqrt(tl.sum(left * left, 1)), epsilon)
+    inverse_y = 1 / tl.maximum(tl.sqrt(tl.sum(right * right, 1)), epsilon)
+    cosine = tl.sum(left * right, 1) * inverse_x * inverse_y
+    tl.store(found + rows, inverse_x, mask=rows < M)
+    tl.store(found + M + rows, inverse_y, mask=rows < M)
+    tl.store(found + 2 * M + rows, cosine, mask=rows < M)
+
+
+@triton.jit
+def _projected(
+    gradient, pull, x, inverse_x, y, inverse_y, found, M, d,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Some rows of `projected`."""
+    rows, places, there = _block(M, d, ROWS, WIDTH)
+    own = tl.load(x + places, mask=there, other=0.0).to(tl.float32)
+    partner = tl.load(y + places, mask=there, other=0.0).to(tl.float32)
+    inverse = tl.load(inverse_x + rows, mask=rows < M, other=0.0)
+    pulled = tl.load(pull + rows, mask=rows < M, other=0.0) * inverse
+    pulled = pulled * tl.load(inverse_y + rows, mask=rows < M, other=0.0)
+    whole = tl.load(gradient + places, mask=there, other=0.0) - pulled[:, None] * partner
+    own = own * inverse[:, None]
+    whole = whole - tl.sum(whole * own, 1)[:, None] * own
+    tl.store(found + places, whole.to(found.dtype.element_ty), mask=there)

@@ -26,6 +26,8 @@ Absent: TypeAlias = Callable[[slice, slice], Tensor]
 
 # Entries of a matrix that is kept, 16 MB in float32; of a strip of a larger one, 2 MB: a cache's.
 KEPT, STRIP = 2**22, 2**19
+# Elsewhere each strip is a round of launches, so there are few, of 128 MB.
+KEPT_ON_DEVICE, STRIP_ON_DEVICE = 2**24, 2**25
 # Rows below which cutting a symmetric matrix costs more than the half of it that is saved.
 HALVED = 256
 
@@ -258,7 +260,9 @@ class Negatives:
             yield from self.kept
             return
         rows, columns = self.a.shape[0], self.b.shape[0]
-        keep, height = rows * columns <= KEPT, max(1, STRIP // columns)
+        on_host = self.a.device.type == "cpu"
+        kept, strip_size = (KEPT, STRIP) if on_host else (KEPT_ON_DEVICE, STRIP_ON_DEVICE)
+        keep, height = rows * columns <= kept, max(1, strip_size // columns)
         # What is kept needs no strips; but of a symmetric matrix they leave out nearly half.
         if keep:
             height = max(HALVED, rows // 8) if self.symmetric else max(1, rows)
