@@ -30,18 +30,22 @@ pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROUNDING = {torch.bfloat16: 2**-7, torch.float16: 2**-10}
 # One tile; several, the last ones shorter, and so the last step over a width.
-SHAPES = [(130, 40, None), (64, 64, None), (300, 65, 128)] if DEVICE == "cuda" else [(75, 20, None), (32, 32, None), (75, 33, 64)]
+SHAPES = (
+    [(130, 40, None), (64, 64, None), (300, 65, 128)]
+    if DEVICE == "cuda"
+    else [(75, 20, None), (32, 32, None), (75, 33, 64)]
+)
 dtypes = pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 
 
 @pytest.fixture(autouse=True)
 def smaller_tiles(monkeypatch):
     """The interpreter would take a minute for those of a GPU."""
-    from sogclr import kernels
+    from sogclr import launches
 
     if DEVICE == "cpu":
         for name, size in {"ROWS": 64, "COLUMNS": 32, "DEPTH": 32, "GROUP": 2}.items():
-            monkeypatch.setattr(kernels, name, size)
+            monkeypatch.setattr(launches, name, size)
 
 
 def features(size, width, dtype):

@@ -1,6 +1,6 @@
 """What `sogclr.tiles` does, for half-precision features on a GPU: tiles that never leave it.
 
-Similarities are formed by `sogclr.kernels`, once for the sums and once more for the gradient by
+Similarities are formed by `sogclr.launches`, once for the sums and once more for the gradient by
 inner products of features, q. That is written down in half precision, as many rows at a time as
 `STRIP` has room for, and multiplied with the features by cuBLAS. Rounding q is the only rounding
 there is beside float32's; it differs from entry to entry, and averages out.
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import kernels
-from .kernels import LOG2E, Side
+from . import launches
+from .launches import LOG2E, Side
 from .tiles import one_exponential
 
 __all__ = ["FusedNegatives", "HalfVectors", "compared"]
@@ -45,13 +45,13 @@ class HalfVectors:
             partner: of each.
         """
         own, other = (self.features, self.inverse), (partner.features, partner.inverse)
-        return kernels.projected(gradient, pull, *own, *other)
+        return launches.projected(gradient, pull, *own, *other)
 
 
 def compared(a: Tensor, b: Tensor) -> tuple[HalfVectors, HalfVectors, Tensor]:
     """Of features `(M, d)` and their partners, vectors; and the cosine of each pair, `(M,)`."""
     a, b = a.detach().contiguous(), b.detach().contiguous()
-    inverse_a, inverse_b, cosine = kernels.measured(a, b, EPSILON)
+    inverse_a, inverse_b, cosine = launches.measured(a, b, EPSILON)
     return HalfVectors(a, inverse_a), HalfVectors(b, inverse_b), cosine
 
 
@@ -81,15 +81,11 @@ class FusedNegatives:
         self.one = one_exponential(tau, minimum, torch.float32)
         # A number becomes a tensor on the device, since an exponent must not be a new kernel.
         sharpness = (
-            LOG2E / tau
-            if isinstance(tau, Tensor)
-            else a.inverse.new_full((1, 1), LOG2E / tau)
+            LOG2E / tau if isinstance(tau, Tensor) else a.inverse.new_full((1, 1), LOG2E / tau)
         ).expand(self.sides, self.size)
         who = torch.stack(ids) if len(ids) > 1 else ids[0][None]
         self.rows = Side(a.features, a.inverse, sharpness[0], who)
-        self.columns = (
-            self.rows if b is None else Side(b.features, b.inverse, sharpness[1], who)
-        )
+        self.columns = self.rows if b is None else Side(b.features, b.inverse, sharpness[1], who)
 
     def log_sums(self) -> tuple[Tensor, Tensor]:
         """log_sum `(S, M)`, -inf without negatives; and how many they are, float32."""
@@ -97,8 +93,9 @@ class FusedNegatives:
         log_sum = self.rows.inverse.new_full((self.sides, self.size), empty)
         count = torch.zeros_like(log_sum)
         for rows, columns in self._strips(SUMMED):
-            found = kernels.sums(self.rows[rows], self.columns[columns], self.one, self.symmetric)
-            for side, places, (values, numbers) in zip((0, -1), (rows, columns), found, strict=True):
+            anchors = (0, rows), (-1, columns)
+            found = launches.sums(self.rows[rows], self.columns[columns], self.one, self.symmetric)
+            for (side, places), (values, numbers) in zip(anchors, found, strict=True):
                 count[side, places] += numbers.sum(dim=0)
                 own = log_sum[side, places]
                 if self.one:
@@ -122,7 +119,7 @@ class FusedNegatives:
         grad_b = grad_a if self.symmetric else torch.zeros_like(grad_a)
         mean = torch.zeros_like(log_sum) if means else None
         for rows, columns in self._strips(STRIP // self.size):
-            pull, sums = kernels.pulls(
+            pull, sums = launches.pulls(
                 self.rows[rows],
                 self.columns[columns],
                 (scaled[0, rows], scaled[-1, columns]),
@@ -158,7 +155,7 @@ class FusedNegatives:
 
     def _strips(self, height: int) -> list[tuple[slice, slice]]:
         """Rows and columns of each; of a symmetric matrix, from the diagonal on."""
-        height = max(kernels.ROWS, height // kernels.ROWS * kernels.ROWS)
+        height = max(launches.ROWS, height // launches.ROWS * launches.ROWS)
         tops = range(0, self.size, height)
         rows = [slice(top, min(top + height, self.size)) for top in tops]
         return [(each, slice(each.start if self.symmetric else 0, self.size)) for each in rows]

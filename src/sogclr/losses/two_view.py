@@ -117,7 +117,6 @@ class TwoViewLoss(ContrastiveLoss):
             by_view1, by_view2 = units.by_features(gradient).chunk(2)
             return with_gradients(found.value, (view1, by_view1), (view2, by_view2), *found.tau)
 
-
     def _fused(self, view1: Tensor, view2: Tensor, sample: Tensor, rows: Tensor) -> Tensor:
         """As `_loss`, of a batch that kernels serve, whose samples are `(2B,)`."""
         from ..fused import FusedNegatives, compared

@@ -142,7 +142,6 @@ class TwoWayLoss(ContrastiveLoss):
         by_b = unit_b.by_features(by_columns.addcmul_(pull, unit_a.vectors, value=-1))
         return with_gradients(found.value, (a, by_a), (b, by_b), *found.tau)
 
-
     def _fused(
         self, a: Tensor, b: Tensor, rows_a: Tensor, rows_b: Tensor, ids: list[Tensor]
     ) -> Tensor:
