@@ -62,8 +62,10 @@ def fitting(family: str, size: int, width: int) -> list[tuple[str, Loss]]:
     for name, loss in installed(family):
         try:
             step(loss, *batch(size, width, torch.bfloat16))
-        except torch.OutOfMemoryError:
-            print(f"{name} is left out at {size}: it does not fit")
+        except Exception as failed:  # out of memory, or what a peer's kernels raise
+            if name.startswith("sogclr"):
+                raise
+            print(f"{name} is left out at {size} x {width}: {failed}")
         else:
             found.append((name, loss))
     return found

@@ -6,7 +6,7 @@ x and y are features `(M, d)` and `(N, d)`, rows and columns of the matrix of si
 import triton
 import triton.language as tl
 
-__all__ = ["measured_kernel", "projected_kernel", "pulls_kernel", "sums_kernel"]
+__all__ = ["log_means_kernel", "measured_kernel", "projected_kernel", "pulls_kernel", "sums_kernel"]
 
 
 @triton.jit
@@ -202,3 +202,38 @@ def projected_kernel(
     own = own * inverse[:, None]
     whole = whole - tl.sum(whole * own, 1)[:, None] * own
     tl.store(found + places, whole.to(found.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _same(rows, logs, own, start, M, COLUMNS: tl.constexpr):
+    """Which of some entries `(COLUMNS,)` are of equal row and count, `(ROWS, COLUMNS)`; logs."""
+    j = start + tl.arange(0, COLUMNS)
+    other = tl.load(rows + j, mask=j < M)
+    log = tl.load(logs + j, mask=j < M, other=-float("inf"))
+    return (own[:, None] == other[None, :]) & (log != -float("inf"))[None, :], log
+
+
+@triton.jit
+def log_means_kernel(rows, logs, found, M, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Some entries of `log_means`, each compared with all."""
+    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    own = tl.load(rows + i, mask=i < M)
+    largest = tl.full((ROWS,), -float("inf"), logs.dtype.element_ty)
+    count = tl.zeros((ROWS,), dtype=tl.int32)
+    broken = tl.zeros((ROWS,), dtype=tl.int32)
+    for start in range(0, M, COLUMNS):
+        same, log = _same(rows, logs, own, start, M, COLUMNS)
+        largest = tl.maximum(largest, tl.max(tl.where(same, log[None, :], -float("inf")), 1))
+        count += tl.sum(same.to(tl.int32), 1)
+        broken += tl.sum((same & (log != log)[None, :]).to(tl.int32), 1)
+    if tl.max(count, 0) > 1:
+        shift = tl.where(count > 0, largest, 0.0)
+        total = tl.zeros((ROWS,), dtype=tl.int64)
+        for start in range(0, M, COLUMNS):
+            same, log = _same(rows, logs, own, start, M, COLUMNS)
+            share = tl.exp(tl.where(same, log[None, :] - shift[:, None], -float("inf")))
+            # Integers add up to the same in any order.
+            total += tl.sum((share * 1099511627776.0 + 0.5).to(tl.int64), 1)
+        mean = total.to(largest.dtype) / 1099511627776.0 / tl.maximum(count, 1).to(largest.dtype)
+        largest = tl.where(count > 1, shift + tl.log(tl.where(count > 1, mean, 1.0)), largest)
+    tl.store(found + i, tl.where(broken > 0, float("nan"), largest), mask=i < M)

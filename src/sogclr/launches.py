@@ -16,9 +16,9 @@ import torch
 import triton
 from torch import Tensor
 
-from .kernels import measured_kernel, projected_kernel, pulls_kernel, sums_kernel
+from .kernels import log_means_kernel, measured_kernel, projected_kernel, pulls_kernel, sums_kernel
 
-__all__ = ["LOG2E", "Side", "measured", "projected", "pulls", "sums"]
+__all__ = ["LOG2E", "Side", "log_means", "measured", "projected", "pulls", "sums"]
 
 LOG2E = math.log2(math.e)
 # Two such tiles are at work on a multiprocessor: one multiplies while the other exponentiates.
@@ -181,3 +181,12 @@ def _row_by_row(x: Tensor) -> tuple[tuple[int], dict[str, int]]:
     width = triton.next_power_of_2(x.shape[1])
     rows = max(1, 4096 // width)
     return (triton.cdiv(x.shape[0], rows),), {"ROWS": rows, "WIDTH": width}
+
+
+def log_means(rows: Tensor, logs: Tensor) -> Tensor:
+    """`log_mean_over_equal_rows`, comparing all with all in one launch."""
+    found = torch.empty_like(logs)
+    count = rows.shape[0]
+    grid = (triton.cdiv(count, 32),)
+    log_means_kernel[grid](rows.contiguous(), logs.contiguous(), found, count, ROWS=32, COLUMNS=128)
+    return found

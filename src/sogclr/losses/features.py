@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from functools import reduce
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..equal_rows import TRITON
 from .processes import Shares
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
 
 EPSILON = 1e-12  # as torch.nn.functional.normalize
 HALF = (torch.bfloat16, torch.float16)
-_TRITON = find_spec("triton") is not None
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def wants_gradients(*features: Tensor) -> bool:
 
 def fuses(a: Tensor, b: Tensor) -> bool:
     """Whether the kernels of `sogclr.fused` serve features `(B, d)` of both sides."""
-    return _TRITON and a.is_cuda and b.is_cuda and a.dtype == b.dtype and a.dtype in HALF
+    return TRITON and a.is_cuda and b.is_cuda and a.dtype == b.dtype and a.dtype in HALF
 
 
 def distinct(features: Tensor, shares: Shares | None) -> Tensor:
