@@ -6,7 +6,7 @@ so that `sogclr --help` answers at once.
 
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from .settings import Device, Method, Optimizer, PairMethod, Precision, Tau, Views
+from .settings import Damaged, Device, Method, Optimizer, PairMethod, Precision, Tau, Views
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +74,7 @@ def pretrain(
     precision: Precision = "auto",
     device: Device = "auto",
     workers: int | None = None,
+    damaged: Damaged = "skip",
     seed: int = 0,
     checkpoint_seconds: float = 120.0,
     resume: bool = False,
@@ -121,6 +122,8 @@ def pretrain(
             itself (GPUs and newer CPUs), else 32-true.
         device: cpu, cuda or mps.
         workers: Loader processes.
+        damaged: Whether to skip and name what is damaged (shards from there on, images), or to
+            refuse to start.
         seed: Of weights, order and views.
         checkpoint_seconds: At least this long between checkpoints.
         resume: Go on with the run in `out`, exactly as if it had not been interrupted.
@@ -155,6 +158,7 @@ def pretrain(
         precision=precision,
         views=views,
         seed=seed,
+        damaged=damaged,
         queue_size=queue_size,
         momentum=momentum,
     )
@@ -203,6 +207,7 @@ def align(
     precision: Precision = "auto",
     device: Device = "auto",
     workers: int | None = None,
+    damaged: Damaged = "skip",
     seed: int = 0,
     checkpoint_seconds: float = 120.0,
     resume: bool = False,
@@ -257,6 +262,8 @@ def align(
             itself (GPUs and newer CPUs), 32-true elsewhere and for heads alone.
         device: cpu, cuda or mps.
         workers: Loader processes.
+        damaged: Whether to skip and name what is damaged (shards from there on, images, rows of
+            a table), or to refuse to start.
         seed: Of weights, order, captions and views.
         checkpoint_seconds: At least this long between checkpoints.
         resume: Go on with the run in `out`, exactly as if it had not been interrupted.
@@ -292,6 +299,7 @@ def align(
         precision=precision,
         views=views,
         seed=seed,
+        damaged=damaged,
     )
     towers = TowerRequest(
         model=model,

@@ -16,7 +16,7 @@ from sogclr.cli import main
 from sogclr.data import shard_index
 from sogclr.data.loading import BatchPlan, view_batches
 from sogclr.data.shards import ShardSource, find_shards
-from sogclr.data.source import UnreadableImageError, open_source, stable_id
+from sogclr.data.source import UnreadableImageError, open_source, require_whole, stable_id
 
 FAST = ["--encoder", "small", "--image-size", "8", "--batch-size", "8", "--device", "cpu"]
 BLOCK = tarfile.BLOCKSIZE
@@ -288,6 +288,28 @@ def test_a_damaged_shard_is_named_and_counts_up_to_the_damage(make_shards, damag
     assert f"left out: {name}: {reason}" in source.describe()
     for row in range(len(source)):
         source.image(row)
+
+
+def test_damage_is_refused_where_asked_and_the_run_remembers(make_shards, tmp_path, capsys):
+    pattern, run = make_shards(), tmp_path / "run"
+    start = ["pretrain", pattern, "--out", run, "--epochs", "1", *FAST, "--damaged", "refuse"]
+    whole = first_of(pattern).read_bytes()
+    DAMAGE["cut within an image"](first_of(pattern))
+    line = refused(capsys, *start)
+    assert f"data: damaged: {first_of(pattern)}: damaged (it breaks off), only its first" in line
+    assert "--damaged skip" in line
+    assert not run.exists()
+    first_of(pattern).write_bytes(whole)
+    main([str(argument) for argument in start])
+    DAMAGE["a header overwritten"](first_of(pattern))
+    assert "no header of a member" in refused(capsys, "pretrain", pattern, "--out", run, "--resume")
+    main(["pretrain", pattern, "--out", str(tmp_path / "other"), "--epochs", "1", *FAST])
+
+
+def test_samples_without_an_image_are_not_damage(tmp_path):
+    source = open_source(pack(tmp_path / "a.tar", [*flat(range(3)), ("b.txt", b"text")]))
+    assert source.left_out
+    require_whole(source.damaged, "refuse")
 
 
 def test_what_lies_behind_the_end_of_a_shard_is_not_lost_silently(tmp_path):

@@ -6,7 +6,7 @@ partners; in an epoch it occurs once, with one of them.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -33,6 +33,8 @@ TEXT_PAIRS = (
     ("source", "target"),
 )
 LISTED = 5  # rows named in a message
+DAMAGED_ROWS = "rows that cannot be read"
+DAMAGED_IMAGES = "rows whose image cannot be read"
 _PARTNER_STREAM = 2  # of `randomness.uniforms`; 0 and 1 are views
 
 
@@ -70,6 +72,7 @@ class PairSource:
         partners: `(number of pairs,)` rows of `b`; those of a row of `a` in the order of their
             ids, so that what is drawn does not hang on the order of the table.
         left_out: what was found wrong, in words.
+        damaged: that of it which was whole once; what `require_whole` refuses.
     """
 
     name: str
@@ -79,6 +82,7 @@ class PairSource:
     start: np.ndarray
     partners: np.ndarray
     left_out: list[str]
+    damaged: Sequence[str] = ()
 
     @property
     def kinds(self) -> tuple[str, str]:
@@ -122,7 +126,7 @@ def open_pairs(data: Any, columns: str | None = None) -> PairSource:
     table = read_table(data)
     names = _images_first(table, _columns(table, columns))
     problems: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    problems["rows that cannot be read"].extend(table.broken)
+    problems[DAMAGED_ROWS].extend(table.broken)
     texts = _texts(table, names[1], problems)
     a: ImageSource | None = None
     keys: Sequence[Any]
@@ -141,7 +145,9 @@ def open_pairs(data: Any, columns: str | None = None) -> PairSource:
             known.update(dict.fromkeys(partners))
     if not pairs:
         raise UserError(f"data: {table.name} has no usable pair; " + _tell(problems)[0])
-    return _assemble(table.name, names, a, pairs, _tell(problems, copies))
+    source = _assemble(table.name, names, a, pairs, _tell(problems, copies))
+    damaged = _tell({what: problems[what] for what in (DAMAGED_ROWS, DAMAGED_IMAGES)})
+    return replace(source, damaged=[f"{source.name}: {told}" for told in damaged])
 
 
 def are_pairs(data: Any) -> bool:
@@ -286,7 +292,7 @@ def _leave_out(
     where: str = "",
 ) -> None:
     """Take note of rows without an image; if they are most, something else is wrong."""
-    problems["rows whose image cannot be read"].extend(missing)
+    problems[DAMAGED_IMAGES].extend(missing)
     if 2 * len(missing) > len(table.rows):
         raise UserError(
             f"data: {len(missing):,} of {len(table.rows):,} images of {table.name} cannot be "

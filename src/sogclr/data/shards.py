@@ -12,11 +12,10 @@ from ..errors import UserError
 from ..progress import track
 from .folder import DECODING_ERRORS, SUFFIXES, reason_of, training_size
 from .shard_index import IMAGE_PARTS, NO_LABEL, PACKED, Keys, ShardIndex, index_shard
-from .source import ImageSource, UnreadableImageError, to_rgb
+from .source import ImageSource, UnreadableImageError, listed, to_rgb
 
 __all__ = ["ShardSource", "find_shards"]
 
-LISTED = 5  # of what is left out, in messages
 MEASURED = 256  # images that the usual size is found from
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -56,7 +55,10 @@ class ShardSource(ImageSource):
         self._stamps = np.stack([index.stamp for index in indexes])
         counts = [len(index.ids) for index in indexes]
         self._shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
-        self.left_out = _left_out(shards, indexes)
+        damaged = _damaged(shards, indexes)
+        self.damaged = [f"{shard}: {reason}" for shard, reason in damaged]
+        # Shards first: of them, an unknown number of samples is lost.
+        self.left_out = damaged + [sample for index in indexes for sample in index.left_out]
         if not len(self.ids):
             raise UserError(
                 f"data: no sample of {self._name} has a part {', '.join(IMAGE_PARTS)}"
@@ -132,9 +134,8 @@ class ShardSource(ImageSource):
             )
 
     def _told_left_out(self) -> str:
-        listed = "; ".join(f"{name}: {reason}" for name, reason in self.left_out[:LISTED])
-        more = len(self.left_out) - LISTED
-        return (listed and f"; left out: {listed}") + (f"; and {more:,} more" if more > 0 else "")
+        told = listed([f"{name}: {reason}" for name, reason in self.left_out])
+        return told and f"; left out: {told}"
 
 
 def find_shards(data: str | Path) -> list[Path] | None:
@@ -214,11 +215,9 @@ def _numbers(first: str, last: str) -> list[str]:
     return [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
 
 
-def _left_out(shards: list[Path], indexes: list[ShardIndex]) -> list[tuple[str, str]]:
-    """Damaged shards first: there, an unknown number of samples is lost."""
-    damaged = [
+def _damaged(shards: list[Path], indexes: list[ShardIndex]) -> list[tuple[str, str]]:
+    return [
         (str(path), f"damaged ({index.damage}), only its first {len(index.ids):,} images are kept")
         for path, index in zip(shards, indexes, strict=True)
         if index.damage is not None
     ]
-    return damaged + [sample for index in indexes for sample in index.left_out]

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..data.loading import BatchPlan
 from ..data.pairs import PairSource, open_pairs
+from ..data.source import require_whole
 from ..devices import choose_device, start
 from ..errors import UserError
 from ..gauge import gauge_bytes
@@ -52,6 +53,7 @@ def align(
     kind = choose_device(device, alone=False)
     source = open_pairs(data, request.columns)
     held = None if val is None else open_pairs(val, request.columns)
+    require_whole([*source.damaged, *(held.damaged if held is not None else ())], request.damaged)
     say(source.describe())
     if held is not None:
         say(f"held back: {held.describe()}")
