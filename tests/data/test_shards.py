@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from packing import encoded, pack
 from PIL import Image
 from refusal import refused
 
@@ -20,25 +21,6 @@ from sogclr.data.source import UnreadableImageError, open_source, require_whole,
 
 FAST = ["--encoder", "small", "--image-size", "8", "--batch-size", "8", "--device", "cpu"]
 BLOCK = tarfile.BLOCKSIZE
-
-
-def encoded(seed, format="PNG", size=(12, 10)):
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format)
-    return buffer.getvalue()
-
-
-def pack(path, members):
-    """A tar of `(name, content)`; content None: a link to nowhere."""
-    with tarfile.open(path, "w") as archive:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            if content is None:
-                member.type, member.linkname = tarfile.SYMTYPE, "nowhere"
-            member.size = len(content or b"")
-            archive.addfile(member, io.BytesIO(content or b""))
-    return path
 
 
 def sample(number):

@@ -1,5 +1,6 @@
 """`sogclr.align`: from a table of pairs and two towers to a joint space."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -249,8 +250,8 @@ def _kind(side: Any) -> str:
 
 
 def _named(data: Any) -> str | None:
-    return (
-        str(Path(data).resolve())
-        if isinstance(data, str | Path) and Path(data).exists()
-        else (data if isinstance(data, str) else None)
-    )
+    """How `sogclr search` finds the data again, from whichever folder it is called."""
+    if not isinstance(data, str | Path):
+        return None
+    is_path = os.path.exists(data) or str(data).endswith(".tar")  # or a pattern of shards
+    return os.path.abspath(data) if is_path else str(data)
