@@ -207,9 +207,10 @@ def center_batches(
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    # Ctrl-C reaches the whole group; the trainer finishes its step and ends the workers itself.
+    # Ctrl-C reaches the whole group, and so does the SIGTERM of torchrun; the trainer finishes its
+    # step and ends the workers itself, by an event. Those of a trainer that is killed notice it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _unchanged(batch: T) -> T:
