@@ -1,6 +1,6 @@
 """What a loss costs: time, memory and rounding, beside LibAUC, open_clip, lightly and others.
 
-    pip install libauc open_clip_torch lightly pytorch-metric-learning
+    pip install libauc open_clip_torch lightly pytorch-metric-learning inf-cl
     python benchmarks/loss_speed.py
     python benchmarks/loss_speed.py --largest
 
@@ -13,109 +13,34 @@ round: median, and the quartiles of the rounds. Beside it
     extra    peak memory on top of features and their gradients, in a process of its own
     error    of the gradient to one in float64, best scaled, since LibAUC's is off by B - 1 and more
 
-`--largest` takes two views of 65,536 samples instead, ours alone, once. Results are filed in
-`results/loss_speed.json`; a peer that is not installed is left out.
+`--largest` takes two views of 65,536 samples instead, ours alone, once, on a CPU. Results are filed
+in `results/loss_speed.json`; a peer that is not installed is left out. Where there is a GPU,
+`loss_speed_cuda.py` measures it instead, from bfloat16 features, and files
+`results/loss_speed_cuda.json`.
 """
 
 import argparse
 import contextlib
-import io
 import json
 import math
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from compared_losses import FAMILIES, batch, error, installed, step
+from loss_speed_cuda import measured_on_gpu
 from machine import machine
-from torch import Tensor
-from torch.nn.functional import normalize
 
-import sogclr
-
-RESULTS = Path(__file__).parent / "results" / "loss_speed.json"
-SAMPLES, TAU = 100_000, 0.1
+RESULTS = Path(__file__).parent / "results"
 SIZES = [(64, 512), (256, 512), (512, 512), (1024, 128), (1024, 512), (1024, 1024), (4096, 512)]
-PEERS = ("libauc", "open_clip_torch", "lightly", "pytorch-metric-learning")
-
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def libauc(mode: str) -> Loss:
-    from libauc.losses import GCLoss
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        loss = GCLoss(mode, N=SAMPLES, tau=TAU, device="cpu")
-    # In that mode it returns temperatures as well.
-    return (lambda a, b, index: loss(a, b, index)[0]) if mode == "bimodal" else loss
-
-
-def open_clip() -> Loss:
-    from open_clip import ClipLoss
-
-    loss, scale = ClipLoss(), torch.tensor(1 / TAU)
-    return lambda a, b, index: loss(normalize(a, dim=-1), normalize(b, dim=-1), scale)
-
-
-def lightly() -> Loss:
-    from lightly.loss import NTXentLoss
-
-    loss = NTXentLoss(TAU)
-    return lambda a, b, index: loss(a, b)
-
-
-def metric_learning() -> Loss:
-    from pytorch_metric_learning.losses import SupConLoss
-
-    loss = SupConLoss(TAU)
-    return lambda a, b, index: loss(torch.cat([a, b]), index.repeat(2))
-
-
-# Ours first: the others are told relative to it.
-FAMILIES: dict[str, dict[str, Callable[[], Loss]]] = {
-    "pairs": {
-        "sogclr": lambda: sogclr.TwoWayGlobalContrastiveLoss(SAMPLES, temperature=TAU),
-        "sogclr, CLIP's": lambda: sogclr.ClipLoss(TAU),
-        "LibAUC": lambda: libauc("bimodal"),
-        "open_clip": open_clip,
-    },
-    "two views": {
-        "sogclr": lambda: sogclr.GlobalContrastiveLoss(SAMPLES, temperature=TAU),
-        "sogclr, SimCLR's": lambda: sogclr.NTXentLoss(TAU),
-        "LibAUC": lambda: libauc("unimodal"),
-        "lightly": lightly,
-        "pytorch-metric-learning": metric_learning,
-    },
-}
-IN_BATCH = {"sogclr, CLIP's", "open_clip", "sogclr, SimCLR's", "lightly", "pytorch-metric-learning"}
-
-
-def installed(family: str) -> Iterator[tuple[str, Loss]]:
-    for name, make in FAMILIES[family].items():
-        try:
-            yield name, make()
-        except ImportError as error:
-            print(f"{name} is left out: {error}", file=sys.stderr)
-
-
-def batch(size: int, width: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
-    """Features whose partners resemble each other, and ids."""
-    generator = torch.Generator().manual_seed(size)
-    a, b = torch.randn(2, size, width, generator=generator)
-    index = torch.randperm(SAMPLES, generator=generator)[:size]
-    b += a
-    return a.to(dtype).requires_grad_(), b.to(dtype).requires_grad_(), index
-
-
-def step(loss: Loss, a: Tensor, b: Tensor, index: Tensor) -> None:
-    a.grad = b.grad = None
-    loss(a, b, index).backward()
+PEERS = ("libauc", "open_clip_torch", "lightly", "pytorch-metric-learning", "inf_cl")
 
 
 def timed(work: Callable[[], object], repeats: int) -> float:
@@ -141,43 +66,6 @@ def rounds(family: str, size: int, width: int) -> dict[str, list[float]]:
             found[name].append(timed(work, repeats[name]))
     found["limit"] = [operations * seconds for seconds in found["limit"]]
     return found
-
-
-def error(family: str, name: str, loss: Loss, size: int, width: int) -> float:
-    """Of the gradient of a first step, in which u is the batch's own estimate."""
-    a, b, index = batch(size, width)
-    gradient = torch.cat(torch.autograd.grad(loss(a, b, index), (a, b))).double().flatten()
-    a, b, index = batch(size, width, torch.float64)
-    value = reference(family, a, b, name in IN_BATCH, name == "sogclr")
-    exact = torch.cat(torch.autograd.grad(value, (a, b))).flatten()
-    scaled = gradient * (gradient @ exact / gradient.square().sum())
-    return float((scaled - exact).norm() / exact.norm())
-
-
-def reference(
-    family: str, a: Tensor, b: Tensor, positive_in_normalizer: bool, one_u_a_sample: bool
-) -> Tensor:
-    """The in-batch loss, dense and in the dtype of the features."""
-    a, b = normalize(a, dim=1), normalize(b, dim=1)
-    size = len(a)
-    if family == "pairs":
-        logits = [a @ b.T / TAU, b @ a.T / TAU]
-        positive = torch.arange(size)[:, None]
-    else:
-        z = torch.cat([a, b])
-        own = torch.eye(2 * size, dtype=torch.bool)
-        logits = [(z @ z.T / TAU).masked_fill(own, -math.inf)]
-        positive = torch.arange(2 * size).roll(size)[:, None]
-    total = a.new_zeros(())
-    for each in logits:
-        rest = each if positive_in_normalizer else each.scatter(1, positive, -math.inf)
-        log_g = rest.logsumexp(dim=1)
-        if one_u_a_sample and family == "two views":
-            views = log_g.detach().view(2, size)
-            log_u = views.logsumexp(dim=0).repeat(2) - math.log(2)
-            log_g = (log_g.detach() - log_u).exp() * log_g
-        total = total + (log_g - each.gather(1, positive).squeeze(1)).mean()
-    return total
 
 
 def extra_memory(family: str, name: str, size: int, width: int) -> float:
@@ -264,19 +152,25 @@ def main() -> None:
     parser.add_argument("--largest", action="store_true")
     parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    on_gpu = torch.cuda.is_available()
+    if options.largest and on_gpu:
+        parser.error("--largest is measured on a CPU: set CUDA_VISIBLE_DEVICES= for it")
     if options.memory_of:
         family, name, size, width = options.memory_of
         memory_of(family, name, int(size), int(width))
         return
-    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    path = RESULTS / ("loss_speed_cuda.json" if on_gpu else "loss_speed.json")
+    stored = json.loads(path.read_text()) if path.exists() else {}
     if options.largest:
         stored["largest"] = {**largest(), **machine()}
         print(stored["largest"])
+    elif on_gpu:
+        stored |= {"rows": measured_on_gpu(), "machine": {**machine(), **peers()}}
     else:
         rows = [row for family in FAMILIES for size in SIZES for row in measure(family, *size)]
         stored |= {"rows": rows, "machine": {**machine(), **peers()}}
         show(rows)
-    RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
+    path.write_text(json.dumps(stored, indent=1) + "\n")
 
 
 if __name__ == "__main__":

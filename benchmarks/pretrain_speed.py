@@ -8,16 +8,18 @@ From arrays in memory to updated weights: views, encoder, projector, loss, optim
     peers      ours, in float32 and at our default precision, beside lightly's SimCLR example
                (`SimCLRTransform`, `NTXentLoss`) and LibAUC's tutorial (torchvision's transforms,
                `GCLoss`); theirs with a loader in the process and with a worker a core, whichever
-               is faster; encoder, projector and optimizer are the same
+               is faster; encoder, projector and optimizer are the same. On a GPU all in bfloat16,
+               theirs with workers alone
     loss       SogCLR's step beside DCL's, the in-batch loss on the same code
     batch      ours at batch 16 to 4,096
 
 Sides take turns in one process, each round begun by another. A figure is the median over rounds;
-beside a ratio stand its lowest and highest round. Twenty minutes of two cores. Writes
-`results/pretrain_speed.json`. Images are photos scaled to 32 px, looked for in `../shared/data` or
-$SOGCLR_DATA (flickr8k-144.tar).
+beside a ratio stand its lowest and highest round. Twenty minutes of two cores, two of a GPU, where
+the encoder is a ResNet-18. Writes `results/pretrain_speed.json` or `..._cuda.json`. Images are
+photos scaled to 32 px, looked for in `../shared/data` or $SOGCLR_DATA (flickr8k-144.tar).
 """
 
+import argparse
 import contextlib
 import io
 import json
@@ -27,7 +29,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ from view_speed import TwoViews, lightly_view, photos, torchvision_view
 
 from sogclr.data.arrays import ArraySource
 from sogclr.data.loading import BatchPlan
+from sogclr.data.resident import resident
 from sogclr.devices import choose_device, start
 from sogclr.models import ContrastiveModel, build_encoder, build_projector, width_of
 from sogclr.monitor import NOTHING_YET
@@ -49,11 +52,19 @@ from sogclr.runs import Run
 from sogclr.settings import Method, Precision, Views
 from sogclr.training import Trainer
 
-RESULTS = Path(__file__).parent / "results" / "pretrain_speed.json"
-ROUNDS, TAU, RATE = 5, 0.2, 1e-3
+GPU = torch.cuda.is_available()
+NAME = "pretrain_speed_cuda.json" if GPU else "pretrain_speed.json"
+RESULTS = Path(__file__).parent / "results" / NAME
+ROUNDS, TAU, RATE = 3 if GPU else 5, 0.2, 1e-3
 VIEWS = Views().resolved(32)
-# Images a round, so that one takes seconds.
-IMAGES = {"small": 1024, "resnet18": 128}
+# Images a round, so that one takes seconds, and of the others', whose loaders need longer.
+IMAGES = {"small": 1024, "resnet18": 24_576 if GPU else 128}
+THEIRS = 4096
+# Encoder and batch size beside others; the encoder of the other tables.
+BESIDE = [("small", 64), ("small", 512), ("resnet18", 64)]
+USUAL = "small"
+if GPU:
+    BESIDE, USUAL = [("resnet18", 64), ("resnet18", 512)], "resnet18"
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 Side = Callable[[], float]
@@ -100,14 +111,16 @@ def theirs(source: ArraySource, view: Any, loss: Loss, encoder: str, batch: int)
             num_workers=workers,
             persistent_workers=workers > 0,
         )
-        for workers in (0, os.cpu_count() or 1)
+        for workers in ((os.cpu_count() or 1,) if GPU else (0, os.cpu_count() or 1))
     ]
+    precision = torch.autocast(device, torch.bfloat16, enabled=GPU)
 
     def epoch(loader: DataLoader) -> float:
         started, images = time.perf_counter(), 0
         for view1, view2, index in loader:
-            z1, z2 = (model(v.to(device))[1] for v in (view1, view2))
-            loss(z1, z2, index.to(device)).backward()
+            with precision:
+                z1, z2 = (model(v.to(device))[1] for v in (view1, view2))
+            loss(z1.float(), z2.float(), index.to(device)).backward()
             optimizer.step()
             optimizer.zero_grad()
             images += len(index)
@@ -165,8 +178,8 @@ def _trainer(
     device = choose_device("auto")
     plan = plan_run(request, source, device, workers=None)
     net, spec = build_encoder(encoder, 32)
-    task = build_task(source, plan, net, spec)
     fabric = start(device, plan.precision)
+    task = build_task(source, plan, net, spec, resident(source, fabric.device))
     batches = BatchPlan(source.ids, batch, accumulate=1, epochs=1, seed=0)
     trainer = Trainer(fabric, task, batches, plan.recipe, Run(folder), math.inf)
     trainer.monitor.restore(NOTHING_YET, fabric.device)
@@ -203,18 +216,17 @@ def compared(rates: dict[str, list[float]], mine: str) -> list[dict[str, Any]]:
 
 
 def peers(images: np.ndarray) -> Iterator[dict[str, Any]]:
-    for encoder, batch in (("small", 64), ("small", 512), ("resnet18", 64)):
+    for encoder, batch in BESIDE:
         part = first(images, max(IMAGES[encoder], 2 * batch))
+        few = first(images, min(len(part), THEIRS))
         makers = {"lightly": (lightly_loss, lightly_view), "LibAUC": (libauc_loss, plain_view)}
-        sides = {
-            "ours, float32": ours(part, encoder, batch, precision="32-true"),
-            "ours, default": ours(part, encoder, batch),
-            **{
-                name: theirs(part, view(32, VIEWS), loss(len(part)), encoder, batch)
-                for name, (loss, view) in makers.items()
-            },
-        }
-        for row in compared(in_turns(sides), "ours, float32"):
+        sides = {"ours, default": ours(part, encoder, batch)}
+        if not GPU:
+            sides["ours, float32"] = ours(part, encoder, batch, precision="32-true")
+        for name, (loss, view) in makers.items():
+            with contextlib.suppress(ImportError):
+                sides[name] = theirs(few, view(32, VIEWS), loss(len(few)), encoder, batch)
+        for row in compared(in_turns(sides), "ours, default" if GPU else "ours, float32"):
             yield {"encoder": encoder, "batch": batch, **row}
 
 
@@ -225,17 +237,17 @@ def plain_view(size: int, views: Views) -> Any:
 
 def losses(images: np.ndarray) -> Iterator[dict[str, Any]]:
     for batch in (64, 256, 1024):
-        part = first(images, max(IMAGES["small"], 2 * batch))
-        sides = {m: ours(part, "small", batch, method=m) for m in ("sogclr", "dcl", "simclr")}
+        part = first(images, max(IMAGES[USUAL], 2 * batch))
+        sides = {m: ours(part, USUAL, batch, method=m) for m in ("sogclr", "dcl", "simclr")}
         for row in compared(in_turns(sides), "sogclr"):
-            yield {"encoder": "small", "batch": batch, **row}
+            yield {"encoder": USUAL, "batch": batch, **row}
 
 
 def batches(images: np.ndarray) -> Iterator[dict[str, Any]]:
     sizes = (16, 64, 256, 1024, 4096)
-    sides = {str(b): ours(first(images, max(2048, b)), "small", b) for b in sizes}
+    sides = {str(b): ours(first(images, max(2 * IMAGES[USUAL], b)), USUAL, b) for b in sizes}
     for row in compared(in_turns(sides), "64"):
-        yield {"encoder": "small", "batch": int(row["side"]), **row, "side": "ours, default"}
+        yield {"encoder": USUAL, "batch": int(row["side"]), **row, "side": "ours, default"}
 
 
 def first(images: np.ndarray, count: int) -> ArraySource:
@@ -258,12 +270,20 @@ def show(tables: dict[str, list[dict[str, Any]]]) -> None:
 
 def main() -> None:
     images = np.stack([np.asarray(photo.resize((32, 32))) for photo in photos(1024)])
-    tables = {
-        name: list(table(images))
-        for name, table in (("peers", peers), ("loss", losses), ("batch", batches))
-    }
-    versions = {name: version(name) for name in ("lightly", "libauc", "torchvision")}
-    stored = {"rounds": ROUNDS, "machine": machine(), "versions": versions, "tables": tables}
+    measured = {"peers": peers, "loss": losses, "batch": batches}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--tables", nargs="+", choices=measured, default=list(measured))
+    chosen = parser.parse_args().tables
+    tables = {name: list(measured[name](images)) for name in chosen}
+    versions = {}
+    for name in ("lightly", "libauc", "torchvision"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"tables": {}}
+    stored |= {"rounds": ROUNDS, "machine": machine(), "versions": versions}
+    stored["tables"] |= tables
     RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
     show(tables)
 

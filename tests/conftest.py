@@ -3,10 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 # Nothing here needs a network; what would ask the hub fails at once, also in processes of its own.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Kernels are interpreted where there is no GPU. Triton reads this when it is first imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True)

@@ -64,3 +64,14 @@ def test_a_step_reads_nothing_back(name, monkeypatch):
     value = loss(*pair, torch.zeros(6, dtype=torch.int64, device="meta"))
     value.backward()
     assert all(side.grad.shape == side.shape for side in pair)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_state_stays_where_it_is(name):
+    """A CUDA graph would go on with the memory that it was captured with."""
+    loss, places = LOSSES[name](), []
+    for step in range(3):
+        pair = torch.randn(2, 6, 8, **DOUBLE).requires_grad_()
+        loss(*pair, torch.arange(step, step + 6)).backward()
+        places.append({name: each.data_ptr() for name, each in loss.named_buffers()})
+    assert places[1] == places[2]

@@ -3,14 +3,20 @@ import math
 import pytest
 import torch
 
+import sogclr.equal_rows
 from sogclr.equal_rows import log_mean_over_equal_rows, mean_over_equal_rows
 
 
-@pytest.fixture(params=["host", "device"])
+@pytest.fixture(params=["host", "device", "kernel"])
 def where(request, monkeypatch):
-    """On a device nothing is read back: all distances are gone through."""
-    if request.param == "device":
+    """On a device nothing is read back: all distances are gone through, or a kernel serves."""
+    if request.param != "host":
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    if request.param == "kernel":
+        pytest.importorskip("triton")
+        if torch.cuda.is_available():
+            pytest.skip("there the kernel takes no tensors of a CPU")
+        monkeypatch.setattr(sogclr.equal_rows, "_compares", lambda _: True)
 
 
 def batch(size, rows, seed=0):

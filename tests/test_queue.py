@@ -184,6 +184,14 @@ def test_a_step_reads_nothing_back(monkeypatch):
     assert all(query.grad.shape == query.shape for query in queries)
 
 
+def test_the_queue_stays_where_it_is():
+    loss, places = make(), []
+    for step in range(3):
+        loss(*features(4, seed=step), torch.arange(4)).backward()
+        places.append({name: each.data_ptr() for name, each in loss.named_buffers()})
+    assert places[0] == places[2]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_low_precision_features_are_computed_in_float32(dtype):
     loss, exact = make(dtype=torch.float32), make()

@@ -3,16 +3,22 @@
 Both views of a sample do, and a sample that was drawn twice. Entries are sorted, by row and then by
 value, and added up by doubling distances: O(M log M), the same bits for a batch in another order,
 and on an accelerator no size that the host would have to wait for. Floating scatter-adds are
-neither deterministic nor possible in logarithms.
+neither deterministic nor possible in logarithms. On a GPU a kernel does it for all but the largest
+batches, in one launch.
 """
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 __all__ = ["log_mean_over_equal_rows", "mean_over_equal_rows"]
+
+TRITON = find_spec("triton") is not None
+# Up to how many entries a GPU compares all of them faster than it sorts them.
+COMPARED = 2**15
 
 
 def log_mean_over_equal_rows(rows: Tensor, logs: Tensor) -> Tensor:
@@ -27,6 +33,10 @@ def log_mean_over_equal_rows(rows: Tensor, logs: Tensor) -> Tensor:
     """
     if _all_different(rows):
         return logs
+    if _compares(rows):
+        from .launches import log_means
+
+        return log_means(rows, logs)
     total, count = _totals(rows, logs, logs != -math.inf, torch.logaddexp)
     return total - count.clamp(min=1).to(logs.dtype).log()
 
@@ -68,6 +78,11 @@ def _totals(
     count = up_to[last] - up_to[first] + counted[first]
     total, back = values[last], order.argsort()
     return total[back], count[back]
+
+
+def _compares(rows: Tensor) -> bool:
+    """Whether a kernel serves: a sort, and what comes after it, are dozens of launches."""
+    return TRITON and rows.is_cuda and rows.shape[0] <= COMPARED
 
 
 def _all_different(rows: Tensor) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .data.loading import BatchPlan, view_batches
+from .data.resident import ResidentImages, resident
 from .data.source import Data, ImageSource, open_source, require_whole
 from .data.views import photometric
 from .devices import choose_device, start
@@ -58,7 +59,8 @@ def pretrain(
     _tell(source, plan, kind)
     fabric = start(kind, plan.precision)  # from here on no process changes what another looks at
     torch.manual_seed(request.seed)
-    task = build_task(source, plan, *_encoder(plan, module))
+    images = resident(source, fabric.device)
+    task = build_task(source, plan, *_encoder(plan, module), images)
     if fabric.is_global_zero:
         run.create()
         queue = 4 * (PROJECTION + 3) * (plan.queue_size or 0)
@@ -87,14 +89,18 @@ def pretrain(
 
 
 def build_task(
-    source: ImageSource, plan: Plan, encoder: nn.Module, spec: EncoderSpec
+    source: ImageSource,
+    plan: Plan,
+    encoder: nn.Module,
+    spec: EncoderSpec,
+    images: ResidentImages | None = None,
 ) -> TwoViewTask:
     """The task, with a new projector on the encoder."""
     width = width_of(encoder, plan.image_size)
     say(f"  {describe(encoder, spec, width)}")
     query = ContrastiveModel(encoder, build_projector(width))
     model = query if plan.momentum is None else MomentumModel(query, plan.momentum)
-    return TwoViewTask(model, spec, source, plan)
+    return TwoViewTask(model, spec, source, plan, images)
 
 
 def _encoder(plan: Plan, module: nn.Module | None) -> tuple[nn.Module, EncoderSpec]:

@@ -39,11 +39,14 @@ class Task(ABC):
         model: what is trained, and kept in checkpoints.
         loss: with a `check()`; its parameters (a learned temperature) are trained as well.
         names: of the samples, for messages.
+        static: whether `compute` does the same work for every batch of a size, so that it can be
+            captured; `inputs`, `compute` and `outcome` together are `forward` then.
     """
 
     model: nn.Module
     loss: Any
     names: Sequence[str]
+    static: bool = False
 
     @abstractmethod
     def loader(self, plan: BatchPlan, *, pin_memory: bool) -> Iterable[Any]:
@@ -53,6 +56,18 @@ class Task(ABC):
     @abstractmethod
     def forward(self, model: nn.Module, batch: Any, device: torch.device) -> Outcome:
         """Views, model and loss; waits for nothing. `model` is `self.model`, wrapped."""
+
+    def inputs(self, batch: Any) -> tuple[Tensor, ...]:
+        """What `compute` takes of a batch, on the host, in shapes that its size determines."""
+        raise NotImplementedError
+
+    def compute(self, model: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The loss, with its graph, and what else `outcome` takes, of inputs on the device."""
+        raise NotImplementedError
+
+    def outcome(self, batch: Any, results: tuple[Tensor, ...]) -> Outcome:
+        """Of the results of a batch, see `compute`."""
+        raise NotImplementedError
 
     def after_step(self) -> None:  # noqa: B027 most tasks have nothing to do then
         """What is to be done once an optimizer step, after it; waits for nothing."""

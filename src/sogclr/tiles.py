@@ -20,12 +20,14 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Absent", "Negatives", "Part"]
+__all__ = ["Absent", "Negatives", "Part", "one_exponential"]
 
 Absent: TypeAlias = Callable[[slice, slice], Tensor]
 
 # Entries of a matrix that is kept, 16 MB in float32; of a strip of a larger one, 2 MB: a cache's.
 KEPT, STRIP = 2**22, 2**19
+# Elsewhere each strip is a round of launches, so there are few, of 128 MB.
+KEPT_ON_DEVICE, STRIP_ON_DEVICE = 2**24, 2**25
 # Rows below which cutting a symmetric matrix costs more than the half of it that is saved.
 HALVED = 256
 
@@ -112,6 +114,16 @@ class Part:
     met: int | None
 
 
+def one_exponential(tau: float | Tensor, minimum: float, dtype: torch.dtype) -> bool:
+    """Whether exp(s / tau) serves all anchors as it is.
+
+    It does not where each has a temperature of its own, or where it could overflow or all of an
+    anchor's vanish: then each needs a shift of its own.
+    """
+    safe = 1 / minimum < 0.8 * math.log(torch.finfo(dtype).max)
+    return safe and not (isinstance(tau, Tensor) and tau.ndim > 0)
+
+
 class Negatives:
     """The similarities of a batch, of which one strip at a time exists.
 
@@ -141,9 +153,7 @@ class Negatives:
         self.symmetric, self.sides, self.part = b is None, sides, part
         self.anchors, self.first = (part.anchors, part.first) if part else (a.shape[0], 0)
         self.one_each = isinstance(tau, Tensor) and tau.ndim > 0
-        # Else it could overflow, or all of an anchor's vanish: each needs a shift of its own.
-        safe = 1 / minimum < 0.8 * math.log(torch.finfo(a.dtype).max)
-        self.one_exponential = safe and not self.one_each
+        self.one_exponential = one_exponential(tau, minimum, a.dtype)
         self.kept: list[_Strip] = []
 
     def log_sums(self) -> tuple[Tensor, Tensor]:
@@ -250,7 +260,9 @@ class Negatives:
             yield from self.kept
             return
         rows, columns = self.a.shape[0], self.b.shape[0]
-        keep, height = rows * columns <= KEPT, max(1, STRIP // columns)
+        on_host = self.a.device.type == "cpu"
+        kept, strip_size = (KEPT, STRIP) if on_host else (KEPT_ON_DEVICE, STRIP_ON_DEVICE)
+        keep, height = rows * columns <= kept, max(1, strip_size // columns)
         # What is kept needs no strips; but of a symmetric matrix they leave out nearly half.
         if keep:
             height = max(HALVED, rows // 8) if self.symmetric else max(1, rows)

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
+from .captured import CapturedWork
 from .data.loading import BatchPlan
 from .errors import UserError
 from .losses.processes import agree
@@ -23,9 +24,9 @@ from .monitor import Monitor
 from .optimization import Recipe, build_optimizer, build_schedule
 from .progress import say
 from .runs import Run
-from .task import Task
+from .task import Outcome, Task
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "can_capture"]
 
 
 class Trainer:
@@ -61,6 +62,8 @@ class Trainer:
         self.schedule = build_schedule(optimizer, batches.total_steps, warmup)
         self.monitor = Monitor(run, batches.total_steps)
         self.step = 0
+        captured = task.static and can_capture(fabric)
+        self.captured = CapturedWork(self._learn, fabric.device) if captured else None
         if fabric.world_size > 1:
             self._seed_own()
         # Every 50 steps, and often enough that short epochs have a curve.
@@ -163,17 +166,34 @@ class Trainer:
                     "the last checkpoint is from before; restore the files and go on with --resume"
                 )
             return
-        several = self.fabric.world_size > 1
+        work = self.captured
+        outcome = self._eager(batch) if work is None else self._replayed(batch, work)
+        self.monitor.observe(plan.step, torch.from_numpy(plan.rows), outcome)
+
+    def _eager(self, batch: Any) -> Outcome:
+        plan, several = batch.plan, self.fabric.world_size > 1
         with self.fabric.no_backward_sync(self.model, enabled=several and not plan.last):
             outcome = self.task.forward(self.model, batch, self.fabric.device)
             self.fabric.backward(outcome.loss * plan.weight)
-        self.monitor.observe(plan.step, torch.from_numpy(plan.rows), outcome)
+        return outcome
+
+    def _replayed(self, batch: Any, work: CapturedWork) -> Outcome:
+        inputs = *self.task.inputs(batch), torch.tensor(batch.plan.weight)
+        return self.task.outcome(batch, work(*inputs))
+
+    def _learn(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The part of a step that is captured: gradients are added to what is there."""
+        *given, weight = inputs
+        loss, *others = self.task.compute(self.model, *given)
+        self.fabric.backward(loss * weight)
+        return loss.detach(), *others
 
     def _step(self, step: int) -> None:
         self.schedule.step_update(step)
         self.optimizer.step()
         self.task.after_step()
-        self.optimizer.zero_grad()
+        # A graph adds to gradients where they were when it was captured.
+        self.optimizer.zero_grad(set_to_none=self.captured is None)
         self.step = step + 1
         self.monitor.advance(self.step)
 
@@ -195,6 +215,11 @@ class Trainer:
     def _is_scored(self, epoch: int) -> bool:
         every = max(1, self.batches.epochs // 10)
         return epoch % every == 0 or epoch == self.batches.epochs
+
+
+def can_capture(fabric: Fabric) -> bool:
+    """Whether steps can be CUDA graphs. DDP exchanges gradients from hooks of its own."""
+    return fabric.device.type == "cuda" and fabric.world_size == 1
 
 
 @contextmanager

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from .data.loading import Batch, BatchPlan, view_batches
+from .data.resident import ResidentImages
 from .data.source import ImageSource
+from .data.static_views import static_inputs, view_parameters
 from .data.views import encoder_inputs
 from .evaluation.features import embed_rows
 from .evaluation.knn import knn_accuracy
@@ -52,6 +54,7 @@ class TwoViewTask(Task):
         spec: of the encoder.
         source: the data.
         plan: what to do.
+        images: the data, where it is on the device already.
     """
 
     def __init__(
@@ -60,11 +63,14 @@ class TwoViewTask(Task):
         spec: EncoderSpec,
         source: ImageSource,
         plan: Plan,
+        images: ResidentImages | None = None,
     ) -> None:
         self.model: ContrastiveModel | MomentumModel = model
-        self.spec, self.source, self.plan = spec, source, plan
+        self.spec, self.source, self.plan, self.images = spec, source, plan, images
         self.loss = build_loss(plan, len(source))
         self.names = source.names
+        # A user's own module may change its mind from step to step, which no graph would notice.
+        self.static = not plan.encoder.startswith("custom:")
 
     def loader(self, plan: BatchPlan, *, pin_memory: bool) -> Iterable[Batch]:
         return view_batches(
@@ -74,6 +80,7 @@ class TwoViewTask(Task):
             crop_min=self.plan.views.crop_min or 0.0,
             workers=self.plan.workers,
             pin_memory=pin_memory,
+            images=self.images,
         )
 
     def prime(self, device: torch.device) -> None:
@@ -88,13 +95,31 @@ class TwoViewTask(Task):
                 return
 
     def forward(self, model: nn.Module, batch: Batch, device: torch.device) -> Outcome:
-        # (2b, width), (2b, d); and keys (2b, d)
-        features, *compared = model(self._views(batch, device))
-        sides = [side for z in compared for side in z.chunk(2)]  # (b, d) each
         rows = torch.from_numpy(batch.plan.rows)
-        loss = self.loss(*sides, rows)
-        first, second = features.detach().chunk(2)
-        return Outcome(loss, (first, second), (sides[0].detach(), sides[1].detach()), (rows, rows))
+        return self._outcome(self._compare(model, self._views(batch, device), rows), rows)
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        parameters = view_parameters(batch.draws, self.plan.views, self.plan.image_size)
+        rows = torch.from_numpy(batch.plan.rows)
+        return rows, batch.crops, torch.from_numpy(parameters)
+
+    def compute(self, model: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
+        rows, *views = inputs
+        return self._compare(model, self._static_views(rows, *views), rows)
+
+    def outcome(self, batch: Batch, results: tuple[Tensor, ...]) -> Outcome:
+        return self._outcome(results, torch.from_numpy(batch.plan.rows))
+
+    def _compare(self, model: nn.Module, views: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+        """The loss, features `(2b, width)`, and projections `(b, d)` of either view."""
+        features, *compared = model(views)  # (2b, width), (2b, d); and keys (2b, d)
+        sides = [side for z in compared for side in z.chunk(2)]  # (b, d) each
+        return self.loss(*sides, rows), features.detach(), *(side.detach() for side in sides[:2])
+
+    def _outcome(self, results: tuple[Tensor, ...], rows: Tensor) -> Outcome:
+        loss, features, *projections = results
+        first, second = features.chunk(2)
+        return Outcome(loss, (first, second), (projections[0], projections[1]), (rows, rows))
 
     def after_step(self) -> None:
         if isinstance(self.model, MomentumModel):
@@ -119,6 +144,13 @@ class TwoViewTask(Task):
 
     def _views(self, batch: Batch, device: torch.device) -> Tensor:
         """`(2b, 3, S, S)`, first all first views, then all second views."""
-        # Elsewhere than on CUDA a copy may be read before it has arrived.
-        crops = batch.crops.to(device, non_blocking=device.type == "cuda")  # (2b, 3, S, S)
-        return encoder_inputs(crops, batch.draws, self.plan.views, self.spec.mean, self.spec.std)
+        if device.type == "cuda":
+            return self._static_views(*(each.to(device) for each in self.inputs(batch)))
+        crops, spec = batch.crops.to(device), self.spec  # (2b, 3, S, S)
+        return encoder_inputs(crops, batch.draws, self.plan.views, spec.mean, spec.std)
+
+    def _static_views(self, rows: Tensor, crops: Tensor, parameters: Tensor) -> Tensor:
+        """The same, by a number of kernels that does not depend on the draws."""
+        if self.images is not None:
+            crops = self.images.crops(rows.repeat(2), crops, self.plan.image_size)
+        return static_inputs(crops, parameters, self.plan.views, self.spec.mean, self.spec.std)

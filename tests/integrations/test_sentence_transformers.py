@@ -177,13 +177,6 @@ def test_hard_negatives_are_refused(model):
         loss(three, torch.tensor([[0], [1]]))
 
 
-def test_several_processes_are_refused(model, monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    with pytest.raises(RuntimeError, match="one process"):
-        GlobalContrastiveLoss(model, ROWS)(batch(model, [0, 1]), torch.tensor([[0], [1]]))
-
-
 # The loss
 
 

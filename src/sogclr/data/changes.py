@@ -18,11 +18,16 @@ __all__ = [
     "CONTRAST",
     "HUE",
     "SATURATION",
+    "blend_",
+    "blend_weights",
     "blur",
+    "blur_planes",
+    "gaussians",
     "gray",
     "hue_position",
     "jitter_",
     "on_device",
+    "shift_hue_",
 ]
 
 Floats = NDArray[np.float64]
@@ -48,7 +53,7 @@ def on_device(device: torch.device, array: NDArray[np.generic]) -> Tensor:
 def jitter_(x: Tensor, amounts: Floats, order: NDArray[np.int64]) -> None:
     """Four changes in each sample's own order, without sorting samples into its 24 cases.
 
-    Brightness, contrast and saturation are one formula with three weights, see `_blend_`. So
+    Brightness, contrast and saturation are one formula with three weights, see `blend_`. So
     every sample takes blend, blend, blend, with the hue shift before, between or after them.
     With the samples sorted by where that is, those that take the k-th blend before it are a
     tail of the batch, the others a head: seven calls on views, whatever the orders are.
@@ -60,14 +65,14 @@ def jitter_(x: Tensor, amounts: Floats, order: NDArray[np.int64]) -> None:
             samples sorted by `hue_position`.
     """
     position = hue_position(order)
-    weights = on_device(x.device, _blend_weights(amounts, order))  # (3, B, 3)
+    weights = on_device(x.device, blend_weights(amounts, order))  # (3, B, 3)
     shift = on_device(x.device, amounts[:, HUE])
     heads = [int((position <= k).sum()) for k in range(3)]
     for k, head in enumerate(heads):
-        _blend_(x[head:], weights[k, head:])
-    _shift_hue_(x, shift)
+        blend_(x[head:], weights[k, head:])
+    shift_hue_(x, shift)
     for k, head in enumerate(heads):
-        _blend_(x[:head], weights[k, :head])
+        blend_(x[:head], weights[k, :head])
 
 
 def hue_position(order: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -75,7 +80,7 @@ def hue_position(order: NDArray[np.int64]) -> NDArray[np.int64]:
     return (order == HUE).argmax(axis=1)
 
 
-def _blend_weights(amounts: Floats, order: NDArray[np.int64]) -> Floats:
+def blend_weights(amounts: Floats, order: NDArray[np.int64]) -> Floats:
     """Weights of the image, of its grey and of the mean of its grey: `(3 blends, B, 3)`."""
     blends = order[order != HUE].reshape(-1, 3)  # (B, 3): boolean indexing goes row by row
     factors = np.take_along_axis(amounts, blends, axis=1)
@@ -83,7 +88,7 @@ def _blend_weights(amounts: Floats, order: NDArray[np.int64]) -> Floats:
     return np.stack([factors, *toward], axis=-1).transpose(1, 0, 2)
 
 
-def _blend_(x: Tensor, weights: Tensor) -> None:
+def blend_(x: Tensor, weights: Tensor) -> None:
     """x <- w0 x + w1 grey(x) + w2 mean(grey(x)), clamped; weights `(B, 3)`.
 
     Brightness has w1 = w2 = 0; saturation w1 = 1 - w0; contrast w2 = 1 - w0.
@@ -103,7 +108,7 @@ def _luma(x: Tensor) -> Tensor:
     return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
 
 
-def _shift_hue_(x: Tensor, shift: Tensor) -> None:
+def shift_hue_(x: Tensor, shift: Tensor) -> None:
     """Add `shift` `(B,)`, in turns, to the hue of HSV.
 
     Saturation and value stay, so the largest and smallest of the three channels do; hue says
@@ -148,7 +153,12 @@ def blur(x: Tensor, sigma: Floats, radius: int) -> Tensor:
             sigma are blurred sooner together.
     """
     radius = min(radius, math.ceil(_REACH * float(sigma.max())))
-    kernels = on_device(x.device, _gaussians(sigma, radius))  # (B, K)
+    return blur_planes(x, on_device(x.device, gaussians(sigma, radius)))
+
+
+def blur_planes(x: Tensor, kernels: Tensor) -> Tensor:
+    """`blur`, given the kernel of each image, `(B, 2 radius + 1)` on the device."""
+    radius = kernels.shape[1] // 2
     kernels = kernels[:, None].expand(-1, 3, -1).flatten(0, 1)  # (3B, K), one for each plane
     planes = F.pad(x, (radius,) * 4, mode="reflect").flatten(0, 1)  # (3B, S + K - 1, S + K - 1)
     # Under autocast a convolution would round to half precision.
@@ -159,7 +169,7 @@ def blur(x: Tensor, sigma: Floats, radius: int) -> Tensor:
     return planes.view_as(x).clamp_(max=1)
 
 
-def _gaussians(sigma: Floats, radius: int) -> Floats:
+def gaussians(sigma: Floats, radius: int) -> Floats:
     """Normalized kernels, `(B,)` to `(B, 2 radius + 1)`."""
     distance = np.arange(-radius, radius + 1) / sigma[:, None]
     weights = np.exp(-0.5 * distance**2)

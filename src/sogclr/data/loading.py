@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .randomness import shuffled, uniforms
+from .resident import ResidentImages
 from .source import ImageSource, UnreadableImageError
-from .views import DRAWS, center_view, crop, crop_box
+from .views import DRAWS, center_view, crop, crop_box, crop_boxes
 
 T = TypeVar("T")
 
@@ -47,7 +48,8 @@ class Batch:
 
     Attributes:
         plan: whence it came; `plan.rows` are those that could be read.
-        crops: `(2b, 3, S, S)` uint8, first all first views, then all second views.
+        crops: `(2b, 3, S, S)` uint8, first all first views, then all second views; or where images
+            stay on the device, `(2b, 4)` float32, the boxes to cut out there.
         draws: `(2b, DRAWS)`, what the rest of the augmentation of each view derives from.
         unreadable: `(name, reason)` of the samples that had to be skipped.
     """
@@ -144,6 +146,24 @@ class _TwoViews(Dataset):
         )
 
 
+class _TwoBoxes(Dataset):
+    """Micro-batches to boxes of images that are on the device already."""
+
+    def __init__(self, images: ResidentImages, ids: np.ndarray, crop_min: float, seed: int) -> None:
+        self.images, self.ids, self.crop_min, self.seed = images, ids, crop_min, seed
+
+    def __getitems__(self, plan: MicroBatch) -> Batch:
+        unreadable = self.images.unreadable
+        readable = np.array([int(row) not in unreadable for row in plan.rows], dtype=bool)
+        skipped = [unreadable[int(row)] for row in plan.rows[~readable]]
+        plan = replace(plan, rows=plan.rows[readable])
+        ids = self.ids[plan.rows]
+        views = [uniforms(self.seed, plan.epoch, ids, view, DRAWS) for view in (0, 1)]
+        draws = np.concatenate(views)  # (2b, DRAWS)
+        boxes = crop_boxes(draws, *self.images.size, self.crop_min).astype(np.float32)
+        return Batch(plan, torch.from_numpy(boxes), draws, skipped)
+
+
 class _CenterViews(Dataset):
     """One undistorted view of each row."""
 
@@ -171,8 +191,14 @@ def view_batches(
     crop_min: float,
     workers: int,
     pin_memory: bool = False,
+    images: ResidentImages | None = None,
 ) -> DataLoader:
-    """A loader of `Batch`, from `plan.start_step` to the end of the run, across epochs."""
+    """A loader of `Batch`, from `plan.start_step` to the end of the run, across epochs.
+
+    Where `images` are on the device already, boxes take the place of crops.
+    """
+    if images is not None:
+        return plan_loader(_TwoBoxes(images, source.ids, crop_min, plan.seed), plan, 0, pin_memory)
     return plan_loader(
         _TwoViews(source, image_size, crop_min, plan.seed), plan, workers, pin_memory
     )

@@ -46,6 +46,7 @@ __all__ = [
     "center_view",
     "crop",
     "crop_box",
+    "crop_boxes",
     "encoder_inputs",
     "flipped",
     "grayed",
@@ -111,6 +112,20 @@ def crop_box(draws: Floats, width: int, height: int, crop_min: float) -> Box:
             top = int(draws[_TOP] * (height - h + 1))
             return left, top, left + w, top + h
     return _largest_central_box(width, height)
+
+
+def crop_boxes(draws: Floats, width: int, height: int, crop_min: float) -> Floats:
+    """`crop_box` of each row of `(B, DRAWS)` draws, for images of one size: `(B, 4)`."""
+    pixels = width * height * (crop_min + (1 - crop_min) * draws[:, _AREAS])  # (B, 10)
+    shape = _RATIO_MIN * (_RATIO_MAX / _RATIO_MIN) ** draws[:, _RATIOS]
+    w, h = np.rint(np.sqrt(pixels * shape)), np.rint(np.sqrt(pixels / shape))
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    which = np.arange(len(draws)), fits.argmax(axis=1)  # the first
+    w, h = w[which], h[which]
+    left = np.floor(draws[:, _LEFT] * (width - w + 1))
+    top = np.floor(draws[:, _TOP] * (height - h + 1))
+    boxes = np.stack([left, top, left + w, top + h], axis=1)
+    return np.where(fits.any(axis=1, keepdims=True), boxes, _largest_central_box(width, height))
 
 
 def _largest_central_box(width: int, height: int) -> Box:

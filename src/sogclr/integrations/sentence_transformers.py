@@ -103,7 +103,6 @@ class GlobalContrastiveLoss(nn.Module):
     Raises:
         ValueError: not two columns of text, no ids, or a label column of something else.
         IndexError: an id is not below num_samples.
-        RuntimeError: several processes train, where each would keep a table of its own.
     """
 
     def __init__(
@@ -126,7 +125,8 @@ class GlobalContrastiveLoss(nn.Module):
             candidates=candidates,
         )
         self.in_batch = DecoupledClipLoss(
-            temperature.initial if isinstance(temperature, IndividualTemperature) else temperature
+            temperature.initial if isinstance(temperature, IndividualTemperature) else temperature,
+            process_group=None,
         )
         self.in_batch.candidates = candidates
         self.config = {
@@ -176,11 +176,6 @@ class GlobalContrastiveLoss(nn.Module):
         return [self.model(features)["sentence_embedding"] for features in columns]
 
     def _check_trainer(self) -> None:
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if distributed and torch.distributed.get_world_size() > 1:
-            raise RuntimeError(
-                "GlobalContrastiveLoss trains in one process: each would keep a table of its own"
-            )
         if self.left_out:
             self.left_out = False
             warnings.warn(

@@ -8,7 +8,7 @@ along with the value; no graph is kept of what lies between the features and the
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,15 @@ from ..tiles import Negatives
 from .processes import SharedNegatives
 from .recent import Recent
 
+if TYPE_CHECKING:  # it needs Triton
+    from ..fused import FusedNegatives
+
 __all__ = ["Anchors", "Contrasted", "ContrastiveLoss", "Scale", "checked_candidates"]
 
 Scale = Literal["temperature", "cross-entropy"]
-Compared: TypeAlias = Callable[[float | Tensor, float], Negatives | SharedNegatives]
+Compared: TypeAlias = Callable[
+    [float | Tensor, float], "Negatives | SharedNegatives | FusedNegatives"
+]
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class Contrasted:
         value: scalar.
         pull: `(L,)` minus the gradient by the similarity of positives.
         rows: `(L, d)` the gradient by the rows of this batch, but for what comes of `pull`; of
-            a batch that processes share, by those of this process.
+            a batch that processes share, by those of this process. By what the rows are to
+            `Negatives` or to what stands in for them.
         columns: `(L, d)` by the columns, where they are anchors other than the rows.
         tau: if it is a parameter, it and the gradient by it.
     """

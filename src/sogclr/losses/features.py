@@ -8,18 +8,21 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..equal_rows import TRITON
 from .processes import Shares
 
 __all__ = [
     "UnitVectors",
     "check_shapes",
     "distinct",
+    "fuses",
     "never_negatives",
     "wants_gradients",
     "with_gradients",
 ]
 
 EPSILON = 1e-12  # as torch.nn.functional.normalize
+HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ def with_gradients(value: Tensor, *known: tuple[Tensor, Tensor]) -> Tensor:
 def wants_gradients(*features: Tensor) -> bool:
     """Whether a gradient by any of these will be asked for."""
     return torch.is_grad_enabled() and any(each.requires_grad for each in features)
+
+
+def fuses(a: Tensor, b: Tensor) -> bool:
+    """Whether the kernels of `sogclr.fused` serve features `(B, d)` of both sides."""
+    return TRITON and a.is_cuda and b.is_cuda and a.dtype == b.dtype and a.dtype in HALF
 
 
 def distinct(features: Tensor, shares: Shares | None) -> Tensor:

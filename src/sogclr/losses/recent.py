@@ -73,9 +73,10 @@ class Recent(PerSample):
         self._fit(vectors.shape[2])
         finite = vectors.isfinite().all(dim=2).all(dim=0)  # (B,)
         kept = torch.where(finite[:, None], vectors, 0).to(self.vectors.dtype)
-        self.vectors = torch.cat([kept, self.vectors], dim=1)[:, : self.size].contiguous()
-        self.ids = torch.cat([ids, self.ids], dim=1)[:, : self.size].contiguous()
-        self.filled = torch.cat([finite, self.filled])[: self.size].contiguous()
+        # In place: a CUDA graph reads and writes where it did when it was captured.
+        self.vectors.copy_(torch.cat([kept, self.vectors], dim=1)[:, : self.size])
+        self.ids.copy_(torch.cat([ids, self.ids], dim=1)[:, : self.size])
+        self.filled.copy_(torch.cat([finite, self.filled])[: self.size])
 
     def _fit(self, width: int) -> None:
         if not self.vectors.shape[2]:

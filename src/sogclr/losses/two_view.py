@@ -15,6 +15,7 @@ from .features import (
     UnitVectors,
     check_shapes,
     distinct,
+    fuses,
     never_negatives,
     wants_gradients,
     with_gradients,
@@ -77,10 +78,12 @@ class TwoViewLoss(ContrastiveLoss):
     ) -> Tensor:
         check_shapes(view1, view2, sample)
         with torch.autocast(view1.device.type, enabled=False):
-            units, size = UnitVectors.of(torch.cat([view1, view2])), view1.shape[0]
-            z, sample = units.vectors, sample.repeat(2)  # (2B, d), (2B,)
+            size, sample, recent = view1.shape[0], sample.repeat(2), self.recent_in_use()  # (2B,)
+            if shares is None and recent is None and fuses(view1, view2):
+                return self._fused(view1, view2, sample, rows)
+            units = UnitVectors.of(torch.cat([view1, view2]))
+            z, there, live = units.vectors, None, size  # (2B, d)
             positives = partner = z.roll(size, dims=0)
-            there, recent, live = None, self.recent_in_use(), size
             if shares is not None or recent is not None:
                 own, who = z.view(2, size, z.shape[1]), torch.stack([sample[:size], *rows.chunk(2)])
                 if shares is not None:
@@ -113,6 +116,24 @@ class TwoViewLoss(ContrastiveLoss):
             gradient = found.rows.addcmul_(pull[:, None], partner, value=-1)
             by_view1, by_view2 = units.by_features(gradient).chunk(2)
             return with_gradients(found.value, (view1, by_view1), (view2, by_view2), *found.tau)
+
+    def _fused(self, view1: Tensor, view2: Tensor, sample: Tensor, rows: Tensor) -> Tensor:
+        """As `_loss`, of a batch that kernels serve, whose samples are `(2B,)`."""
+        from ..fused import FusedNegatives, compared
+
+        features, size = torch.cat([view1.detach(), view2.detach()]), view1.shape[0]
+        z, partner, positive = compared(features, features.roll(size, dims=0))
+        found = self.contrast(
+            (Anchors(self.normalizer, rows, self.temperature, sample),),
+            positive,
+            partial(FusedNegatives, z, None, [sample]),
+            learning=wants_gradients(view1, view2),
+        )
+        if found.rows is None or found.pull is None:
+            return found.value
+        pull = found.pull + found.pull.roll(size)
+        by_view1, by_view2 = z.by_features(found.rows, pull, partner).chunk(2)
+        return with_gradients(found.value, (view1, by_view1), (view2, by_view2), *found.tau)
 
 
 def _shared(z: Tensor, absent: Absent, live: int, shares: Shares) -> Compared:

@@ -15,6 +15,7 @@ from .features import (
     UnitVectors,
     check_shapes,
     distinct,
+    fuses,
     never_negatives,
     wants_gradients,
     with_gradients,
@@ -105,9 +106,11 @@ class TwoWayLoss(ContrastiveLoss):
         ids: list[Tensor],
         shares: Shares | None,
     ) -> Tensor:
+        recent = self.recent_in_use()
+        if shares is None and recent is None and fuses(a, b):
+            return self._fused(a, b, rows_a, rows_b, ids)
         unit_a, unit_b = UnitVectors.of(a), UnitVectors.of(b)
         x, y, there, live = unit_a.vectors, unit_b.vectors, None, a.shape[0]
-        recent = self.recent_in_use()
         if shares is not None or recent is not None:
             # The last is the group, or who they are once more.
             both, who = torch.stack([x, y]), torch.stack([rows_a, rows_b, ids[-1]])
@@ -120,10 +123,7 @@ class TwoWayLoss(ContrastiveLoss):
             rows_a, rows_b, _ = ids = list(everyone)
         absent = partial(never_negatives, ids, there=there)
         found = self.contrast(
-            (
-                Anchors(self.normalizer_a, rows_a, self.temperature_a, rows_a),
-                Anchors(self.normalizer_b, rows_b, self.temperature_b, rows_b),
-            ),
+            self._anchors(rows_a, rows_b),
             (x * y).sum(dim=1),
             partial(Negatives, x, y, absent, 2)
             if shares is None
@@ -141,6 +141,31 @@ class TwoWayLoss(ContrastiveLoss):
         by_a = unit_a.by_features(by_rows.addcmul_(pull, unit_b.vectors, value=-1))
         by_b = unit_b.by_features(by_columns.addcmul_(pull, unit_a.vectors, value=-1))
         return with_gradients(found.value, (a, by_a), (b, by_b), *found.tau)
+
+    def _fused(
+        self, a: Tensor, b: Tensor, rows_a: Tensor, rows_b: Tensor, ids: list[Tensor]
+    ) -> Tensor:
+        """As `_loss`, of a batch that kernels serve."""
+        from ..fused import FusedNegatives, compared
+
+        x, y, positive = compared(a, b)
+        found = self.contrast(
+            self._anchors(rows_a, rows_b),
+            positive,
+            partial(FusedNegatives, x, y, ids),
+            learning=wants_gradients(a, b),
+        )
+        if found.rows is None or found.columns is None or found.pull is None:
+            return found.value
+        by_a = x.by_features(found.rows, found.pull, y)
+        by_b = y.by_features(found.columns, found.pull, x)
+        return with_gradients(found.value, (a, by_a), (b, by_b), *found.tau)
+
+    def _anchors(self, rows_a: Tensor, rows_b: Tensor) -> tuple[Anchors, Anchors]:
+        return (
+            Anchors(self.normalizer_a, rows_a, self.temperature_a, rows_a),
+            Anchors(self.normalizer_b, rows_b, self.temperature_b, rows_b),
+        )
 
 
 def _shared(x: Tensor, y: Tensor, absent: Absent, live: int, shares: Shares) -> Compared:

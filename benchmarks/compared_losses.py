@@ -1,0 +1,156 @@
+"""The losses that `loss_speed.py` compares, what they are given, and what they should return."""
+
+import contextlib
+import io
+import math
+import sys
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+import sogclr
+
+__all__ = ["DEVICE", "FAMILIES", "Loss", "batch", "error", "installed", "step"]
+
+SAMPLES, TAU = 100_000, 0.1
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def libauc(mode: str) -> Loss:
+    from libauc.losses import GCLoss
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        loss = GCLoss(mode, N=SAMPLES, tau=TAU, device=DEVICE)
+    # In that mode it returns temperatures as well.
+    return (lambda a, b, index: loss(a, b, index)[0]) if mode == "bimodal" else loss
+
+
+def open_clip() -> Loss:
+    from open_clip import ClipLoss
+
+    loss, scale = ClipLoss(), torch.tensor(1 / TAU, device=DEVICE)
+    return lambda a, b, index: loss(normalize(a, dim=-1), normalize(b, dim=-1), scale)
+
+
+def inf_cl() -> Loss:
+    from inf_cl import cal_inf_loss
+
+    scale = torch.tensor(1 / TAU, device=DEVICE)
+
+    def loss(a: Tensor, b: Tensor, index: Tensor) -> Tensor:
+        value: Tensor = cal_inf_loss(normalize(a, dim=-1), normalize(b, dim=-1), scale=scale)
+        return value
+
+    return loss
+
+
+def lightly() -> Loss:
+    from lightly.loss import NTXentLoss
+
+    loss = NTXentLoss(TAU)
+    return lambda a, b, index: loss(a, b)
+
+
+def metric_learning() -> Loss:
+    from pytorch_metric_learning.losses import SupConLoss
+
+    loss = SupConLoss(TAU)
+    return lambda a, b, index: loss(torch.cat([a, b]), index.repeat(2).to(DEVICE))
+
+
+# Ours first: the others are told relative to it.
+FAMILIES: dict[str, dict[str, Callable[[], Loss]]] = {
+    "pairs": {
+        "sogclr": lambda: sogclr.TwoWayGlobalContrastiveLoss(SAMPLES, temperature=TAU),
+        "sogclr, CLIP's": lambda: sogclr.ClipLoss(TAU),
+        "LibAUC": lambda: libauc("bimodal"),
+        "open_clip": open_clip,
+        "Inf-CL": inf_cl,
+    },
+    "two views": {
+        "sogclr": lambda: sogclr.GlobalContrastiveLoss(SAMPLES, temperature=TAU),
+        "sogclr, SimCLR's": lambda: sogclr.NTXentLoss(TAU),
+        "LibAUC": lambda: libauc("unimodal"),
+        "lightly": lightly,
+        "pytorch-metric-learning": metric_learning,
+    },
+}
+IN_BATCH = {
+    *("sogclr, CLIP's", "open_clip", "Inf-CL"),
+    *("sogclr, SimCLR's", "lightly", "pytorch-metric-learning"),
+}
+
+
+def installed(family: str) -> Iterator[tuple[str, Loss]]:
+    for name, make in FAMILIES[family].items():
+        try:
+            yield name, _on_device(make())
+        except ImportError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+
+
+def _on_device(loss: Loss) -> Loss:
+    return loss.to(DEVICE) if isinstance(loss, torch.nn.Module) else loss
+
+
+def batch(size: int, width: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    """Features whose partners resemble each other, and ids as a loader gives them, on the CPU."""
+    generator = torch.Generator().manual_seed(size)
+    a, b = torch.randn(2, size, width, generator=generator)
+    index = torch.randperm(SAMPLES, generator=generator)[:size]
+    b += a
+    return a.to(DEVICE, dtype).requires_grad_(), b.to(DEVICE, dtype).requires_grad_(), index
+
+
+def step(loss: Loss, a: Tensor, b: Tensor, index: Tensor) -> None:
+    a.grad = b.grad = None
+    loss(a, b, index).backward()
+
+
+def error(
+    family: str,
+    name: str,
+    loss: Loss,
+    size: int,
+    width: int,
+    dtype: torch.dtype = torch.float32,
+) -> float:
+    """Of the gradient of a first step, in which u is the batch's own estimate."""
+    a, b, index = batch(size, width, dtype)
+    gradient = torch.cat(torch.autograd.grad(loss(a, b, index), (a, b))).double().flatten()
+    # The same numbers, as they are after rounding to `dtype`.
+    a, b = (side.detach().double().requires_grad_() for side in (a, b))
+    value = reference(family, a, b, name in IN_BATCH, name == "sogclr")
+    exact = torch.cat(torch.autograd.grad(value, (a, b))).flatten()
+    scaled = gradient * (gradient @ exact / gradient.square().sum())
+    return float((scaled - exact).norm() / exact.norm())
+
+
+def reference(
+    family: str, a: Tensor, b: Tensor, positive_in_normalizer: bool, one_u_a_sample: bool
+) -> Tensor:
+    """The in-batch loss, dense and in the dtype of the features."""
+    a, b = normalize(a, dim=1), normalize(b, dim=1)
+    size = len(a)
+    if family == "pairs":
+        logits = [a @ b.T / TAU, b @ a.T / TAU]
+        positive = torch.arange(size, device=a.device)[:, None]
+    else:
+        z = torch.cat([a, b])
+        own = torch.eye(2 * size, dtype=torch.bool, device=a.device)
+        logits = [(z @ z.T / TAU).masked_fill(own, -math.inf)]
+        positive = torch.arange(2 * size, device=a.device).roll(size)[:, None]
+    total = a.new_zeros(())
+    for each in logits:
+        rest = each if positive_in_normalizer else each.scatter(1, positive, -math.inf)
+        log_g = rest.logsumexp(dim=1)
+        if one_u_a_sample and family == "two views":
+            views = log_g.detach().view(2, size)
+            log_u = views.logsumexp(dim=0).repeat(2) - math.log(2)
+            log_g = (log_g.detach() - log_u).exp() * log_g
+        total = total + (log_g - each.gather(1, positive).squeeze(1)).mean()
+    return total
