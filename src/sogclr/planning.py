@@ -11,7 +11,7 @@ from .data.source import ImageSource
 from .errors import UserError
 from .launched import processes
 from .optimization import Recipe, recipe
-from .settings import ConcretePrecision, Method, Optimizer, Precision, Views
+from .settings import ConcretePrecision, Damaged, Method, Optimizer, Precision, Views
 from .sharded import COPIED
 
 __all__ = [
@@ -52,6 +52,7 @@ class Request:
     recent: int | None = None
     queue_size: int | None = None
     momentum: float | None = None
+    damaged: Damaged = "skip"
 
 
 @dataclass(frozen=True)

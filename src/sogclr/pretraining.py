@@ -9,7 +9,7 @@ from torch import nn
 
 from .data.loading import BatchPlan, view_batches
 from .data.resident import ResidentImages, resident
-from .data.source import Data, ImageSource, open_source
+from .data.source import Data, ImageSource, open_source, require_whole
 from .data.views import photometric
 from .devices import choose_device, start
 from .errors import UserError
@@ -54,6 +54,7 @@ def pretrain(
     request = claim(run, request, "pretrain", resume)
     kind = choose_device(device, alone=False)
     source = open_source(data)
+    require_whole(source.damaged, request.damaged)
     plan = plan_run(request, source, kind, workers)
     _tell(source, plan, kind)
     fabric = start(kind, plan.precision)  # from here on no process changes what another looks at

@@ -7,6 +7,7 @@ from .errors import UserError
 
 __all__ = [
     "ConcretePrecision",
+    "Damaged",
     "Device",
     "Method",
     "Optimizer",
@@ -27,6 +28,7 @@ Precision = Literal["auto", "32-true", "bf16-mixed"]
 Protocol = Literal["knn", "linear"]
 PairProtocol = Literal["retrieval", "zero-shot", "sts"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Damaged = Literal["skip", "refuse"]
 
 
 @dataclass(frozen=True)

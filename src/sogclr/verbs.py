@@ -6,7 +6,7 @@ so that `sogclr --help` answers at once.
 
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from .settings import Device, Method, Optimizer, PairMethod, Precision, Tau, Views
+from .settings import Damaged, Device, Method, Optimizer, PairMethod, Precision, Tau, Views
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +74,7 @@ def pretrain(
     precision: Precision = "auto",
     device: Device = "auto",
     workers: int | None = None,
+    damaged: Damaged = "skip",
     seed: int = 0,
     checkpoint_seconds: float = 120.0,
     resume: bool = False,
@@ -121,6 +122,8 @@ def pretrain(
             itself (GPUs and newer CPUs), else 32-true.
         device: cpu, cuda or mps.
         workers: Loader processes.
+        damaged: Whether to skip and name what is damaged (shards from there on, images), or to
+            refuse to start.
         seed: Of weights, order and views.
         checkpoint_seconds: At least this long between checkpoints.
         resume: Go on with the run in `out`, exactly as if it had not been interrupted.
@@ -155,6 +158,7 @@ def pretrain(
         precision=precision,
         views=views,
         seed=seed,
+        damaged=damaged,
         queue_size=queue_size,
         momentum=momentum,
     )
@@ -203,6 +207,7 @@ def align(
     precision: Precision = "auto",
     device: Device = "auto",
     workers: int | None = None,
+    damaged: Damaged = "skip",
     seed: int = 0,
     checkpoint_seconds: float = 120.0,
     resume: bool = False,
@@ -214,10 +219,12 @@ def align(
     Args:
         data: A table of pairs (CSV, TSV, JSONL, Parquet; image paths relative to it), a folder
             that Hugging Face datasets saved, or hf:owner/name. An image in several rows has
-            several captions. From Python also a mapping of column names to lists.
+            several captions. Or webdataset shards with images and captions (parts jpg and txt,
+            or json). From Python also a mapping of column names to lists.
         out: The folder of the run: checkpoint, towers, metrics, curves.
         val: Such pairs that are held back; retrieval on them is reported while training.
-        columns: The names of two columns with a comma between. Default: guessed and printed.
+        columns: Of a table: the names of two columns with a comma between. Default: guessed and
+            printed.
         method: sogclr (a normalizer remembered per sample and side), clip, dcl or siglip.
         model: An open_clip model by name, its folder, or a file with its configuration.
         pretrained: Its weights: a tag of open_clip or a file.
@@ -257,6 +264,8 @@ def align(
             itself (GPUs and newer CPUs), 32-true elsewhere and for heads alone.
         device: cpu, cuda or mps.
         workers: Loader processes.
+        damaged: Whether to skip and name what is damaged (shards from there on, images, rows of
+            a table), or to refuse to start.
         seed: Of weights, order, captions and views.
         checkpoint_seconds: At least this long between checkpoints.
         resume: Go on with the run in `out`, exactly as if it had not been interrupted.
@@ -292,6 +301,7 @@ def align(
         precision=precision,
         views=views,
         seed=seed,
+        damaged=damaged,
     )
     towers = TowerRequest(
         model=model,
@@ -336,14 +346,14 @@ def evaluate(
     a split of the training part. Without `test`, kNN leaves one out and the linear probe is
     cross-validated in five folds.
 
-    A run of `align`: retrieval between the sides of a table of pairs (R@1, R@5, R@10, median
-    rank); zero-shot classification of labelled images by the names of their classes; sts, the
-    rank correlation of similarities with the column `score` of a table of sentence pairs.
+    A run of `align`: retrieval between the sides of pairs (R@1, R@5, R@10, median rank);
+    zero-shot classification of labelled images by the names of their classes; sts, the rank
+    correlation of similarities with the column `score` of a table of sentence pairs.
 
     Args:
         run: The folder of a run.
         data: Labelled images (a folder with sub-folders as labels, shards with labels, or
-            `digits`), or a table.
+            `digits`), or pairs (a table, or shards with captions).
         test: Other labelled images to test on, with the same labels.
         protocol: knn, linear or both with a comma between; retrieval, zero-shot or sts. Default:
             what fits the run and the data.
@@ -388,8 +398,8 @@ def embed(
 
     Args:
         run: The folder of a run.
-        data: Images: a folder, shards, or `digits`; or, for a run of `align`, also a table of
-            pairs.
+        data: Images: a folder, shards, or `digits`; or, for a run of `align`, also pairs: a
+            table, or shards with captions.
         out: File to write: .npz with arrays ids, paths, vectors; or .parquet with such columns.
         columns: Of a table: the names of two columns with a comma between.
         encoder: Where the run trained your own nn.Module: one of that architecture.
@@ -421,8 +431,8 @@ def search(
     Args:
         run: The folder of a run of `align`.
         query: A sentence, or an image file.
-        data: What is searched: a folder of images, or a table of pairs (its images, or its
-            second texts). Default: the pairs that the run was trained on.
+        data: What is searched: a folder or shards of images, or a table of pairs (its images,
+            or its second texts). Default: the pairs that the run was trained on.
         top: How many matches.
         out: The picture. Default: search.png in the run.
         encoder: Where the run has an image tower of your own: one of that architecture.
@@ -462,8 +472,8 @@ def audit(
     Args:
         run: The folder of a run; or, before training, the name of an encoder (from Python also
             an nn.Module), which is then audited with a table filled by its own embeddings.
-        data: What the run was trained on: images (a folder, shards, `digits`) or a table of
-            pairs; images for an encoder before training.
+        data: What the run was trained on: images (a folder, shards, `digits`) or pairs (a
+            table, shards); images for an encoder before training.
         samples: At most this many, drawn at random; of pairs with wide vectors fewer.
         views: Random views of each sample that stand for all; even. Default: 4, of more than
             25,000 samples 2.

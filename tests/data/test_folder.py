@@ -6,7 +6,7 @@ from PIL import Image
 
 from sogclr import UserError
 from sogclr.data import folder as folder_module
-from sogclr.data.source import UnreadableImageError, open_source, stable_id
+from sogclr.data.source import UnreadableImageError, open_source, require_whole, stable_id
 
 
 def test_labels_are_the_first_level_of_sub_folders(make_folder):
@@ -81,6 +81,9 @@ def test_unreadable_headers_are_listed_and_left_out(make_folder):
     assert len(source) == 16
     assert sorted(name for name, _ in source.left_out) == ["red/broken.jpg", "red/empty.png"]
     assert "2 unreadable files left out" in source.describe()
+    require_whole(source.damaged, "skip")
+    with pytest.raises(UserError, match=r"red/broken\.jpg: not an image; .*put whole ones"):
+        require_whole(source.damaged, "refuse")
 
 
 def test_a_truncated_file_is_found_when_decoded(tmp_path):

@@ -1,3 +1,9 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -81,3 +87,42 @@ def test_what_cannot_be_decoded_is_skipped_and_named(tmp_path):
     assert [name for name, _ in batch.unreadable] == ["2.jpg"]
     loader = center_batches(source, np.arange(6), image_size=8, batch_size=3, workers=0)
     assert [rows for rows, _, _ in loader] == [[0, 1], [3, 4, 5]]
+
+
+HOLDING = """
+import multiprocessing, sys
+from sogclr.data.loading import BatchPlan, view_batches
+from sogclr.data.source import open_source
+
+source = open_source("digits")
+plan = BatchPlan(source.ids, 512, 1, 50, seed=0)
+batches = iter(view_batches(source, plan, image_size=8, crop_min=0.2, workers=2))
+next(batches)
+print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+sys.stdin.read()
+"""
+
+
+def _exist(processes):
+    return [process for process in processes if os.path.exists(f"/proc/{process}")]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks processes up in /proc")
+def test_workers_outlive_a_signal_to_their_group_but_not_their_trainer():
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    trainer = subprocess.Popen([sys.executable, "-c", HOLDING], **pipes)
+    workers = trainer.stdout.readline().split()
+    assert len(workers) == 2
+    for worker in workers:
+        os.kill(int(worker), signal.SIGTERM)
+    time.sleep(0.5)
+    assert _exist(workers) == workers
+    trainer.kill()
+    trainer.communicate()
+    deadline = time.monotonic() + 60
+    while _exist(workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = _exist(workers)
+    for worker in left:
+        os.kill(int(worker), signal.SIGKILL)
+    assert not left, "they wait for ever"

@@ -153,6 +153,8 @@ def test_empty_captions_and_unreadable_files_are_listed(write):
         "1 rows whose image cannot be read (row 6: img/4.png: not an image)",
         "1 rows with an empty caption (row 4)",
     ]
+    (damage,) = source.damaged  # an empty caption was never whole
+    assert damage == f"{table}: {min(source.left_out)}"
     assert len(source.a) == 18
     assert "img/2.png" not in source.a.names
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from packing import encoded, pack
 from PIL import Image
 from refusal import refused
 
@@ -16,29 +17,10 @@ from sogclr.cli import main
 from sogclr.data import shard_index
 from sogclr.data.loading import BatchPlan, view_batches
 from sogclr.data.shards import ShardSource, find_shards
-from sogclr.data.source import UnreadableImageError, open_source, stable_id
+from sogclr.data.source import UnreadableImageError, open_source, require_whole, stable_id
 
 FAST = ["--encoder", "small", "--image-size", "8", "--batch-size", "8", "--device", "cpu"]
 BLOCK = tarfile.BLOCKSIZE
-
-
-def encoded(seed, format="PNG", size=(12, 10)):
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format)
-    return buffer.getvalue()
-
-
-def pack(path, members):
-    """A tar of `(name, content)`; content None: a link to nowhere."""
-    with tarfile.open(path, "w") as archive:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            if content is None:
-                member.type, member.linkname = tarfile.SYMTYPE, "nowhere"
-            member.size = len(content or b"")
-            archive.addfile(member, io.BytesIO(content or b""))
-    return path
 
 
 def sample(number):
@@ -288,6 +270,28 @@ def test_a_damaged_shard_is_named_and_counts_up_to_the_damage(make_shards, damag
     assert f"left out: {name}: {reason}" in source.describe()
     for row in range(len(source)):
         source.image(row)
+
+
+def test_damage_is_refused_where_asked_and_the_run_remembers(make_shards, tmp_path, capsys):
+    pattern, run = make_shards(), tmp_path / "run"
+    start = ["pretrain", pattern, "--out", run, "--epochs", "1", *FAST, "--damaged", "refuse"]
+    whole = first_of(pattern).read_bytes()
+    DAMAGE["cut within an image"](first_of(pattern))
+    line = refused(capsys, *start)
+    assert f"data: damaged: {first_of(pattern)}: damaged (it breaks off), only its first" in line
+    assert "--damaged skip" in line
+    assert not run.exists()
+    first_of(pattern).write_bytes(whole)
+    main([str(argument) for argument in start])
+    DAMAGE["a header overwritten"](first_of(pattern))
+    assert "no header of a member" in refused(capsys, "pretrain", pattern, "--out", run, "--resume")
+    main(["pretrain", pattern, "--out", str(tmp_path / "other"), "--epochs", "1", *FAST])
+
+
+def test_samples_without_an_image_are_not_damage(tmp_path):
+    source = open_source(pack(tmp_path / "a.tar", [*flat(range(3)), ("b.txt", b"text")]))
+    assert source.left_out
+    require_whole(source.damaged, "refuse")
 
 
 def test_what_lies_behind_the_end_of_a_shard_is_not_lost_silently(tmp_path):

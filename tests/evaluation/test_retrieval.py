@@ -80,6 +80,14 @@ def test_rows_that_are_unreadable_or_not_asked_for_are_neither_queries_nor_found
     assert among_all.b_to_a.queries > found.b_to_a.queries
 
 
+def test_a_text_that_is_unreadable_might_as_well_not_be_there():
+    source = open_pairs({"text1": ["x", "x", "y", "z"], "text2": ["x1", "x2", "y1", "z1"]})
+    without = open_pairs({"text1": ["x", "y", "z"], "text2": ["x2", "y1", "z1"]})
+    a, b = _embedded(source)
+    b[0] = np.nan
+    assert retrieval(a, b, source) == retrieval(a, b[1:], without)
+
+
 def test_any_of_an_images_captions_counts_and_the_others_are_no_rivals():
     source = open_pairs({"text1": ["x", "x", "y"], "text2": ["x1", "x2", "y1"]})
     a = np.array([[1.0, 0.0], [0.0, 1.0]])

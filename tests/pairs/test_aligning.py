@@ -364,6 +364,16 @@ def test_unreadable_images_are_skipped_while_training_goes_on(
     assert found.a_to_b.queries == 23
 
 
+def test_damage_is_refused_where_asked_of_both_tables(make_pairs, pairs, fast, tmp_path):
+    table = make_pairs()
+    (table.parent / "img" / "05.png").write_bytes(b"not an image")
+    message = r"data: damaged: .*train\.csv: .* rows whose image cannot be read \(row .*05\.png"
+    for data, val in ((table, None), (pairs, table)):
+        with pytest.raises(UserError, match=message):
+            sogclr.align(data, tmp_path / "run", val=val, damaged="refuse", **fast)
+    assert not (tmp_path / "run").exists()
+
+
 def test_unreadable_images_are_reported_once(make_pairs, fast, tmp_path, capsys):
     table = make_pairs(size=(60, 60))
     victim = table.parent / "img" / "03.png"

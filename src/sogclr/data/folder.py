@@ -47,6 +47,7 @@ class ImageFiles(ImageSource):
         self._root = root
         self.names = [name for name in names if headers[name].reason is None]
         self.left_out = [(n, h.reason) for n, h in headers.items() if h.reason is not None]
+        self.damaged = [f"{name}: {reason}" for name, reason in self.left_out]
         self.ids = np.array([stable_id(name) for name in self.names], dtype=np.uint64)
         self.marks = np.array([headers[name].bytes for name in self.names], dtype=np.int64)
         sides = [min(headers[name].width, headers[name].height) for name in self.names]

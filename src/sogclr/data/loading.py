@@ -1,6 +1,9 @@
 """Batches of views: which samples make up a step, and their crops, made in loader workers."""
 
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -233,9 +236,18 @@ def center_batches(
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    # Ctrl-C reaches the whole group; the trainer finishes its step and ends the workers itself.
+    # Ctrl-C reaches the whole group, and so does the SIGTERM of torchrun; the trainer finishes its
+    # step and ends the workers itself, by an event.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(trainer: int) -> None:
+    # If it is killed, workers would wait for ever to hand it what they have.
+    while os.getppid() == trainer:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _unchanged(batch: T) -> T:

@@ -6,8 +6,8 @@ partners; in an epoch it occurs once, with one of them.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,11 @@ import numpy as np
 from ..errors import UserError
 from .folder import SUFFIXES, ImageFiles
 from .randomness import uniforms
+from .shard_index import index_shard
+from .shards import find_shards
 from .source import ImageSource, stable_id
 from .table import Table, is_table, read_table
+from .texts import Texts, tidy
 
 __all__ = ["PairSource", "Texts", "are_pairs", "open_pairs"]
 
@@ -33,27 +36,9 @@ TEXT_PAIRS = (
     ("source", "target"),
 )
 LISTED = 5  # rows named in a message
+DAMAGED_ROWS = "rows that cannot be read"
+DAMAGED_IMAGES = "rows whose image cannot be read"
 _PARTNER_STREAM = 2  # of `randomness.uniforms`; 0 and 1 are views
-
-
-class Texts:
-    """A side of texts.
-
-    Attributes:
-        texts: n distinct strings.
-        ids: `(n,)` uint64, hashes of them.
-        marks: `(n,)` zeros: another text has another id.
-        names: for people.
-    """
-
-    def __init__(self, texts: list[str]) -> None:
-        self.texts = texts
-        self.ids = np.array([stable_id(text) for text in texts], dtype=np.uint64)
-        self.marks = np.zeros(len(texts), dtype=np.int64)
-        self.names = [text if len(text) < 60 else text[:57] + "..." for text in texts]
-
-    def __len__(self) -> int:
-        return len(self.texts)
 
 
 @dataclass(frozen=True)
@@ -70,6 +55,7 @@ class PairSource:
         partners: `(number of pairs,)` rows of `b`; those of a row of `a` in the order of their
             ids, so that what is drawn does not hang on the order of the table.
         left_out: what was found wrong, in words.
+        damaged: that of it which was whole once; what `require_whole` refuses.
     """
 
     name: str
@@ -79,6 +65,7 @@ class PairSource:
     start: np.ndarray
     partners: np.ndarray
     left_out: list[str]
+    damaged: Sequence[str] = ()
 
     @property
     def kinds(self) -> tuple[str, str]:
@@ -109,9 +96,10 @@ def open_pairs(data: Any, columns: str | None = None) -> PairSource:
     """Pairs of a table, its broken rows left out and told.
 
     Args:
-        data: see `sogclr.data.table.read_table`; or a PairSource.
-        columns: "image,caption" or "text1,text2": the names of both; images are side a, in
-            whichever order they are named. Default: guessed.
+        data: see `sogclr.data.table.read_table`; tar shards (see
+            `sogclr.data.shards.find_shards`); or a PairSource.
+        columns: of a table: "image,caption" or "text1,text2", the names of both; images are side
+            a, in whichever order they are named. Default: guessed.
 
     Raises:
         UserError: a missing column (those there are are named), no row that can be used,
@@ -119,10 +107,18 @@ def open_pairs(data: Any, columns: str | None = None) -> PairSource:
     """
     if isinstance(data, PairSource):
         return data
+    if (shards := _shards(data)) is not None:
+        from .shard_pairs import shard_pairs
+
+        if columns is not None:
+            raise UserError(
+                "columns: shards have none; a caption is a part txt, or `caption` in json"
+            )
+        return shard_pairs(shards, str(data))
     table = read_table(data)
     names = _images_first(table, _columns(table, columns))
     problems: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    problems["rows that cannot be read"].extend(table.broken)
+    problems[DAMAGED_ROWS].extend(table.broken)
     texts = _texts(table, names[1], problems)
     a: ImageSource | None = None
     keys: Sequence[Any]
@@ -141,12 +137,24 @@ def open_pairs(data: Any, columns: str | None = None) -> PairSource:
             known.update(dict.fromkeys(partners))
     if not pairs:
         raise UserError(f"data: {table.name} has no usable pair; " + _tell(problems)[0])
-    return _assemble(table.name, names, a, pairs, _tell(problems, copies))
+    source = _assemble(table.name, names, a, pairs, _tell(problems, copies))
+    damaged = _tell({what: problems[what] for what in (DAMAGED_ROWS, DAMAGED_IMAGES)})
+    return replace(source, damaged=[f"{source.name}: {told}" for told in damaged])
 
 
 def are_pairs(data: Any) -> bool:
-    """Whether `data` is for `open_pairs`, rather than images for `open_source`."""
-    return isinstance(data, PairSource) or is_table(data)
+    """Whether `data` is for `open_pairs`, rather than images for `open_source`.
+
+    Shards are if any sample has a caption.
+    """
+    if isinstance(data, PairSource) or is_table(data):
+        return True
+    shards = _shards(data)
+    return shards is not None and any(len(index_shard(path).captions) for path in shards)
+
+
+def _shards(data: Any) -> list[Path] | None:
+    return find_shards(data) if isinstance(data, str | Path) else None
 
 
 def _assemble(
@@ -239,7 +247,7 @@ def _texts(
             problems[f"rows whose {column} is not text"].append((row, repr(value)[:40]))
             found.append(None)
             continue
-        kept = [" ".join(v.split()) for v in values if v and v.strip()]
+        kept = [tidy(v) for v in values if v and v.strip()]
         if not kept:
             problems[f"rows with an empty {column}"].append((row, ""))
         found.append(kept or None)
@@ -286,7 +294,7 @@ def _leave_out(
     where: str = "",
 ) -> None:
     """Take note of rows without an image; if they are most, something else is wrong."""
-    problems["rows whose image cannot be read"].extend(missing)
+    problems[DAMAGED_IMAGES].extend(missing)
     if 2 * len(missing) > len(table.rows):
         raise UserError(
             f"data: {len(missing):,} of {len(table.rows):,} images of {table.name} cannot be "

@@ -4,75 +4,51 @@ import json
 import os
 import tarfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import BinaryIO, overload
+from typing import BinaryIO
 
 import numpy as np
 
 from ..cache import cache_folder
 from ..errors import UserError
+from ..progress import track
 from .folder import reason_of
+from .keys import Keys
 from .source import stable_id
+from .texts import WHOLE, captions_in
 
-__all__ = ["IMAGE_PARTS", "NO_LABEL", "PACKED", "Keys", "ShardIndex", "index_shard"]
+__all__ = [
+    "CAPTION",
+    "IMAGE_PARTS",
+    "NO_LABEL",
+    "PACKED",
+    "ShardIndex",
+    "index_shard",
+    "index_shards",
+]
 
 # What an image is called within a sample; of several, the first is taken.
 IMAGE_PARTS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 LABEL_PARTS = ("cls", "cls.txt", "json")
+CAPTION_PARTS = ("txt", "json")
 NO_LABEL = -1
+
+# Where a caption is: the hash of its text, the row of its sample, the part that holds it, its
+# number among those of the part (`WHOLE` if the part is the caption), its length in characters.
+_PLACE = [("offset", "i8"), ("size", "i8"), ("number", "i4"), ("length", "i4")]
+CAPTION = np.dtype([("id", "u8"), ("row", "i8"), *_PLACE])
 
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _PACKED_STARTS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 
 # Part of what an index is remembered by: another one wherever an index comes to say other things.
-_EDITION = 1
+_EDITION = 2
 
 _DAMAGE = (OSError, tarfile.TarError, ValueError)
-
-
-class Keys(Sequence[str]):
-    """Strings in two arrays: of millions, a tenth of what a list takes, and nothing that loader
-    processes would copy by looking at it.
-
-    Args:
-        text: `(bytes,)` uint8, all strings without a gap.
-        ends: `(n,)` int64, where each of them ends.
-    """
-
-    def __init__(self, text: np.ndarray, ends: np.ndarray) -> None:
-        self.text, self.ends = text, ends
-
-    @classmethod
-    def of(cls, strings: list[str]) -> "Keys":
-        encoded = [os.fsencode(string) for string in strings]
-        ends = np.cumsum([len(string) for string in encoded], dtype=np.int64)
-        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends)
-
-    @classmethod
-    def joined(cls, parts: list["Keys"]) -> "Keys":
-        starts = np.cumsum([0] + [len(part.text) for part in parts])
-        ends = [part.ends + start for part, start in zip(parts, starts, strict=False)]
-        return cls(np.concatenate([part.text for part in parts]), np.concatenate(ends))
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> list[str]: ...
-
-    def __getitem__(self, row: int | slice) -> str | list[str]:
-        if isinstance(row, slice):
-            return [self[i] for i in range(*row.indices(len(self)))]
-        row = range(len(self))[row]
-        start = self.ends[row - 1] if row else 0
-        return os.fsdecode(self.text[start : self.ends[row]].tobytes())
 
 
 @dataclass(frozen=True)
@@ -86,6 +62,7 @@ class ShardIndex:
         sizes: `(n,)` int64, its length in bytes.
         labels: `(n,)` int64, `NO_LABEL` where there is none.
         keys: n strings.
+        captions: `(m,)` of `CAPTION`, sample after sample.
         left_out: `(key, reason)` of samples without an image.
         damage: why the shard could not be read to its end, if so.
     """
@@ -96,17 +73,25 @@ class ShardIndex:
     sizes: np.ndarray
     labels: np.ndarray
     keys: Keys
+    captions: np.ndarray
     left_out: list[tuple[str, str]]
     damage: str | None = None
 
 
 @dataclass(slots=True)
 class _Sample:
-    """The parts of a sample met so far: `(offset, size)` of images, labels, names of others."""
+    """The parts of a sample met so far: `(offset, size)` of images, labels, hash and place of
+    captions, names of others."""
 
     images: dict[str, tuple[int, int]] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
+    captions: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
+
+
+def index_shards(paths: list[Path]) -> list[ShardIndex]:
+    """The index of each shard, see `index_shard`."""
+    return [index_shard(path) for path in track(paths, "indexing shards")]
 
 
 def index_shard(path: Path) -> ShardIndex:
@@ -183,13 +168,21 @@ def _add(samples: dict[str, _Sample], member: tarfile.TarInfo, file: BinaryIO, p
     sample = samples.setdefault(key, _Sample())
     if not member.isfile():
         sample.others.append(f"{part} that is a link")
-    elif part in sample.images or part in sample.labels:
+    elif part in (*sample.images, *sample.labels, *sample.captions):
         raise UserError(f"data: {path} has {key}.{part} twice; keys must be distinct")
     elif part in IMAGE_PARTS:
         sample.images[part] = (member.offset_data, member.size)
-    elif part in LABEL_PARTS:
+    elif part in LABEL_PARTS or part in CAPTION_PARTS:
         file.seek(member.offset_data)
-        sample.labels[part] = _label(part, file.read(member.size))
+        content = file.read(member.size)
+        if part in LABEL_PARTS:
+            sample.labels[part] = _label(part, content)
+        if part in CAPTION_PARTS:
+            first = WHOLE if part == "txt" else 0
+            sample.captions[part] = [
+                (stable_id(text), member.offset_data, member.size, number, len(text))
+                for number, text in enumerate(captions_in(part, content), first)
+            ]
     else:
         sample.others.append(part)
 
@@ -203,13 +196,19 @@ def _label(part: str, content: bytes) -> int:
 
 
 def _index(stamp: np.ndarray, samples: dict[str, _Sample], damage: str | None) -> ShardIndex:
-    keys, places, labels, left_out = [], [], [], []
+    keys: list[str] = []
+    places: list[tuple[int, int]] = []
+    labels: list[int] = []
+    captions: list[tuple[int, ...]] = []
+    left_out: list[tuple[str, str]] = []
     for key, sample in samples.items():
         image = next((part for part in IMAGE_PARTS if part in sample.images), None)
         if image is None:
-            there = ", ".join([*sample.labels, *sample.others])
-            left_out.append((key, f"no image, only {there}"))
+            there = dict.fromkeys([*sample.labels, *sample.captions, *sample.others])
+            left_out.append((key, f"no image, only {', '.join(there)}"))
             continue
+        found = next(filter(None, map(sample.captions.get, CAPTION_PARTS)), [])
+        captions += [(id, len(keys), *place) for id, *place in found]
         keys.append(key)
         places.append(sample.images[image])
         told = [sample.labels[part] for part in LABEL_PARTS if part in sample.labels]
@@ -222,6 +221,7 @@ def _index(stamp: np.ndarray, samples: dict[str, _Sample], damage: str | None) -
         sizes,
         np.array(labels, dtype=np.int64),
         Keys.of(keys),
+        np.array(captions, dtype=CAPTION),
         left_out,
         damage,
     )
@@ -238,6 +238,7 @@ def _remembered(cache: Path) -> ShardIndex | None:
                 stored["sizes"],
                 stored["labels"],
                 Keys(stored["text"], stored["ends"]),
+                stored["captions"],
                 left_out,
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
@@ -259,6 +260,7 @@ def _remember(index: ShardIndex, cache: Path) -> None:
                 labels=index.labels,
                 text=index.keys.text,
                 ends=index.keys.ends,
+                captions=index.captions,
                 left_out=np.array(json.dumps(index.left_out)),
             )
         temporary.replace(cache)

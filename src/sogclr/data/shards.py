@@ -9,18 +9,47 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..progress import track
 from .folder import DECODING_ERRORS, SUFFIXES, reason_of, training_size
-from .shard_index import IMAGE_PARTS, NO_LABEL, PACKED, Keys, ShardIndex, index_shard
-from .source import ImageSource, UnreadableImageError, to_rgb
+from .keys import Keys
+from .shard_index import IMAGE_PARTS, NO_LABEL, PACKED, ShardIndex, index_shards
+from .source import ImageSource, UnreadableImageError, listed, to_rgb
 
-__all__ = ["ShardSource", "find_shards"]
+__all__ = ["ShardFiles", "ShardSource", "find_shards"]
 
-LISTED = 5  # of what is left out, in messages
 MEASURED = 256  # images that the usual size is found from
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+class ShardFiles:
+    """Shards as they were when they were indexed.
+
+    Args:
+        shards: the files.
+        indexes: of each of them.
+    """
+
+    def __init__(self, shards: list[Path], indexes: list[ShardIndex]) -> None:
+        self.paths = shards
+        self._stamps = np.stack([index.stamp for index in indexes])
+
+    def read(self, shard: int, offset: int, size: int) -> bytes:
+        """So many bytes from this place.
+
+        The file is opened each time: a small part of what decoding takes, and nothing that
+        forked or spawned loader processes have to share or thousands of shards could exhaust.
+
+        Raises:
+            OSError: the shard is gone.
+            ValueError: it has changed.
+        """
+        with self.paths[shard].open("rb", buffering=0) as file:
+            stat = os.fstat(file.fileno())
+            if [stat.st_size, stat.st_mtime_ns] != self._stamps[shard].tolist():
+                raise ValueError("the shard has changed since it was indexed")
+            file.seek(offset)
+            return file.read(size)
 
 
 class ShardSource(ImageSource):
@@ -38,6 +67,7 @@ class ShardSource(ImageSource):
     Args:
         shards: the files.
         name: for messages. Default: the first shard's.
+        indexes: of the shards, where they are known.
 
     Raises:
         UserError: a compressed shard, a key that occurs twice, no image, or none that can be read.
@@ -45,18 +75,25 @@ class ShardSource(ImageSource):
 
     names: Keys
 
-    def __init__(self, shards: list[Path], name: str | None = None) -> None:
-        self._shards = shards
+    def __init__(
+        self,
+        shards: list[Path],
+        name: str | None = None,
+        indexes: list[ShardIndex] | None = None,
+    ) -> None:
         self._name = name or str(shards[0])
-        indexes = [index_shard(path) for path in track(shards, "indexing shards")]
+        indexes = index_shards(shards) if indexes is None else indexes
+        self._files = ShardFiles(shards, indexes)
         self.ids = np.concatenate([index.ids for index in indexes])
         self.names = Keys.joined([index.keys for index in indexes])
         self.marks = np.concatenate([index.sizes for index in indexes])
         self._offsets = np.concatenate([index.offsets for index in indexes])
-        self._stamps = np.stack([index.stamp for index in indexes])
         counts = [len(index.ids) for index in indexes]
         self._shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
-        self.left_out = _left_out(shards, indexes)
+        damaged = _damaged(shards, indexes)
+        self.damaged = [f"{shard}: {reason}" for shard, reason in damaged]
+        # Shards first: of them, an unknown number of samples is lost.
+        self.left_out = damaged + [sample for index in indexes for sample in index.left_out]
         if not len(self.ids):
             raise UserError(
                 f"data: no sample of {self._name} has a part {', '.join(IMAGE_PARTS)}"
@@ -77,11 +114,11 @@ class ShardSource(ImageSource):
                 image.load()
                 return to_rgb(image)
         except DECODING_ERRORS as error:
-            name = f"{self._shards[self._shard_of[row]].name}: {self.names[row]}"
+            name = f"{self._files.paths[self._shard_of[row]].name}: {self.names[row]}"
             raise UnreadableImageError(name, reason_of(error)) from error
 
     def describe(self) -> str:
-        count = len(self._shards)
+        count = len(self._files.paths)
         text = f"{self._name}: {len(self):,} images in {count:,} shard{'s' * (count > 1)}"
         if self.classes is not None:
             text += f", with labels of {len(self.classes):,} classes"
@@ -90,18 +127,8 @@ class ShardSource(ImageSource):
         return text + self._told_left_out()
 
     def _content(self, row: int) -> bytes:
-        """The encoded image.
-
-        The file is opened each time: a small part of what decoding takes, and nothing that
-        forked or spawned loader processes have to share or thousands of shards could exhaust.
-        """
-        shard = self._shard_of[row]
-        with self._shards[shard].open("rb", buffering=0) as file:
-            stat = os.fstat(file.fileno())
-            if [stat.st_size, stat.st_mtime_ns] != self._stamps[shard].tolist():
-                raise ValueError("the shard has changed since it was indexed")
-            file.seek(self._offsets[row])
-            return file.read(self.marks[row])
+        """The encoded image."""
+        return self._files.read(self._shard_of[row], self._offsets[row], self.marks[row])
 
     def _usual_side(self) -> float:
         """The median of the shorter side over a random part, the same however it is sharded."""
@@ -125,16 +152,15 @@ class ShardSource(ImageSource):
         same = np.flatnonzero(self.ids[order[1:]] == self.ids[order[:-1]])
         if len(same):
             rows = order[same[0] : same[0] + 2]
-            first, second = (self._shards[shard] for shard in self._shard_of[rows])
+            first, second = (self._files.paths[shard] for shard in self._shard_of[rows])
             raise UserError(
                 f"data: {first} and {second} both have a sample {self.names[rows[0]]} "
                 f"({len(same):,} such); keys must be distinct over all shards"
             )
 
     def _told_left_out(self) -> str:
-        listed = "; ".join(f"{name}: {reason}" for name, reason in self.left_out[:LISTED])
-        more = len(self.left_out) - LISTED
-        return (listed and f"; left out: {listed}") + (f"; and {more:,} more" if more > 0 else "")
+        told = listed([f"{name}: {reason}" for name, reason in self.left_out])
+        return told and f"; left out: {told}"
 
 
 def find_shards(data: str | Path) -> list[Path] | None:
@@ -214,11 +240,9 @@ def _numbers(first: str, last: str) -> list[str]:
     return [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
 
 
-def _left_out(shards: list[Path], indexes: list[ShardIndex]) -> list[tuple[str, str]]:
-    """Damaged shards first: there, an unknown number of samples is lost."""
-    damaged = [
+def _damaged(shards: list[Path], indexes: list[ShardIndex]) -> list[tuple[str, str]]:
+    return [
         (str(path), f"damaged ({index.damage}), only its first {len(index.ids):,} images are kept")
         for path, index in zip(shards, indexes, strict=True)
         if index.damage is not None
     ]
-    return damaged + [sample for index in indexes for sample in index.left_out]

@@ -16,14 +16,25 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..settings import Views
+from ..settings import Damaged, Views
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Data: TypeAlias = "str | Path | np.ndarray | Tensor | tuple[Any, Any] | ImageSource"
 
-__all__ = ["Data", "ImageSource", "UnreadableImageError", "open_source", "stable_id", "to_rgb"]
+__all__ = [
+    "Data",
+    "ImageSource",
+    "UnreadableImageError",
+    "listed",
+    "open_source",
+    "require_whole",
+    "stable_id",
+    "to_rgb",
+]
+
+LISTED = 5  # in messages
 
 
 class UnreadableImageError(Exception):
@@ -43,6 +54,7 @@ class ImageSource(ABC):
         image_size: the side, in pixels, at which to train unless told otherwise.
         views: augmentations that this data wants otherwise than usual.
         left_out: `(name, reason)` of what was found but cannot be read.
+        damaged: that of it which was whole once, in words; what `require_whole` refuses.
         local: whether reading an image is a mere look-up, so that loader workers are no help.
     """
 
@@ -54,6 +66,7 @@ class ImageSource(ABC):
     image_size: int
     views: Views = Views()
     left_out: list[tuple[str, str]]
+    damaged: Sequence[str] = ()
     local: bool = False
 
     def __len__(self) -> int:
@@ -100,6 +113,29 @@ def open_source(data: "Data") -> ImageSource:
             raise UserError(f"data: a tuple means (images, labels), got {len(data)} parts")
         return ArraySource(data[0], labels=data[1])
     return ArraySource(data)
+
+
+def require_whole(damaged: Sequence[str], choice: Damaged) -> None:
+    """Let damage pass, or refuse it before hours are spent without what is lost.
+
+    Args:
+        damaged: of a source of images or pairs.
+        choice: "skip" or "refuse".
+
+    Raises:
+        UserError: something is damaged, and that is to be refused.
+    """
+    if damaged and choice != "skip":
+        raise UserError(
+            f"data: damaged: {listed(damaged)}; put whole ones in their place, "
+            "or start with --damaged skip to go without what is lost"
+        )
+
+
+def listed(items: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = len(items) - LISTED
+    return "; ".join(items[:LISTED]) + (f"; and {more:,} more" if more > 0 else "")
 
 
 def stable_id(name: str) -> int:

@@ -48,7 +48,7 @@ def retrieval(
 
     Args:
         a: `(n_a, d)` embeddings; rows of NaN (unreadable) take no part.
-        b: `(n_b, d)` embeddings.
+        b: `(n_b, d)` embeddings, likewise.
         source: who belongs to whom.
         rows: rows of `a` that take part, with their partners; all by default.
     """
@@ -57,7 +57,8 @@ def retrieval(
     place = np.full(len(a), -1)
     place[rows] = np.arange(len(rows))
     owner, partner = place[source.owners()], source.partners
-    owner, partner = owner[owner >= 0], partner[owner >= 0]  # of every text that takes part
+    taking_part = (owner >= 0) & ~np.isnan(b[partner, 0])
+    owner, partner = owner[taking_part], partner[taking_part]
     queries = normalize(torch.from_numpy(a[rows]).float(), dim=1)
     texts = normalize(torch.from_numpy(np.asarray(b[partner])).float(), dim=1)
     owners = torch.from_numpy(owner)

@@ -1,5 +1,6 @@
 """`sogclr.align`: from a table of pairs and two towers to a joint space."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 
 from ..data.loading import BatchPlan
 from ..data.pairs import PairSource, open_pairs
+from ..data.source import require_whole
 from ..devices import choose_device, start
 from ..errors import UserError
 from ..gauge import gauge_bytes
@@ -52,6 +54,7 @@ def align(
     kind = choose_device(device, alone=False)
     source = open_pairs(data, request.columns)
     held = None if val is None else open_pairs(val, request.columns)
+    require_whole([*source.damaged, *(held.damaged if held is not None else ())], request.damaged)
     say(source.describe())
     if held is not None:
         say(f"held back: {held.describe()}")
@@ -247,8 +250,8 @@ def _kind(side: Any) -> str:
 
 
 def _named(data: Any) -> str | None:
-    return (
-        str(Path(data).resolve())
-        if isinstance(data, str | Path) and Path(data).exists()
-        else (data if isinstance(data, str) else None)
-    )
+    """How `sogclr search` finds the data again, from whichever folder it is called."""
+    if not isinstance(data, str | Path):
+        return None
+    is_path = os.path.exists(data) or str(data).endswith(".tar")  # or a pattern of shards
+    return os.path.abspath(data) if is_path else str(data)

@@ -63,7 +63,7 @@ def compute_features(
     """
     order = np.arange(len(side)) if rows is None else np.unique(rows)
     if isinstance(side, Texts):  # short with short: less padding
-        order = order[np.argsort([len(side.texts[row]) for row in order], kind="stable")]
+        order = order[np.argsort(side.lengths[order], kind="stable")]
     parts = np.array_split(order, max(1, -(-len(order) // BATCH)))
     told = set() if told is None else told
     result: np.ndarray | None = None

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.pairs import Texts
 from ..data.randomness import uniforms
 from ..data.source import ImageSource, UnreadableImageError
+from ..data.texts import Texts, UnreadableTextError
 from ..data.views import DRAWS, center_view, crop, crop_box, encoder_inputs, standardize
 from ..settings import Views
 from .towers import PairSpec
@@ -40,6 +40,11 @@ class Prepared:
     def pin_memory(self) -> "Prepared":
         return replace(self, tensor=self.tensor.pin_memory())
 
+    def only(self, kept: np.ndarray) -> "Prepared":
+        """Some entries, `kept` `(b,)` bool, of those that could be read."""
+        draws = None if self.draws is None else self.draws[kept]
+        return replace(self, tensor=self.tensor[torch.from_numpy(kept)], draws=draws)
+
 
 class Inputs(Protocol):
     """A side, ready to be fed."""
@@ -64,13 +69,22 @@ class Tokens:
         self.texts, self.tokenizer, self.pad = texts, tokenizer, pad
 
     def prepare(self, rows: np.ndarray, epoch: int) -> Prepared:
-        if not len(rows):  # none of the images could be read; not every tokenizer takes nothing
-            return Prepared(torch.empty(0, 1, dtype=torch.int64), None, np.ones(0, dtype=bool), [])
-        tokens = self.tokenizer([self.texts.texts[row] for row in rows])  # (b, L)
+        texts = []
+        readable = np.ones(len(rows), dtype=bool)
+        unreadable = []
+        for i, row in enumerate(rows):
+            try:
+                texts.append(self.texts.texts[row])
+            except UnreadableTextError as error:
+                readable[i] = False
+                unreadable.append((error.args[0], error.args[1]))
+        if not texts:  # not every tokenizer takes nothing
+            return Prepared(torch.empty(0, 1, dtype=torch.int64), None, readable, unreadable)
+        tokens = self.tokenizer(texts)  # (b, L)
         if self.pad is not None:
             longest = int((tokens != self.pad).sum(dim=1).max())
             tokens = tokens[:, : max(1, longest)].contiguous()
-        return Prepared(tokens, None, np.ones(len(rows), dtype=bool), [])
+        return Prepared(tokens, None, readable, unreadable)
 
     def to_model(self, prepared: Prepared, device: torch.device) -> Tensor:
         return _move(prepared.tensor, device)

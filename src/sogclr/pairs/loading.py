@@ -18,7 +18,7 @@ class PairBatch:
     """A micro-batch of pairs.
 
     Attributes:
-        plan: whence it came; `plan.rows` are the rows of side a that could be read.
+        plan: whence it came; `plan.rows` are the rows of side a of pairs that could be read.
         partners: `(b,)` the rows of side b that were drawn for them.
         a, b: their inputs.
         unreadable: `(name, reason)` of the samples that had to be skipped.
@@ -45,7 +45,10 @@ class _Pairs(Dataset):
         rows = plan.rows[a.readable]
         partners = self.source.draw(self.seed, plan.epoch, rows)
         b = self.b.prepare(partners, plan.epoch)
-        return PairBatch(replace(plan, rows=rows), partners, a, b, a.unreadable)
+        unreadable = a.unreadable + b.unreadable
+        if not b.readable.all():
+            a, rows, partners = a.only(b.readable), rows[b.readable], partners[b.readable]
+        return PairBatch(replace(plan, rows=rows), partners, a, b, unreadable)
 
 
 def pair_batches(

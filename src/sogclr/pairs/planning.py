@@ -14,7 +14,7 @@ from ..planning import (
     share_among_processes,
     usual_batch_size,
 )
-from ..settings import ConcretePrecision, Optimizer, PairMethod, Precision, Tau, Views
+from ..settings import ConcretePrecision, Damaged, Optimizer, PairMethod, Precision, Tau, Views
 
 __all__ = ["CLIP_VIEWS", "PairPlan", "PairRequest", "plan_pairs"]
 
@@ -55,6 +55,7 @@ class PairRequest:
     seed: int
     candidates: float | None = None
     recent: int | None = None
+    damaged: Damaged = "skip"
 
 
 @dataclass(frozen=True)

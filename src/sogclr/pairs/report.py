@@ -10,7 +10,7 @@ from torch import nn
 
 from ..data.pairs import PairSource, Texts, are_pairs, open_pairs
 from ..data.source import ImageSource, open_source
-from ..data.table import Table, read_table
+from ..data.table import Table, is_table, read_table
 from ..devices import choose_device
 from ..errors import UserError
 from ..evaluation.retrieval import Direction, Retrieval, retrieval
@@ -110,9 +110,8 @@ def _protocol(data: Any, asked: str | tuple[str, ...] | None) -> PairProtocol:
         return known[names[0]]
     if not are_pairs(data):
         return "zero-shot"
-    if isinstance(data, PairSource):
-        return "retrieval"
-    return "sts" if "score" in read_table(data).columns else "retrieval"
+    scored = is_table(data) and "score" in read_table(data).columns
+    return "sts" if scored else "retrieval"
 
 
 def _zero_shot(encoder: PairEncoder, source: ImageSource, templates: str | None) -> PairReport:

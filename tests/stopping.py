@@ -1,0 +1,28 @@
+"""A command that is told to stop after some step, as a process of several that torchrun started.
+
+`python tests/stopping.py STEP COMMAND ...`: the first process sends SIGTERM to its group, loader
+workers too, as torchrun does to all of them when it is told to stop.
+"""
+
+import os
+import signal
+import sys
+import time
+
+from sogclr.cli import main
+from sogclr.training import Trainer
+
+step_of = Trainer._step
+
+
+def step_and_stop(self, step):
+    step_of(self, step)
+    if step + 1 == int(sys.argv[1]) and self.fabric.is_global_zero:
+        assert os.getpgid(0) == os.getpid(), "the group is others' as well"
+        os.killpg(0, signal.SIGTERM)
+        time.sleep(0.5)  # as steps do: long enough for a loader worker to die of it
+
+
+if __name__ == "__main__":
+    Trainer._step = step_and_stop
+    main(sys.argv[2:])
