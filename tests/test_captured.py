@@ -3,6 +3,7 @@
 import pytest
 import torch
 from bits import checkpoint, same
+from packing import encoded, pack
 from torch import nn
 
 import sogclr
@@ -82,14 +83,24 @@ def test_work_that_cannot_be_recorded_is_done_as_it_stands(monkeypatch, capsys):
 # The first steps are as ever; recording begins with the fourth batch of a size.
 @pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"method": "moco"}, {"recent": 7}])
 def test_a_captured_run_is_the_run(make_folder, tmp_path, monkeypatch, changes):
-    folder = make_folder(per_class=11)
+    assert_captured_is_plain(make_folder(per_class=11), tmp_path, monkeypatch, changes)
+
+
+@pytest.mark.parametrize("changes", [{"table_rows": 9}, {"method": "dcl"}], ids=["sogclr", "dcl"])
+def test_a_captured_run_of_a_stream_is_the_run(tmp_path, monkeypatch, changes):
+    shard = pack(tmp_path / "a.tar", [(f"{i}.png", encoded(i)) for i in range(22)])
+    changes = {"epoch_samples": 22, **changes}
+    assert_captured_is_plain(shard.as_uri(), tmp_path, monkeypatch, changes)
+
+
+def assert_captured_is_plain(data, tmp_path, monkeypatch, changes):
     settings = {"encoder": "small", "image_size": 8, "batch_size": 4, "epochs": 3, **changes}
     settings |= {"device": "cpu", "precision": "32-true"}
-    sogclr.pretrain(folder, tmp_path / "plain", **settings)
+    sogclr.pretrain(data, tmp_path / "plain", **settings)
     monkeypatch.setattr(training, "can_capture", lambda fabric: True)
     recorder = Imitation()
     monkeypatch.setattr(captured, "Recorder", lambda: recorder)
-    sogclr.pretrain(folder, tmp_path / "captured", **settings)
+    sogclr.pretrain(data, tmp_path / "captured", **settings)
     assert recorder.replayed > 5
     plain, replayed = checkpoint(tmp_path / "plain"), checkpoint(tmp_path / "captured")
     assert plain["monitor"]["rows"][-1].keys() == replayed["monitor"]["rows"][-1].keys()

@@ -7,7 +7,7 @@ Results stay on the device until a log point; only then does the host wait for t
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -87,7 +87,7 @@ class Monitor:
             self._skipped.add(name)
             say(f"skipped {name}: {reason} (training goes on, {len(self._skipped)} so far)")
 
-    def check_finite(self, names: Sequence[str]) -> None:
+    def check_finite(self, names: Sequence[str] | Mapping[int, str]) -> None:
         """Raise UserError if features or the loss stopped being finite since the last log point."""
         if not self._pending:
             return

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from .data.hashed import shared_share
 from .data.source import ImageSource
+from .data.streams import StreamSource
 from .errors import UserError
 from .launched import processes
 from .optimization import Recipe, recipe
@@ -53,6 +55,8 @@ class Request:
     queue_size: int | None = None
     momentum: float | None = None
     damaged: Damaged = "skip"
+    table_rows: int | None = None
+    epoch_samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,9 @@ class Reasons:
         self.lines.append((name, shown, remark))
 
 
-def plan_run(request: Request, source: ImageSource, device: str, workers: int | None) -> Plan:
+def plan_run(
+    request: Request, source: ImageSource | StreamSource, device: str, workers: int | None
+) -> Plan:
     """Derive what was left open and refuse what cannot work.
 
     Args:
@@ -143,6 +149,12 @@ def plan_run(request: Request, source: ImageSource, device: str, workers: int | 
     batch = batch_size * request.accumulate
     if request.accumulate > 1:
         reasons.note("accumulate", request.accumulate, f"{batch} samples a step")
+
+    if request.table_rows is not None:
+        share = shared_share(n, request.table_rows)
+        reasons.note(
+            "table rows", f"{request.table_rows:,}", f"{share:.1%} of {n:,} samples share one"
+        )
 
     temperature = request.temperature or (0.2 if image_size <= 64 else 0.1)
     derive("temperature", request.temperature, temperature, "0.2 up to 64 px, 0.1 above")

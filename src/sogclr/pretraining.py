@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .data.loading import BatchPlan, view_batches
+from .data.loading import BatchPlan, Epochs, view_batches
 from .data.resident import ResidentImages, resident
 from .data.source import Data, ImageSource, open_source, require_whole
+from .data.stream_batches import StreamPlan, stream_batches
+from .data.streams import StreamSource
 from .data.views import photometric
 from .devices import choose_device, start
 from .errors import UserError
@@ -31,8 +33,9 @@ from .progress import say
 from .runs import Run
 from .session import Result, checkpoint_bytes, claim, conduct
 from .settings import Device
+from .streaming import StreamTask, open_stream
 from .training import Trainer
-from .two_views import TwoViewTask
+from .two_views import TwoViewTask, ViewsTask
 
 __all__ = ["build_task", "pretrain"]
 
@@ -53,28 +56,21 @@ def pretrain(
     resume = resume or (restarted() and run.checkpoint.exists())
     request = claim(run, request, "pretrain", resume)
     kind = choose_device(device, alone=False)
-    source = open_source(data)
-    require_whole(source.damaged, request.damaged)
+    source: ImageSource | StreamSource | None = open_stream(data, request)
+    if source is None:
+        source = open_source(data)
+        require_whole(source.damaged, request.damaged)
     plan = plan_run(request, source, kind, workers)
     _tell(source, plan, kind)
     fabric = start(kind, plan.precision)  # from here on no process changes what another looks at
     torch.manual_seed(request.seed)
-    images = resident(source, fabric.device)
-    task = build_task(source, plan, *_encoder(plan, module), images)
+    task, batches = _work(source, plan, module, fabric.device)
     if fabric.is_global_zero:
         run.create()
         queue = 4 * (PROJECTION + 3) * (plan.queue_size or 0)
         kept = queue + gauge_bytes(plan.batch_size, PROJECTION)
-        run.require_space(checkpoint_bytes(task.model, len(source), kept))
-    batches = BatchPlan(
-        source.ids,
-        plan.batch_size,
-        request.accumulate,
-        request.epochs,
-        request.seed,
-        rank(),
-        processes(),
-    )
+        rows = request.table_rows or len(source)
+        run.require_space(checkpoint_bytes(task.model, rows, kept))
     trainer = Trainer(fabric, task, batches, plan.recipe, run, checkpoint_seconds)
     if run.checkpoint.exists():
         trainer.restore()
@@ -84,7 +80,8 @@ def pretrain(
             run.write_encoder(task.model.encoder, task.spec, initial=True)
             _picture(source, plan, run)
         trainer.monitor.restore(NOTHING_YET, fabric.device)
-        task.prime(fabric.device)
+        if isinstance(task, TwoViewTask):
+            task.prime(fabric.device)
     return conduct(trainer, "sogclr evaluate, sogclr embed, sogclr.load")
 
 
@@ -96,11 +93,28 @@ def build_task(
     images: ResidentImages | None = None,
 ) -> TwoViewTask:
     """The task, with a new projector on the encoder."""
-    width = width_of(encoder, plan.image_size)
-    say(f"  {describe(encoder, spec, width)}")
-    query = ContrastiveModel(encoder, build_projector(width))
+    query = _projected(plan, encoder, spec)
     model = query if plan.momentum is None else MomentumModel(query, plan.momentum)
     return TwoViewTask(model, spec, source, plan, images)
+
+
+def _work(
+    source: ImageSource | StreamSource, plan: Plan, module: nn.Module | None, device: torch.device
+) -> tuple[ViewsTask, Epochs]:
+    """What is learned, and in which steps."""
+    request, (encoder, spec) = plan.request, _encoder(plan, module)
+    run = plan.batch_size, request.accumulate, request.epochs, request.seed
+    if isinstance(source, StreamSource):
+        stream = StreamTask(_projected(plan, encoder, spec), spec, source, plan)
+        return stream, StreamPlan(source, request.table_rows, *run)
+    task = build_task(source, plan, encoder, spec, resident(source, device))
+    return task, BatchPlan(source.ids, *run, rank(), processes())
+
+
+def _projected(plan: Plan, encoder: nn.Module, spec: EncoderSpec) -> ContrastiveModel:
+    width = width_of(encoder, plan.image_size)
+    say(f"  {describe(encoder, spec, width)}")
+    return ContrastiveModel(encoder, build_projector(width))
 
 
 def _encoder(plan: Plan, module: nn.Module | None) -> tuple[nn.Module, EncoderSpec]:
@@ -116,21 +130,25 @@ def _encoder(plan: Plan, module: nn.Module | None) -> tuple[nn.Module, EncoderSp
     )
 
 
-def _tell(source: ImageSource, plan: Plan, device: str) -> None:
+def _tell(source: ImageSource | StreamSource, plan: Plan, device: str) -> None:
     say(source.describe())
     say(f"{plan.request.method} for {plan.request.epochs} epochs on {device}")
     for name, value, reason in plan.reasons:
         say(f"  {name:<15} {value:<12} {reason}")
 
 
-def _picture(source: ImageSource, plan: Plan, run: Run) -> None:
+def _picture(source: ImageSource | StreamSource, plan: Plan, run: Run) -> None:
     """Sixteen samples, two views each, side by side: a look at them catches most mistakes."""
     from torchvision.utils import save_image
 
-    one = BatchPlan(source.ids, min(16, len(source)), 1, 1, plan.request.seed)
-    loader = view_batches(
-        source, one, image_size=plan.image_size, crop_min=plan.views.crop_min or 0.0, workers=0
-    )
+    shown, settings = min(16, len(source)), (1, 1, plan.request.seed)
+    size, crop_min = plan.image_size, plan.views.crop_min or 0.0
+    if isinstance(source, StreamSource):
+        few = StreamPlan(source.part(shown), None, shown, *settings)
+        loader = stream_batches(few, image_size=size, crop_min=crop_min, workers=0)
+    else:
+        one = BatchPlan(source.ids, shown, *settings)
+        loader = view_batches(source, one, image_size=size, crop_min=crop_min, workers=0)
     batch = next(iter(loader))
     views = photometric(batch.crops, batch.draws, plan.views)  # (2b, 3, S, S)
     pairs = torch.stack(views.chunk(2), dim=1).flatten(0, 1)  # (2b, ...), pairs adjacent

@@ -1,14 +1,13 @@
 """What a training loop is asked to learn: images alone, or pairs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .data.loading import BatchPlan
 from .identity import Fingerprint, carry_over
 from .runs import Run
 
@@ -38,20 +37,20 @@ class Task(ABC):
     Attributes:
         model: what is trained, and kept in checkpoints.
         loss: with a `check()`; its parameters (a learned temperature) are trained as well.
-        names: of the samples, for messages.
+        names: of the samples by row, for messages.
         static: whether `compute` does the same work for every batch of a size, so that it can be
             captured; `inputs`, `compute` and `outcome` together are `forward` then.
     """
 
     model: nn.Module
     loss: Any
-    names: Sequence[str]
+    names: Sequence[str] | Mapping[int, str]
     static: bool = False
 
     @abstractmethod
-    def loader(self, plan: BatchPlan, *, pin_memory: bool) -> Iterable[Any]:
+    def loader(self, plan: Any, *, pin_memory: bool) -> Iterable[Any]:
         """Batches with a `plan` (a `MicroBatch`, of the rows that could be read) and `unreadable`,
-        from `plan.start_step` to the end of the run."""
+        from `plan.start_step` to the end of the run. `plan` is the task's kind of `Epochs`."""
 
     @abstractmethod
     def forward(self, model: nn.Module, batch: Any, device: torch.device) -> Outcome:

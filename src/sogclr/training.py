@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from .captured import CapturedWork
-from .data.loading import BatchPlan
+from .data.loading import Epochs
 from .errors import UserError
 from .losses.processes import agree
 from .monitor import Monitor
@@ -45,7 +45,7 @@ class Trainer:
         self,
         fabric: Fabric,
         task: Task,
-        batches: BatchPlan,
+        batches: Epochs,
         recipe: Recipe,
         run: Run,
         checkpoint_seconds: float,

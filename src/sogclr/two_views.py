@@ -22,7 +22,7 @@ from .planning import Plan
 from .runs import Run
 from .task import Outcome, Task
 
-__all__ = ["TwoViewTask", "build_loss"]
+__all__ = ["TwoViewTask", "ViewsTask", "build_loss"]
 
 KNN_SAMPLES = 2_000  # enough for +-1 % and seconds on a CPU
 
@@ -46,14 +46,93 @@ def build_loss(plan: Plan, num_samples: int) -> ContrastiveLoss:
     )
 
 
-class TwoViewTask(Task):
-    """See the module.
+class ViewsTask(Task):
+    """What does not depend on where the images come from.
 
     Args:
         model: encoder and projector, initialized; with their average if the method wants one.
         spec: of the encoder.
-        source: the data.
         plan: what to do.
+        num_samples: rows of the loss.
+    """
+
+    images: ResidentImages | None = None
+
+    def __init__(
+        self,
+        model: ContrastiveModel | MomentumModel,
+        spec: EncoderSpec,
+        plan: Plan,
+        num_samples: int,
+    ) -> None:
+        self.model: ContrastiveModel | MomentumModel = model
+        self.spec, self.plan = spec, plan
+        self.loss = build_loss(plan, num_samples)
+        # A user's own module may change its mind from step to step, which no graph would notice.
+        self.static = not plan.encoder.startswith("custom:")
+
+    def forward(self, model: nn.Module, batch: Batch, device: torch.device) -> Outcome:
+        views, rows = self._views(batch, device), torch.from_numpy(batch.plan.rows)
+        return self._outcome(self._compare(model, views, self.told(batch)), rows)
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        parameters = view_parameters(batch.draws, self.plan.views, self.plan.image_size)
+        return self.told(batch), batch.crops, torch.from_numpy(parameters)
+
+    def compute(self, model: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
+        told, *views = inputs
+        return self._compare(model, self._static_views(told, *views), told)
+
+    def outcome(self, batch: Batch, results: tuple[Tensor, ...]) -> Outcome:
+        return self._outcome(results, torch.from_numpy(batch.plan.rows))
+
+    def told(self, batch: Batch) -> Tensor:
+        """Who the samples are, as `value` takes it: `(b,)` rows."""
+        return torch.from_numpy(batch.plan.rows)
+
+    def value(self, sides: list[Tensor], told: Tensor) -> Tensor:
+        """The loss of what is compared, `(b, d)` each."""
+        return self.loss(*sides, told)
+
+    def _compare(self, model: nn.Module, views: Tensor, told: Tensor) -> tuple[Tensor, ...]:
+        """The loss, features `(2b, width)`, and projections `(b, d)` of either view."""
+        features, *compared = model(views)  # (2b, width), (2b, d); and keys (2b, d)
+        sides = [side for z in compared for side in z.chunk(2)]  # (b, d) each
+        value = self.value(sides, told)
+        return value, features.detach(), *(side.detach() for side in sides[:2])
+
+    def _outcome(self, results: tuple[Tensor, ...], rows: Tensor) -> Outcome:
+        loss, features, *projections = results
+        first, second = features.chunk(2)
+        return Outcome(loss, (first, second), (projections[0], projections[1]), (rows, rows))
+
+    def after_step(self) -> None:
+        if isinstance(self.model, MomentumModel):
+            self.model.update()
+
+    def write_model(self, run: Run) -> None:
+        run.write_encoder(self.model.encoder, self.spec)
+
+    def _views(self, batch: Batch, device: torch.device) -> Tensor:
+        """`(2b, 3, S, S)`, first all first views, then all second views."""
+        if device.type == "cuda":
+            return self._static_views(*(each.to(device) for each in self.inputs(batch)))
+        crops, spec = batch.crops.to(device), self.spec  # (2b, 3, S, S)
+        return encoder_inputs(crops, batch.draws, self.plan.views, spec.mean, spec.std)
+
+    def _static_views(self, told: Tensor, crops: Tensor, parameters: Tensor) -> Tensor:
+        """The same, by a number of kernels that does not depend on the draws."""
+        if self.images is not None:
+            crops = self.images.crops(told.repeat(2), crops, self.plan.image_size)
+        return static_inputs(crops, parameters, self.plan.views, self.spec.mean, self.spec.std)
+
+
+class TwoViewTask(ViewsTask):
+    """Of a source whose images can be read in any order.
+
+    Args:
+        model, spec, plan: as of `ViewsTask`.
+        source: the data.
         images: the data, where it is on the device already.
     """
 
@@ -65,12 +144,8 @@ class TwoViewTask(Task):
         plan: Plan,
         images: ResidentImages | None = None,
     ) -> None:
-        self.model: ContrastiveModel | MomentumModel = model
-        self.spec, self.source, self.plan, self.images = spec, source, plan, images
-        self.loss = build_loss(plan, len(source))
-        self.names = source.names
-        # A user's own module may change its mind from step to step, which no graph would notice.
-        self.static = not plan.encoder.startswith("custom:")
+        super().__init__(model, spec, plan, len(source))
+        self.source, self.images, self.names = source, images, source.names
 
     def loader(self, plan: BatchPlan, *, pin_memory: bool) -> Iterable[Batch]:
         return view_batches(
@@ -94,42 +169,8 @@ class TwoViewTask(Task):
                 self.model.prime(self._views(batch, device))
                 return
 
-    def forward(self, model: nn.Module, batch: Batch, device: torch.device) -> Outcome:
-        rows = torch.from_numpy(batch.plan.rows)
-        return self._outcome(self._compare(model, self._views(batch, device), rows), rows)
-
-    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        parameters = view_parameters(batch.draws, self.plan.views, self.plan.image_size)
-        rows = torch.from_numpy(batch.plan.rows)
-        return rows, batch.crops, torch.from_numpy(parameters)
-
-    def compute(self, model: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
-        rows, *views = inputs
-        return self._compare(model, self._static_views(rows, *views), rows)
-
-    def outcome(self, batch: Batch, results: tuple[Tensor, ...]) -> Outcome:
-        return self._outcome(results, torch.from_numpy(batch.plan.rows))
-
-    def _compare(self, model: nn.Module, views: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-        """The loss, features `(2b, width)`, and projections `(b, d)` of either view."""
-        features, *compared = model(views)  # (2b, width), (2b, d); and keys (2b, d)
-        sides = [side for z in compared for side in z.chunk(2)]  # (b, d) each
-        return self.loss(*sides, rows), features.detach(), *(side.detach() for side in sides[:2])
-
-    def _outcome(self, results: tuple[Tensor, ...], rows: Tensor) -> Outcome:
-        loss, features, *projections = results
-        first, second = features.chunk(2)
-        return Outcome(loss, (first, second), (projections[0], projections[1]), (rows, rows))
-
-    def after_step(self) -> None:
-        if isinstance(self.model, MomentumModel):
-            self.model.update()
-
     def identity(self) -> dict[str, Fingerprint]:
         return {"": fingerprint(self.source.ids, self.source.marks)}
-
-    def write_model(self, run: Run) -> None:
-        run.write_encoder(self.model.encoder, self.spec)
 
     def score(self, device: torch.device) -> dict[str, float]:
         """Leave-one-out kNN accuracy on a fixed sample of the training images, given labels."""
@@ -141,16 +182,3 @@ class TwoViewTask(Task):
         )
         labels = torch.from_numpy(self.source.labels[embedding.rows])
         return {"knn": knn_accuracy(torch.from_numpy(embedding.vectors), labels)}
-
-    def _views(self, batch: Batch, device: torch.device) -> Tensor:
-        """`(2b, 3, S, S)`, first all first views, then all second views."""
-        if device.type == "cuda":
-            return self._static_views(*(each.to(device) for each in self.inputs(batch)))
-        crops, spec = batch.crops.to(device), self.spec  # (2b, 3, S, S)
-        return encoder_inputs(crops, batch.draws, self.plan.views, spec.mean, spec.std)
-
-    def _static_views(self, rows: Tensor, crops: Tensor, parameters: Tensor) -> Tensor:
-        """The same, by a number of kernels that does not depend on the draws."""
-        if self.images is not None:
-            crops = self.images.crops(rows.repeat(2), crops, self.plan.image_size)
-        return static_inputs(crops, parameters, self.plan.views, self.spec.mean, self.spec.std)

@@ -75,6 +75,8 @@ def pretrain(
     device: Device = "auto",
     workers: int | None = None,
     damaged: Damaged = "skip",
+    table_rows: int | None = None,
+    epoch_samples: int | None = None,
     seed: int = 0,
     checkpoint_seconds: float = 120.0,
     resume: bool = False,
@@ -85,7 +87,8 @@ def pretrain(
 
     Args:
         data: A folder of images (flat or nested; JPEG, PNG, WebP), webdataset shards (a .tar
-            file, a pattern like 'photos-{000..099}.tar', or a folder of them), or `digits`. From
+            file, a pattern like 'photos-{000..099}.tar', or a folder of them), a stream of such
+            by URL ('https://host/photos-{000..099}.tar'), or `digits`. From
             Python also an array or tensor of images, or a pair (images, labels). Labels, from
             sub-folders, parts of samples or given, are used only to report kNN accuracy.
         out: The folder of the run: checkpoint, encoder, metrics, curves.
@@ -124,6 +127,9 @@ def pretrain(
         workers: Loader processes.
         damaged: Whether to skip and name what is damaged (shards from there on, images), or to
             refuse to start.
+        table_rows: Of a stream, with sogclr: rows of the table of normalizers, into which samples
+            are hashed; 8 bytes each. With ten a sample, a tenth of them share a row.
+        epoch_samples: Of a stream: how many samples make an epoch.
         seed: Of weights, order and views.
         checkpoint_seconds: At least this long between checkpoints.
         resume: Go on with the run in `out`, exactly as if it had not been interrupted.
@@ -159,6 +165,8 @@ def pretrain(
         views=views,
         seed=seed,
         damaged=damaged,
+        table_rows=table_rows,
+        epoch_samples=epoch_samples,
         queue_size=queue_size,
         momentum=momentum,
     )

@@ -67,9 +67,10 @@ class Anchors:
 
     def _log_count(self) -> Tensor:
         """log of the number of each anchor's negatives, `(N,)`."""
-        length = int(max(self.group.max(), self.candidate_group.max())) + 1
-        same = self.candidate_group.bincount(minlength=length)[self.group]
-        return (len(self.candidate_group) - same).to(self.vectors.dtype).log()
+        # Groups are any numbers: a count for each up to the largest would be a table of its own.
+        groups = self.candidate_group.sort().values
+        first, last = (torch.searchsorted(groups, self.group, right=r) for r in (False, True))
+        return (len(groups) - (last - first)).to(self.vectors.dtype).log()
 
     def _tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """Rows, columns, and their logits, -inf for what is no negative."""

@@ -4,12 +4,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -20,7 +21,16 @@ from .views import DRAWS, center_view, crop, crop_box, crop_boxes
 
 T = TypeVar("T")
 
-__all__ = ["Batch", "BatchPlan", "MicroBatch", "center_batches", "plan_loader", "view_batches"]
+__all__ = [
+    "Batch",
+    "BatchPlan",
+    "Epochs",
+    "MicroBatch",
+    "center_batches",
+    "plan_loader",
+    "two_crops",
+    "view_batches",
+]
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,10 @@ class MicroBatch:
     rows: np.ndarray
     weight: float
     last: bool
+
+    def kept(self, readable: np.ndarray) -> "MicroBatch":
+        """Of the rows, those that could be read, `(b,)` bool."""
+        return replace(self, rows=self.rows[readable])
 
 
 @dataclass(frozen=True)
@@ -63,12 +77,41 @@ class Batch:
         return replace(self, crops=self.crops.pin_memory())
 
 
-class BatchPlan(Sampler[MicroBatch]):
+class Epochs(Sampler[MicroBatch]):
+    """How a run is divided into steps, and these into micro-batches.
+
+    An epoch is divided evenly, into batches that differ by one sample at most, rather than into
+    full ones and a small remainder: a remainder of a few samples would count as much as a full
+    batch.
+
+    Args:
+        samples: of an epoch.
+        batch_size: largest micro-batch.
+        accumulate: micro-batches in an optimizer step.
+        epochs: how many.
+        seed: of the order.
+
+    Attributes:
+        start_step: where to begin.
+    """
+
+    def __init__(
+        self, samples: int, batch_size: int, accumulate: int, epochs: int, seed: int
+    ) -> None:
+        self.accumulate, self.epochs, self.seed = accumulate, epochs, seed
+        self.micro_batches = -(-samples // batch_size)
+        self.steps_per_epoch = -(-self.micro_batches // accumulate)
+        self.total_steps = self.steps_per_epoch * epochs
+        self.start_step = 0
+
+    def __len__(self) -> int:
+        return self.micro_batches * self.epochs
+
+
+class BatchPlan(Epochs):
     """The whole run's micro-batches, in order; a function of (seed, ids), so it can be resumed.
 
-    Every sample occurs exactly once in an epoch. The epoch is divided evenly, into batches
-    that differ by one sample at most, rather than into full ones and a small remainder: a
-    remainder of a few samples would count as much as a full batch.
+    Every sample occurs exactly once in an epoch.
 
     Args:
         ids: `(n,)` stable ids.
@@ -90,15 +133,8 @@ class BatchPlan(Sampler[MicroBatch]):
         rank: int = 0,
         processes: int = 1,
     ) -> None:
-        self.ids, self.accumulate, self.epochs, self.seed = ids, accumulate, epochs, seed
-        self.rank, self.processes = rank, processes
-        self.micro_batches = -(-len(ids) // batch_size)
-        self.steps_per_epoch = -(-self.micro_batches // accumulate)
-        self.total_steps = self.steps_per_epoch * epochs
-        self.start_step = 0
-
-    def __len__(self) -> int:
-        return self.micro_batches * self.epochs
+        super().__init__(len(ids), batch_size, accumulate, epochs, seed)
+        self.ids, self.rank, self.processes = ids, rank, processes
 
     def __iter__(self) -> Iterator[MicroBatch]:
         first_epoch, skip = divmod(self.start_step, self.steps_per_epoch)
@@ -124,26 +160,11 @@ class _TwoViews(Dataset):
     def __getitems__(self, plan: MicroBatch) -> Batch:
         ids = self.source.ids[plan.rows]
         draws = [uniforms(self.seed, plan.epoch, ids, view, DRAWS) for view in (0, 1)]
-        crops = np.empty((2, len(plan.rows), 3, self.size, self.size), dtype=np.uint8)
-        readable = np.ones(len(plan.rows), dtype=bool)
-        unreadable = []
-        for i, row in enumerate(plan.rows):
-            try:
-                image = self.source.image(int(row))
-            except UnreadableImageError as error:
-                readable[i] = False
-                unreadable.append((error.args[0], error.args[1]))
-                continue
-            for view in (0, 1):
-                box = crop_box(draws[view][i], *image.size, self.crop_min)
-                crops[view, i] = crop(image, box, self.size)
-        return Batch(
-            replace(plan, rows=plan.rows[readable]),
-            # A mask would copy them all.
-            torch.from_numpy(crops if readable.all() else crops[:, readable]).flatten(0, 1),
-            np.concatenate([d[readable] for d in draws]),
-            unreadable,
-        )
+
+        def image(i: int) -> Image.Image:
+            return self.source.image(int(plan.rows[i]))
+
+        return two_crops(plan, image, draws, self.size, self.crop_min)
 
 
 class _TwoBoxes(Dataset):
@@ -183,6 +204,44 @@ class _CenterViews(Dataset):
         return kept, torch.from_numpy(np.stack(views)), unreadable
 
 
+def two_crops(
+    plan: MicroBatch,
+    image: Callable[[int], Image.Image],
+    draws: list[np.ndarray],
+    size: int,
+    crop_min: float,
+) -> Batch:
+    """Both crops of each sample.
+
+    Args:
+        plan: the micro-batch.
+        image: of the sample at a place in it, or raises `UnreadableImageError`.
+        draws: `(b, DRAWS)` of either view.
+        size: of the crops, in pixels.
+        crop_min: see `Views`.
+    """
+    crops = np.empty((2, len(plan.rows), 3, size, size), dtype=np.uint8)
+    readable = np.ones(len(plan.rows), dtype=bool)
+    unreadable = []
+    for i in range(len(plan.rows)):
+        try:
+            whole = image(i)
+        except UnreadableImageError as error:
+            readable[i] = False
+            unreadable.append((error.args[0], error.args[1]))
+            continue
+        for view in (0, 1):
+            box = crop_box(draws[view][i], *whole.size, crop_min)
+            crops[view, i] = crop(whole, box, size)
+    return Batch(
+        plan.kept(readable),
+        # A mask would copy them all.
+        torch.from_numpy(crops if readable.all() else crops[:, readable]).flatten(0, 1),
+        np.concatenate([d[readable] for d in draws]),
+        unreadable,
+    )
+
+
 def view_batches(
     source: ImageSource,
     plan: BatchPlan,
@@ -204,7 +263,7 @@ def view_batches(
     )
 
 
-def plan_loader(dataset: Dataset, plan: BatchPlan, workers: int, pin_memory: bool) -> DataLoader:
+def plan_loader(dataset: Dataset, plan: Epochs, workers: int, pin_memory: bool) -> DataLoader:
     """A loader over the plan, of what `dataset.__getitems__` makes of its micro-batches."""
     return DataLoader(
         dataset,

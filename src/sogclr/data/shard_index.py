@@ -29,6 +29,7 @@ __all__ = [
     "ShardIndex",
     "index_shard",
     "index_shards",
+    "key_and_part",
 ]
 
 # What an image is called within a sample; of several, the first is taken.
@@ -159,12 +160,10 @@ def _members(file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo]:
 
 
 def _add(samples: dict[str, _Sample], member: tarfile.TarInfo, file: BinaryIO, path: Path) -> None:
-    """Note a member under its sample: webdataset's key is what stands before the first dot."""
-    folder, slash, base = member.name.removeprefix("./").rpartition("/")
-    stem, _, part = base.partition(".")
-    if not (stem and part) or member.isdir():
+    """Note a member under its sample."""
+    key, part = key_and_part(member.name)
+    if not (key and part) or member.isdir():
         return
-    key, part = folder + slash + stem, part.lower()
     sample = samples.setdefault(key, _Sample())
     if not member.isfile():
         sample.others.append(f"{part} that is a link")
@@ -185,6 +184,16 @@ def _add(samples: dict[str, _Sample], member: tarfile.TarInfo, file: BinaryIO, p
             ]
     else:
         sample.others.append(part)
+
+
+def key_and_part(name: str) -> tuple[str, str]:
+    """Of a member's name: webdataset's key is what stands before the base name's first dot.
+
+    Either is empty where the member is no part of a sample.
+    """
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    stem, _, part = base.partition(".")
+    return (folder + slash + stem) if stem else "", part.lower()
 
 
 def _label(part: str, content: bytes) -> int:

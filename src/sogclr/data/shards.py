@@ -14,7 +14,7 @@ from .keys import Keys
 from .shard_index import IMAGE_PARTS, NO_LABEL, PACKED, ShardIndex, index_shards
 from .source import ImageSource, UnreadableImageError, listed, to_rgb
 
-__all__ = ["ShardFiles", "ShardSource", "find_shards"]
+__all__ = ["ShardFiles", "ShardSource", "expanded", "find_shards"]
 
 MEASURED = 256  # images that the usual size is found from
 
@@ -184,7 +184,7 @@ def find_shards(data: str | Path) -> list[Path] | None:
         raise _packed(path)
     if path.suffix.lower() != ".tar":
         return None
-    expected = [path] if os.path.exists(path) else [Path(name) for name in _expanded(pattern)]
+    expected = [path] if os.path.exists(path) else [Path(name) for name in expanded(pattern)]
     missing = [shard for shard in expected if not shard.exists()]
     if len(missing) == len(expected):
         raise UserError(f"data: no shard matches {pattern}; give tar files on this machine")
@@ -223,7 +223,7 @@ def _packed(path: Path) -> UserError:
     )
 
 
-def _expanded(pattern: str) -> list[str]:
+def expanded(pattern: str) -> list[str]:
     """Every name that a pattern stands for, the last braces varying fastest."""
     braces = _BRACES.search(pattern)
     if braces is None:
@@ -231,7 +231,7 @@ def _expanded(pattern: str) -> list[str]:
     before, after = pattern[: braces.start()], pattern[braces.end() :]
     bounds = _RANGE.fullmatch(braces[1])
     choices = braces[1].split(",") if bounds is None else _numbers(*bounds.groups())
-    return [name for choice in choices for name in _expanded(before + choice + after)]
+    return [name for choice in choices for name in expanded(before + choice + after)]
 
 
 def _numbers(first: str, last: str) -> list[str]:

@@ -1,0 +1,112 @@
+"""Batches of a stream: the reader is one, decoding is left to loader workers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from .hashed import hashed_rows, stable_keys
+from .loading import Batch, Epochs, MicroBatch, plan_loader, two_crops
+from .randomness import uniforms
+from .streams import StreamSample, StreamSource, read_ahead
+from .views import DRAWS
+
+__all__ = ["StreamMicroBatch", "StreamPlan", "stream_batches"]
+
+AHEAD = 256  # samples read before they are asked for
+
+
+@dataclass(frozen=True)
+class StreamMicroBatch(MicroBatch):
+    """As it travels to a worker, and back without the encoded images.
+
+    Attributes:
+        rows: `(b,)` int64, of the table; where there is none, the keys.
+        keys: `(b,)` int64.
+        samples: b of them.
+    """
+
+    keys: np.ndarray
+    samples: list[StreamSample]
+
+    def kept(self, readable: np.ndarray) -> "StreamMicroBatch":
+        places = np.flatnonzero(readable)
+        samples = [replace(self.samples[place], content=b"") for place in places]
+        return replace(self, rows=self.rows[places], keys=self.keys[places], samples=samples)
+
+
+class StreamPlan(Epochs):
+    """The whole run's micro-batches, in order; a function of the seed and of what the shards hold.
+
+    Begun in the midst of an epoch, it reads the epoch from its start and passes over what was.
+
+    Args:
+        source: the stream.
+        table_rows: of the table, or None if there is none.
+        batch_size, accumulate, epochs, seed: as of `Epochs`.
+    """
+
+    def __init__(
+        self,
+        source: StreamSource,
+        table_rows: int | None,
+        batch_size: int,
+        accumulate: int,
+        epochs: int,
+        seed: int,
+    ) -> None:
+        super().__init__(len(source), batch_size, accumulate, epochs, seed)
+        self.source, self.table_rows = source, table_rows
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        first, skip = divmod(self.start_step, self.steps_per_epoch)
+        whole, more = divmod(len(self.source), self.micro_batches)
+        sizes = [whole + (i < more) for i in range(self.micro_batches)]
+        samples = read_ahead(self._from_epoch(first), AHEAD)
+        for _ in range(sum(sizes[: skip * self.accumulate])):
+            next(samples)
+        for epoch in range(first, self.epochs):
+            for k in range(skip, self.steps_per_epoch):
+                group = sizes[k * self.accumulate : (k + 1) * self.accumulate]
+                step = epoch * self.steps_per_epoch + k
+                for i, size in enumerate(group):
+                    taken = [next(samples) for _ in range(size)]
+                    share, last = size / sum(group), i == len(group) - 1
+                    yield self._micro_batch(step, epoch, share, last, taken)
+            skip = 0
+
+    def _from_epoch(self, first: int) -> Iterator[StreamSample]:
+        for epoch in range(first, self.epochs):
+            yield from self.source.epoch(self.seed, epoch)
+
+    def _micro_batch(
+        self, step: int, epoch: int, weight: float, last: bool, samples: list[StreamSample]
+    ) -> StreamMicroBatch:
+        keys = stable_keys(sample.name for sample in samples)
+        rows = keys if self.table_rows is None else hashed_rows(keys, self.table_rows)
+        return StreamMicroBatch(step, epoch, rows.numpy(), weight, last, keys.numpy(), samples)
+
+
+class _StreamViews(Dataset):
+    """Micro-batches to crops."""
+
+    def __init__(self, size: int, crop_min: float, seed: int) -> None:
+        self.size, self.crop_min, self.seed = size, crop_min, seed
+
+    def __getitems__(self, plan: StreamMicroBatch) -> Batch:
+        ids = plan.keys.view(np.uint64)
+        draws = [uniforms(self.seed, plan.epoch, ids, view, DRAWS) for view in (0, 1)]
+
+        def image(i: int) -> Image.Image:
+            return plan.samples[i].image()
+
+        return two_crops(plan, image, draws, self.size, self.crop_min)
+
+
+def stream_batches(
+    plan: StreamPlan, *, image_size: int, crop_min: float, workers: int, pin_memory: bool = False
+) -> DataLoader:
+    """A loader of `Batch`, as `sogclr.data.loading.view_batches`; plans are `StreamMicroBatch`."""
+    return plan_loader(_StreamViews(image_size, crop_min, plan.seed), plan, workers, pin_memory)

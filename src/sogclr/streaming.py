@@ -1,0 +1,136 @@
+"""The task of images that come as a stream: told apart by keys, remembered in hashed rows."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .data.loading import Batch
+from .data.stream_batches import StreamMicroBatch, StreamPlan, stream_batches
+from .data.streams import StreamSource
+from .data.urls import is_url
+from .errors import UserError
+from .identity import Fingerprint, fingerprint
+from .launched import processes
+from .losses import GlobalContrastiveLoss
+from .models import ContrastiveModel, EncoderSpec
+from .planning import Plan, Request
+from .runs import Run
+from .two_views import ViewsTask
+
+__all__ = ["StreamTask", "open_stream"]
+
+REMEMBERED = 100_000  # names, for messages: many more than between two log points
+
+
+def open_stream(data: Any, request: Request) -> StreamSource | None:
+    """The stream that is meant, if one is.
+
+    Raises:
+        UserError: it cannot be read; or what is asked does not go with a stream, or only with one.
+    """
+    rows, samples = request.table_rows, request.epoch_samples
+    if not is_url(data):
+        for name, value in (("table-rows", rows), ("epoch-samples", samples)):
+            if value is not None:
+                raise UserError(
+                    f"{name}: goes with a stream, shards by URL; other data is known whole"
+                )
+        return None
+    if samples is None:
+        raise UserError("data: a stream does not tell how long it is; give --epoch-samples")
+    if samples < 2:
+        raise UserError(f"epoch-samples: must be at least 2, got {samples}")
+    if request.method == "moco":
+        raise UserError("method: moco is not there for streams; sogclr, simclr and dcl are")
+    if request.method == "sogclr" and rows is None:
+        raise UserError(
+            "data: samples of a stream have no row of their own; give --table-rows, for example "
+            f"{10 * samples:,} (a tenth of the samples of an epoch then share one)"
+        )
+    if request.method != "sogclr" and rows is not None:
+        raise UserError("table-rows: goes with --method sogclr; the others keep none")
+    if rows is not None and rows < 1:
+        raise UserError(f"table-rows: must be at least 1, got {rows}")
+    if request.damaged != "skip":
+        raise UserError(
+            "damaged: a stream is not looked through before the first step; "
+            "leave out --damaged refuse, what is damaged is named when it is met"
+        )
+    if processes() > 1:
+        raise UserError("data: a stream is read by one process; start without torchrun")
+    return StreamSource(data, samples)
+
+
+class StreamTask(ViewsTask):
+    """See the module.
+
+    Args:
+        model: encoder and projector, initialized.
+        spec: of the encoder.
+        source: the stream.
+        plan: what to do.
+    """
+
+    names: "_Names"
+
+    def __init__(
+        self, model: ContrastiveModel, spec: EncoderSpec, source: StreamSource, plan: Plan
+    ) -> None:
+        super().__init__(model, spec, plan, plan.request.table_rows or len(source))
+        self.source, self.names = source, _Names()
+
+    def loader(self, plan: StreamPlan, *, pin_memory: bool) -> Iterable[Batch]:
+        for batch in stream_batches(
+            plan,
+            image_size=self.plan.image_size,
+            crop_min=self.plan.views.crop_min or 0.0,
+            workers=self.plan.workers,
+            pin_memory=pin_memory,
+        ):
+            self.names.note(batch.plan)
+            yield batch
+
+    def told(self, batch: Batch) -> Tensor:
+        """Rows and keys, `(2, b)`."""
+        assert isinstance(batch.plan, StreamMicroBatch)
+        return torch.from_numpy(np.stack([batch.plan.rows, batch.plan.keys]))
+
+    def value(self, sides: list[Tensor], told: Tensor) -> Tensor:
+        rows, keys = told
+        if isinstance(self.loss, GlobalContrastiveLoss):
+            return self.loss(*sides, rows, key=keys)
+        return self.loss(*sides, keys)
+
+    def identity(self) -> dict[str, Fingerprint]:
+        """Of the shards: of the samples there is no list."""
+        return {"": fingerprint(self.source.ids, np.zeros(len(self.source.ids), dtype=np.int64))}
+
+    def restore(self, state: dict[str, Any], run: Run) -> str | None:
+        """As `Task.restore`; rows follow from keys, so whatever the shards are, they stay."""
+        self.model.load_state_dict(state["model"])
+        self.loss.load_state_dict(state["loss"])
+        before, now = (set(each[""]["ids"].tolist()) for each in (state["data"], self.identity()))
+        if before == now:
+            return None
+        return (
+            f"the shards have changed: {len(now & before):,} are known, {len(now - before):,} are "
+            f"new, {len(before - now):,} are gone; samples keep their rows"
+        )
+
+    def score(self, device: torch.device) -> dict[str, float]:
+        return {}
+
+
+class _Names(dict[int, str]):
+    """What the samples in the rows of the last batches were called."""
+
+    def note(self, plan: StreamMicroBatch) -> None:
+        self.update(zip(plan.rows.tolist(), (sample.name for sample in plan.samples), strict=True))
+        while len(self) > REMEMBERED:
+            del self[next(iter(self))]
+
+    def __missing__(self, row: int) -> str:
+        return "of an earlier batch"

@@ -1,0 +1,42 @@
+"""Files of a folder by HTTP, from this machine; asked for, they can fail."""
+
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+
+@contextmanager
+def serving(folder, failures=()):
+    """The address, and a list of the paths that were asked for.
+
+    Of `failures`, what comes next for each request: a status to answer with; minus the number of
+    bytes to break off after; or None for the file.
+    """
+    failures, asked = iter(failures), []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.failure = next(failures, None)
+            if self.failure is not None and self.failure > 0:
+                self.send_error(self.failure)
+            else:
+                super().do_GET()
+
+        def copyfile(self, source, outputfile):
+            outputfile.write(source.read(None if self.failure is None else -self.failure))
+            self.close_connection = True
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
