@@ -150,3 +150,17 @@ def test_a_learned_temperature_is_the_number_it_is(kind) -> None:
         see(gauge, z)
         readings.append(gauge.read(kind(temperature))["in_batch_error"])
     assert readings[0] == pytest.approx(readings[1], rel=1e-5)
+
+
+def test_samples_may_be_any_numbers():
+    """As keys are, of a loss that keeps nothing of them."""
+    found = []
+    for factor in (1, -(2**57)):
+        gauge = NormalizerGauge()
+        # Some samples of the last batch are among those before it.
+        for rows in (torch.arange(first, first + BATCH) for first in (0, 16, 32, 40)):
+            pair = features(64)[0, rows], features(64)[1, rows]
+            gauge.observe(Outcome(torch.zeros(()), pair, pair, (rows * factor, rows * factor)))
+        found.append(gauge.read(NTXentLoss(TAU)))
+    assert found[0].keys() == {"in_batch_error"}
+    assert found[0] == found[1]
