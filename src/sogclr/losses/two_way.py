@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..equal_rows import all_different
 from ..normalizer import InBatchNormalizer, Normalizer, move_ids
 from ..sharded import normalizer_table
 from ..temperature import Temperature, as_temperature
-from ..tiles import Absent, Negatives
+from ..tiles import Absent, Diagonals, Negatives
 from .anchors import Anchors, Compared, ContrastiveLoss, Scale, checked_candidates
 from .features import (
     UnitVectors,
@@ -121,7 +122,9 @@ class TwoWayLoss(ContrastiveLoss):
                 (x, y), everyone, there = recent.beside(both, who)
                 recent.put(both, who)
             rows_a, rows_b, _ = ids = list(everyone)
-        absent = partial(never_negatives, ids, there=there)
+        absent: Absent = partial(never_negatives, ids, there=there)
+        if shares is None and recent is None and all(map(all_different, ids)):
+            absent = Diagonals((0,), each=1)
         found = self.contrast(
             self._anchors(rows_a, rows_b),
             (x * y).sum(dim=1),
