@@ -59,6 +59,16 @@ def pairs(loss, a, b, index, group):
     return loss(a, b, index, 2 * index + group % 2, group)
 
 
+def keyed(loss, a, b, index, group):
+    # Of 30 samples there are 3 in every row.
+    return loss(a, b, index % 10, key=index * 2**40)
+
+
+def keyed_pairs(loss, a, b, index, group):
+    text = 2 * index + group % 2
+    return loss(a, b, index % 10, text % 20, group % 50, key=index * 2**40, key_b=text - 2**62)
+
+
 def queued(loss, a, b, index, group):
     return loss(a, b, b.detach() + 1, a.detach() - 1, index)
 
@@ -86,7 +96,13 @@ def cases(dtype):
         made[f"sogclr, {key}"] = partial(one, **{key: value}), call
         if key != "num_views":
             made[f"pairs, {key}"] = partial(two, **{key: value}), pairs
-    for name in ("sogclr, candidates", "pairs, candidates", "pairs, recent", "sogclr, num_views"):
+    keys = {"sogclr": (one, keyed), "pairs": (two, keyed_pairs)}
+    for loss, (make, call) in keys.items():
+        own = partial(make, temperature=IndividualTemperature(0.3, rho=1.0))
+        made[f"{loss}, keys"] = own, call
+        made[f"{loss}, keys, recent"] = partial(make, recent=9), call
+    apart = ["sogclr, candidates", "pairs, candidates", "pairs, recent", "sogclr, num_views"]
+    for name in [*apart, "pairs, keys"]:
         made[f"{name}, sharded"] = made[name]
     return made
 
@@ -150,7 +166,7 @@ def run(name, dtype, rank, processes, steps=None):
     return done, again.state_dict()
 
 
-def received(each, width):
+def received(each, width, **keys):
     """Bytes that a process receives in a step of pairs, `each` of every process, in float32."""
     total = 0
 
@@ -168,7 +184,7 @@ def received(each, width):
         patch.object(dist, "reduce_scatter", side_effect=reduced),
         patch.object(dist, "all_reduce", side_effect=reduced),
     ):
-        loss(a, b, torch.arange(each)).backward()
+        loss(a, b, torch.arange(each), **keys).backward()
     return total
 
 
@@ -203,6 +219,7 @@ def work(rank, processes, folder):
     }
     found["trained"] = trained(rank, processes)
     found["received"] = received(EACH, FEATURES)
+    found["received, keys"] = received(EACH, FEATURES, key=torch.arange(EACH))
     for mistake, patched in MISTAKES.items():
         if processes == 2:
             with patched(rank):

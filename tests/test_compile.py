@@ -29,10 +29,18 @@ LOSSES = {
     ),
     "recent": lambda: GlobalContrastiveLoss(50, recent=9, **DOUBLE),
     "recent pairs": lambda: TwoWayGlobalContrastiveLoss(50, recent=9, **DOUBLE),
+    "keys": lambda: GlobalContrastiveLoss(50, **DOUBLE),
+    "keys of pairs": lambda: TwoWayGlobalContrastiveLoss(50, recent=9, **DOUBLE),
     "SimCLR": NTXentLoss,
     "DCL": DecoupledContrastiveLoss,
     "CLIP": ClipLoss,
 }
+
+
+def told(name, index):
+    """What a loss of this name is told beside the features: rows, and keys of 4 samples."""
+    keys = {"key": torch.arange(6, device=index.device) % 4 * 2**40} if "keys" in name else {}
+    return {"index": index, **keys}
 
 
 # Equal ids: eagerly the host looks for them, in a graph it must not.
@@ -48,7 +56,7 @@ def test_a_compiled_loss_is_the_loss(name, index):
         sides = torch.randn(2, 6, 8, generator=generator, **DOUBLE)
         for loss in (eager, whole):
             pair = [side.clone().requires_grad_() for side in sides]
-            value = loss(*pair, torch.tensor(index))
+            value = loss(*pair, **told(name, torch.tensor(index)))
             inputs = [*pair, *loss.parameters()]
             found.append([value.detach(), *torch.autograd.grad(value, inputs)])
         torch.testing.assert_close(*found)
@@ -61,7 +69,7 @@ def test_a_step_reads_nothing_back(name, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     loss = LOSSES[name]().to("meta")
     pair = [torch.ones(6, 8, device="meta", requires_grad=True) for _ in range(2)]
-    value = loss(*pair, torch.zeros(6, dtype=torch.int64, device="meta"))
+    value = loss(*pair, **told(name, torch.zeros(6, dtype=torch.int64, device="meta")))
     value.backward()
     assert all(side.grad.shape == side.shape for side in pair)
 
@@ -72,6 +80,6 @@ def test_state_stays_where_it_is(name):
     loss, places = LOSSES[name](), []
     for step in range(3):
         pair = torch.randn(2, 6, 8, **DOUBLE).requires_grad_()
-        loss(*pair, torch.arange(step, step + 6)).backward()
+        loss(*pair, **told(name, torch.arange(step, step + 6))).backward()
         places.append({name: each.data_ptr() for name, each in loss.named_buffers()})
     assert places[1] == places[2]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from packing import encoded, pack
 
 import sogclr
 
@@ -57,3 +58,24 @@ def test_lightning_page(tmp_path, monkeypatch):
     exec(loop, names)
     saved = torch.load("contrastive.ckpt", weights_only=False)["state_dict"]
     assert saved["loss.normalizer.visits"][:256].tolist() == [2] * 256
+
+
+def test_shards_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for shard in range(3):
+        names = [f"{shard}/{i:02}.png" for i in range(7)]
+        pack(tmp_path / f"photos-{shard:04}.tar", [(name, encoded(1)) for name in names])
+    (loop,) = examples("shards.md")
+    for here, there in {
+        "https://example.org": tmp_path.as_uri(),
+        "range(100)": "range(3)",
+        "10_000_000": "1_000",
+        "1_000_000": "21",
+    }.items():
+        loop = loop.replace(here, there)
+    exec(loop, {"__name__": "example"})
+    assert capsys.readouterr().out == "2.0% of the samples share a row\n"
+    visits = torch.load("checkpoint.pt", weights_only=True)["loss"]["normalizer.visits"]
+    keys = sogclr.stable_keys(f"{shard}/{i:02}" for shard in range(3) for i in range(7))
+    assert visits[sogclr.hashed_rows(keys, 1000).unique()].tolist() == [2] * 21
+    assert visits.sum() == 42

@@ -148,24 +148,28 @@ LOSSES = {
         100, temperature=IndividualTemperature(rho=1.0)
     ),
     "CLIP": lambda: ClipLoss(LearnedTemperature()),
+    "two views, keys": lambda: GlobalContrastiveLoss(100),
+    "pairs, keys": lambda: TwoWayGlobalContrastiveLoss(100),
 }
 
 
 @dtypes
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_is_that_of_strips(name, dtype):
-    pair, index = features(30, 32, dtype), torch.arange(30) % 26
-    module = sogclr.losses.two_view if name in ("two views", "SimCLR", "learned") else None
-    module = module or sogclr.losses.two_way
+    pair, told = features(30, 32, dtype), {"index": torch.arange(30) % 26}
+    if "keys" in name:  # samples 0 and 28 are one, 2 and 28 share a row
+        told["key"] = torch.arange(30) % 28 * 2**40
+    of_pairs = "pairs" in name or name in ("individual", "CLIP")
+    module = sogclr.losses.two_way if of_pairs else sogclr.losses.two_view
     fused = LOSSES[name]().to(DEVICE)
     strips = copy.deepcopy(fused)
     for _ in range(2):
         ours = [side.clone().requires_grad_() for side in pair]
         with patch.object(module, "fuses", lambda *_: True):
-            value = fused(*ours, index)
+            value = fused(*ours, **told)
         gradients = torch.autograd.grad(value, [*ours, *fused.parameters()])
         wide = [side.double().requires_grad_() for side in pair]
-        expected = strips(*wide, index)
+        expected = strips(*wide, **told)
         exact = torch.autograd.grad(expected, [*wide, *strips.parameters()])
         torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
         for own, other in zip(gradients, exact, strict=True):

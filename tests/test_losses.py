@@ -147,10 +147,14 @@ class GlobalByLoops:
             return index[i]
         return side, (index if side == 0 or index_b is None else index_b)[i]
 
-    def __call__(self, pair, index, index_b=None, group=None, views=None):
-        """Value and gradient: alignment, plus tau (ĝ/u) grad log ĝ = (tau/u) grad ĝ."""
+    def __call__(self, pair, index, index_b=None, group=None, views=None, who=None):
+        """Value and gradient: alignment, plus tau (ĝ/u) grad log ĝ = (tau/u) grad ĝ.
+
+        Ids say where u is kept, and who is no negative of whom unless `who` does, a list of ids.
+        """
         estimates, terms = defaultdict(list), []
-        for side, i, positive, negatives in anchors(self.kind, *pair, index, index_b, group):
+        who = [index, index_b, group] if who is None else who
+        for side, i, positive, negatives in anchors(self.kind, *pair, *who):
             key = self.key(side, i, index, index_b, views)
             g = mean_exp(negatives, self.tau) if negatives else None
             if negatives:

@@ -55,10 +55,11 @@ def test_what_is_wrong_elsewhere_is_found_here(found, mistake):
     assert (together - expected).norm() > 0.05 * expected.norm()
 
 
-def test_features_travel_once_and_their_gradients_never(found):
+@pytest.mark.parametrize(("told", "ids"), [("received", 3), ("received, keys", 5)])
+def test_features_travel_once_and_their_gradients_never(found, told, ids):
     others, features = len(found) - 1, 2 * EACH * FEATURES * 4
-    # Three ids and, of either side, a log-sum-exp and a count; how many samples there are.
-    numbers = EACH * (3 * 8 + 2 * 2 * 4) + 8
-    assert {each["received"] for each in found} == {others * (features + numbers)}
+    # Ids and, of either side, a log-sum-exp and a count; how many samples there are.
+    numbers = EACH * (ids * 8 + 2 * 2 * 4) + 8
+    assert {each[told] for each in found} == {others * (features + numbers)}
     gather_with_gradient = others * 2 * features
     assert others * (features + numbers) <= 0.55 * gather_with_gradient

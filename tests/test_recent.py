@@ -168,7 +168,7 @@ def test_earlier_rows_have_had_their_visit(kind):
 
 
 def test_the_latest_come_first_and_the_oldest_go():
-    recent = Recent(3, ids=1, dtype=torch.float64)
+    recent = Recent(3, torch.float64)
     for first in (0, 2, 4):
         ids = torch.tensor([[first, first + 1]])
         recent.beside(torch.ones(2, 2, WIDTH), ids)

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .data.hashed import hashed_rows, shared_share, stable_keys
     from .data.indexed import IndexedDataset
     from .errors import UserError
     from .losses import (
@@ -42,9 +43,12 @@ _HOME = {
     "audit": "verbs",
     "embed": "verbs",
     "evaluate": "verbs",
+    "hashed_rows": "data.hashed",
     "load": "runs",
     "pretrain": "verbs",
     "search": "verbs",
+    "shared_share": "data.hashed",
+    "stable_keys": "data.hashed",
 }
 
 __version__ = "0.1.0"
@@ -66,9 +70,12 @@ __all__ = [
     "audit",
     "embed",
     "evaluate",
+    "hashed_rows",
     "load",
     "pretrain",
     "search",
+    "shared_share",
+    "stable_keys",
 ]
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "Normalizer",
     "NormalizerTable",
     "check_ids",
+    "check_integers",
     "move_ids",
     "step_size",
 ]
@@ -254,8 +255,7 @@ def check_ids(ids: Tensor, count: int, what: str) -> bool:
         TypeError: they are not integers.
         IndexError: one is out of range.
     """
-    if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
-        raise TypeError(f"{what}s must be integers, got {ids.dtype}")
+    check_integers(ids, what)
     if ids.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     values = ids.numpy()  # which is quicker with a few numbers
@@ -266,6 +266,12 @@ def check_ids(ids: Tensor, count: int, what: str) -> bool:
             "the number given to the loss must be larger than the largest one"
         )
     return True
+
+
+def check_integers(ids: Tensor, what: str) -> None:
+    """Raise TypeError unless the ids, called `what` in the message, are integers."""
+    if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
+        raise TypeError(f"{what}s must be integers, got {ids.dtype}")
 
 
 def move_ids(ids: Tensor, device: torch.device) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..equal_rows import all_different
-from ..normalizer import InBatchNormalizer, Normalizer, check_ids, move_ids
+from ..normalizer import InBatchNormalizer, Normalizer
 from ..sharded import normalizer_table
 from ..temperature import Temperature, as_temperature
 from ..tiles import Absent, Diagonals, Negatives
@@ -21,6 +21,7 @@ from .features import (
     wants_gradients,
     with_gradients,
 )
+from .identities import move_keys, rows_of_views
 from .processes import Block, SharedNegatives, Shares, agree
 from .recent import Recent
 
@@ -36,6 +37,8 @@ class TwoViewLoss(ContrastiveLoss):
         process_group: see the package.
         num_samples: size of the training set, where something is kept per sample.
     """
+
+    num_views: int | None = None
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class TwoViewLoss(ContrastiveLoss):
         rows: Tensor,
         shares: Shares | None,
     ) -> Tensor:
+        """Of `sample` `(B,)` only equality counts; `rows` `(2B,)` are the estimator's."""
         check_shapes(view1, view2, sample)
         with torch.autocast(view1.device.type, enabled=False):
             size, sample, recent = view1.shape[0], sample.repeat(2), self.recent_in_use()  # (2B,)
@@ -101,7 +105,7 @@ class TwoViewLoss(ContrastiveLoss):
             if shares is None and recent is None and all_different(sample[:size]):
                 absent = Diagonals((0, size, -size), each=2)
             found = self.contrast(
-                (Anchors(self.normalizer, rows, self.temperature, sample),),
+                (self._anchors(rows),),
                 (z * positives).sum(dim=1),
                 partial(Negatives, z, None, absent, 1)
                 if shares is None
@@ -127,7 +131,7 @@ class TwoViewLoss(ContrastiveLoss):
         features, size = torch.cat([view1.detach(), view2.detach()]), view1.shape[0]
         z, partner, positive = compared(features, features.roll(size, dims=0))
         found = self.contrast(
-            (Anchors(self.normalizer, rows, self.temperature, sample),),
+            (self._anchors(rows),),
             positive,
             partial(FusedNegatives, z, None, [sample]),
             learning=wants_gradients(view1, view2),
@@ -137,6 +141,11 @@ class TwoViewLoss(ContrastiveLoss):
         pull = found.pull + found.pull.roll(size)
         by_view1, by_view2 = z.by_features(found.rows, pull, partner).chunk(2)
         return with_gradients(found.value, (view1, by_view1), (view2, by_view2), *found.tau)
+
+    def _anchors(self, rows: Tensor) -> Anchors:
+        """Of both views; all views of a sample share its temperature."""
+        samples = rows if self.num_views is None else rows // self.num_views
+        return Anchors(self.normalizer, rows, self.temperature, samples)
 
 
 def _shared(z: Tensor, absent: Absent, live: int, shares: Shares) -> Compared:
@@ -159,7 +168,8 @@ class GlobalContrastiveLoss(TwoViewLoss):
     gradient the estimator's.
 
     Args:
-        num_samples: size of the training set; ids passed as `index` are below it.
+        num_samples: size of the training set; ids passed as `index` are below it. Of a stream,
+            whose samples are passed by `key`, how many rows to keep, see `sogclr.hashed_rows`.
         temperature: tau. 0.1, the paper's for ImageNet; 0.2 to 0.3 suit small images. Or a
             `LearnedTemperature` or an `IndividualTemperature` (iSogCLR).
         gamma_min: smallest weight of a new estimate in the moving average. 0.2: at batch 16
@@ -214,8 +224,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
             dtype=dtype,
             process_group=process_group,
         )
-        # The sample, and the rows of its views.
-        self.recent = None if recent is None else Recent(recent, ids=3, dtype=dtype)
+        self.recent = None if recent is None else Recent(recent, dtype)
 
     # Overrides with ids that must be given: a table without them has no rows.
     def forward(  # type: ignore[override]
@@ -224,6 +233,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
         view2: Tensor,
         index: Tensor,
         views: tuple[Tensor, Tensor] | None = None,
+        key: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch; updates the normalizers of its samples.
 
@@ -234,33 +244,28 @@ class GlobalContrastiveLoss(TwoViewLoss):
                 CPU where they come from the loader: they are checked there without a wait.
             views: with `num_views`, two `(B,)` integers in [0, num_views): which stored
                 augmentation each view is.
+            key: `(B,)` integers, any of 64 bits, who the samples are where several may have one
+                id: `index` is then only the row that they share, and only samples of equal key
+                are no negatives of each other. Default: `index`.
 
         Returns:
             A scalar, float32 (float64 for float64 features).
         """
         if (views is None) != (self.num_views is None):
             raise ValueError("views are passed if and only if the loss was made with num_views")
-        if views is None or self.num_views is None:
-            return super().forward(view1, view2, index)
-        check_ids(index, self.num_samples, "sample id")
-        sample = move_ids(index, view1.device)
-        valid = (sample >= 0) & (sample < self.num_samples)
-        sample = torch.where(valid, sample, self.num_samples)  # the spare row
-        rows = torch.cat([self._view_rows(sample, view) for view in views])  # (2B,)
-        rows = self.normalizer.resolve(rows, view1.device)
+        if views is None:
+            sample = self.normalizer.resolve(index, view1.device)
+            rows = sample.repeat(2)  # (2B,)
+        else:
+            assert self.num_views is not None
+            sizes = self.num_samples, self.num_views
+            sample, rows = rows_of_views(index, views, sizes, view1.device)
+            rows = self.normalizer.resolve(rows, view1.device)
+        if key is not None:
+            key = move_keys(key, view1.device)
+            check_shapes(view1, view2, sample, key)
         shares = agree(self.process_group, view1.shape[0])
-        return self._loss(view1, view2, sample, rows, shares)
-
-    def _view_rows(self, sample: Tensor, view: Tensor) -> Tensor:
-        assert self.num_views is not None
-        if view.shape != sample.shape:
-            raise ValueError(f"views {tuple(view.shape)} do not match ids {tuple(sample.shape)}")
-        check_ids(view, self.num_views, "view")
-        view = move_ids(view, sample.device)
-        valid = (view >= 0) & (view < self.num_views)
-        # Out of range as a view must not come out as a row of the next sample.
-        valid &= sample < self.num_samples
-        return torch.where(valid, sample * self.num_views + view, -1)
+        return self._loss(view1, view2, sample if key is None else key, rows, shares)
 
 
 class NTXentLoss(TwoViewLoss):

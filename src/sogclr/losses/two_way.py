@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..equal_rows import all_different
-from ..normalizer import InBatchNormalizer, Normalizer, move_ids
+from ..normalizer import InBatchNormalizer, Normalizer
 from ..sharded import normalizer_table
 from ..temperature import Temperature, as_temperature
 from ..tiles import Absent, Diagonals, Negatives
@@ -21,6 +21,7 @@ from .features import (
     wants_gradients,
     with_gradients,
 )
+from .identities import PairIds
 from .processes import Block, SharedNegatives, Shares, agree
 from .recent import Recent
 
@@ -89,44 +90,42 @@ class TwoWayLoss(ContrastiveLoss):
         """
         shares = agree(self.process_group, a.shape[0])
         index = distinct(a, shares) if index is None else index
-        rows_a = self.normalizer_a.resolve(index, a.device)
-        rows_b = self.normalizer_b.resolve(index if index_b is None else index_b, a.device)
-        ids = [rows_a]
-        ids += [] if index_b is None else [rows_b]
-        ids += [] if group is None else [move_ids(group, a.device)]
-        check_shapes(a, b, rows_b, *ids)
-        with torch.autocast(a.device.type, enabled=False):
-            return self._loss(a, b, rows_a, rows_b, ids, shares)
+        rows = self._rows(a.device, index, index_b)
+        return self._loss(a, b, PairIds.told(*rows, group), shares)
 
-    def _loss(
-        self,
-        a: Tensor,
-        b: Tensor,
-        rows_a: Tensor,
-        rows_b: Tensor,
-        ids: list[Tensor],
-        shares: Shares | None,
-    ) -> Tensor:
+    def _rows(
+        self, device: torch.device, index: Tensor, index_b: Tensor | None
+    ) -> tuple[Tensor, Tensor, bool]:
+        """Of side a and of side b, and whether these tell more than those who is who."""
+        rows_a = self.normalizer_a.resolve(index, device)
+        rows_b = self.normalizer_b.resolve(index if index_b is None else index_b, device)
+        return rows_a, rows_b, index_b is not None
+
+    def _loss(self, a: Tensor, b: Tensor, who: PairIds, shares: Shares | None) -> Tensor:
+        check_shapes(a, b, who.rows_a, who.rows_b, *who.compared)
+        with torch.autocast(a.device.type, enabled=False):
+            if shares is None and self.recent_in_use() is None and fuses(a, b):
+                return self._fused(a, b, who)
+            return self._in_strips(a, b, who, shares)
+
+    def _in_strips(self, a: Tensor, b: Tensor, who: PairIds, shares: Shares | None) -> Tensor:
         recent = self.recent_in_use()
-        if shares is None and recent is None and fuses(a, b):
-            return self._fused(a, b, rows_a, rows_b, ids)
         unit_a, unit_b = UnitVectors.of(a), UnitVectors.of(b)
         x, y, there, live = unit_a.vectors, unit_b.vectors, None, a.shape[0]
         if shares is not None or recent is not None:
-            # The last is the group, or who they are once more.
-            both, who = torch.stack([x, y]), torch.stack([rows_a, rows_b, ids[-1]])
+            both, here = torch.stack([x, y]), who.stacked()
             if shares is not None:
-                both, who = shares.gather(both, dim=1), shares.gather(who, dim=1)
-            (x, y), everyone, live = both, who, both.shape[1]
+                both, here = shares.gather(both, dim=1), shares.gather(here, dim=1)
+            (x, y), everyone, live = both, here, both.shape[1]
             if recent is not None:
-                (x, y), everyone, there = recent.beside(both, who)
-                recent.put(both, who)
-            rows_a, rows_b, _ = ids = list(everyone)
-        absent: Absent = partial(never_negatives, ids, there=there)
-        if shares is None and recent is None and all(map(all_different, ids)):
+                (x, y), everyone, there = recent.beside(both, here)
+                recent.put(both, here)
+            who = who.of(everyone)
+        absent: Absent = partial(never_negatives, who.compared, there=there)
+        if shares is None and recent is None and all(map(all_different, who.compared)):
             absent = Diagonals((0,), each=1)
         found = self.contrast(
-            self._anchors(rows_a, rows_b),
+            self._anchors(who),
             (x * y).sum(dim=1),
             partial(Negatives, x, y, absent, 2)
             if shares is None
@@ -145,17 +144,15 @@ class TwoWayLoss(ContrastiveLoss):
         by_b = unit_b.by_features(by_columns.addcmul_(pull, unit_a.vectors, value=-1))
         return with_gradients(found.value, (a, by_a), (b, by_b), *found.tau)
 
-    def _fused(
-        self, a: Tensor, b: Tensor, rows_a: Tensor, rows_b: Tensor, ids: list[Tensor]
-    ) -> Tensor:
-        """As `_loss`, of a batch that kernels serve."""
+    def _fused(self, a: Tensor, b: Tensor, who: PairIds) -> Tensor:
+        """As `_in_strips`, of a batch that kernels serve."""
         from ..fused import FusedNegatives, compared
 
         x, y, positive = compared(a, b)
         found = self.contrast(
-            self._anchors(rows_a, rows_b),
+            self._anchors(who),
             positive,
-            partial(FusedNegatives, x, y, ids),
+            partial(FusedNegatives, x, y, who.compared),
             learning=wants_gradients(a, b),
         )
         if found.rows is None or found.columns is None or found.pull is None:
@@ -164,10 +161,10 @@ class TwoWayLoss(ContrastiveLoss):
         by_b = y.by_features(found.columns, found.pull, x)
         return with_gradients(found.value, (a, by_a), (b, by_b), *found.tau)
 
-    def _anchors(self, rows_a: Tensor, rows_b: Tensor) -> tuple[Anchors, Anchors]:
+    def _anchors(self, who: PairIds) -> tuple[Anchors, Anchors]:
         return (
-            Anchors(self.normalizer_a, rows_a, self.temperature_a, rows_a),
-            Anchors(self.normalizer_b, rows_b, self.temperature_b, rows_b),
+            Anchors(self.normalizer_a, who.rows_a, self.temperature_a, who.rows_a),
+            Anchors(self.normalizer_b, who.rows_b, self.temperature_b, who.rows_b),
         )
 
 
@@ -189,7 +186,8 @@ class TwoWayGlobalContrastiveLoss(TwoWayLoss):
 
     Args:
         num_samples: number of pairs in the training set; or a pair of numbers, of rows on the
-            `a` side and on the `b` side (images, captions).
+            `a` side and on the `b` side (images, captions). Of a stream, see
+            `GlobalContrastiveLoss`.
         temperature: tau. 0.05, between CLIP's learned 0.01 and what small data wants (0.07).
             Or a `LearnedTemperature` or an `IndividualTemperature`.
         gamma_min: smallest weight of a new estimate, see `GlobalContrastiveLoss`.
@@ -241,8 +239,7 @@ class TwoWayGlobalContrastiveLoss(TwoWayLoss):
             )
             for size in sizes
         )
-        # Rows of either side, and the group.
-        self.recent = None if recent is None else Recent(recent, ids=3, dtype=dtype)
+        self.recent = None if recent is None else Recent(recent, dtype)
 
     # Overrides with ids that must be given: a table without them has no rows.
     def forward(  # type: ignore[override]
@@ -252,6 +249,8 @@ class TwoWayGlobalContrastiveLoss(TwoWayLoss):
         index: Tensor,
         index_b: Tensor | None = None,
         group: Tensor | None = None,
+        key: Tensor | None = None,
+        key_b: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch of pairs; updates the normalizers of both sides.
 
@@ -261,11 +260,17 @@ class TwoWayGlobalContrastiveLoss(TwoWayLoss):
             index: `(B,)` integers below the number of samples, the ids of the rows of `a`.
             index_b: the same for `b`, where it is another numbering. Default: `index`.
             group: see `TwoWayLoss.forward`.
+            key: `(B,)` integers, any of 64 bits, who the rows of `a` are where several may have
+                one id: `index` is then only the row of the table that they share, and says
+                nothing of who is whose negative. Default: `index`.
+            key_b: the same for `b`. Default: `index_b`; without that, `key`.
 
         Returns:
             A scalar, float32 (float64 for float64 features).
         """
-        return super().forward(a, b, index, index_b, group)
+        shares = agree(self.process_group, a.shape[0])
+        rows = self._rows(a.device, index, index_b)
+        return self._loss(a, b, PairIds.told(*rows, group, key, key_b), shares)
 
 
 class ClipLoss(TwoWayLoss):
