@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 
 from .errors import UserError
-from .launched import processes
+from .launched import processes, restarts
 from .settings import ConcretePrecision, Device
 
 __all__ = ["choose_device", "finish", "start"]
@@ -50,11 +50,24 @@ def start(device: str, precision: ConcretePrecision) -> Fabric:
             num_nodes=processes() // here,
             precision=precision,
         )
+        if restarts():
+            _join_anew("nccl" if device == "cuda" else "gloo")
         fabric.launch()
         fabric.barrier()
     if device == "cuda":
         torch.backends.cudnn.benchmark = True
     return fabric
+
+
+def _join_anew(backend: str) -> None:
+    """Connect the processes as Fabric would, under names that this start has for itself.
+
+    torchrun keeps its store when it starts processes again, and in it the addresses of those that
+    were killed: whoever read one before it was overwritten would wait for ever.
+    """
+    store, own, count = next(torch.distributed.rendezvous("env://"))
+    store = torch.distributed.PrefixStore(f"start {restarts()}", store)
+    torch.distributed.init_process_group(backend, store=store, rank=own, world_size=count)
 
 
 def finish(fabric: Fabric) -> None:

@@ -16,7 +16,7 @@ from shutil import which
 import torch
 from torch import Tensor
 
-__all__ = ["log_mean_over_equal_rows", "mean_over_equal_rows"]
+__all__ = ["all_different", "log_mean_over_equal_rows", "mean_over_equal_rows"]
 
 # Triton builds what launches a kernel with the system's C compiler, which a small machine lacks.
 _COMPILERS = (os.environ.get("CC", "cc"), "gcc", "clang")
@@ -35,12 +35,16 @@ def log_mean_over_equal_rows(rows: Tensor, logs: Tensor) -> Tensor:
     Returns:
         `(M,)`, -inf where there is no entry.
     """
-    if _all_different(rows):
+    if all_different(rows):
         return logs
     if _compares(rows):
         from .launches import log_means
 
         return log_means(rows, logs)
+    if _in_two_halves(rows):
+        first, second = logs.chunk(2)
+        both = ((first != -math.inf) & (second != -math.inf)).to(logs.dtype)
+        return (torch.logaddexp(first, second) - both * math.log(2)).repeat(2)
     total, count = _totals(rows, logs, logs != -math.inf, torch.logaddexp)
     return total - count.clamp(min=1).to(logs.dtype).log()
 
@@ -56,7 +60,7 @@ def mean_over_equal_rows(rows: Tensor, values: Tensor) -> Tensor:
         `(M,)`, NaN where there is no entry.
     """
     finite = values.isfinite()
-    if _all_different(rows):
+    if all_different(rows):
         return torch.where(finite, values, math.nan)
     total, count = _totals(rows, torch.where(finite, values, 0), finite, torch.add)
     return total / count
@@ -89,9 +93,17 @@ def _compares(rows: Tensor) -> bool:
     return TRITON and rows.is_cuda and rows.shape[0] <= COMPARED
 
 
-def _all_different(rows: Tensor) -> bool:
-    """Whether they are known to be. Of a few numbers Python tells sooner than torch."""
+def all_different(rows: Tensor) -> bool:
+    """Whether they are known to be, as on the host. Python tells sooner than torch."""
     return _on_host(rows) and len(set(rows.tolist())) == len(rows)
+
+
+def _in_two_halves(rows: Tensor) -> bool:
+    """Whether the second is known to be the first once more, and each all different."""
+    if not _on_host(rows):
+        return False
+    listed, half = rows.tolist(), len(rows) // 2
+    return listed[:half] == listed[half:] and len(set(listed)) == half
 
 
 def _on_host(rows: Tensor) -> bool:

@@ -3,7 +3,7 @@
 import os
 import sys
 
-__all__ = ["connected", "processes", "rank", "restarted"]
+__all__ = ["connected", "processes", "rank", "restarts"]
 
 
 def processes() -> int:
@@ -22,6 +22,6 @@ def connected() -> bool:
     return distributed is not None and distributed.is_initialized()
 
 
-def restarted() -> bool:
-    """Whether torchrun has started them again after one of them failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def restarts() -> int:
+    """How often torchrun has started them again after one of them failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

@@ -192,7 +192,7 @@ class NormalizerTable(PerSample, Normalizer):
             if not learning:
                 known = torch.where(visits > 0, stored.to(estimate.dtype), estimate)
                 return self._joined(known, rows, estimate).to(log_g.dtype)
-            new, finite = self._averaged(stored, visits, estimate), estimate.isfinite()
+            new, finite = self._averaged(stored, visits, estimate), estimate.abs() < math.inf
             # Equal rows write equal numbers.
             self.log_u.index_copy_(0, places, torch.where(finite, new.to(stored.dtype), stored))
             self.visits.index_copy_(0, places, visits + finite)
@@ -258,8 +258,8 @@ def check_ids(ids: Tensor, count: int, what: str) -> bool:
     check_integers(ids, what)
     if ids.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    low, high = (int(bound) for bound in ids.aminmax()) if len(ids) else (0, 0)
-    if low < 0 or high >= count:
+    values = ids.numpy()  # which is quicker with a few numbers
+    if len(values) and (values.min() < 0 or values.max() >= count):
         outside = ids[(ids < 0) | (ids >= count)]
         raise IndexError(
             f"{what} {int(outside[0])} is outside [0, {count}): "

@@ -16,7 +16,7 @@ from .data.views import photometric
 from .devices import choose_device, start
 from .errors import UserError
 from .gauge import gauge_bytes
-from .launched import processes, rank, restarted
+from .launched import processes, rank, restarts
 from .models import (
     PROJECTION,
     ContrastiveModel,
@@ -53,7 +53,7 @@ def pretrain(
 ) -> Result:
     """See `sogclr.pretrain`; `module` is the user's own encoder, if it is one."""
     run = Run(out)
-    resume = resume or (restarted() and run.checkpoint.exists())
+    resume = resume or (restarts() > 0 and run.checkpoint.exists())
     request = claim(run, request, "pretrain", resume)
     kind = choose_device(device, alone=False)
     source: ImageSource | StreamSource | None = open_stream(data, request)

@@ -10,7 +10,7 @@ from torch import nn
 from . import verbs
 from .devices import finish
 from .errors import UserError
-from .launched import restarted
+from .launched import restarts
 from .progress import say
 from .runs import Run
 from .settings import Views
@@ -47,7 +47,7 @@ def claim(run: Run, asked: R, verb: str, resume: bool) -> R:
             this verb, or something else is asked.
     """
     if not resume:
-        if run.exists() and not restarted():
+        if run.exists() and not restarts():
             raise UserError(
                 f"out: {run.folder} holds a run already; add --resume or name another --out"
             )

@@ -20,9 +20,23 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Absent", "Negatives", "Part", "one_exponential"]
+__all__ = ["Absent", "Diagonals", "Negatives", "Part", "one_exponential"]
 
-Absent: TypeAlias = Callable[[slice, slice], Tensor]
+
+@dataclass(frozen=True)
+class Diagonals:
+    """Which entries are no negatives, where all ids are known to differ: no mask is formed.
+
+    Attributes:
+        offsets: entry (i, j) is none where j - i is one of these.
+        each: how many that makes in every row and every column.
+    """
+
+    offsets: tuple[int, ...]
+    each: int
+
+
+Absent: TypeAlias = Callable[[slice, slice], Tensor] | Diagonals
 
 # Entries of a matrix that is kept, 16 MB in float32; of a strip of a larger one, 2 MB: a cache's.
 KEPT, STRIP = 2**22, 2**19
@@ -38,14 +52,22 @@ class _Strip:
 
     Attributes:
         values: `(n, m)` exp(s / tau), 0 where absent, if one serves all anchors; else s.
-        absent: `(n, m)` bool, what is no negative.
+        absent: `(n, m)` bool, or diagonals of the whole: what is no negative.
     """
 
     top: int
     bottom: int
     left: int
     values: Tensor
-    absent: Tensor
+    absent: Tensor | Diagonals
+
+    def without(self, entries: Tensor, value: float) -> Tensor:
+        """The entries `(n, m)`, with `value` in place of what is no negative."""
+        if isinstance(self.absent, Tensor):
+            return entries.masked_fill_(self.absent, value)
+        for offset in self.absent.offsets:
+            entries.diagonal(offset + self.top - self.left).fill_(value)
+        return entries
 
     @property
     def rows(self) -> slice:
@@ -131,7 +153,7 @@ class Negatives:
         a: `(M, d)` unit vectors, the rows, which are anchors.
         b: `(N, d)` unit vectors, the columns. None for those of `a` once more: then columns are
             the same anchors, and `absent` is symmetric.
-        absent: given rows and columns, which entries are no negatives, `(n, m)` bool.
+        absent: given rows and columns, which entries are no negatives, `(n, m)` bool; or diagonals.
         sides: 2 if columns are anchors of another side; there are as many as rows then. S.
         tau: a number, a scalar, or `(S, M)`.
         minimum: a number that no temperature is below, known without asking the device.
@@ -161,9 +183,12 @@ class Negatives:
         start = 0.0 if self.one_exponential else -math.inf
         sums = self.a.new_full((self.sides, self.anchors), start)
         absent = torch.zeros_like(sums)
+        if isinstance(self.absent, Diagonals):
+            absent.fill_(self.absent.each)
         for strip in self._strips():
             for anchors in self._complete(strip):
-                anchors.add(absent, strip.absent)
+                if isinstance(strip.absent, Tensor):
+                    anchors.add(absent, strip.absent)
                 if self.one_exponential:
                     anchors.add(sums, strip.values)
                 else:
@@ -229,7 +254,7 @@ class Negatives:
 
     def _logits(self, strip: _Strip, anchors: _Anchors) -> Tensor:
         """s / tau, -inf where absent, `(n, m)`."""
-        return (strip.values / self._tau(anchors)).masked_fill_(strip.absent, -math.inf)
+        return strip.without(strip.values / self._tau(anchors), -math.inf)
 
     def _tau(self, anchors: _Anchors) -> float | Tensor:
         """So that it goes with a strip's entries."""
@@ -274,9 +299,14 @@ class Negatives:
 
     def _strip(self, top: int, bottom: int) -> _Strip:
         left = top if self.symmetric else 0
-        absent = self.absent(slice(self.first + top, self.first + bottom), slice(left, None))
+        absent = (
+            self.absent
+            if isinstance(self.absent, Diagonals)
+            else self.absent(slice(self.first + top, self.first + bottom), slice(left, None))
+        )
         a, b = self.a[top:bottom], self.b[left:]
         if not self.one_exponential:
             return _Strip(top, bottom, left, a @ b.T, absent)
-        exponential = ((a / self.tau) @ b.T).exp_().masked_fill_(absent, 0)
-        return _Strip(top, bottom, left, exponential, absent)
+        strip = _Strip(top, bottom, left, ((a / self.tau) @ b.T).exp_(), absent)
+        strip.without(strip.values, 0)
+        return strip

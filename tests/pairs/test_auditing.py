@@ -33,10 +33,10 @@ def test_images_and_captions(request, name, pairs, tmp_path, capsys):
     assert (tmp_path / "a.png").exists()
 
 
-def test_rows_of_either_side_are_their_own(joined, pairs):
-    found = looked_at(joined, pairs)
+def test_rows_of_either_side_are_their_own(trained, pairs):
+    found = looked_at(trained, pairs)
     source = open_pairs(pairs)
-    state = torch.load(joined / "checkpoint.pt")["loss"]
+    state = torch.load(trained / "checkpoint.pt")["loss"]
     images, texts = found.population.rows
     for image, text in zip(images.tolist(), texts.tolist(), strict=True):
         own = source.partners[source.start[image] : source.start[image + 1]]

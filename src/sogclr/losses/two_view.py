@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..equal_rows import all_different
 from ..normalizer import InBatchNormalizer, Normalizer
 from ..sharded import normalizer_table
 from ..temperature import Temperature, as_temperature
-from ..tiles import Absent, Negatives
+from ..tiles import Absent, Diagonals, Negatives
 from .anchors import Anchors, Compared, ContrastiveLoss, Scale, checked_candidates
 from .features import (
     UnitVectors,
@@ -100,7 +101,9 @@ class TwoViewLoss(ContrastiveLoss):
                 z, positives = _live_first(x, y, live), _live_first(y, x, live)
                 sample = _live_first(everyone[0], everyone[0], live)
                 rows = _live_first(everyone[1], everyone[2], live)
-            absent = partial(never_negatives, [sample], there=there)
+            absent: Absent = partial(never_negatives, [sample], there=there)
+            if shares is None and recent is None and all_different(sample[:size]):
+                absent = Diagonals((0, size, -size), each=2)
             found = self.contrast(
                 (self._anchors(rows),),
                 (z * positives).sum(dim=1),

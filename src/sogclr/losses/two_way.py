@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..equal_rows import all_different
 from ..normalizer import InBatchNormalizer, Normalizer
 from ..sharded import normalizer_table
 from ..temperature import Temperature, as_temperature
-from ..tiles import Absent, Negatives
+from ..tiles import Absent, Diagonals, Negatives
 from .anchors import Anchors, Compared, ContrastiveLoss, Scale, checked_candidates
 from .features import (
     UnitVectors,
@@ -120,7 +121,9 @@ class TwoWayLoss(ContrastiveLoss):
                 (x, y), everyone, there = recent.beside(both, here)
                 recent.put(both, here)
             who = who.of(everyone)
-        absent = partial(never_negatives, who.compared, there=there)
+        absent: Absent = partial(never_negatives, who.compared, there=there)
+        if shares is None and recent is None and all(map(all_different, who.compared)):
+            absent = Diagonals((0,), each=1)
         found = self.contrast(
             self._anchors(who),
             (x * y).sum(dim=1),

@@ -16,7 +16,7 @@ from ..data.source import require_whole
 from ..devices import choose_device, start
 from ..errors import UserError
 from ..gauge import gauge_bytes
-from ..launched import processes, rank, restarted
+from ..launched import processes, rank, restarts
 from ..monitor import NOTHING_YET
 from ..progress import say
 from ..runs import Run
@@ -49,7 +49,7 @@ def align(
 ) -> Result:
     """See `sogclr.align`."""
     run = Run(out)
-    resume = resume or (restarted() and run.checkpoint.exists())
+    resume = resume or (restarts() > 0 and run.checkpoint.exists())
     request = claim(run, request, "align", resume)
     kind = choose_device(device, alone=False)
     source = open_pairs(data, request.columns)
