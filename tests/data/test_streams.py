@@ -10,9 +10,11 @@ from packing import encoded, pack
 
 import sogclr
 from sogclr import UserError
+from sogclr.data.randomness import uniforms
 from sogclr.data.shards import ShardSource, find_shards
 from sogclr.data.stream_batches import StreamPlan, stream_batches
 from sogclr.data.streams import StreamSample, StreamSource, read_ahead
+from sogclr.data.views import DRAWS
 
 SAMPLES, SHARDS = 40, 5
 
@@ -171,6 +173,18 @@ def test_views_are_those_of_the_sample_in_this_epoch(make_shards):
                     assert torch.equal(crop, seen[sample]), i
                 seen.setdefault(sample, crop)
     assert len({key for key, _ in seen}) == SAMPLES
+
+
+def test_a_sample_that_comes_again_in_an_epoch_has_other_views(make_shards):
+    plan = StreamPlan(stream(make_shards(), 2 * SAMPLES), 30, 2 * SAMPLES, 1, 1, seed=3)
+    (batch,) = stream_batches(plan, image_size=8, crop_min=0.2, workers=0)
+    draws = batch.draws[: 2 * SAMPLES]  # of first views
+    order = np.lexsort([[sample.turn for sample in batch.plan.samples], batch.plan.keys])
+    first, second = draws[order[::2]], draws[order[1::2]]
+    ids = np.sort(batch.plan.keys)[::2].view(np.uint64)
+    assert np.array_equal(first, uniforms(3, 0, ids, 0, DRAWS))
+    assert (first != second).all()
+    assert len(np.unique(draws[:, 0])) == 2 * SAMPLES
 
 
 def test_damage_is_named_in_its_place(make_shards, tmp_path):

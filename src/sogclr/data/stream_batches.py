@@ -16,6 +16,7 @@ from .views import DRAWS
 __all__ = ["StreamMicroBatch", "StreamPlan", "stream_batches"]
 
 AHEAD = 256  # samples read before they are asked for
+_TURN = 2**32  # epochs
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,14 @@ class _StreamViews(Dataset):
         self.size, self.crop_min, self.seed = size, crop_min, seed
 
     def __getitems__(self, plan: StreamMicroBatch) -> Batch:
-        ids = plan.keys.view(np.uint64)
-        draws = [uniforms(self.seed, plan.epoch, ids, view, DRAWS) for view in (0, 1)]
+        draws = [np.empty((len(plan.rows), DRAWS)) for _ in (0, 1)]
+        turns = np.array([sample.turn for sample in plan.samples])
+        for turn in np.unique(turns).tolist():
+            ids = plan.keys[turns == turn].view(np.uint64)
+            # A sample that comes again in an epoch has other views, those of no epoch there is.
+            epoch = plan.epoch + turn * _TURN
+            for view in (0, 1):
+                draws[view][turns == turn] = uniforms(self.seed, epoch, ids, view, DRAWS)
 
         def image(i: int) -> Image.Image:
             return plan.samples[i].image()

@@ -47,12 +47,14 @@ class StreamSample:
     Attributes:
         name: its key.
         content: the encoded image.
+        turn: how often its shard was read in this epoch before.
         damage: None; or why the shard that `name` is could not be read to its end. It stands in
             the place of the next sample, so that it is met, and told, once an epoch.
     """
 
     name: str
     content: bytes
+    turn: int = 0
     damage: str | None = None
 
     def image(self) -> Image.Image:
@@ -142,7 +144,7 @@ class StreamSource:
             draws = uniforms(seed, epoch, self.ids, _PASSES + number, 1)[:, 0]
             found = 0
             for shard in np.argsort(draws, kind="stable"):
-                for sample in _samples(self.urls[shard]):
+                for sample in _samples(self.urls[shard], number):
                     found += sample.damage is None
                     yield sample
             if not found:
@@ -201,29 +203,29 @@ def read_ahead(items: Iterator[T], number: int) -> Iterator[T]:
         given_up.set()
 
 
-def _samples(url: str) -> Iterator[StreamSample]:
+def _samples(url: str, turn: int = 0) -> Iterator[StreamSample]:
     """Of a shard, those that have an image; and in the end its damage, if it has any."""
     key, parts = "", dict[str, bytes]()
     try:
         for name, content in members(url):
             own, part = key_and_part(name)
             if own and own != key:
-                yield from _with_image(key, parts)
+                yield from _with_image(key, parts, turn)
                 key, parts = own, {}
             if own and part in IMAGE_PARTS:
                 parts[part] = content
     except tarfile.TarError as error:
         # Less the last sample before it, parts of which may be missing.
         reason = f"damaged ({reason_of(error)}), what lies behind is left out"
-        yield StreamSample(shown(url), b"", reason)
+        yield StreamSample(shown(url), b"", turn, reason)
         return
-    yield from _with_image(key, parts)
+    yield from _with_image(key, parts, turn)
 
 
-def _with_image(key: str, parts: dict[str, bytes]) -> Iterator[StreamSample]:
+def _with_image(key: str, parts: dict[str, bytes], turn: int) -> Iterator[StreamSample]:
     for part in IMAGE_PARTS:
         if part in parts:
-            yield StreamSample(key, parts[part])
+            yield StreamSample(key, parts[part], turn)
             return
 
 
