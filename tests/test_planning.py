@@ -3,11 +3,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from sogclr import UserError, Views
 from sogclr.data.arrays import ArraySource
 from sogclr.data.source import open_source
-from sogclr.planning import Request, plan_run
+from sogclr.planning import Request, plan_run, resolve_precision
 from sogclr.settings import Views as PlainViews
 
 USUAL = Request(
@@ -177,3 +178,19 @@ def test_what_cannot_work_is_refused(changes, message):
 def test_impossible_views_are_refused(name, value):
     with pytest.raises(UserError, match=name):
         PlainViews(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("has", "precision"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True, "cpu_name": "Intel Xeon"}, "bf16-mixed"),
+        ({"amx_bf16": False, "avx512_bf16": True, "cpu_name": "Intel Xeon"}, "32-true"),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, "bf16-mixed"),
+        ({"avx512_bf16": False, "cpu_name": "AMD EPYC"}, "32-true"),
+        ({}, "32-true"),
+    ],
+)
+def test_a_cpu_takes_bfloat16_where_that_is_faster(monkeypatch, has, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    assert resolve_precision("auto", "cpu") == precision
+    assert resolve_precision("bf16-mixed", "cpu") == "bf16-mixed"
