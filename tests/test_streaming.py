@@ -1,12 +1,10 @@
 """`sogclr pretrain` on a stream: the same run wherever it is stopped; and what is refused."""
 
-import os
-import signal
-
 import numpy as np
 import pytest
 import torch
 from bits import checkpoint, same
+from interrupting import interrupt_after
 from packing import encoded, pack
 from refusal import refused
 from serving import serving
@@ -16,7 +14,6 @@ from sogclr import UserError
 from sogclr.cli import main
 from sogclr.data import urls
 from sogclr.runs import Run
-from sogclr.training import Trainer
 
 SAMPLES, ROWS, EPOCHS = 40, 64, 3
 SHORT = {"encoder": "small", "image_size": 8, "batch_size": 8, "device": "cpu"}
@@ -38,18 +35,6 @@ def shards(tmp_path):
 def pattern(shards):
     folder, pattern = shards
     return f"{folder.as_uri()}/{pattern}"
-
-
-def interrupt_after(monkeypatch, *steps):
-    original, stop_at = Trainer._step, set(steps)
-
-    def step_and_interrupt(self, step):
-        original(self, step)
-        if step in stop_at:
-            stop_at.remove(step)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Trainer, "_step", step_and_interrupt)
 
 
 def keys_of(samples):

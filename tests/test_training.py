@@ -1,7 +1,6 @@
 """The loop: what it learns, and that an interruption leaves no trace."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from bits import checkpoint, same
+from interrupting import interrupt_after
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
@@ -70,16 +70,7 @@ def test_stopped_and_resumed_is_uninterrupted(
     settings = dict(epochs=3, accumulate=accumulate, **changes, **SHORT)
     sogclr.pretrain(photos, tmp_path / "whole", **settings)
 
-    stop_at = {2, 4}
-    original = Trainer._step
-
-    def step_and_interrupt(self, step):
-        original(self, step)
-        if step in stop_at:
-            stop_at.remove(step)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Trainer, "_step", step_and_interrupt)
+    interrupt_after(monkeypatch, 2, 4)
     first = sogclr.pretrain(photos, tmp_path / "parts", **settings)
     assert not first.complete
     assert not sogclr.pretrain(photos, tmp_path / "parts", resume=True).complete

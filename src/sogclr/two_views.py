@@ -116,7 +116,8 @@ class ViewsTask(Task):
     def _views(self, batch: Batch, device: torch.device) -> Tensor:
         """`(2b, 3, S, S)`, first all first views, then all second views."""
         if device.type == "cuda":
-            return self._static_views(*(each.to(device) for each in self.inputs(batch)))
+            inputs = (each.to(device, non_blocking=True) for each in self.inputs(batch))
+            return self._static_views(*inputs)
         crops, spec = batch.crops.to(device), self.spec  # (2b, 3, S, S)
         return encoder_inputs(crops, batch.draws, self.plan.views, spec.mean, spec.std)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from bits import checkpoint, same
+from interrupting import interrupt_after
 from safetensors.torch import load_file
 from torch import nn
 
@@ -124,19 +125,6 @@ def test_a_second_run_takes_features_from_before(make_pairs, frozen, tmp_path, c
     assert "computing once" not in capsys.readouterr().err
 
 
-def _interrupt(monkeypatch, stop_at):
-    """Ctrl-C after these steps."""
-    original = Trainer._step
-
-    def step_and_interrupt(self, step):
-        original(self, step)
-        if step in stop_at:
-            stop_at.remove(step)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Trainer, "_step", step_and_interrupt)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -148,7 +136,7 @@ def _interrupt(monkeypatch, stop_at):
 def test_stopped_and_resumed_is_uninterrupted(pairs, fast, frozen, tmp_path, monkeypatch, changes):
     settings = {**(frozen if "freeze" in changes else fast), **changes, "epochs": 3}
     sogclr.align(pairs, tmp_path / "whole", **settings)
-    _interrupt(monkeypatch, {1, 4})
+    interrupt_after(monkeypatch, 1, 4)
     first = sogclr.align(pairs, tmp_path / "parts", **settings)
     assert not first.complete
     assert not sogclr.align(pairs, tmp_path / "parts", resume=True).complete

@@ -1,15 +1,36 @@
-"""Strings in two arrays."""
+"""Sequences of strings that are made when they are looked up."""
 
+import operator
 import os
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import overload
 
 import numpy as np
 
-__all__ = ["Keys"]
+__all__ = ["Keys", "Strings"]
 
 
-class Keys(Sequence[str]):
+class Strings(Sequence[str]):
+    """A sequence, given what stands in each row."""
+
+    @abstractmethod
+    def _at(self, row: int) -> str:
+        """In a row from 0."""
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        if isinstance(row, slice):
+            return [self._at(i) for i in range(*row.indices(len(self)))]
+        return self._at(range(len(self))[operator.index(row)])
+
+
+class Keys(Strings):
     """Strings in two arrays: of millions, a tenth of what a list takes, and nothing that loader
     processes would copy by looking at it.
 
@@ -36,15 +57,6 @@ class Keys(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends)
 
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> list[str]: ...
-
-    def __getitem__(self, row: int | slice) -> str | list[str]:
-        if isinstance(row, slice):
-            return [self[i] for i in range(*row.indices(len(self)))]
-        row = range(len(self))[row]
+    def _at(self, row: int) -> str:
         start = self.ends[row - 1] if row else 0
         return os.fsdecode(self.text[start : self.ends[row]].tobytes())

@@ -177,7 +177,7 @@ class _TwoBoxes(Dataset):
         unreadable = self.images.unreadable
         readable = np.array([int(row) not in unreadable for row in plan.rows], dtype=bool)
         skipped = [unreadable[int(row)] for row in plan.rows[~readable]]
-        plan = replace(plan, rows=plan.rows[readable])
+        plan = plan.kept(readable)
         ids = self.ids[plan.rows]
         views = [uniforms(self.seed, plan.epoch, ids, view, DRAWS) for view in (0, 1)]
         draws = np.concatenate(views)  # (2b, DRAWS)

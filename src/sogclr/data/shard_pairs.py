@@ -1,16 +1,13 @@
 """Images with captions in tar shards: a source of pairs of which only places are in memory."""
 
-import operator
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
 from ..errors import UserError
 from .folder import reason_of
-from .keys import Keys
+from .keys import Keys, Strings
 from .pairs import PairSource
 from .shard_index import ShardIndex, index_shards
 from .shards import ShardFiles, ShardSource
@@ -79,7 +76,7 @@ class ShardTexts(Texts):
         self.lengths = captions["length"]
 
 
-class _Places(Sequence[str]):
+class _Places(Strings):
     """Where captions lie, in words: their names, for they may be what cannot be read."""
 
     def __init__(self, files: ShardFiles, captions: np.ndarray, shard_of: np.ndarray) -> None:
@@ -87,17 +84,6 @@ class _Places(Sequence[str]):
 
     def __len__(self) -> int:
         return len(self._captions)
-
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-
-    @overload
-    def __getitem__(self, row: slice) -> list[str]: ...
-
-    def __getitem__(self, row: int | slice) -> str | list[str]:
-        if isinstance(row, slice):
-            return [self[i] for i in range(*row.indices(len(self)))]
-        return self._at(range(len(self))[operator.index(row)])
 
     def _at(self, row: int) -> str:
         shard = self._files.paths[self._shard_of[row]]

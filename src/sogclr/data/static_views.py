@@ -39,7 +39,7 @@ __all__ = ["static_inputs", "view_parameters"]
 
 Floats = NDArray[np.float64]
 
-_FLIP, _GRAY, _SHIFT = 0, 1, 2
+# Flip, grey and shift come first.
 _BEFORE, _AFTER = slice(3, 12), slice(12, 21)  # three weights of each of three blends
 _KERNEL = slice(21, None)
 
