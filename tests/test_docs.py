@@ -38,7 +38,7 @@ def test_open_clip_page(tiny, make_folder, tmp_path):
     names: dict = {}
     exec(loop, names)
     saved = torch.load("checkpoint.pt", weights_only=True)
-    assert saved["loss"]["normalizer_a.visits"][:32].tolist() == [2] * 32
+    assert saved["loss"]["normalizer_a.table"][:, 1][:32].tolist() == [2] * 32
 
     photos = make_folder()
     files = sorted(photos.rglob("*.png"))
@@ -57,7 +57,7 @@ def test_lightning_page(tmp_path, monkeypatch):
     names: dict = {"__name__": "example"}
     exec(loop, names)
     saved = torch.load("contrastive.ckpt", weights_only=False)["state_dict"]
-    assert saved["loss.normalizer.visits"][:256].tolist() == [2] * 256
+    assert saved["loss.normalizer.table"][:, 1][:256].tolist() == [2] * 256
 
 
 def test_shards_page(tmp_path, monkeypatch, capsys):
@@ -75,7 +75,7 @@ def test_shards_page(tmp_path, monkeypatch, capsys):
         loop = loop.replace(here, there)
     exec(loop, {"__name__": "example"})
     assert capsys.readouterr().out == "2.0% of the samples share a row\n"
-    visits = torch.load("checkpoint.pt", weights_only=True)["loss"]["normalizer.visits"]
+    visits = torch.load("checkpoint.pt", weights_only=True)["loss"]["normalizer.table"][:, 1]
     keys = sogclr.stable_keys(f"{shard}/{i:02}" for shard in range(3) for i in range(7))
     assert visits[sogclr.hashed_rows(keys, 1000).unique()].tolist() == [2] * 21
     assert visits.sum() == 42

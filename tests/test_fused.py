@@ -107,9 +107,12 @@ def test_sums_and_gradients_are_the_dense_ones(
     x, y, cosine = fused.compared(*pair)
     negatives = fused.FusedNegatives(x, y if sides == 2 else None, ids, tau, minimum)
     log_sum, count = negatives.log_sums()
-    rows, columns, mean = negatives.gradients(log_sum, weight, means=True)
-    found = [x.by_features(rows, pull, y)]
-    found += [] if columns is None else [y.by_features(columns, pull, x)]
+    by_vectors, mean = negatives.gradients(log_sum, weight, means=True)
+    pairs = [(x, y), (y, x)][:sides]
+    found = [
+        own.by_features(gradient, pull, partner)
+        for gradient, (own, partner) in zip(by_vectors, pairs, strict=True)
+    ]
 
     full = torch.as_tensor(tau, dtype=torch.float64, device=DEVICE).expand(sides, size)
     sums, numbers, gradients, means = dense(pair, ids, full, weight, pull)
@@ -134,8 +137,8 @@ def test_one_sample_alone_has_no_negatives(sides, dtype):
         log_sum, count = negatives.log_sums()
         assert (log_sum == -math.inf).all()
         assert (count == 0).all()
-        rows, _, mean = negatives.gradients(log_sum, torch.zeros_like(log_sum), means=True)
-        assert (rows == 0).all()
+        by_vectors, mean = negatives.gradients(log_sum, torch.zeros_like(log_sum), means=True)
+        assert (by_vectors == 0).all()
         assert (mean == 0).all()
 
 

@@ -48,7 +48,7 @@ def test_every_sample_visits_its_row_once_an_epoch(pattern, tmp_path, capsys):
     # One batch an epoch: samples in one row count one visit.
     flags = [*FLAGS[:2], "--batch-size", str(SAMPLES), *FLAGS[4:], *numbers]
     main(["pretrain", pattern, "--out", run, "--epochs", str(EPOCHS), *flags])
-    visits = checkpoint(run)["loss"]["normalizer.visits"][:-1]
+    visits = checkpoint(run)["loss"]["normalizer.table"][:, 1][:-1]
     assert len(visits) == ROWS
     assert visits.nonzero().flatten().tolist() == rows.unique().tolist()
     assert set(visits[rows].tolist()) == {EPOCHS}
@@ -110,12 +110,12 @@ def test_other_shards_are_told_and_keep_their_rows(shards, tmp_path, monkeypatch
     interrupt_after(monkeypatch, 5)
     start = {"epochs": EPOCHS, **STREAM, **SHORT}
     sogclr.pretrain(f"{folder.as_uri()}/{pattern}", tmp_path / "run", **start)
-    before = Run(tmp_path / "run").read_checkpoint()["loss"]["normalizer.visits"]
+    before = Run(tmp_path / "run").read_checkpoint()["loss"]["normalizer.table"][:, 1]
     pack(folder / "5.tar", [("new.png", encoded(99))])
     sogclr.pretrain(f"{folder.as_uri()}/{{1..5}}.tar", tmp_path / "run", resume=True)
     told = "the shards have changed: 4 are known, 1 are new, 1 are gone; samples keep their rows"
     assert told in capsys.readouterr().err
-    after = Run(tmp_path / "run").read_checkpoint()["loss"]["normalizer.visits"]
+    after = Run(tmp_path / "run").read_checkpoint()["loss"]["normalizer.table"][:, 1]
     assert (after >= before).all()
     assert after[sogclr.hashed_rows(sogclr.stable_keys(["new"]), ROWS)] > 0
 

@@ -121,14 +121,18 @@ def test_a_folder_that_grew_keeps_what_is_known(make_folder, tmp_path, capsys):
     sogclr.pretrain(photos, run, epochs=2, **SHORT)
     before = Run(run).read_checkpoint()
     visits = dict(
-        zip(before["data"][""]["ids"].tolist(), before["loss"]["normalizer.visits"], strict=False)
+        zip(
+            before["data"][""]["ids"].tolist(),
+            before["loss"]["normalizer.table"][:, 1],
+            strict=False,
+        )
     )
     Image.new("RGB", (12, 10), (9, 90, 9)).save(photos / "blue" / "0000.png")
     sogclr.pretrain(photos, run, resume=True)
     assert "16 samples are known and keep their state, 1 are new" in capsys.readouterr().err
     after = Run(run).read_checkpoint()
     for id, count in zip(
-        after["data"][""]["ids"].tolist(), after["loss"]["normalizer.visits"], strict=False
+        after["data"][""]["ids"].tolist(), after["loss"]["normalizer.table"][:, 1], strict=False
     ):
         assert count == visits.get(id, 0)
 
@@ -308,7 +312,7 @@ def test_truncated_files_are_skipped_while_training_goes_on(tmp_path, capsys):
     result = sogclr.pretrain(tmp_path / "photos", tmp_path / "run", epochs=3, **SHORT)
     assert result.complete
     assert capsys.readouterr().err.count("skipped 3.jpg") == 1
-    visits = Run(tmp_path / "run").read_checkpoint()["loss"]["normalizer.visits"]
+    visits = Run(tmp_path / "run").read_checkpoint()["loss"]["normalizer.table"][:, 1]
     assert visits[:10].tolist() == [3, 3, 3, 0, 3, 3, 3, 3, 3, 3]
 
 
@@ -333,7 +337,7 @@ def test_accumulated_gradients_are_those_of_the_step(make_folder, tmp_path):
     )  # fmt: skip
     state = Run(tmp_path / "run").read_checkpoint()
     assert state["step"] == 2
-    assert state["loss"]["normalizer.visits"][:22].tolist() == [1] * 22
+    assert state["loss"]["normalizer.table"][:, 1][:22].tolist() == [1] * 22
 
 
 def test_the_users_own_module_is_trained_and_loaded(make_folder, tmp_path):

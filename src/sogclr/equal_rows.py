@@ -93,9 +93,13 @@ def _compares(rows: Tensor) -> bool:
     return TRITON and rows.is_cuda and rows.shape[0] <= COMPARED
 
 
-def all_different(rows: Tensor) -> bool:
-    """Whether they are known to be, as on the host. Python tells sooner than torch."""
-    return _on_host(rows) and len(set(rows.tolist())) == len(rows)
+def all_different(*rows: Tensor) -> bool:
+    """Whether those of each `(M,)` are known to be, as on the host.
+
+    Python tells sooner than torch.
+    """
+    each = {id(own): own for own in rows}.values()  # both sides of pairs often have the same
+    return all(_on_host(own) and len(set(own.tolist())) == len(own) for own in each)
 
 
 def _in_two_halves(rows: Tensor) -> bool:

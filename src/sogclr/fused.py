@@ -106,7 +106,7 @@ class FusedNegatives:
 
     def gradients(
         self, log_sum: Tensor, weight: Tensor, means: bool = False
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         """As `Negatives.gradients`, by features at constant length, float32."""
         log_sum = log_sum.masked_fill(log_sum == -torch.inf, 0)
         inverse = (-log_sum).exp() if self.one else None
@@ -114,9 +114,8 @@ class FusedNegatives:
         scaled = weight if scale is None else weight * scale
         scaled = scaled if inverse is None else scaled * inverse
         logs = None if self.one else log_sum * LOG2E
-        shape = self.rows.features.shape
-        grad_a = self.rows.inverse.new_zeros(shape)
-        grad_b = grad_a if self.symmetric else torch.zeros_like(grad_a)
+        gradient = self.rows.inverse.new_zeros(self.sides, *self.rows.features.shape)
+        grad_a, grad_b = gradient[0], gradient[-1]
         mean = torch.zeros_like(log_sum) if means else None
         for rows, columns in self._strips(STRIP // self.size):
             pull, sums = launches.pulls(
@@ -139,9 +138,8 @@ class FusedNegatives:
         if mean is not None:
             mean = (mean if inverse is None else mean * inverse) / LOG2E
         if scale is not None:
-            grad_a /= scale
-            grad_b = grad_a if self.symmetric else grad_b / scale
-        return grad_a, None if self.symmetric else grad_b, mean
+            gradient /= scale
+        return gradient, mean
 
     def _scale(self, weight: Tensor) -> Tensor | None:
         """What brings the largest of q near the top of float16, so that few vanish; a scalar.

@@ -7,17 +7,18 @@ log ĝ is biased, and so is its gradient. Two estimators share one interface her
     InBatchNormalizer   log u = log ĝ: SimCLR, DCL, CLIP
     NormalizerTable     log u = moving average of ĝ per sample: SogCLR
 
-Both are called `estimator(rows, log_g)` and return log u without gradient. With u = ĝ the loss's
-gradient is the plain one of tau log ĝ; with u the true normalizer its expectation over batches is
-that of the global objective (paper, equation 6).
+Both are called `estimator(rows, log_g)` and return log u without gradient, or several of them by
+`log_normalizers`. With u = ĝ the loss's gradient is the plain one of tau log ĝ; with u the true
+normalizer its expectation over batches is that of the global objective (paper, equation 6).
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from .equal_rows import log_mean_over_equal_rows
+from .equal_rows import all_different, log_mean_over_equal_rows
 from .per_sample import PerSample
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "NormalizerTable",
     "check_ids",
     "check_integers",
+    "log_normalizers",
     "move_ids",
     "step_size",
 ]
@@ -53,7 +55,7 @@ def step_size(
     """
     visits = visits.to(dtype)
     if gamma_decay is None:
-        return (1 / visits).clamp(min=gamma_min)
+        return visits.reciprocal().clamp(min=gamma_min)
     progress = ((visits - 1) / gamma_decay).clamp(max=1)
     return gamma_min + (1 - gamma_min) * 0.5 * (1 + (math.pi * progress).cos())
 
@@ -101,23 +103,23 @@ class NormalizerTable(PerSample, Normalizer):
     visit falls back on ĝ. An estimate that is not finite is never written.
 
     Args:
-        num_rows: how many rows; memory is 8 bytes each (float32 log u, int32 visits).
+        num_rows: how many rows; memory is 8 bytes each.
         gamma_min: smallest weight of a new estimate, see `step_size`.
         gamma_decay: shape of the way there, see `step_size`.
-        dtype: of log u; float32, or float64 for exact tests (u is off by 6e-8 |log u|). It
-            stays when the module is cast with `.half()`, `.bfloat16()` or `.to(dtype)`.
+        dtype: float32, or float64 for exact tests (u is off by 6e-8 |log u|). It stays when the
+            module is cast with `.half()`, `.bfloat16()` or `.to(dtype)`.
 
     Attributes:
-        log_u: `(num_rows + 1,)`, -inf before the first visit.
-        visits: `(num_rows + 1,)` int32. The spare last row of both takes ids that turn out
-            to be invalid on an accelerator, where branching on them would stall the device.
+        table: `(num_rows + 1, 2)`, log u beside the number of visits: what one look-up of a large
+            table brings into the cache. float32 counts to 2**24, when gamma has long ceased to
+            depend on it. The spare last row takes ids that turn out to be invalid on an
+            accelerator, where branching on them would stall the device.
 
     Raises:
         ValueError: for num_rows < 1, gamma_min outside (0, 1], gamma_decay < 1.
     """
 
-    log_u: Tensor
-    visits: Tensor
+    table: Tensor
     invalid: Tensor
 
     def __init__(
@@ -138,9 +140,19 @@ class NormalizerTable(PerSample, Normalizer):
         self.num_rows = num_rows
         self.gamma_min = gamma_min
         self.gamma_decay = gamma_decay
-        self.register_buffer("log_u", torch.full((num_rows + 1,), -math.inf, dtype=dtype))
-        self.register_buffer("visits", torch.zeros(num_rows + 1, dtype=torch.int32))
+        self.register_buffer("table", torch.zeros(num_rows + 1, 2, dtype=dtype))
+        self.log_u.fill_(-math.inf)
         self.register_buffer("invalid", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    @property
+    def log_u(self) -> Tensor:
+        """`(num_rows + 1,)`, a view of the table; -inf before the first visit."""
+        return self.table.select(1, 0)
+
+    @property
+    def visits(self) -> Tensor:
+        """`(num_rows + 1,)`, a view of the table, in its dtype."""
+        return self.table.select(1, 1)
 
     def resolve(self, index: Tensor, device: torch.device) -> Tensor:
         """Ids to rows on `device`, checked.
@@ -185,49 +197,48 @@ class NormalizerTable(PerSample, Normalizer):
         Returns:
             `(M,)` log u, no graph, dtype of `log_g`.
         """
-        learning = self.training and torch.is_grad_enabled()
-        with torch.no_grad():
-            estimate, places = self._estimate(rows, log_g), self._places(rows)
-            stored, visits = self._stored(places)
-            if not learning:
-                known = torch.where(visits > 0, stored.to(estimate.dtype), estimate)
-                return self._joined(known, rows, estimate).to(log_g.dtype)
-            new, finite = self._averaged(stored, visits, estimate), estimate.abs() < math.inf
-            # Equal rows write equal numbers.
-            self.log_u.index_copy_(0, places, torch.where(finite, new.to(stored.dtype), stored))
-            self.visits.index_copy_(0, places, visits + finite)
-            return self._joined(new, rows, estimate).to(log_g.dtype)
+        return _updated([self], [rows], log_g[None])[0]
 
     @torch.no_grad()
     def peek(self, rows: Tensor, log_g: Tensor) -> Tensor:
-        estimate = self._estimate(rows, log_g)
-        new = self._averaged(*self._stored(self._places(rows)), estimate)
-        return self._joined(new, rows, estimate).to(log_g.dtype)
+        estimate = _estimates([self], [rows], log_g[None])
+        _, stored = _looked_up([self], [rows])
+        new = self._joined([self], [rows], self._averaged(stored, estimate), estimate)
+        return new[0].to(log_g.dtype)
+
+    def averages_like(self, other: Normalizer) -> bool:
+        """Whether one update can serve both, and neither has a way of its own."""
+        return (
+            type(other) is type(self)
+            and isinstance(other, NormalizerTable)
+            and type(self).forward is NormalizerTable.forward
+            and self.training == other.training
+            and self._settings() == other._settings()
+        )
+
+    def _settings(self) -> tuple[object, ...]:
+        return self.gamma_min, self.gamma_decay, self.table.dtype
 
     def _places(self, rows: Tensor) -> Tensor:
         """Where the rows are kept, `(M,)`."""
         return rows
 
-    def _joined(self, log_u: Tensor, rows: Tensor, estimate: Tensor) -> Tensor:
-        """log u `(M,)` of all rows, given those that are kept here."""
+    @staticmethod
+    def _joined(
+        tables: Sequence["NormalizerTable"], rows: Sequence[Tensor], log_u: Tensor, estimate: Tensor
+    ) -> Tensor:
+        """log u `(S, M)` of all rows, given those that are kept here."""
         return log_u
 
-    def _estimate(self, rows: Tensor, log_g: Tensor) -> Tensor:
-        """log ĝ of each entry's row, in the wider of both dtypes."""
-        compute = torch.promote_types(log_g.dtype, self.log_u.dtype)
-        return log_mean_over_equal_rows(rows, log_g.to(compute))
-
-    def _stored(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return self.log_u.index_select(0, rows), self.visits.index_select(0, rows)
-
-    def _averaged(self, stored: Tensor, visits: Tensor, estimate: Tensor) -> Tensor:
-        """log u with one visit more."""
+    def _averaged(self, stored: Tensor, estimate: Tensor) -> Tensor:
+        """log u with one visit more, of what is stored `(S, M, 2)` and log ĝ `(S, M)`."""
+        log_u, visits = stored.unbind(-1)
         gamma = step_size(visits + 1, self.gamma_min, self.gamma_decay, estimate.dtype)
-        return torch.logaddexp((-gamma).log1p() + stored, gamma.log() + estimate)
+        return torch.logaddexp((-gamma).log1p() + log_u, gamma.log() + estimate)
 
     def extra_repr(self) -> str:
         decay = "1/visits" if self.gamma_decay is None else f"cosine over {self.gamma_decay} visits"
-        return f"{self.num_rows}, gamma_min={self.gamma_min}, gamma={decay}, {self.log_u.dtype}"
+        return f"{self.num_rows}, gamma_min={self.gamma_min}, gamma={decay}, {self.table.dtype}"
 
     def _mask_on_device(self, index: Tensor) -> Tensor:
         valid = (index >= 0) & (index < self.num_rows)
@@ -238,6 +249,68 @@ class NormalizerTable(PerSample, Normalizer):
     def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
         self.check()
         super()._save_to_state_dict(destination, prefix, keep_vars)
+
+
+def log_normalizers(sides: Sequence[tuple[Normalizer, Tensor]], log_g: Tensor) -> Tensor:
+    """log u of the anchors of several sides, each with an estimator of its own.
+
+    Tables that average alike are updated together, which takes as many operations as one of them.
+
+    Args:
+        sides: S estimators, each with rows `(M,)` from its `resolve`.
+        log_g: `(S, M)` log ĝ.
+
+    Returns:
+        `(S, M)`, no graph, dtype of `log_g`.
+    """
+    estimators, rows = zip(*sides, strict=True)
+    first = estimators[0]
+    if isinstance(first, NormalizerTable) and all(map(first.averages_like, estimators)):
+        return _updated(estimators, rows, log_g)
+    return _stacked([own(*given) for own, *given in zip(estimators, rows, log_g, strict=True)])
+
+
+def _updated(tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g: Tensor) -> Tensor:
+    """`NormalizerTable.forward` of several that average alike, `(S, M)`."""
+    first = tables[0]
+    learning = first.training and torch.is_grad_enabled()
+    with torch.no_grad():
+        estimate = _estimates(tables, rows, log_g)
+        places, stored = _looked_up(tables, rows)
+        log_u, visits = stored.unbind(-1)
+        if not learning:
+            known = torch.where(visits > 0, log_u.to(estimate.dtype), estimate)
+            return first._joined(tables, rows, known, estimate).to(log_g.dtype)
+        new, finite = first._averaged(stored, estimate), estimate.abs() < math.inf
+        written = torch.where(finite, new.to(log_u.dtype), log_u)
+        # Equal rows write equal numbers.
+        for table, place, own in zip(
+            tables, places, torch.stack([written, visits + finite], dim=-1), strict=True
+        ):
+            table.table.index_copy_(0, place, own)
+        return first._joined(tables, rows, new, estimate).to(log_g.dtype)
+
+
+def _estimates(tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g: Tensor) -> Tensor:
+    """log ĝ of each entry's row `(S, M)`, in the wider of both dtypes."""
+    log_g = log_g.to(torch.promote_types(log_g.dtype, tables[0].table.dtype))
+    if all_different(*rows):
+        return log_g
+    return _stacked([log_mean_over_equal_rows(*own) for own in zip(rows, log_g, strict=True)])
+
+
+def _looked_up(
+    tables: Sequence[NormalizerTable], rows: Sequence[Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """Where the rows are kept, `(M,)` each; and what is stored there, `(S, M, 2)`."""
+    places = [table._places(own) for table, own in zip(tables, rows, strict=True)]
+    found = [table.table.index_select(0, at) for table, at in zip(tables, places, strict=True)]
+    return places, _stacked(found)
+
+
+def _stacked(sides: Sequence[Tensor]) -> Tensor:
+    """`(S, ...)`, of one side a view."""
+    return sides[0][None] if len(sides) == 1 else torch.stack(list(sides))
 
 
 def check_ids(ids: Tensor, count: int, what: str) -> bool:

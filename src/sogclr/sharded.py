@@ -9,6 +9,7 @@ are spread. What is saved is the whole table in the order of rows, whatever the 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ class ShardedNormalizerTable(NormalizerTable):
         gamma_min, gamma_decay, dtype: as of `NormalizerTable`.
 
     Attributes:
-        log_u, visits: of this process's rows, and the spare one.
+        table: of this process's rows, and the spare one.
     """
 
     def __init__(self, num_rows: int, *, process_group: Any = "auto", **settings: Any) -> None:
@@ -77,28 +78,39 @@ class ShardedNormalizerTable(NormalizerTable):
         # What others keep lands in the spare place, where nothing is read.
         return torch.where(self._mine(rows), rows // self.count, self.held)
 
-    def _joined(self, log_u: Tensor, rows: Tensor, estimate: Tensor) -> Tensor:
-        whole = torch.where(self._mine(rows), log_u, 0)
-        dist.all_reduce(whole, group=self.group)
-        return torch.where(rows < self.num_rows, whole, estimate)
+    @staticmethod
+    def _joined(
+        tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_u: Tensor, estimate: Tensor
+    ) -> Tensor:
+        own, there, group = [], [], None
+        for table, asked, known in zip(tables, rows, log_u, strict=True):
+            assert isinstance(table, ShardedNormalizerTable)
+            group = table.group
+            own.append(torch.where(table._mine(asked), known, 0))
+            there.append(asked < table.num_rows)
+        whole = torch.stack(own)
+        dist.all_reduce(whole, group=group)
+        return torch.where(torch.stack(there), whole, estimate)
 
     # The signatures of the overridden hooks are torch's, which leaves them untyped.
     def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
         self.check()
-        for name, empty in (("log_u", -math.inf), ("visits", 0)):
-            own = getattr(self, name)[:-1]
-            parts = [torch.empty_like(own) for _ in range(self.count)]
-            dist.all_gather(parts, own, group=self.group)
-            rows = torch.stack([part.cpu() for part in parts], dim=1).flatten()[: self.num_rows]
-            destination[prefix + name] = torch.cat([rows, rows.new_full((1,), empty)])
+        own = self.table[:-1]
+        parts = [torch.empty_like(own) for _ in range(self.count)]
+        dist.all_gather(parts, own, group=self.group)
+        rows = torch.stack([part.cpu() for part in parts], dim=1).flatten(0, 1)[: self.num_rows]
+        destination[prefix + "table"] = torch.cat([rows, _nothing(rows, 1)])
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):  # type: ignore[no-untyped-def]
-        own = dict(state_dict)
-        for name, empty in (("log_u", -math.inf), ("visits", 0)):
-            whole = state_dict.get(prefix + name)
-            if whole is not None and len(whole) == self.num_rows + 1:
-                mine = whole.new_full((self.held + 1,), empty)
-                rows = whole[:-1][self.rank :: self.count]
-                mine[: len(rows)] = rows
-                own[prefix + name] = mine
+        own, whole = dict(state_dict), state_dict.get(prefix + "table")
+        if whole is not None and len(whole) == self.num_rows + 1:
+            mine = _nothing(whole, self.held + 1)
+            rows = whole[:-1][self.rank :: self.count]
+            mine[: len(rows)] = rows
+            own[prefix + "table"] = mine
         super()._load_from_state_dict(own, prefix, *rest)
+
+
+def _nothing(table: Tensor, rows: int) -> Tensor:
+    """As many rows without a visit, `(rows, 2)`."""
+    return table.new_tensor([-math.inf, 0]).repeat(rows, 1)

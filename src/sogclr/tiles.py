@@ -27,6 +27,8 @@ __all__ = ["Absent", "Diagonals", "Negatives", "Part", "one_exponential"]
 class Diagonals:
     """Which entries are no negatives, where all ids are known to differ: no mask is formed.
 
+    It leaves a negative at least to every row and column.
+
     Attributes:
         offsets: entry (i, j) is none where j - i is one of these.
         each: how many that makes in every row and every column.
@@ -178,27 +180,29 @@ class Negatives:
         self.one_exponential = one_exponential(tau, minimum, a.dtype)
         self.kept: list[_Strip] = []
 
-    def log_sums(self) -> tuple[Tensor, Tensor]:
-        """log_sum `(S, M)`, -inf without negatives; and how many they are, as dtype of `a`."""
+    def log_sums(self) -> tuple[Tensor, Tensor | int]:
+        """log_sum `(S, M)`, -inf without negatives; and how many they are, as dtype of `a`.
+
+        That is a number where all have as many, and some.
+        """
         start = 0.0 if self.one_exponential else -math.inf
         sums = self.a.new_full((self.sides, self.anchors), start)
-        absent = torch.zeros_like(sums)
-        if isinstance(self.absent, Diagonals):
-            absent.fill_(self.absent.each)
+        absent = self.absent.each if isinstance(self.absent, Diagonals) else torch.zeros_like(sums)
         for strip in self._strips():
             for anchors in self._complete(strip):
-                if isinstance(strip.absent, Tensor):
+                if isinstance(absent, Tensor) and isinstance(strip.absent, Tensor):
                     anchors.add(absent, strip.absent)
                 if self.one_exponential:
                     anchors.add(sums, strip.values)
                 else:
                     new = anchors.fresh(self._logits(strip, anchors)).logsumexp(anchors.dim)
                     anchors.of(sums).copy_(torch.logaddexp(anchors.of(sums), new))
-        return sums.log() if self.one_exponential else sums, self.b.shape[0] - absent
+        log_sum = sums.log() if self.one_exponential else sums
+        return log_sum, self.b.shape[0] - absent
 
     def gradients(
         self, log_sum: Tensor, weight: Tensor, means: bool = False
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Of the sum over all anchors of weight_i tau_i log_sum_i.
 
         Args:
@@ -207,26 +211,32 @@ class Negatives:
             means: whether to take the mean of s / tau as well.
 
         Returns:
-            `(M, d)` by `a`; if columns are another side, `(N, d)` by `b`; and if asked for, the
-            mean of s / tau over each anchor's negatives under P, `(S, M)`, 0 without negatives.
+            `(1, M, d)` by `a`, or `(2, M, d)` by `a` and by `b` if columns are another side; and
+            if asked for, the mean of s / tau over each anchor's negatives under P, `(S, M)`, 0
+            without negatives.
         """
-        # An anchor without negatives weighs nothing; a number in place of -inf keeps it so.
-        log_sum = log_sum.masked_fill(log_sum == -math.inf, 0)
+        if not isinstance(self.absent, Diagonals):
+            # An anchor without negatives weighs nothing; a number in place of -inf keeps it so.
+            log_sum = log_sum.masked_fill(log_sum == -math.inf, 0)
         scaled = weight * (-log_sum).exp() if self.one_exponential else weight
-        grad_a = torch.zeros_like(self.a)
         both = self.sides > 1 and self.part is None
-        grad_b = torch.zeros_like(self.b) if both else None
+        gradient = self.a.new_empty(1 + both, *self.a.shape)
+        grad_a, grad_b = gradient[0], gradient[-1]
         mean = torch.zeros_like(log_sum) if means else None
         for strip in self._strips():
             pull = self._pull(strip, log_sum, scaled)  # (n, m)
-            grad_a[strip.rows].addmm_(pull, self.b[strip.columns])
-            if grad_b is not None:
-                grad_b.addmm_(pull.T, self.a[strip.rows])
+            # The first to write somewhere takes nothing of what is there.
+            first = 0 if strip.top == 0 else 1
+            by_rows = first if self.symmetric else 0
+            grad_a[strip.rows].addmm_(pull, self.b[strip.columns], beta=by_rows)
+            if both:
+                grad_b.addmm_(pull.T, self.a[strip.rows], beta=first)
             elif self.symmetric:
-                grad_a[strip.bottom :].addmm_(pull[:, strip.met :].T, self.a[strip.rows])
+                rest = grad_a[strip.bottom :]
+                rest.addmm_(pull[:, strip.met :].T, self.a[strip.rows], beta=first)
             if mean is not None:
                 self._add_means(strip, log_sum, mean)
-        return grad_a, grad_b, mean
+        return gradient, mean
 
     def _pull(self, strip: _Strip, log_sum: Tensor, weight: Tensor) -> Tensor:
         """What each similarity is pulled with, `(n, m)`; takes weights that `gradients` scaled."""
@@ -307,6 +317,12 @@ class Negatives:
         a, b = self.a[top:bottom], self.b[left:]
         if not self.one_exponential:
             return _Strip(top, bottom, left, a @ b.T, absent)
-        strip = _Strip(top, bottom, left, ((a / self.tau) @ b.T).exp_(), absent)
+        strip = _Strip(top, bottom, left, self._scaled(a, b).exp_(), absent)
         strip.without(strip.values, 0)
         return strip
+
+    def _scaled(self, a: Tensor, b: Tensor) -> Tensor:
+        """s / tau, of one tau, `(n, m)`."""
+        if isinstance(self.tau, Tensor):
+            return (a / self.tau) @ b.T
+        return torch.addmm(a.new_empty(()), a, b.T, beta=0, alpha=1 / self.tau)

@@ -42,7 +42,7 @@ def test_every_verb_of_pairs_takes_shards(shards, tiny, tmp_path, capsys, monkey
     assert "24 images with 24 texts" in said
     visits = checkpoint(run)["loss"]
     for side in "ab":
-        assert visits[f"normalizer_{side}.visits"].tolist() == [1] * 24 + [0]
+        assert visits[f"normalizer_{side}.table"][:, 1].tolist() == [1] * 24 + [0]
 
     main(["evaluate", run, shards])
     assert "sum of the six recalls" in capsys.readouterr().out
@@ -74,7 +74,7 @@ def test_two_processes_read_every_pair_once(shards, tiny, tmp_path):
     finished(started(2, *arguments, "--out", str(tmp_path / "run")))
     loss = checkpoint(tmp_path / "run")["loss"]
     for side in "ab":
-        assert loss[f"normalizer_{side}.visits"].tolist() == [2] * 24 + [0]
+        assert loss[f"normalizer_{side}.table"][:, 1].tolist() == [2] * 24 + [0]
 
 
 def test_a_pair_is_skipped_if_either_side_cannot_be_read(pairs, trained, tmp_path):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ..normalizer import Normalizer, NormalizerTable
+from ..normalizer import Normalizer, NormalizerTable, log_normalizers
 from ..objective import against_candidates
 from ..temperature import Temperature
 from ..tiles import Negatives
@@ -56,17 +56,16 @@ class Contrasted:
     Attributes:
         value: scalar.
         pull: `(L,)` minus the gradient by the similarity of positives.
-        rows: `(L, d)` the gradient by the rows of this batch, but for what comes of `pull`; of
-            a batch that processes share, by those of this process. By what the rows are to
+        rows: `(1, L, d)` the gradient by the rows of this batch, but for what comes of `pull`, or
+            `(2, L, d)` by rows and by columns that are other anchors; of a batch that processes
+            share, by their anchors of this process, `(blocks, n, d)`. By what they are to
             `Negatives` or to what stands in for them.
-        columns: `(L, d)` by the columns, where they are anchors other than the rows.
         tau: if it is a parameter, it and the gradient by it.
     """
 
     value: Tensor
     pull: Tensor | None = None
     rows: Tensor | None = None
-    columns: Tensor | None = None
     tau: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
@@ -80,7 +79,7 @@ class _Weighed:
         ratio: ĝ/u.
         factor: how much the anchor counts, dF / d(tau log u - s); None for 1.
         rest: the negatives' share in ĝ, where the positive has the other; else None.
-        present: whether there are candidates in the normalizer.
+        present: whether there are candidates in the normalizer; None for yes.
         log_count: log of how many.
     """
 
@@ -89,23 +88,29 @@ class _Weighed:
     ratio: Tensor
     factor: Tensor | None
     rest: Tensor | None
-    present: Tensor
-    log_count: Tensor
+    present: Tensor | None
+    log_count: Tensor | float
+
+    def where_present(self, value: Tensor, other: Tensor | float) -> Tensor:
+        """The value; of anchors without candidates the other one."""
+        return value if self.present is None else torch.where(self.present, value, other)
 
     def push(self) -> Tensor:
         """Gradient by tau log_sum, tau times the log-sum-exp over negatives."""
         push = self.ratio if self.rest is None else self.ratio * self.rest
         return push if self.factor is None else push * self.factor
 
-    def pull(self) -> Tensor:
-        """Minus the gradient by the similarity to the positive."""
+    def pull(self, scale: float | Tensor) -> Tensor:
+        """Minus the gradient by the similarity to the positive, over all sides, `(M,)`."""
+        if self.rest is None:
+            sides, anchors = self.loss.shape
+            if self.factor is None:
+                return self.loss.new_ones(anchors) * (sides * scale)
+            return (self.factor * scale).sum(dim=0)
         # In this order: where the positive is nearly all of ĝ, 1 minus its share is rounding.
-        pull = (
-            torch.ones_like(self.loss)
-            if self.rest is None
-            else (1 - self.ratio) + self.ratio * self.rest
-        )
-        return pull if self.factor is None else pull * self.factor
+        pull = (1 - self.ratio) + self.ratio * self.rest
+        pull = pull if self.factor is None else pull * self.factor
+        return (pull * scale).sum(dim=0)
 
 
 class ContrastiveLoss(nn.Module):
@@ -171,21 +176,17 @@ class ContrastiveLoss(nn.Module):
             return Contrasted(value)
         scale = scale if self.scale == "temperature" else scale / tau
         push = weighed.push() * (scale * processes)
-        rows, columns, mean = negatives.gradients(log_sum, push, means=slopes)
+        rows, mean = negatives.gradients(log_sum, push, means=slopes)
         gradient: tuple[tuple[Tensor, Tensor], ...] = ()
         if mean is not None:
             slope = self._slope(weighed, positive, tau, mean)
             for side, own in zip(sides, slope, strict=True):
                 side.temperature.learn(side.temperature_rows[:live], own[:live])
             if by_tau and isinstance(attached, Tensor):
-                slope = torch.where(
-                    weighed.present, temperature.by_tau(weighed.loss, slope, tau), 0
-                )
+                slope = weighed.where_present(temperature.by_tau(weighed.loss, slope, tau), 0)
                 gradient = ((attached, (slope * scale)[:, :live].sum()),)
-        pull = (weighed.pull() * (scale * processes))[:, :live].sum(dim=0)
-        if processes == 1:
-            rows, columns = rows[:live], None if columns is None else columns[:live]
-        return Contrasted(value, pull, rows, columns, gradient)
+        pull = weighed.pull(scale * processes)[:live]
+        return Contrasted(value, pull, rows if processes > 1 else rows[:, :live], gradient)
 
     def _weigh(
         self,
@@ -193,18 +194,19 @@ class ContrastiveLoss(nn.Module):
         positive: Tensor,
         tau: float | Tensor,
         log_sum: Tensor,
-        count: Tensor,
+        count: Tensor | int,
         live: int,
     ) -> _Weighed:
         rest, log_total = None, log_sum
         if self.positive_in_normalizer:
             log_total = torch.logaddexp(log_sum, positive / tau)
             rest, count = (log_sum - log_total).exp(), count + 1
-        present = count > 0
-        log_count = count.clamp(min=1).log()
+        # As many for all are some.
+        present = count > 0 if isinstance(count, Tensor) else None
+        log_count = count.clamp(min=1).log() if isinstance(count, Tensor) else math.log(count)
         log_g = log_total - log_count  # -inf where nothing is present
-        estimates = [_estimates(side, g, live) for side, g in zip(sides, log_g, strict=True)]
-        log_u = torch.where(present, torch.stack(estimates), 0)
+        log_u = _estimates(sides, log_g, live)
+        log_u = log_u if present is None else torch.where(present, log_u, 0)
         # A stored u far below ĝ (in eval mode, at a small tau) must not make inf of it.
         ratio = (log_g - log_u).exp().clamp(max=torch.finfo(log_g.dtype).max)
         excess = tau * log_u - positive
@@ -212,14 +214,15 @@ class ContrastiveLoss(nn.Module):
             return _Weighed(excess, log_u, ratio, None, rest, present, log_count)
         factor = (excess / tau + math.log(self.candidates)).sigmoid()
         loss = against_candidates(excess, tau, self.candidates)
-        factor, loss = torch.where(present, factor, 1), torch.where(present, loss, -positive)
+        if present is not None:
+            factor, loss = torch.where(present, factor, 1), torch.where(present, loss, -positive)
         return _Weighed(loss, log_u, ratio, factor, rest, present, log_count)
 
     def _value(self, temperature: Temperature, weighed: _Weighed, tau: float | Tensor) -> Tensor:
         """What is minimized, of each anchor `(S, M)`."""
         # Alignment alone says nothing of the temperature.
         aim = temperature.objective(weighed.loss, tau)
-        aim = aim if aim is weighed.loss else torch.where(weighed.present, aim, weighed.loss)
+        aim = aim if aim is weighed.loss else weighed.where_present(aim, weighed.loss)
         if self.scale == "temperature":
             return aim
         # After all that depends on tau: how many candidates there are does not pull at it.
@@ -237,15 +240,19 @@ class ContrastiveLoss(nn.Module):
             log_k = math.log(self.candidates)
             x = weighed.log_u - own + log_k
             slope = softplus(x) - log_k + x.sigmoid() * (slope - weighed.log_u + own)
-        return torch.where(weighed.present, slope, math.nan)
+        return weighed.where_present(slope, math.nan)
 
 
-def _estimates(side: Anchors, log_g: Tensor, live: int) -> Tensor:
-    """log u of one side's anchors `(M,)`; those of earlier batches had their visit."""
-    if live == len(log_g):
-        return side.estimator(side.rows, log_g)
-    now = side.estimator(side.rows[:live], log_g[:live])
-    return torch.cat([now, side.estimator.peek(side.rows[live:], log_g[live:])])
+def _estimates(sides: tuple[Anchors, ...], log_g: Tensor, live: int) -> Tensor:
+    """log u of all anchors `(S, M)`; those of earlier batches had their visit."""
+    if live == log_g.shape[1]:
+        return log_normalizers([(side.estimator, side.rows) for side in sides], log_g)
+    now = log_normalizers([(side.estimator, side.rows[:live]) for side in sides], log_g[:, :live])
+    then = [
+        side.estimator.peek(side.rows[live:], own[live:])
+        for side, own in zip(sides, log_g, strict=True)
+    ]
+    return torch.cat([now, torch.stack(then)], dim=1)
 
 
 def _tau(sides: tuple[Anchors, ...]) -> float | Tensor:

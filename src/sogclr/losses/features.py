@@ -30,24 +30,24 @@ class UnitVectors:
     """Features on the sphere, in float32 at least, without graph.
 
     Attributes:
-        vectors: `(N, d)`.
-        length: `(N, 1)` of the features.
+        vectors: `(..., d)`.
+        length: `(..., 1)` of the features.
     """
 
     vectors: Tensor
     length: Tensor
 
     @classmethod
-    def of(cls, features: Tensor) -> "UnitVectors":
-        """Of features `(N, d)` of any float dtype."""
-        features = features.detach()
+    def of(cls, a: Tensor, b: Tensor) -> "UnitVectors":
+        """Of features `(N, d)` of two sides, of any float dtype: `(2, N, d)`."""
+        features = torch.stack([a.detach(), b.detach()])
         features = features if features.dtype == torch.float64 else features.float()
-        length = torch.linalg.vector_norm(features, dim=1, keepdim=True).clamp_(min=EPSILON)
-        return cls(features / length, length)
+        length = torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp_(min=EPSILON)
+        return cls(features.div_(length), length)
 
     def by_features(self, gradient: Tensor) -> Tensor:
-        """The gradient by the features, given that by the vectors, `(N, d)`; overwrites it."""
-        radial = (gradient * self.vectors).sum(dim=1, keepdim=True)
+        """The gradient by the features, given that by the vectors, `(..., d)`; overwrites it."""
+        radial = torch.linalg.vecdot(gradient, self.vectors).unsqueeze(-1)
         return gradient.addcmul_(self.vectors, radial, value=-1).div_(self.length)
 
 

@@ -175,24 +175,24 @@ class SharedNegatives:
 
     def log_sums(self) -> tuple[Tensor, Tensor]:
         """As `Negatives.log_sums`."""
-        found = [torch.stack(part.log_sums()) for _, part in self.own]  # (2, S, M) each
+        found = [_sums(part) for _, part in self.own]
         log_sum, count = self._together(found)
         for block, part in self.alike:
             places = block.side, slice(block.first, block.first + block.rows.shape[0])
-            for whole, own in zip((log_sum, count), part.log_sums(), strict=True):
+            for whole, own in zip((log_sum, count), _sums(part), strict=True):
                 whole[places] = own[places]
         return log_sum, count
 
     def gradients(
         self, log_sum: Tensor, weight: Tensor, means: bool = False
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """As `Negatives.gradients`, by this process's rows, `(blocks n, d)`."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `Negatives.gradients`, by this process's rows, `(blocks, n, d)`."""
         found = [part.gradients(log_sum, weight, means) for _, part in self.own]
-        rows = torch.cat([by_rows for by_rows, _, _ in found])
+        rows = torch.cat([by_rows for by_rows, _ in found])
         if not means:
-            return rows, None, None
-        (mean,) = self._together([own[None] for _, _, own in found if own is not None])
-        return rows, None, mean
+            return rows, None
+        (mean,) = self._together([own[None] for _, own in found if own is not None])
+        return rows, mean
 
     def _together(self, found: list[Tensor]) -> Tensor:
         """Of each block `(k, S, M)`, of which this process's share is right, `(k, S, M)` of all."""
@@ -206,3 +206,10 @@ class SharedNegatives:
         for numbers, (block, _) in zip(gathered, self.own, strict=True):
             whole[:, block.side, block.first : block.first + count] = numbers
         return whole
+
+
+def _sums(part: Negatives) -> Tensor:
+    """`(2, S, M)`: log_sum, and how many negatives."""
+    log_sum, count = part.log_sums()
+    assert isinstance(count, Tensor)
+    return torch.stack([log_sum, count])

@@ -156,31 +156,31 @@ class MoCoLoss(ContrastiveLoss):
             )
         shares = agree(self.process_group, query1.shape[0])
         with torch.autocast(query1.device.type, enabled=False):
-            queries = UnitVectors.of(torch.cat([query1, query2]))  # (2B, d)
-            keys = UnitVectors.of(torch.cat([key1, key2])).vectors  # (2B, d)
-            partner = keys.roll(key1.shape[0], dims=0).to(queries.vectors.dtype)
-            positive = (queries.vectors * partner).sum(dim=1)
+            queries, keys = UnitVectors.of(query1, query2), UnitVectors.of(key1, key2).vectors
+            partner = keys.flip(0).to(queries.vectors.dtype)
+            positive = (queries.vectors * partner).sum(dim=2).flatten()  # (2B,)
             if shares is not None:
                 sample = shares.gather(sample)
-                keys = shares.gather(torch.stack(keys.chunk(2)), dim=1).flatten(0, 1)
+                keys = shares.gather(keys, dim=1)  # (2, N, d)
                 positive = shares.gather(torch.stack(positive.chunk(2)), dim=1).flatten()
             sample = sample.repeat(2)  # (2N,)
             found = self.contrast(
                 (Anchors(self.normalizer, sample, self.temperature, sample),),
                 positive,
-                self._compared(queries.vectors, sample, shares),
+                self._compared(queries.vectors.flatten(0, 1), sample, shares),
                 wants_gradients(query1, query2),
                 processes=1 if shares is None else shares.processes,
             )
             if self.training and torch.is_grad_enabled():
-                self.queue.put(keys, sample)
+                self.queue.put(keys.flatten(0, 1), sample)
             if found.rows is None or found.pull is None:
                 return found.value
             pull = found.pull
             if shares is not None:
                 pull = pull.view(2, shares.total)[:, shares.own].flatten()
-            gradient = found.rows.addcmul_(pull[:, None], partner, value=-1)
-            by_query1, by_query2 = queries.by_features(gradient).chunk(2)
+            gradient = found.rows.view_as(partner)
+            gradient.addcmul_(pull.view(2, -1, 1), partner, value=-1)
+            by_query1, by_query2 = queries.by_features(gradient)
             return with_gradients(found.value, (query1, by_query1), (query2, by_query2), *found.tau)
 
     def _compared(self, queries: Tensor, sample: Tensor, shares: Shares | None) -> Compared:

@@ -86,11 +86,11 @@ class TwoViewLoss(ContrastiveLoss):
             size, sample, recent = view1.shape[0], sample.repeat(2), self.recent_in_use()  # (2B,)
             if shares is None and recent is None and fuses(view1, view2):
                 return self._fused(view1, view2, sample, rows)
-            units = UnitVectors.of(torch.cat([view1, view2]))
-            z, there, live = units.vectors, None, size  # (2B, d)
+            units = UnitVectors.of(view1, view2)
+            z, there, live = units.vectors.flatten(0, 1), None, size  # (2B, d)
             positives = partner = z.roll(size, dims=0)
             if shares is not None or recent is not None:
-                own, who = z.view(2, size, z.shape[1]), torch.stack([sample[:size], *rows.chunk(2)])
+                own, who = units.vectors, torch.stack([sample[:size], *rows.chunk(2)])
                 if shares is not None:
                     own, who = shares.gather(own, dim=1), shares.gather(who, dim=1)
                 (x, y), everyone, live = own, who, own.shape[1]
@@ -102,7 +102,8 @@ class TwoViewLoss(ContrastiveLoss):
                 sample = _live_first(everyone[0], everyone[0], live)
                 rows = _live_first(everyone[1], everyone[2], live)
             absent: Absent = partial(never_negatives, [sample], there=there)
-            if shares is None and recent is None and all_different(sample[:size]):
+            alone = shares is None and recent is None
+            if alone and size > 1 and all_different(sample[:size]):
                 absent = Diagonals((0, size, -size), each=2)
             found = self.contrast(
                 (self._anchors(rows),),
@@ -120,8 +121,9 @@ class TwoViewLoss(ContrastiveLoss):
             pull = found.pull + found.pull.roll(live)
             if shares is not None:
                 pull = pull.view(2, live)[:, shares.own].flatten()
-            gradient = found.rows.addcmul_(pull[:, None], partner, value=-1)
-            by_view1, by_view2 = units.by_features(gradient).chunk(2)
+            gradient = found.rows.view_as(units.vectors)
+            gradient.addcmul_(pull.view(2, size, 1), partner.view_as(gradient), value=-1)
+            by_view1, by_view2 = units.by_features(gradient)
             return with_gradients(found.value, (view1, by_view1), (view2, by_view2), *found.tau)
 
     def _fused(self, view1: Tensor, view2: Tensor, sample: Tensor, rows: Tensor) -> Tensor:
@@ -139,7 +141,7 @@ class TwoViewLoss(ContrastiveLoss):
         if found.rows is None or found.pull is None:
             return found.value
         pull = found.pull + found.pull.roll(size)
-        by_view1, by_view2 = z.by_features(found.rows, pull, partner).chunk(2)
+        by_view1, by_view2 = z.by_features(found.rows[0], pull, partner).chunk(2)
         return with_gradients(found.value, (view1, by_view1), (view2, by_view2), *found.tau)
 
     def _anchors(self, rows: Tensor) -> Anchors:

@@ -52,6 +52,7 @@ class TwoWayLoss(ContrastiveLoss):
     ) -> None:
         super().__init__(scale, process_group)
         shared = as_temperature(temperature)
+        self.one_size = num_samples[0] == num_samples[1]
         # One module under two names where all samples share it.
         self.temperature_a, self.temperature_b = (shared.for_rows(n) for n in num_samples)
         self.normalizer_a: Normalizer = InBatchNormalizer()
@@ -98,6 +99,8 @@ class TwoWayLoss(ContrastiveLoss):
     ) -> tuple[Tensor, Tensor, bool]:
         """Of side a and of side b, and whether these tell more than those who is who."""
         rows_a = self.normalizer_a.resolve(index, device)
+        if index_b is None and self.one_size:
+            return rows_a, rows_a, False
         rows_b = self.normalizer_b.resolve(index if index_b is None else index_b, device)
         return rows_a, rows_b, index_b is not None
 
@@ -110,10 +113,10 @@ class TwoWayLoss(ContrastiveLoss):
 
     def _in_strips(self, a: Tensor, b: Tensor, who: PairIds, shares: Shares | None) -> Tensor:
         recent = self.recent_in_use()
-        unit_a, unit_b = UnitVectors.of(a), UnitVectors.of(b)
-        x, y, there, live = unit_a.vectors, unit_b.vectors, None, a.shape[0]
+        units = UnitVectors.of(a, b)
+        (x, y), there, live = units.vectors, None, a.shape[0]
         if shares is not None or recent is not None:
-            both, here = torch.stack([x, y]), who.stacked()
+            both, here = units.vectors, who.stacked()
             if shares is not None:
                 both, here = shares.gather(both, dim=1), shares.gather(here, dim=1)
             (x, y), everyone, live = both, here, both.shape[1]
@@ -122,7 +125,7 @@ class TwoWayLoss(ContrastiveLoss):
                 recent.put(both, here)
             who = who.of(everyone)
         absent: Absent = partial(never_negatives, who.compared, there=there)
-        if shares is None and recent is None and all(map(all_different, who.compared)):
+        if shares is None and recent is None and live > 1 and all_different(*who.compared):
             absent = Diagonals((0,), each=1)
         found = self.contrast(
             self._anchors(who),
@@ -136,12 +139,12 @@ class TwoWayLoss(ContrastiveLoss):
         )
         if found.rows is None or found.pull is None:
             return found.value
-        by_rows, by_columns, pull = found.rows, found.columns, found.pull[:, None]
-        if shares is not None:
-            (by_rows, by_columns), pull = found.rows.chunk(2), pull[shares.own]
-        assert by_columns is not None
-        by_a = unit_a.by_features(by_rows.addcmul_(pull, unit_b.vectors, value=-1))
-        by_b = unit_b.by_features(by_columns.addcmul_(pull, unit_a.vectors, value=-1))
+        pull = found.pull[:, None] if shares is None else found.pull[shares.own, None]
+        by_rows, by_columns = found.rows
+        own_a, own_b = units.vectors
+        by_rows.addcmul_(pull, own_b, value=-1)
+        by_columns.addcmul_(pull, own_a, value=-1)
+        by_a, by_b = units.by_features(found.rows)
         return with_gradients(found.value, (a, by_a), (b, by_b), *found.tau)
 
     def _fused(self, a: Tensor, b: Tensor, who: PairIds) -> Tensor:
@@ -155,10 +158,11 @@ class TwoWayLoss(ContrastiveLoss):
             partial(FusedNegatives, x, y, who.compared),
             learning=wants_gradients(a, b),
         )
-        if found.rows is None or found.columns is None or found.pull is None:
+        if found.rows is None or found.pull is None:
             return found.value
-        by_a = x.by_features(found.rows, found.pull, y)
-        by_b = y.by_features(found.columns, found.pull, x)
+        by_rows, by_columns = found.rows
+        by_a = x.by_features(by_rows, found.pull, y)
+        by_b = y.by_features(by_columns, found.pull, x)
         return with_gradients(found.value, (a, by_a), (b, by_b), *found.tau)
 
     def _anchors(self, who: PairIds) -> tuple[Anchors, Anchors]:
