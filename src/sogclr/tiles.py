@@ -5,7 +5,7 @@ A softmax contrastive loss sees the negatives of an anchor through one number,
     log_sum_i = log sum over negatives j of exp(s_ij / tau_i),  P_ij = exp(s_ij / tau_i - log_sum_i)
 
 Once it has decided by these how much each anchor weighs, the gradient by the similarities is
-weight_i P_ij: no Jacobian of a softmax. So similarities are formed strip by strip, once for the
+weight_i P_ij: no Jacobian of a softmax. So similarities are formed tile by tile, once for the
 sums and once more for the gradient, and nothing of size B x B is kept. That takes 8 B²d floating
 point operations for pairs instead of 6; for two views, where each similarity serves both its
 anchors, 16 instead of 12. What fits is kept.
@@ -40,17 +40,17 @@ class Diagonals:
 
 Absent: TypeAlias = Callable[[slice, slice], Tensor] | Diagonals
 
-# Entries of a matrix that is kept, 16 MB in float32; of a strip of a larger one, 2 MB: a cache's.
-KEPT, STRIP = 2**22, 2**19
-# Elsewhere each strip is a round of launches, so there are few, of 128 MB.
-KEPT_ON_DEVICE, STRIP_ON_DEVICE = 2**24, 2**25
+# Entries of a matrix that is kept, 16 MB in float32; of a tile of a larger one, 2 MB: a cache's.
+KEPT, TILE = 2**22, 2**19
+# Elsewhere each tile is a round of launches, so there are few, of 128 MB.
+KEPT_ON_DEVICE, TILE_ON_DEVICE = 2**24, 2**25
 # Rows below which cutting a symmetric matrix costs more than the half of it that is saved.
 HALVED = 256
 
 
 @dataclass(frozen=True)
-class _Strip:
-    """Rows `top` to `bottom` of the matrix, from column `left` on.
+class _Tile:
+    """Rows `top` to `bottom` of the matrix, columns `left` to `right`.
 
     Attributes:
         values: `(n, m)` exp(s / tau), 0 where absent, if one serves all anchors; else s.
@@ -60,6 +60,7 @@ class _Strip:
     top: int
     bottom: int
     left: int
+    right: int
     values: Tensor
     absent: Tensor | Diagonals
 
@@ -77,21 +78,21 @@ class _Strip:
 
     @property
     def columns(self) -> slice:
-        return slice(self.left, None)
+        return slice(self.left, self.right)
 
     @property
     def met(self) -> int:
-        """Of a symmetric matrix, how many of the columns are its rows once more."""
-        return self.bottom - self.left
+        """Of a symmetric matrix, how many of the columns, the first ones, are its rows as well."""
+        return min(max(0, self.bottom - self.left), self.right - self.left)
 
 
 @dataclass(frozen=True)
 class _Anchors:
-    """The anchors of a strip along its rows or its columns.
+    """The anchors of a tile along its rows or its columns.
 
     Attributes:
         side: of the batch, which they are of.
-        dim: of the strip, which their negatives are along.
+        dim: of the tile, which their negatives are along.
         places: where they are among the anchors of their side.
         met: how many of them, the first ones, were met as rows: their entries here count there.
     """
@@ -102,11 +103,11 @@ class _Anchors:
     met: int = 0
 
     def beside(self, numbers: Tensor) -> Tensor:
-        """Of numbers `(S, M)`, theirs, so that they go with the strip's entries."""
+        """Of numbers `(S, M)`, theirs, so that they go with the tile's entries."""
         return numbers[self.side, self.places].unsqueeze(self.dim)
 
     def fresh(self, entries: Tensor) -> Tensor:
-        """Of the strip's entries `(n, m)`, those that count here."""
+        """Of the tile's entries `(n, m)`, those that count here."""
         return entries[:, self.met :] if self.met else entries
 
     def of(self, totals: Tensor) -> Tensor:
@@ -114,7 +115,7 @@ class _Anchors:
         return totals[self.side, self.places][self.met :]
 
     def add(self, totals: Tensor, entries: Tensor) -> None:
-        """Add what the strip's entries `(n, m)` sum to, to totals `(S, M)`."""
+        """Add what the tile's entries `(n, m)` sum to, to totals `(S, M)`."""
         self.of(totals).add_(self.fresh(entries).sum(self.dim))
 
 
@@ -149,7 +150,7 @@ def one_exponential(tau: float | Tensor, minimum: float, dtype: torch.dtype) -> 
 
 
 class Negatives:
-    """The similarities of a batch, of which one strip at a time exists.
+    """The similarities of a batch, of which one tile at a time exists.
 
     Args:
         a: `(M, d)` unit vectors, the rows, which are anchors.
@@ -178,7 +179,7 @@ class Negatives:
         self.anchors, self.first = (part.anchors, part.first) if part else (a.shape[0], 0)
         self.one_each = isinstance(tau, Tensor) and tau.ndim > 0
         self.one_exponential = one_exponential(tau, minimum, a.dtype)
-        self.kept: list[_Strip] = []
+        self.kept: list[_Tile] = []
 
     def log_sums(self) -> tuple[Tensor, Tensor | int]:
         """log_sum `(S, M)`, -inf without negatives; and how many they are, as dtype of `a`.
@@ -188,14 +189,14 @@ class Negatives:
         start = 0.0 if self.one_exponential else -math.inf
         sums = self.a.new_full((self.sides, self.anchors), start)
         absent = self.absent.each if isinstance(self.absent, Diagonals) else torch.zeros_like(sums)
-        for strip in self._strips():
-            for anchors in self._complete(strip):
-                if isinstance(absent, Tensor) and isinstance(strip.absent, Tensor):
-                    anchors.add(absent, strip.absent)
+        for tile in self._tiles():
+            for anchors in self._complete(tile):
+                if isinstance(absent, Tensor) and isinstance(tile.absent, Tensor):
+                    anchors.add(absent, tile.absent)
                 if self.one_exponential:
-                    anchors.add(sums, strip.values)
+                    anchors.add(sums, tile.values)
                 else:
-                    new = anchors.fresh(self._logits(strip, anchors)).logsumexp(anchors.dim)
+                    new = anchors.fresh(self._logits(tile, anchors)).logsumexp(anchors.dim)
                     anchors.of(sums).copy_(torch.logaddexp(anchors.of(sums), new))
         log_sum = sums.log() if self.one_exponential else sums
         return log_sum, self.b.shape[0] - absent
@@ -223,103 +224,107 @@ class Negatives:
         gradient = self.a.new_empty(1 + both, *self.a.shape)
         grad_a, grad_b = gradient[0], gradient[-1]
         mean = torch.zeros_like(log_sum) if means else None
-        for strip in self._strips():
-            pull = self._pull(strip, log_sum, scaled)  # (n, m)
+        for tile in self._tiles():
+            pull = self._pull(tile, log_sum, scaled)  # (n, m)
             # The first to write somewhere takes nothing of what is there.
-            first = 0 if strip.top == 0 else 1
-            by_rows = first if self.symmetric else 0
-            grad_a[strip.rows].addmm_(pull, self.b[strip.columns], beta=by_rows)
-            if both:
-                grad_b.addmm_(pull.T, self.a[strip.rows], beta=first)
-            elif self.symmetric:
-                rest = grad_a[strip.bottom :]
-                rest.addmm_(pull[:, strip.met :].T, self.a[strip.rows], beta=first)
+            fresh_rows, fresh_columns = tile.left == 0, tile.top == 0
+            grad_a[tile.rows].addmm_(pull, self.b[tile.columns], beta=0 if fresh_rows else 1)
+            if both or self.symmetric:
+                met = tile.met if self.symmetric else 0
+                rest = grad_b[tile.left + met : tile.right]
+                rest.addmm_(pull[:, met:].T, self.a[tile.rows], beta=0 if fresh_columns else 1)
             if mean is not None:
-                self._add_means(strip, log_sum, mean)
+                self._add_means(tile, log_sum, mean)
         return gradient, mean
 
-    def _pull(self, strip: _Strip, log_sum: Tensor, weight: Tensor) -> Tensor:
+    def _pull(self, tile: _Tile, log_sum: Tensor, weight: Tensor) -> Tensor:
         """What each similarity is pulled with, `(n, m)`; takes weights that `gradients` scaled."""
         if self.one_exponential:
-            first, *second = (anchors.beside(weight) for anchors in self._anchors(strip))
-            return strip.values * (first + second[0] if second else first)
+            first, *second = (anchors.beside(weight) for anchors in self._anchors(tile))
+            return tile.values * (first + second[0] if second else first)
         shares = [
-            self._share(strip, anchors, log_sum).mul_(anchors.beside(weight))
-            for anchors in self._anchors(strip)
+            self._share(tile, anchors, log_sum).mul_(anchors.beside(weight))
+            for anchors in self._anchors(tile)
         ]
         return shares[0].add_(shares[1]) if len(shares) > 1 else shares[0]
 
-    def _add_means(self, strip: _Strip, log_sum: Tensor, mean: Tensor) -> None:
-        for anchors in self._complete(strip):
+    def _add_means(self, tile: _Tile, log_sum: Tensor, mean: Tensor) -> None:
+        for anchors in self._complete(tile):
             if self.one_exponential:
-                terms = strip.values.xlogy(strip.values) * (-anchors.beside(log_sum)).exp()
+                terms = tile.values.xlogy(tile.values) * (-anchors.beside(log_sum)).exp()
             else:
-                share = self._share(strip, anchors, log_sum)
-                terms = share * (strip.values / self._tau(anchors))
+                share = self._share(tile, anchors, log_sum)
+                terms = share * (tile.values / self._tau(anchors))
             anchors.add(mean, terms)
 
-    def _share(self, strip: _Strip, anchors: _Anchors, log_sum: Tensor) -> Tensor:
+    def _share(self, tile: _Tile, anchors: _Anchors, log_sum: Tensor) -> Tensor:
         """P `(n, m)`, where each side has an exponential of its own."""
-        return (self._logits(strip, anchors) - anchors.beside(log_sum)).exp_()
+        return (self._logits(tile, anchors) - anchors.beside(log_sum)).exp_()
 
-    def _logits(self, strip: _Strip, anchors: _Anchors) -> Tensor:
+    def _logits(self, tile: _Tile, anchors: _Anchors) -> Tensor:
         """s / tau, -inf where absent, `(n, m)`."""
-        return strip.without(strip.values / self._tau(anchors), -math.inf)
+        return tile.without(tile.values / self._tau(anchors), -math.inf)
 
     def _tau(self, anchors: _Anchors) -> float | Tensor:
-        """So that it goes with a strip's entries."""
+        """So that it goes with a tile's entries."""
         tau = self.tau
         return anchors.beside(tau) if isinstance(tau, Tensor) and self.one_each else tau
 
-    def _anchors(self, strip: _Strip) -> Iterator[_Anchors]:
-        """Whose negatives the strip's entries are."""
+    def _anchors(self, tile: _Tile) -> Iterator[_Anchors]:
+        """Whose negatives the tile's entries are."""
         if self.part is not None:
-            rows = slice(self.first + strip.top, self.first + strip.bottom)
+            rows = slice(self.first + tile.top, self.first + tile.bottom)
             yield _Anchors(self.part.side, 1, rows)
             if self.part.met is not None:
-                yield _Anchors(self.part.met, 0, strip.columns)
+                yield _Anchors(self.part.met, 0, tile.columns)
             return
-        yield _Anchors(0, 1, strip.rows)
+        yield _Anchors(0, 1, tile.rows)
         if self.sides > 1:
-            yield _Anchors(1, 0, strip.columns)
+            yield _Anchors(1, 0, tile.columns)
         elif self.symmetric:
-            yield _Anchors(0, 0, strip.columns, strip.met)
+            yield _Anchors(0, 0, tile.columns, tile.met)
 
-    def _complete(self, strip: _Strip) -> Iterator[_Anchors]:
-        """Those with all of their negatives here, in this strip or another."""
-        anchors = self._anchors(strip)
+    def _complete(self, tile: _Tile) -> Iterator[_Anchors]:
+        """Those with all of their negatives here, in this tile or another."""
+        anchors = self._anchors(tile)
         return anchors if self.part is None else islice(anchors, 1)
 
-    def _strips(self) -> Iterator[_Strip]:
+    def _tiles(self) -> Iterator[_Tile]:
         if self.kept:
             yield from self.kept
             return
-        rows, columns = self.a.shape[0], self.b.shape[0]
         on_host = self.a.device.type == "cpu"
-        kept, strip_size = (KEPT, STRIP) if on_host else (KEPT_ON_DEVICE, STRIP_ON_DEVICE)
-        keep, height = rows * columns <= kept, max(1, strip_size // columns)
-        # What is kept needs no strips; but of a symmetric matrix they leave out nearly half.
+        kept, entries = (KEPT, TILE) if on_host else (KEPT_ON_DEVICE, TILE_ON_DEVICE)
+        rows, columns = self.a.shape[0], self.b.shape[0]
+        keep = rows * columns <= kept
         if keep:
-            height = max(HALVED, rows // 8) if self.symmetric else max(1, rows)
-        for top in range(0, rows, height):
-            strip = self._strip(top, min(top + height, rows))
-            if keep:
-                self.kept.append(strip)
-            yield strip
+            # It needs no tiles; but of a symmetric matrix they leave out nearly half.
+            height, width = max(HALVED, rows // 8) if self.symmetric else rows, columns
+        else:
+            # As high as wide, so that a product takes in few numbers for what it puts out.
+            width = min(columns, math.isqrt(2 * entries))
+            height = max(1, entries // width)
+        for top in range(0, rows, max(1, height)):
+            for left in range(top if self.symmetric else 0, columns, max(1, width)):
+                bottom, right = min(top + height, rows), min(left + width, columns)
+                found = self._tile(top, bottom, left, right)
+                if keep:
+                    self.kept.append(found)
+                yield found
 
-    def _strip(self, top: int, bottom: int) -> _Strip:
-        left = top if self.symmetric else 0
+    def _tile(self, top: int, bottom: int, left: int, right: int) -> _Tile:
         absent = (
             self.absent
             if isinstance(self.absent, Diagonals)
-            else self.absent(slice(self.first + top, self.first + bottom), slice(left, None))
+            else self.absent(slice(self.first + top, self.first + bottom), slice(left, right))
         )
-        a, b = self.a[top:bottom], self.b[left:]
+        a, b = self.a[top:bottom], self.b[left:right]
+        place = top, bottom, left, right
         if not self.one_exponential:
-            return _Strip(top, bottom, left, a @ b.T, absent)
-        strip = _Strip(top, bottom, left, self._scaled(a, b).exp_(), absent)
-        strip.without(strip.values, 0)
-        return strip
+            return _Tile(*place, a @ b.T, absent)
+        tile = _Tile(*place, self._scaled(a, b).exp_(), absent)
+        tile.without(tile.values, 0)
+        return tile
 
     def _scaled(self, a: Tensor, b: Tensor) -> Tensor:
         """s / tau, of one tau, `(n, m)`."""
