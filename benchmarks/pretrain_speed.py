@@ -238,7 +238,8 @@ def plain_view(size: int, views: Views) -> Any:
 
 def losses(images: np.ndarray) -> Iterator[dict[str, Any]]:
     for batch in (64, 256, 1024):
-        part = first(images, max(IMAGES[USUAL], 2 * batch))
+        # A few percent are to be told apart.
+        part = first(images, 4 * max(IMAGES[USUAL], batch))
         sides = {m: ours(part, USUAL, batch, method=m) for m in ("sogclr", "dcl", "simclr")}
         for row in compared(in_turns(sides), "sogclr"):
             yield {"encoder": USUAL, "batch": batch, **row}

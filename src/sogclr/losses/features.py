@@ -30,8 +30,8 @@ class UnitVectors:
     """Features on the sphere, in float32 at least, without graph.
 
     Attributes:
-        vectors: `(..., d)`.
-        length: `(..., 1)` of the features.
+        vectors: `(2, N, d)`.
+        length: `(2, N, 1)` of the features.
     """
 
     vectors: Tensor
@@ -39,14 +39,24 @@ class UnitVectors:
 
     @classmethod
     def of(cls, a: Tensor, b: Tensor) -> "UnitVectors":
-        """Of features `(N, d)` of two sides, of any float dtype: `(2, N, d)`."""
+        """Of features `(N, d)` of two sides, of any float dtype."""
         features = torch.stack([a.detach(), b.detach()])
         features = features if features.dtype == torch.float64 else features.float()
         length = torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp_(min=EPSILON)
         return cls(features.div_(length), length)
 
-    def by_features(self, gradient: Tensor) -> Tensor:
-        """The gradient by the features, given that by the vectors, `(..., d)`; overwrites it."""
+    def by_features(
+        self, gradient: Tensor, pull: Tensor, partners: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """The gradient by the features, `(2, N, d)`.
+
+        Args:
+            gradient: `(2, N, d)` by the vectors, but for what comes of `pull`; it is overwritten.
+            pull: `(2, N)` minus the gradient by the similarity to its partner.
+            partners: `(N, d)` of either side.
+        """
+        for own, weight, partner in zip(gradient, pull[..., None], partners, strict=True):
+            own.addcmul_(weight, partner, value=-1)
         radial = torch.linalg.vecdot(gradient, self.vectors).unsqueeze(-1)
         return gradient.addcmul_(self.vectors, radial, value=-1).div_(self.length)
 

@@ -175,12 +175,11 @@ class MoCoLoss(ContrastiveLoss):
                 self.queue.put(keys.flatten(0, 1), sample)
             if found.rows is None or found.pull is None:
                 return found.value
-            pull = found.pull
-            if shares is not None:
-                pull = pull.view(2, shares.total)[:, shares.own].flatten()
+            pull = found.pull.view(2, -1)
+            pull = pull if shares is None else pull[:, shares.own]
+            first, second = partner
             gradient = found.rows.view_as(partner)
-            gradient.addcmul_(pull.view(2, -1, 1), partner, value=-1)
-            by_query1, by_query2 = queries.by_features(gradient)
+            by_query1, by_query2 = queries.by_features(gradient, pull, (first, second))
             return with_gradients(found.value, (query1, by_query1), (query2, by_query2), *found.tau)
 
     def _compared(self, queries: Tensor, sample: Tensor, shares: Shares | None) -> Compared:

@@ -87,8 +87,8 @@ class TwoViewLoss(ContrastiveLoss):
             if shares is None and recent is None and fuses(view1, view2):
                 return self._fused(view1, view2, sample, rows)
             units = UnitVectors.of(view1, view2)
-            z, there, live = units.vectors.flatten(0, 1), None, size  # (2B, d)
-            positives = partner = z.roll(size, dims=0)
+            (x, y), there, live = units.vectors, None, size
+            z = units.vectors.flatten(0, 1)  # (2B, d)
             if shares is not None or recent is not None:
                 own, who = units.vectors, torch.stack([sample[:size], *rows.chunk(2)])
                 if shares is not None:
@@ -98,16 +98,17 @@ class TwoViewLoss(ContrastiveLoss):
                     (x, y), everyone, here = recent.beside(own, who)
                     recent.put(own, who)
                     there = _live_first(here, here, live)
-                z, positives = _live_first(x, y, live), _live_first(y, x, live)
+                z = _live_first(x, y, live)
                 sample = _live_first(everyone[0], everyone[0], live)
                 rows = _live_first(everyone[1], everyone[2], live)
             absent: Absent = partial(never_negatives, [sample], there=there)
             alone = shares is None and recent is None
             if alone and size > 1 and all_different(sample[:size]):
                 absent = Diagonals((0, size, -size), each=2)
+            similarity = (x * y).sum(dim=1)
             found = self.contrast(
                 (self._anchors(rows),),
-                (z * positives).sum(dim=1),
+                _live_first(similarity, similarity, live),
                 partial(Negatives, z, None, absent, 1)
                 if shares is None
                 else _shared(z, absent, live, shares),
@@ -118,12 +119,10 @@ class TwoViewLoss(ContrastiveLoss):
             if found.rows is None or found.pull is None:
                 return found.value
             # Each is its partner's positive, too.
-            pull = found.pull + found.pull.roll(live)
-            if shares is not None:
-                pull = pull.view(2, live)[:, shares.own].flatten()
-            gradient = found.rows.view_as(units.vectors)
-            gradient.addcmul_(pull.view(2, size, 1), partner.view_as(gradient), value=-1)
-            by_view1, by_view2 = units.by_features(gradient)
+            pull = found.pull.view(2, live).sum(dim=0).expand(2, -1)
+            pull = pull if shares is None else pull[:, shares.own]
+            gradient, (own1, own2) = found.rows.view_as(units.vectors), units.vectors
+            by_view1, by_view2 = units.by_features(gradient, pull, (own2, own1))
             return with_gradients(found.value, (view1, by_view1), (view2, by_view2), *found.tau)
 
     def _fused(self, view1: Tensor, view2: Tensor, sample: Tensor, rows: Tensor) -> Tensor:

@@ -109,9 +109,9 @@ class TwoWayLoss(ContrastiveLoss):
         with torch.autocast(a.device.type, enabled=False):
             if shares is None and self.recent_in_use() is None and fuses(a, b):
                 return self._fused(a, b, who)
-            return self._in_strips(a, b, who, shares)
+            return self._in_tiles(a, b, who, shares)
 
-    def _in_strips(self, a: Tensor, b: Tensor, who: PairIds, shares: Shares | None) -> Tensor:
+    def _in_tiles(self, a: Tensor, b: Tensor, who: PairIds, shares: Shares | None) -> Tensor:
         recent = self.recent_in_use()
         units = UnitVectors.of(a, b)
         (x, y), there, live = units.vectors, None, a.shape[0]
@@ -139,16 +139,13 @@ class TwoWayLoss(ContrastiveLoss):
         )
         if found.rows is None or found.pull is None:
             return found.value
-        pull = found.pull[:, None] if shares is None else found.pull[shares.own, None]
-        by_rows, by_columns = found.rows
+        pull = found.pull if shares is None else found.pull[shares.own]
         own_a, own_b = units.vectors
-        by_rows.addcmul_(pull, own_b, value=-1)
-        by_columns.addcmul_(pull, own_a, value=-1)
-        by_a, by_b = units.by_features(found.rows)
+        by_a, by_b = units.by_features(found.rows, pull.expand(2, -1), (own_b, own_a))
         return with_gradients(found.value, (a, by_a), (b, by_b), *found.tau)
 
     def _fused(self, a: Tensor, b: Tensor, who: PairIds) -> Tensor:
-        """As `_in_strips`, of a batch that kernels serve."""
+        """As `_in_tiles`, of a batch that kernels serve."""
         from ..fused import FusedNegatives, compared
 
         x, y, positive = compared(a, b)
