@@ -158,27 +158,27 @@ LOSSES = {
 
 @dtypes
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_is_that_of_strips(name, dtype):
+def test_a_loss_is_that_of_tiles(name, dtype):
     pair, told = features(30, 32, dtype), {"index": torch.arange(30) % 26}
     if "keys" in name:  # samples 0 and 28 are one, 2 and 28 share a row
         told["key"] = torch.arange(30) % 28 * 2**40
     of_pairs = "pairs" in name or name in ("individual", "CLIP")
     module = sogclr.losses.two_way if of_pairs else sogclr.losses.two_view
     fused = LOSSES[name]().to(DEVICE)
-    strips = copy.deepcopy(fused)
+    tiles = copy.deepcopy(fused)
     for _ in range(2):
         ours = [side.clone().requires_grad_() for side in pair]
         with patch.object(module, "fuses", lambda *_: True):
             value = fused(*ours, **told)
         gradients = torch.autograd.grad(value, [*ours, *fused.parameters()])
         wide = [side.double().requires_grad_() for side in pair]
-        expected = strips(*wide, **told)
-        exact = torch.autograd.grad(expected, [*wide, *strips.parameters()])
+        expected = tiles(*wide, **told)
+        exact = torch.autograd.grad(expected, [*wide, *tiles.parameters()])
         torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
         for own, other in zip(gradients, exact, strict=True):
             assert own.dtype == (dtype if own.ndim else torch.float32)
             assert (own - other).norm() < ROUNDING[dtype] * other.norm()
-    torch.testing.assert_close(fused.state_dict(), strips.state_dict(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fused.state_dict(), tiles.state_dict(), rtol=1e-4, atol=1e-5)
 
 
 def test_only_half_precision_on_a_gpu_is_served():

@@ -203,7 +203,8 @@ class NormalizerTable(PerSample, Normalizer):
     def peek(self, rows: Tensor, log_g: Tensor) -> Tensor:
         estimate = _estimates([self], [rows], log_g[None])
         _, stored = _looked_up([self], [rows])
-        new = self._joined([self], [rows], self._averaged(stored, estimate), estimate)
+        log_u, visits = stored.unbind(-1)
+        new = self._joined([self], [rows], self._averaged(log_u, visits, estimate), estimate)
         return new[0].to(log_g.dtype)
 
     def averages_like(self, other: Normalizer) -> bool:
@@ -230,9 +231,8 @@ class NormalizerTable(PerSample, Normalizer):
         """log u `(S, M)` of all rows, given those that are kept here."""
         return log_u
 
-    def _averaged(self, stored: Tensor, estimate: Tensor) -> Tensor:
-        """log u with one visit more, of what is stored `(S, M, 2)` and log ĝ `(S, M)`."""
-        log_u, visits = stored.unbind(-1)
+    def _averaged(self, log_u: Tensor, visits: Tensor, estimate: Tensor) -> Tensor:
+        """log u with one visit more, of what is stored and log ĝ, `(S, M)` each."""
         gamma = step_size(visits + 1, self.gamma_min, self.gamma_decay, estimate.dtype)
         return torch.logaddexp((-gamma).log1p() + log_u, gamma.log() + estimate)
 
@@ -281,7 +281,7 @@ def _updated(tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g: T
         if not learning:
             known = torch.where(visits > 0, log_u.to(estimate.dtype), estimate)
             return first._joined(tables, rows, known, estimate).to(log_g.dtype)
-        new, finite = first._averaged(stored, estimate), estimate.abs() < math.inf
+        new, finite = first._averaged(log_u, visits, estimate), estimate.abs() < math.inf
         written = torch.where(finite, new.to(log_u.dtype), log_u)
         # Equal rows write equal numbers.
         for table, place, own in zip(
@@ -293,7 +293,8 @@ def _updated(tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g: T
 
 def _estimates(tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g: Tensor) -> Tensor:
     """log ĝ of each entry's row `(S, M)`, in the wider of both dtypes."""
-    log_g = log_g.to(torch.promote_types(log_g.dtype, tables[0].table.dtype))
+    kept = tables[0].table.dtype
+    log_g = log_g if log_g.dtype == kept else log_g.to(torch.promote_types(log_g.dtype, kept))
     if all_different(*rows):
         return log_g
     return _stacked([log_mean_over_equal_rows(*own) for own in zip(rows, log_g, strict=True)])

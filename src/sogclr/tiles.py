@@ -104,7 +104,8 @@ class _Anchors:
 
     def beside(self, numbers: Tensor) -> Tensor:
         """Of numbers `(S, M)`, theirs, so that they go with the tile's entries."""
-        return numbers[self.side, self.places].unsqueeze(self.dim)
+        own = _rows(numbers[self.side], self.places)
+        return own[:, None] if self.dim == 1 else own
 
     def fresh(self, entries: Tensor) -> Tensor:
         """Of the tile's entries `(n, m)`, those that count here."""
@@ -186,6 +187,11 @@ class Negatives:
 
         That is a number where all have as many, and some.
         """
+        if self.one_exponential and isinstance(self.absent, Diagonals) and self._is_one_tile():
+            (tile,) = self._tiles()
+            sides = [each.dim for each in self._anchors(tile) if not each.met]
+            sums = torch.stack([tile.values.sum(dim) for dim in sides])
+            return sums.log(), self.b.shape[0] - self.absent.each
         start = 0.0 if self.one_exponential else -math.inf
         sums = self.a.new_full((self.sides, self.anchors), start)
         absent = self.absent.each if isinstance(self.absent, Diagonals) else torch.zeros_like(sums)
@@ -219,20 +225,23 @@ class Negatives:
         if not isinstance(self.absent, Diagonals):
             # An anchor without negatives weighs nothing; a number in place of -inf keeps it so.
             log_sum = log_sum.masked_fill(log_sum == -math.inf, 0)
-        scaled = weight * (-log_sum).exp() if self.one_exponential else weight
+        scaled = weight / log_sum.exp() if self.one_exponential else weight
         both = self.sides > 1 and self.part is None
         gradient = self.a.new_empty(1 + both, *self.a.shape)
-        grad_a, grad_b = gradient[0], gradient[-1]
+        grad_a, *others = gradient
+        grad_b = others[0] if others else grad_a
         mean = torch.zeros_like(log_sum) if means else None
         for tile in self._tiles():
             pull = self._pull(tile, log_sum, scaled)  # (n, m)
             # The first to write somewhere takes nothing of what is there.
             fresh_rows, fresh_columns = tile.left == 0, tile.top == 0
-            grad_a[tile.rows].addmm_(pull, self.b[tile.columns], beta=0 if fresh_rows else 1)
+            a, b = _rows(self.a, tile.rows), _rows(self.b, tile.columns)
+            _rows(grad_a, tile.rows).addmm_(pull, b, beta=0 if fresh_rows else 1)
             if both or self.symmetric:
                 met = tile.met if self.symmetric else 0
-                rest = grad_b[tile.left + met : tile.right]
-                rest.addmm_(pull[:, met:].T, self.a[tile.rows], beta=0 if fresh_columns else 1)
+                rest = _rows(grad_b, slice(tile.left + met, tile.right))
+                fresh = pull[:, met:] if met else pull
+                rest.addmm_(fresh.T, a, beta=0 if fresh_columns else 1)
             if mean is not None:
                 self._add_means(tile, log_sum, mean)
         return gradient, mean
@@ -293,17 +302,7 @@ class Negatives:
         if self.kept:
             yield from self.kept
             return
-        on_host = self.a.device.type == "cpu"
-        kept, entries = (KEPT, TILE) if on_host else (KEPT_ON_DEVICE, TILE_ON_DEVICE)
-        rows, columns = self.a.shape[0], self.b.shape[0]
-        keep = rows * columns <= kept
-        if keep:
-            # It needs no tiles; but of a symmetric matrix they leave out nearly half.
-            height, width = max(HALVED, rows // 8) if self.symmetric else rows, columns
-        else:
-            # As high as wide, so that a product takes in few numbers for what it puts out.
-            width = min(columns, math.isqrt(2 * entries))
-            height = max(1, entries // width)
+        (rows, columns), (keep, height, width) = self._shape(), self._cut()
         for top in range(0, rows, max(1, height)):
             for left in range(top if self.symmetric else 0, columns, max(1, width)):
                 bottom, right = min(top + height, rows), min(left + width, columns)
@@ -312,13 +311,32 @@ class Negatives:
                     self.kept.append(found)
                 yield found
 
+    def _shape(self) -> tuple[int, int]:
+        return self.a.shape[0], self.b.shape[0]
+
+    def _cut(self) -> tuple[bool, int, int]:
+        """Whether tiles are kept, and their height and width."""
+        on_host = self.a.device.type == "cpu"
+        kept, entries = (KEPT, TILE) if on_host else (KEPT_ON_DEVICE, TILE_ON_DEVICE)
+        rows, columns = self._shape()
+        if rows * columns <= kept:
+            # It needs no tiles; but of a symmetric matrix they leave out nearly half.
+            return True, max(HALVED, rows // 8) if self.symmetric else rows, columns
+        # As high as wide, so that a product takes in few numbers for what it puts out.
+        width = min(columns, math.isqrt(2 * entries))
+        return False, max(1, entries // width), width
+
+    def _is_one_tile(self) -> bool:
+        keep, height, _ = self._cut()
+        return keep and height >= self.a.shape[0]
+
     def _tile(self, top: int, bottom: int, left: int, right: int) -> _Tile:
         absent = (
             self.absent
             if isinstance(self.absent, Diagonals)
             else self.absent(slice(self.first + top, self.first + bottom), slice(left, right))
         )
-        a, b = self.a[top:bottom], self.b[left:right]
+        a, b = _rows(self.a, slice(top, bottom)), _rows(self.b, slice(left, right))
         place = top, bottom, left, right
         if not self.one_exponential:
             return _Tile(*place, a @ b.T, absent)
@@ -331,3 +349,8 @@ class Negatives:
         if isinstance(self.tau, Tensor):
             return (a / self.tau) @ b.T
         return torch.addmm(a.new_empty(()), a, b.T, beta=0, alpha=1 / self.tau)
+
+
+def _rows(whole: Tensor, places: slice) -> Tensor:
+    """Some rows. Even a view takes its microseconds, so there is none of all of them."""
+    return whole if places == slice(0, whole.shape[0]) else whole[places]

@@ -105,7 +105,7 @@ class _Weighed:
         if self.rest is None:
             sides, anchors = self.loss.shape
             if self.factor is None:
-                return self.loss.new_ones(anchors) * (sides * scale)
+                return self.loss.new_ones(anchors).mul_(sides * scale)
             return (self.factor * scale).sum(dim=0)
         # In this order: where the positive is nearly all of ĝ, 1 minus its share is rounding.
         pull = (1 - self.ratio) + self.ratio * self.rest
@@ -169,7 +169,7 @@ class ContrastiveLoss(nn.Module):
         log_sum, count = negatives.log_sums()  # (S, M)
         weighed = self._weigh(sides, positive, tau, log_sum, count, live)
         scale: float | Tensor = 1 / (len(sides) * live)
-        value = self._value(temperature, weighed, tau)[:, :live].sum() * scale
+        value = _first(self._value(temperature, weighed, tau), live).sum() * scale
         by_tau = isinstance(attached, Tensor) and attached.requires_grad and torch.is_grad_enabled()
         slopes = by_tau or temperature.learns()
         if not (learning or slopes):
@@ -184,9 +184,9 @@ class ContrastiveLoss(nn.Module):
                 side.temperature.learn(side.temperature_rows[:live], own[:live])
             if by_tau and isinstance(attached, Tensor):
                 slope = weighed.where_present(temperature.by_tau(weighed.loss, slope, tau), 0)
-                gradient = ((attached, (slope * scale)[:, :live].sum()),)
+                gradient = ((attached, _first(slope * scale, live).sum()),)
         pull = weighed.pull(scale * processes)[:live]
-        return Contrasted(value, pull, rows if processes > 1 else rows[:, :live], gradient)
+        return Contrasted(value, pull, rows if processes > 1 else _first(rows, live), gradient)
 
     def _weigh(
         self,
@@ -253,6 +253,11 @@ def _estimates(sides: tuple[Anchors, ...], log_g: Tensor, live: int) -> Tensor:
         for side, own in zip(sides, log_g, strict=True)
     ]
     return torch.cat([now, torch.stack(then)], dim=1)
+
+
+def _first(anchors: Tensor, live: int) -> Tensor:
+    """Of `(S, M, ...)`, the first ones."""
+    return anchors if anchors.shape[1] == live else anchors[:, :live]
 
 
 def _tau(sides: tuple[Anchors, ...]) -> float | Tensor:

@@ -1,5 +1,6 @@
 """Between what a loss is given, features and ids, and what it compares."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -19,6 +20,7 @@ __all__ = [
     "never_negatives",
     "wants_gradients",
     "with_gradients",
+    "without_autocast",
 ]
 
 EPSILON = 1e-12  # as torch.nn.functional.normalize
@@ -45,18 +47,16 @@ class UnitVectors:
         length = torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp_(min=EPSILON)
         return cls(features.div_(length), length)
 
-    def by_features(
-        self, gradient: Tensor, pull: Tensor, partners: tuple[Tensor, Tensor]
-    ) -> Tensor:
+    def by_features(self, gradient: Tensor, *pulled: tuple[Tensor, Tensor]) -> Tensor:
         """The gradient by the features, `(2, N, d)`.
 
         Args:
-            gradient: `(2, N, d)` by the vectors, but for what comes of `pull`; it is overwritten.
-            pull: `(2, N)` minus the gradient by the similarity to its partner.
-            partners: `(N, d)` of either side.
+            gradient: `(2, N, d)` by the vectors, but for what comes of pairs; it is overwritten.
+            pulled: of either side, `(N, 1)` minus the gradient by the similarity to the partner,
+                and the partner's vectors `(N, d)`.
         """
-        for own, weight, partner in zip(gradient, pull[..., None], partners, strict=True):
-            own.addcmul_(weight, partner, value=-1)
+        for own, (pull, partner) in zip(gradient, pulled, strict=True):
+            own.addcmul_(pull, partner, value=-1)
         radial = torch.linalg.vecdot(gradient, self.vectors).unsqueeze(-1)
         return gradient.addcmul_(self.vectors, radial, value=-1).div_(self.length)
 
@@ -88,6 +88,13 @@ def with_gradients(value: Tensor, *known: tuple[Tensor, Tensor]) -> Tensor:
 def wants_gradients(*features: Tensor) -> bool:
     """Whether a gradient by any of these will be asked for."""
     return torch.is_grad_enabled() and any(each.requires_grad for each in features)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Numbers as they are, where features may come from mixed precision."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def fuses(a: Tensor, b: Tensor) -> bool:

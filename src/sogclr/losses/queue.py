@@ -11,7 +11,7 @@ from ..per_sample import PerSample
 from ..temperature import Temperature, as_temperature
 from ..tiles import Negatives
 from .anchors import Anchors, Compared, ContrastiveLoss, Scale
-from .features import UnitVectors, check_shapes, wants_gradients, with_gradients
+from .features import UnitVectors, check_shapes, wants_gradients, with_gradients, without_autocast
 from .processes import Block, SharedNegatives, Shares, agree
 
 __all__ = ["KeyQueue", "MoCoLoss"]
@@ -155,7 +155,7 @@ class MoCoLoss(ContrastiveLoss):
                 f"{query1.shape[1]} and keys of {key1.shape[1]}"
             )
         shares = agree(self.process_group, query1.shape[0])
-        with torch.autocast(query1.device.type, enabled=False):
+        with without_autocast(query1.device):
             queries, keys = UnitVectors.of(query1, query2), UnitVectors.of(key1, key2).vectors
             partner = keys.flip(0).to(queries.vectors.dtype)
             positive = (queries.vectors * partner).sum(dim=2).flatten()  # (2B,)
@@ -175,11 +175,10 @@ class MoCoLoss(ContrastiveLoss):
                 self.queue.put(keys.flatten(0, 1), sample)
             if found.rows is None or found.pull is None:
                 return found.value
-            pull = found.pull.view(2, -1)
+            pull = found.pull.view(2, -1, 1)
             pull = pull if shares is None else pull[:, shares.own]
-            first, second = partner
-            gradient = found.rows.view_as(partner)
-            by_query1, by_query2 = queries.by_features(gradient, pull, (first, second))
+            pulled = zip(pull, partner, strict=True)
+            by_query1, by_query2 = queries.by_features(found.rows.view_as(partner), *pulled)
             return with_gradients(found.value, (query1, by_query1), (query2, by_query2), *found.tau)
 
     def _compared(self, queries: Tensor, sample: Tensor, shares: Shares | None) -> Compared:

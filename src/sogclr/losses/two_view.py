@@ -20,6 +20,7 @@ from .features import (
     never_negatives,
     wants_gradients,
     with_gradients,
+    without_autocast,
 )
 from .identities import move_keys, rows_of_views
 from .processes import Block, SharedNegatives, Shares, agree
@@ -82,12 +83,13 @@ class TwoViewLoss(ContrastiveLoss):
     ) -> Tensor:
         """Of `sample` `(B,)` only equality counts; `rows` `(2B,)` are the estimator's."""
         check_shapes(view1, view2, sample)
-        with torch.autocast(view1.device.type, enabled=False):
+        with without_autocast(view1.device):
             size, sample, recent = view1.shape[0], sample.repeat(2), self.recent_in_use()  # (2B,)
             if shares is None and recent is None and fuses(view1, view2):
                 return self._fused(view1, view2, sample, rows)
             units = UnitVectors.of(view1, view2)
-            (x, y), there, live = units.vectors, None, size
+            own1, own2 = x, y = units.vectors.unbind()
+            there, live = None, size
             z = units.vectors.flatten(0, 1)  # (2B, d)
             if shares is not None or recent is not None:
                 own, who = units.vectors, torch.stack([sample[:size], *rows.chunk(2)])
@@ -119,10 +121,10 @@ class TwoViewLoss(ContrastiveLoss):
             if found.rows is None or found.pull is None:
                 return found.value
             # Each is its partner's positive, too.
-            pull = found.pull.view(2, live).sum(dim=0).expand(2, -1)
-            pull = pull if shares is None else pull[:, shares.own]
-            gradient, (own1, own2) = found.rows.view_as(units.vectors), units.vectors
-            by_view1, by_view2 = units.by_features(gradient, pull, (own2, own1))
+            pull = found.pull.view(2, live).sum(dim=0)
+            pull = (pull if shares is None else pull[shares.own])[:, None]
+            gradient = found.rows.view_as(units.vectors)
+            by_view1, by_view2 = units.by_features(gradient, (pull, own2), (pull, own1))
             return with_gradients(found.value, (view1, by_view1), (view2, by_view2), *found.tau)
 
     def _fused(self, view1: Tensor, view2: Tensor, sample: Tensor, rows: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from .features import (
     never_negatives,
     wants_gradients,
     with_gradients,
+    without_autocast,
 )
 from .identities import PairIds
 from .processes import Block, SharedNegatives, Shares, agree
@@ -106,7 +107,7 @@ class TwoWayLoss(ContrastiveLoss):
 
     def _loss(self, a: Tensor, b: Tensor, who: PairIds, shares: Shares | None) -> Tensor:
         check_shapes(a, b, who.rows_a, who.rows_b, *who.compared)
-        with torch.autocast(a.device.type, enabled=False):
+        with without_autocast(a.device):
             if shares is None and self.recent_in_use() is None and fuses(a, b):
                 return self._fused(a, b, who)
             return self._in_tiles(a, b, who, shares)
@@ -114,7 +115,8 @@ class TwoWayLoss(ContrastiveLoss):
     def _in_tiles(self, a: Tensor, b: Tensor, who: PairIds, shares: Shares | None) -> Tensor:
         recent = self.recent_in_use()
         units = UnitVectors.of(a, b)
-        (x, y), there, live = units.vectors, None, a.shape[0]
+        own_a, own_b = x, y = units.vectors.unbind()
+        there, live = None, a.shape[0]
         if shares is not None or recent is not None:
             both, here = units.vectors, who.stacked()
             if shares is not None:
@@ -139,9 +141,8 @@ class TwoWayLoss(ContrastiveLoss):
         )
         if found.rows is None or found.pull is None:
             return found.value
-        pull = found.pull if shares is None else found.pull[shares.own]
-        own_a, own_b = units.vectors
-        by_a, by_b = units.by_features(found.rows, pull.expand(2, -1), (own_b, own_a))
+        pull = (found.pull if shares is None else found.pull[shares.own])[:, None]
+        by_a, by_b = units.by_features(found.rows, (pull, own_b), (pull, own_a))
         return with_gradients(found.value, (a, by_a), (b, by_b), *found.tau)
 
     def _fused(self, a: Tensor, b: Tensor, who: PairIds) -> Tensor:
