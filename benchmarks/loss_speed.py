@@ -3,6 +3,7 @@
     pip install libauc open_clip_torch lightly pytorch-metric-learning inf-cl
     python benchmarks/loss_speed.py
     python benchmarks/loss_speed.py --largest
+    python benchmarks/loss_speed.py --compiled
 
 Forward, backward and, where there is one, the update of the table, from features as a projector
 gives them. Losses take turns in one process, and what is reported is the ratio to ours within a
@@ -13,8 +14,9 @@ round: median, and the quartiles of the rounds. Beside it
     extra    peak memory on top of features and their gradients, in a process of its own
     error    of the gradient to one in float64, best scaled, since LibAUC's is off by B - 1 and more
 
-`--largest` takes two views of 65,536 samples instead, ours alone, once, on a CPU. Results are filed
-in `results/loss_speed.json`; a peer that is not installed is left out. Where there is a GPU,
+`--largest` takes two views of 65,536 samples instead, ours alone, once, on a CPU. `--compiled` puts
+all under `torch.compile`, beside ours as it stands (two minutes; it takes a C++ compiler). Results
+are filed in `results/loss_speed.json`; a peer that is not installed is left out. Where there is a GPU,
 `loss_speed_cuda.py` measures it instead, from bfloat16 features, and files
 `results/loss_speed_cuda.json`.
 """
@@ -27,7 +29,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -58,13 +60,18 @@ def rounds(family: str, size: int, width: int) -> dict[str, list[float]]:
     works: dict[str, Callable[[], object]] = {"limit": lambda: x @ y.T}
     for name, loss in installed(family):
         works[name] = partial(step, loss, a, b, index)
+    found = in_turns(works, 15 if size <= 1024 else 7)
+    found["limit"] = [operations * seconds for seconds in found["limit"]]
+    return found
+
+
+def in_turns(works: dict[str, Callable[[], object]], number: int) -> dict[str, list[float]]:
+    """Seconds of each in every round."""
     repeats = {name: max(1, round(0.1 / timed(work, 2))) for name, work in works.items()}
-    number = 15 if size <= 1024 else 7
     found: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(number):
         for name, work in works.items():
             found[name].append(timed(work, repeats[name]))
-    found["limit"] = [operations * seconds for seconds in found["limit"]]
     return found
 
 
@@ -124,6 +131,24 @@ def show(rows: list[dict[str, Any]]) -> None:
         )
 
 
+def compiled() -> Iterator[dict[str, Any]]:
+    """Milliseconds of a step under torch.compile, and of ours as it stands."""
+    for family, losses in FAMILIES.items():
+        for size, width in ((64, 512), (1024, 512)):
+            a, b, index = batch(size, width)
+            works = {"sogclr, as it stands": partial(step, losses["sogclr"](), a, b, index)}
+            for name, loss in installed(family):
+                work = partial(step, torch.compile(loss), a, b, index)
+                try:
+                    work()
+                    works[name] = work
+                except Exception as failure:  # whatever a compiler says of a peer
+                    print(f"{name} does not compile: {failure!s:.200}", file=sys.stderr)
+            for name, seconds in in_turns(works, 9).items():
+                row = {"family": family, "size": size, "width": width, "loss": name}
+                yield row | {"milliseconds": 1e3 * statistics.median(seconds)}
+
+
 def largest() -> dict[str, Any]:
     """Two views of 65,536 samples, width 512: 131,072 anchors, 17 billion similarities."""
     loss = FAMILIES["two views"]["sogclr"]()
@@ -150,6 +175,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--largest", action="store_true")
+    parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     on_gpu = torch.cuda.is_available()
@@ -164,6 +190,10 @@ def main() -> None:
     if options.largest:
         stored["largest"] = {**largest(), **machine()}
         print(stored["largest"])
+    elif options.compiled:
+        stored["compiled"] = list(compiled())
+        for row in stored["compiled"]:
+            print(f"{row['size']:>6} {row['loss']:<28}{row['milliseconds']:>10.2f} ms")
     elif on_gpu:
         stored |= {"rows": measured_on_gpu(), "machine": {**machine(), **peers()}}
     else:
