@@ -16,8 +16,8 @@ round: median, and the quartiles of the rounds. Beside it
 
 `--largest` takes two views of 65,536 samples instead, ours alone, once, on a CPU. `--compiled` puts
 all under `torch.compile`, beside ours as it stands (two minutes; it takes a C++ compiler). Results
-are filed in `results/loss_speed.json`; a peer that is not installed is left out. Where there is a GPU,
-`loss_speed_cuda.py` measures it instead, from bfloat16 features, and files
+are filed in `results/loss_speed.json`; a peer that is not installed is left out. Where there is a
+GPU, `loss_speed_cuda.py` measures it instead, from bfloat16 features, and files
 `results/loss_speed_cuda.json`.
 """
 
@@ -136,7 +136,9 @@ def compiled() -> Iterator[dict[str, Any]]:
     for family, losses in FAMILIES.items():
         for size, width in ((64, 512), (1024, 512)):
             a, b, index = batch(size, width)
-            works = {"sogclr, as it stands": partial(step, losses["sogclr"](), a, b, index)}
+            works: dict[str, Callable[[], object]] = {
+                "sogclr, as it stands": partial(step, losses["sogclr"](), a, b, index)
+            }
             for name, loss in installed(family):
                 work = partial(step, torch.compile(loss), a, b, index)
                 try:
