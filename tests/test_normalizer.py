@@ -6,7 +6,7 @@ from statistics import fmean
 import pytest
 import torch
 
-from sogclr.normalizer import InBatchNormalizer, NormalizerTable, step_size
+from sogclr.normalizer import InBatchNormalizer, NormalizerTable, log_normalizers, step_size
 
 CPU = torch.device("cpu")
 NUM_ROWS = 6
@@ -63,6 +63,45 @@ def test_recursion_in_linear_space(gamma_min, gamma_decay):
     assert min(visits) > 20
     assert table.visits[:NUM_ROWS].tolist() == visits
     assert table.log_u[:NUM_ROWS].exp().tolist() == pytest.approx(u, rel=1e-11)
+
+
+class Halved(NormalizerTable):
+    """It has a way of its own."""
+
+    def forward(self, rows, log_g):
+        return super().forward(rows, log_g - math.log(2))
+
+
+TOGETHER = {
+    "alike": (make_table, make_table),
+    "of other sizes": (make_table, lambda: NormalizerTable(9, gamma_min=0.1, dtype=torch.float64)),
+    "of other gammas": (make_table, lambda: make_table(gamma_min=0.7)),
+    "of other dtypes": (make_table, lambda: make_table(dtype=torch.float32)),
+    "one of another kind": (make_table, lambda: Halved(9, gamma_min=0.1, dtype=torch.float64)),
+    "both of another kind": (lambda: Halved(NUM_ROWS, gamma_min=0.1, dtype=torch.float64),) * 2,
+    "one that keeps nothing": (make_table, InBatchNormalizer),
+}
+
+
+@pytest.mark.parametrize("kinds", TOGETHER.values(), ids=TOGETHER)
+def test_sides_together_are_each_alone(kinds):
+    together, alone = [[make() for make in kinds] for _ in range(2)]
+    generator = torch.Generator().manual_seed(0)
+    for step in range(12):
+        # Different rows, equal ones, and what is never written; in the end a look-up.
+        rows = [torch.randint(NUM_ROWS, (4,), generator=generator) for _ in kinds]
+        if step % 2:
+            rows = [torch.randperm(NUM_ROWS, generator=generator)[:4] for _ in kinds]
+        log_g = 4 * torch.randn(2, 4, dtype=torch.float64, generator=generator)
+        log_g[step % 2, 0] = math.inf if step % 5 == 4 else log_g[step % 2, 0]
+        for table in together + alone:
+            table.train(step < 11)
+        found = log_normalizers(list(zip(together, rows, strict=True)), log_g)
+        expected = [each(*own) for each, *own in zip(alone, rows, log_g, strict=True)]
+        assert found.dtype == log_g.dtype
+        torch.testing.assert_close(found, torch.stack(expected), rtol=1e-14, atol=0)
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=1e-14, atol=0)
 
 
 def test_one_over_visits_is_the_mean_of_all_visits():
