@@ -24,3 +24,11 @@ def pack(path, members):
             member.size = len(content or b"")
             archive.addfile(member, io.BytesIO(content or b""))
     return path
+
+
+def pack_images(folder, samples, shards, size=(12, 10)):
+    """So many images in so many shards of a new folder; their pattern, by URL."""
+    folder.mkdir()
+    for shard, numbers in enumerate(np.array_split(np.arange(samples), shards)):
+        pack(folder / f"{shard}.tar", [(f"{n:03}.png", encoded(n, size=size)) for n in numbers])
+    return f"{folder.as_uri()}/{{0..{shards - 1}}}.tar"

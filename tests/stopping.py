@@ -12,17 +12,21 @@ import time
 from sogclr.cli import main
 from sogclr.training import Trainer
 
-step_of = Trainer._step
 
+def stop_after(last):
+    """To be called before training."""
+    step_of = Trainer._step
 
-def step_and_stop(self, step):
-    step_of(self, step)
-    if step + 1 == int(sys.argv[1]) and self.fabric.is_global_zero:
-        assert os.getpgid(0) == os.getpid(), "the group is others' as well"
-        os.killpg(0, signal.SIGTERM)
-        time.sleep(0.5)  # as steps do: long enough for a loader worker to die of it
+    def step_and_stop(self, step):
+        step_of(self, step)
+        if step + 1 == last and self.fabric.is_global_zero:
+            assert os.getpgid(0) == os.getpid(), "the group is others' as well"
+            os.killpg(0, signal.SIGTERM)
+            time.sleep(0.5)  # as steps do: long enough for a loader worker to die of it
+
+    Trainer._step = step_and_stop
 
 
 if __name__ == "__main__":
-    Trainer._step = step_and_stop
+    stop_after(int(sys.argv[1]))
     main(sys.argv[2:])

@@ -1,11 +1,10 @@
 """`sogclr pretrain` on a stream: the same run wherever it is stopped; and what is refused."""
 
-import numpy as np
 import pytest
 import torch
 from bits import checkpoint, same
 from interrupting import interrupt_after
-from packing import encoded, pack
+from packing import encoded, pack, pack_images
 from refusal import refused
 from serving import serving
 
@@ -13,6 +12,7 @@ import sogclr
 from sogclr import UserError
 from sogclr.cli import main
 from sogclr.data import urls
+from sogclr.momentum import MomentumModel
 from sogclr.runs import Run
 
 SAMPLES, ROWS, EPOCHS = 40, 64, 3
@@ -24,10 +24,7 @@ FLAGS = ["--encoder", "small", "--batch-size", "8", "--device", "cpu"]
 @pytest.fixture
 def shards(tmp_path):
     """A folder of five shards, and their pattern within it."""
-    (tmp_path / "shards").mkdir()
-    for shard, numbers in enumerate(np.array_split(np.arange(SAMPLES), 5)):
-        parts = [(f"{n:03}.png", encoded(n)) for n in numbers.tolist()]
-        pack(tmp_path / "shards" / f"{shard}.tar", parts)
+    pack_images(tmp_path / "shards", SAMPLES, 5)
     return tmp_path / "shards", "{0..4}.tar"
 
 
@@ -58,7 +55,10 @@ def test_every_sample_visits_its_row_once_an_epoch(pattern, tmp_path, capsys):
     assert sogclr.load(run)(torch.zeros(1, 3, 8, 8)).shape[0] == 1
 
 
-@pytest.mark.parametrize("changes", [{}, {"recent": 11}, {"method": "simclr", "table_rows": None}])
+KEEPING_NO_TABLE = [{"method": method, "table_rows": None} for method in ("simclr", "moco")]
+
+
+@pytest.mark.parametrize("changes", [{}, {"recent": 11}, *KEEPING_NO_TABLE])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stopped_and_resumed_is_uninterrupted(pattern, tmp_path, monkeypatch, changes, workers):
     settings = {"epochs": EPOCHS, "accumulate": 2, **STREAM, **changes, **SHORT}
@@ -120,6 +120,18 @@ def test_other_shards_are_told_and_keep_their_rows(shards, tmp_path, monkeypatch
     assert after[sogclr.hashed_rows(sogclr.stable_keys(["new"]), ROWS)] > 0
 
 
+def test_the_momentum_encoder_is_primed_once_by_whole_images(pattern, tmp_path, monkeypatch):
+    """Not again when the run goes on."""
+    seen = []
+    monkeypatch.setattr(MomentumModel, "prime", lambda _, images: seen.append(images))
+    interrupt_after(monkeypatch, 2)
+    sogclr.pretrain(pattern, tmp_path / "run", epochs=1, epoch_samples=40, method="moco", **SHORT)
+    sogclr.pretrain(pattern, tmp_path / "run", resume=True)
+    (views,) = seen
+    assert views.shape == (2 * 8, 3, 8, 8)
+    assert len(views.flatten(1).unique(dim=0)) == len(views)
+
+
 def test_damaged_samples_are_skipped_and_named(shards, tmp_path, capsys):
     folder, pattern = shards
     pack(folder / "1.tar", [("bad.png", b"none"), ("good.png", encoded(1))])
@@ -146,7 +158,6 @@ REFUSED = {
         ["--epoch-samples", 40, "--table-rows", 9, "--method", "simclr"],
         "table-rows: goes with --method sogclr",
     ),
-    "moco": (["--epoch-samples", 40, "--method", "moco"], "moco is not there for streams"),
     "refuse": (
         ["--epoch-samples", 40, "--table-rows", 9, "--damaged", "refuse"],
         "a stream is not looked through before the first step",
@@ -159,12 +170,6 @@ def test_what_does_not_go_with_a_stream_is_refused(pattern, tmp_path, capsys, na
     flags, told = REFUSED[name]
     assert told in refused(capsys, "pretrain", pattern, "--out", tmp_path / "run", *flags)
     assert not (tmp_path / "run").exists()
-
-
-def test_several_processes_are_refused(pattern, tmp_path, monkeypatch):
-    monkeypatch.setattr("sogclr.streaming.processes", lambda: 2)
-    with pytest.raises(UserError, match="a stream is read by one process; start without torchrun"):
-        sogclr.pretrain(pattern, tmp_path / "run", **STREAM)
 
 
 @pytest.mark.parametrize("flag", ["--table-rows", "--epoch-samples"])

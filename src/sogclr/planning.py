@@ -145,7 +145,7 @@ def plan_run(
 
     batch_size = request.batch_size or usual_batch_size(n)
     derive("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
-    share_among_processes(batch_size, n, reasons)
+    share_among_processes(batch_size, request.table_rows or n, reasons)
     batch = batch_size * request.accumulate
     if request.accumulate > 1:
         reasons.note("accumulate", request.accumulate, f"{batch} samples a step")
@@ -291,7 +291,7 @@ def _check_moco(request: Request, n: int) -> None:
         raise UserError(f"momentum: must be at least 0 and below 1, got {momentum:g}")
 
 
-def share_among_processes(batch_size: int, samples: int, reasons: Reasons) -> None:
+def share_among_processes(batch_size: int, rows: int, reasons: Reasons) -> None:
     """Tell what processes share; refuse a batch that is too small for it."""
     count = processes()
     if batch_size < 2 * count:
@@ -301,7 +301,7 @@ def share_among_processes(batch_size: int, samples: int, reasons: Reasons) -> No
         )
     if count > 1:
         reasons.note("processes", count, f"the batch is shared by them, {batch_size // count} each")
-        whole = samples <= COPIED
+        whole = rows <= COPIED
         reasons.note("table", *(("copied", "one each") if whole else ("sharded", "a part each")))
 
 

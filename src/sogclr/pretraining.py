@@ -80,8 +80,7 @@ def pretrain(
             run.write_encoder(task.model.encoder, task.spec, initial=True)
             _picture(source, plan, run)
         trainer.monitor.restore(NOTHING_YET, fabric.device)
-        if isinstance(task, TwoViewTask):
-            task.prime(fabric.device)
+        task.prime(fabric.device)
     return conduct(trainer, "sogclr evaluate, sogclr embed, sogclr.load")
 
 
@@ -93,9 +92,7 @@ def build_task(
     images: ResidentImages | None = None,
 ) -> TwoViewTask:
     """The task, with a new projector on the encoder."""
-    query = _projected(plan, encoder, spec)
-    model = query if plan.momentum is None else MomentumModel(query, plan.momentum)
-    return TwoViewTask(model, spec, source, plan, images)
+    return TwoViewTask(_model(plan, encoder, spec), spec, source, plan, images)
 
 
 def _work(
@@ -103,18 +100,19 @@ def _work(
 ) -> tuple[ViewsTask, Epochs]:
     """What is learned, and in which steps."""
     request, (encoder, spec) = plan.request, _encoder(plan, module)
-    run = plan.batch_size, request.accumulate, request.epochs, request.seed
+    run = plan.batch_size, request.accumulate, request.epochs, request.seed, rank(), processes()
     if isinstance(source, StreamSource):
-        stream = StreamTask(_projected(plan, encoder, spec), spec, source, plan)
+        stream = StreamTask(_model(plan, encoder, spec), spec, source, plan)
         return stream, StreamPlan(source, request.table_rows, *run)
     task = build_task(source, plan, encoder, spec, resident(source, device))
-    return task, BatchPlan(source.ids, *run, rank(), processes())
+    return task, BatchPlan(source.ids, *run)
 
 
-def _projected(plan: Plan, encoder: nn.Module, spec: EncoderSpec) -> ContrastiveModel:
+def _model(plan: Plan, encoder: nn.Module, spec: EncoderSpec) -> ContrastiveModel | MomentumModel:
     width = width_of(encoder, plan.image_size)
     say(f"  {describe(encoder, spec, width)}")
-    return ContrastiveModel(encoder, build_projector(width))
+    query = ContrastiveModel(encoder, build_projector(width))
+    return query if plan.momentum is None else MomentumModel(query, plan.momentum)
 
 
 def _encoder(plan: Plan, module: nn.Module | None) -> tuple[nn.Module, EncoderSpec]:

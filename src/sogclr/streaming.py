@@ -13,9 +13,9 @@ from .data.streams import StreamSource
 from .data.urls import is_url
 from .errors import UserError
 from .identity import Fingerprint, fingerprint
-from .launched import processes
 from .losses import GlobalContrastiveLoss
 from .models import ContrastiveModel, EncoderSpec
+from .momentum import MomentumModel
 from .planning import Plan, Request
 from .runs import Run
 from .two_views import ViewsTask
@@ -43,8 +43,6 @@ def open_stream(data: Any, request: Request) -> StreamSource | None:
         raise UserError("data: a stream does not tell how long it is; give --epoch-samples")
     if samples < 2:
         raise UserError(f"epoch-samples: must be at least 2, got {samples}")
-    if request.method == "moco":
-        raise UserError("method: moco is not there for streams; sogclr, simclr and dcl are")
     if request.method == "sogclr" and rows is None:
         raise UserError(
             "data: samples of a stream have no row of their own; give --table-rows, for example "
@@ -59,8 +57,6 @@ def open_stream(data: Any, request: Request) -> StreamSource | None:
             "damaged: a stream is not looked through before the first step; "
             "leave out --damaged refuse, what is damaged is named when it is met"
         )
-    if processes() > 1:
-        raise UserError("data: a stream is read by one process; start without torchrun")
     return StreamSource(data, samples)
 
 
@@ -68,16 +64,18 @@ class StreamTask(ViewsTask):
     """See the module.
 
     Args:
-        model: encoder and projector, initialized.
-        spec: of the encoder.
+        model, spec, plan: as of `ViewsTask`.
         source: the stream.
-        plan: what to do.
     """
 
     names: "_Names"
 
     def __init__(
-        self, model: ContrastiveModel, spec: EncoderSpec, source: StreamSource, plan: Plan
+        self,
+        model: ContrastiveModel | MomentumModel,
+        spec: EncoderSpec,
+        source: StreamSource,
+        plan: Plan,
     ) -> None:
         super().__init__(model, spec, plan, plan.request.table_rows or len(source))
         self.source, self.names = source, _Names()
@@ -92,6 +90,9 @@ class StreamTask(ViewsTask):
         ):
             self.names.note(batch.plan)
             yield batch
+
+    def first_batches(self) -> StreamPlan:
+        return StreamPlan(self.source, None, self.plan.batch_size, 1, 1, self.plan.request.seed)
 
     def told(self, batch: Batch) -> Tensor:
         """Rows and keys, `(2, b)`."""

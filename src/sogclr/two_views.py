@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .data.loading import Batch, BatchPlan, view_batches
+from .data.loading import Batch, BatchPlan, Epochs, view_batches
 from .data.resident import ResidentImages
 from .data.source import ImageSource
 from .data.static_views import static_inputs, view_parameters
@@ -106,6 +106,19 @@ class ViewsTask(Task):
         first, second = features.chunk(2)
         return Outcome(loss, (first, second), (projections[0], projections[1]), (rows, rows))
 
+    def prime(self, device: torch.device) -> None:
+        """What has to be done before the first step: see `MomentumModel.prime`."""
+        if not isinstance(self.model, MomentumModel):
+            return
+        for batch in self.loader(self.first_batches(), pin_memory=False):
+            if len(batch.plan.rows):
+                self.model.prime(self._views(batch, device))
+                return
+
+    def first_batches(self) -> Epochs:
+        """An epoch of whole batches, the same in every process."""
+        raise NotImplementedError
+
     def after_step(self) -> None:
         if isinstance(self.model, MomentumModel):
             self.model.update()
@@ -159,16 +172,8 @@ class TwoViewTask(ViewsTask):
             images=self.images,
         )
 
-    def prime(self, device: torch.device) -> None:
-        """What has to be done before the first step: see `MomentumModel.prime`."""
-        if not isinstance(self.model, MomentumModel):
-            return
-        plan, request = self.plan, self.plan.request
-        first = BatchPlan(self.source.ids, plan.batch_size, 1, 1, request.seed)
-        for batch in self.loader(first, pin_memory=False):
-            if len(batch.plan.rows):
-                self.model.prime(self._views(batch, device))
-                return
+    def first_batches(self) -> BatchPlan:
+        return BatchPlan(self.source.ids, self.plan.batch_size, 1, 1, self.plan.request.seed)
 
     def identity(self) -> dict[str, Fingerprint]:
         return {"": fingerprint(self.source.ids, self.source.marks)}

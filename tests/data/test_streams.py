@@ -1,7 +1,7 @@
 """Streams of shards: which samples make an epoch, in which order, and what is told of damage."""
 
 from collections import Counter
-from itertools import count, islice
+from itertools import chain, count, islice
 
 import numpy as np
 import pytest
@@ -147,6 +147,30 @@ def test_batches_are_even_and_know_rows_and_keys(make_shards):
     rows = sogclr.hashed_rows(keys, 30)
     assert np.concatenate([batch.plan.rows for batch in found]).tolist() == rows.tolist()
     assert [sample.name for batch in found for sample in batch.plan.samples] == order
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize(("accumulate", "start"), [(1, 0), (2, 0), (2, 4)])
+def test_processes_share_each_batch(make_shards, processes, accumulate, start):
+    """Put together in their order, shares are the batch of one process; they differ by one."""
+    pattern = make_shards()
+    plans = [StreamPlan(stream(pattern, 37), 30, 8, accumulate, 2, 3)]
+    plans += [
+        StreamPlan(stream(pattern, 37), 30, 8, accumulate, 2, 3, rank, processes)
+        for rank in range(processes)
+    ]
+    for plan in plans:
+        plan.start_step = start
+    for whole, *shares in zip(*plans, strict=True):
+        for part in ("rows", "keys", "samples"):
+            parts = [getattr(share, part) for share in shares]
+            assert list(chain(*parts)) == list(getattr(whole, part))
+        sizes = [len(share.rows) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
+        for share in shares:
+            assert (share.step, share.epoch, share.weight, share.last) == (
+                whole.step, whole.epoch, whole.weight, whole.last,
+            )  # fmt: skip
 
 
 def test_loader_processes_change_nothing(make_shards):

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class Batch:
 
 
 class Epochs(Sampler[MicroBatch]):
-    """How a run is divided into steps, and these into micro-batches.
+    """How a run is divided into steps, these into micro-batches, and these among processes.
 
     An epoch is divided evenly, into batches that differ by one sample at most, rather than into
     full ones and a small remainder: a remainder of a few samples would count as much as a full
@@ -90,22 +90,64 @@ class Epochs(Sampler[MicroBatch]):
         accumulate: micro-batches in an optimizer step.
         epochs: how many.
         seed: of the order.
+        rank: of this process. Of every micro-batch it has an even share.
+        processes: among how many.
 
     Attributes:
         start_step: where to begin.
     """
 
     def __init__(
-        self, samples: int, batch_size: int, accumulate: int, epochs: int, seed: int
+        self,
+        samples: int,
+        batch_size: int,
+        accumulate: int,
+        epochs: int,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         self.accumulate, self.epochs, self.seed = accumulate, epochs, seed
+        self.rank, self.processes = rank, processes
         self.micro_batches = -(-samples // batch_size)
         self.steps_per_epoch = -(-self.micro_batches // accumulate)
         self.total_steps = self.steps_per_epoch * epochs
         self.start_step = 0
+        whole, more = divmod(samples, self.micro_batches)
+        self.sizes = [whole + (i < more) for i in range(self.micro_batches)]
 
     def __len__(self) -> int:
         return self.micro_batches * self.epochs
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        first_epoch, skip = divmod(self.start_step, self.steps_per_epoch)
+        parts = self._parts(first_epoch, skip * self.accumulate)
+        for epoch in range(first_epoch, self.epochs):
+            for k in range(skip, self.steps_per_epoch):
+                sizes = self.sizes[k * self.accumulate : (k + 1) * self.accumulate]
+                step = epoch * self.steps_per_epoch + k
+                for i, size in enumerate(sizes):
+                    share = next(parts)[self._own(size)]
+                    weight, last = size / sum(sizes), i == len(sizes) - 1
+                    yield self._micro_batch(step, epoch, share, weight, last)
+            skip = 0
+
+    def _own(self, size: int) -> slice:
+        """Of a micro-batch, what this process has, as `np.array_split` would divide it."""
+        each, more = divmod(size, self.processes)
+        first = self.rank * each + min(self.rank, more)
+        return slice(first, first + each + (self.rank < more))
+
+    def _parts(self, epoch: int, first: int) -> Iterator[Any]:
+        """The samples of one micro-batch after the other, in sequences that can be cut, from one
+        of an epoch to the end of the run."""
+        raise NotImplementedError
+
+    def _micro_batch(
+        self, step: int, epoch: int, share: Any, weight: float, last: bool
+    ) -> MicroBatch:
+        """Of the share of this process, see `MicroBatch`."""
+        raise NotImplementedError
 
 
 class BatchPlan(Epochs):
@@ -115,12 +157,7 @@ class BatchPlan(Epochs):
 
     Args:
         ids: `(n,)` stable ids.
-        batch_size: largest micro-batch.
-        accumulate: micro-batches in an optimizer step.
-        epochs: passes over the data.
-        seed: of the order.
-        rank: of this process. Of every micro-batch it has an even share.
-        processes: among how many.
+        batch_size, accumulate, epochs, seed, rank, processes: as of `Epochs`.
     """
 
     def __init__(
@@ -133,22 +170,19 @@ class BatchPlan(Epochs):
         rank: int = 0,
         processes: int = 1,
     ) -> None:
-        super().__init__(len(ids), batch_size, accumulate, epochs, seed)
-        self.ids, self.rank, self.processes = ids, rank, processes
+        super().__init__(len(ids), batch_size, accumulate, epochs, seed, rank, processes)
+        self.ids = ids
 
-    def __iter__(self) -> Iterator[MicroBatch]:
-        first_epoch, skip = divmod(self.start_step, self.steps_per_epoch)
-        for epoch in range(first_epoch, self.epochs):
-            parts = np.array_split(shuffled(self.seed, epoch, self.ids), self.micro_batches)
-            for k in range(skip, self.steps_per_epoch):
-                group = parts[k * self.accumulate : (k + 1) * self.accumulate]
-                size = sum(len(rows) for rows in group)
-                for i, rows in enumerate(group):
-                    step = epoch * self.steps_per_epoch + k
-                    weight, last = len(rows) / size, i == len(group) - 1
-                    share = np.array_split(rows, self.processes)[self.rank]
-                    yield MicroBatch(step, epoch, share, weight, last)
-            skip = 0
+    def _parts(self, epoch: int, first: int) -> Iterator[np.ndarray]:
+        for later in range(epoch, self.epochs):
+            order = shuffled(self.seed, later, self.ids)
+            yield from np.array_split(order, self.micro_batches)[first:]
+            first = 0
+
+    def _micro_batch(
+        self, step: int, epoch: int, share: np.ndarray, weight: float, last: bool
+    ) -> MicroBatch:
+        return MicroBatch(step, epoch, share, weight, last)
 
 
 class _TwoViews(Dataset):

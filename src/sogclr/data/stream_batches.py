@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain, cycle
 
 import numpy as np
 from PIL import Image
@@ -42,11 +43,13 @@ class StreamPlan(Epochs):
     """The whole run's micro-batches, in order; a function of the seed and of what the shards hold.
 
     Begun in the midst of an epoch, it reads the epoch from its start and passes over what was.
+    Every process reads all of it, and keeps its share: which shard a sample lies in, and how many
+    a shard has, nobody knows before.
 
     Args:
         source: the stream.
         table_rows: of the table, or None if there is none.
-        batch_size, accumulate, epochs, seed: as of `Epochs`.
+        batch_size, accumulate, epochs, seed, rank, processes: as of `Epochs`.
     """
 
     def __init__(
@@ -57,37 +60,29 @@ class StreamPlan(Epochs):
         accumulate: int,
         epochs: int,
         seed: int,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
-        super().__init__(len(source), batch_size, accumulate, epochs, seed)
+        super().__init__(len(source), batch_size, accumulate, epochs, seed, rank, processes)
         self.source, self.table_rows = source, table_rows
 
-    def __iter__(self) -> Iterator[MicroBatch]:
-        first, skip = divmod(self.start_step, self.steps_per_epoch)
-        whole, more = divmod(len(self.source), self.micro_batches)
-        sizes = [whole + (i < more) for i in range(self.micro_batches)]
-        samples = read_ahead(self._from_epoch(first), AHEAD)
-        for _ in range(sum(sizes[: skip * self.accumulate])):
+    def _parts(self, epoch: int, first: int) -> Iterator[list[StreamSample]]:
+        samples = read_ahead(self._from_epoch(epoch), AHEAD)
+        for _ in range(sum(self.sizes[:first])):
             next(samples)
-        for epoch in range(first, self.epochs):
-            for k in range(skip, self.steps_per_epoch):
-                group = sizes[k * self.accumulate : (k + 1) * self.accumulate]
-                step = epoch * self.steps_per_epoch + k
-                for i, size in enumerate(group):
-                    taken = [next(samples) for _ in range(size)]
-                    share, last = size / sum(group), i == len(group) - 1
-                    yield self._micro_batch(step, epoch, share, last, taken)
-            skip = 0
+        for size in chain(self.sizes[first:], cycle(self.sizes)):
+            yield [next(samples) for _ in range(size)]
 
     def _from_epoch(self, first: int) -> Iterator[StreamSample]:
         for epoch in range(first, self.epochs):
             yield from self.source.epoch(self.seed, epoch)
 
     def _micro_batch(
-        self, step: int, epoch: int, weight: float, last: bool, samples: list[StreamSample]
+        self, step: int, epoch: int, share: list[StreamSample], weight: float, last: bool
     ) -> StreamMicroBatch:
-        keys = stable_keys(sample.name for sample in samples)
+        keys = stable_keys(sample.name for sample in share)
         rows = keys if self.table_rows is None else hashed_rows(keys, self.table_rows)
-        return StreamMicroBatch(step, epoch, rows.numpy(), weight, last, keys.numpy(), samples)
+        return StreamMicroBatch(step, epoch, rows.numpy(), weight, last, keys.numpy(), share)
 
 
 class _StreamViews(Dataset):
