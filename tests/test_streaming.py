@@ -199,6 +199,6 @@ def test_other_verbs_want_data_of_this_machine(pattern, make_folder, tmp_path, c
     run = tmp_path / "run"
     sogclr.pretrain(make_folder(), run, epochs=1, **SHORT)
     out = ["--out", tmp_path / "vectors.npz"] if verb == "embed" else []
-    assert "is a stream, which sogclr pretrain alone takes" in refused(
+    assert "is a stream, which only sogclr pretrain and align train on" in refused(
         capsys, verb, run, pattern, *out
     )

@@ -56,7 +56,7 @@ def pretrain(
     resume = resume or (restarts() > 0 and run.checkpoint.exists())
     request = claim(run, request, "pretrain", resume)
     kind = choose_device(device, alone=False)
-    source: ImageSource | StreamSource | None = open_stream(data, request)
+    source: ImageSource | StreamSource | None = open_stream(data, request, StreamSource)
     if source is None:
         source = open_source(data)
         require_whole(source.damaged, request.damaged)

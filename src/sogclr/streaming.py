@@ -1,7 +1,8 @@
-"""The task of images that come as a stream: told apart by keys, remembered in hashed rows."""
+"""Tasks on samples that come as a stream, told apart by keys, remembered in hashed rows: what they
+have in common, and that of images."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,17 +17,25 @@ from .identity import Fingerprint, fingerprint
 from .losses import GlobalContrastiveLoss
 from .models import ContrastiveModel, EncoderSpec
 from .momentum import MomentumModel
-from .planning import Plan, Request
+from .planning import Plan
 from .runs import Run
+from .task import Task
 from .two_views import ViewsTask
 
-__all__ = ["StreamTask", "open_stream"]
+__all__ = ["StreamTask", "Streamed", "open_stream"]
 
 REMEMBERED = 100_000  # names, for messages: many more than between two log points
 
+S = TypeVar("S", bound=StreamSource)
 
-def open_stream(data: Any, request: Request) -> StreamSource | None:
+
+def open_stream(data: Any, request: Any, kind: type[S]) -> S | None:
     """The stream that is meant, if one is.
+
+    Args:
+        data: what a person passed.
+        request: of `pretrain` or `align`.
+        kind: of images or of pairs.
 
     Raises:
         UserError: it cannot be read; or what is asked does not go with a stream, or only with one.
@@ -57,53 +66,26 @@ def open_stream(data: Any, request: Request) -> StreamSource | None:
             "damaged: a stream is not looked through before the first step; "
             "leave out --damaged refuse, what is damaged is named when it is met"
         )
-    return StreamSource(data, samples)
+    return kind(data, samples)
 
 
-class StreamTask(ViewsTask):
-    """See the module.
+class Streamed(Task):
+    """What tasks on a stream have in common.
 
-    Args:
-        model, spec, plan: as of `ViewsTask`.
+    Attributes:
         source: the stream.
+        names: of the samples in the rows of the last batches.
     """
 
+    source: StreamSource
     names: "_Names"
 
-    def __init__(
-        self,
-        model: ContrastiveModel | MomentumModel,
-        spec: EncoderSpec,
-        source: StreamSource,
-        plan: Plan,
-    ) -> None:
-        super().__init__(model, spec, plan, plan.request.table_rows or len(source))
-        self.source, self.names = source, _Names()
-
-    def loader(self, plan: StreamPlan, *, pin_memory: bool) -> Iterable[Batch]:
-        for batch in stream_batches(
-            plan,
-            image_size=self.plan.image_size,
-            crop_min=self.plan.views.crop_min or 0.0,
-            workers=self.plan.workers,
-            pin_memory=pin_memory,
-        ):
+    def noted(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The same; their samples' names are remembered."""
+        self.names = _Names()
+        for batch in batches:
             self.names.note(batch.plan)
             yield batch
-
-    def first_batches(self) -> StreamPlan:
-        return StreamPlan(self.source, None, self.plan.batch_size, 1, 1, self.plan.request.seed)
-
-    def told(self, batch: Batch) -> Tensor:
-        """Rows and keys, `(2, b)`."""
-        assert isinstance(batch.plan, StreamMicroBatch)
-        return torch.from_numpy(np.stack([batch.plan.rows, batch.plan.keys]))
-
-    def value(self, sides: list[Tensor], told: Tensor) -> Tensor:
-        rows, keys = told
-        if isinstance(self.loss, GlobalContrastiveLoss):
-            return self.loss(*sides, rows, key=keys)
-        return self.loss(*sides, keys)
 
     def identity(self) -> dict[str, Fingerprint]:
         """Of the shards: of the samples there is no list."""
@@ -120,6 +102,49 @@ class StreamTask(ViewsTask):
             f"the shards have changed: {len(now & before):,} are known, {len(now - before):,} are "
             f"new, {len(before - now):,} are gone; samples keep their rows"
         )
+
+
+class StreamTask(Streamed, ViewsTask):
+    """Of images.
+
+    Args:
+        model, spec, plan: as of `ViewsTask`.
+        source: the stream.
+    """
+
+    def __init__(
+        self,
+        model: ContrastiveModel | MomentumModel,
+        spec: EncoderSpec,
+        source: StreamSource,
+        plan: Plan,
+    ) -> None:
+        super().__init__(model, spec, plan, plan.request.table_rows or len(source))
+        self.source = source
+
+    def loader(self, plan: StreamPlan, *, pin_memory: bool) -> Iterable[Batch]:
+        batches = stream_batches(
+            plan,
+            image_size=self.plan.image_size,
+            crop_min=self.plan.views.crop_min or 0.0,
+            workers=self.plan.workers,
+            pin_memory=pin_memory,
+        )
+        return self.noted(batches)
+
+    def first_batches(self) -> StreamPlan:
+        return StreamPlan(self.source, None, self.plan.batch_size, 1, 1, self.plan.request.seed)
+
+    def told(self, batch: Batch) -> Tensor:
+        """Rows and keys, `(2, b)`."""
+        assert isinstance(batch.plan, StreamMicroBatch)
+        return torch.from_numpy(np.stack([batch.plan.rows, batch.plan.keys]))
+
+    def value(self, sides: list[Tensor], told: Tensor) -> Tensor:
+        rows, keys = told
+        if isinstance(self.loss, GlobalContrastiveLoss):
+            return self.loss(*sides, rows, key=keys)
+        return self.loss(*sides, keys)
 
     def score(self, device: torch.device) -> dict[str, float]:
         return {}

@@ -216,6 +216,8 @@ def align(
     device: Device = "auto",
     workers: int | None = None,
     damaged: Damaged = "skip",
+    table_rows: int | None = None,
+    epoch_samples: int | None = None,
     seed: int = 0,
     checkpoint_seconds: float = 120.0,
     resume: bool = False,
@@ -228,9 +230,12 @@ def align(
         data: A table of pairs (CSV, TSV, JSONL, Parquet; image paths relative to it), a folder
             that Hugging Face datasets saved, or hf:owner/name. An image in several rows has
             several captions. Or webdataset shards with images and captions (parts jpg and txt,
-            or json). From Python also a mapping of column names to lists.
+            or json), on this machine or a stream of them by URL
+            ('https://host/pairs-{000..099}.tar'). From Python also a mapping of column names
+            to lists.
         out: The folder of the run: checkpoint, towers, metrics, curves.
-        val: Such pairs that are held back; retrieval on them is reported while training.
+        val: Such pairs that are held back, on this machine; retrieval on them is reported while
+            training.
         columns: Of a table: the names of two columns with a comma between. Default: guessed and
             printed.
         method: sogclr (a normalizer remembered per sample and side), clip, dcl or siglip.
@@ -242,7 +247,7 @@ def align(
         text_tower: A text tower by Hugging Face name, or its folder. Default: a small one.
         width: Of the joint space. Default: the model's; 256 for joined towers.
         freeze: image, text or both with a comma between: only heads of these are trained, and
-            their features are computed once and kept.
+            their features are computed once and kept; of a stream, at every step.
         batch_size: Pairs in one forward pass. Default: at most 256, with 32 batches an epoch.
         epochs: Passes over the images, each with one of its captions.
         image_size: Side of the images in pixels. Default: the tower's.
@@ -274,6 +279,9 @@ def align(
         workers: Loader processes.
         damaged: Whether to skip and name what is damaged (shards from there on, images, rows of
             a table), or to refuse to start.
+        table_rows: Of a stream, with sogclr: rows of the table of normalizers of either side,
+            into which images and captions are hashed; 8 bytes each.
+        epoch_samples: Of a stream: how many pairs make an epoch.
         seed: Of weights, order, captions and views.
         checkpoint_seconds: At least this long between checkpoints.
         resume: Go on with the run in `out`, exactly as if it had not been interrupted.
@@ -310,6 +318,8 @@ def align(
         views=views,
         seed=seed,
         damaged=damaged,
+        table_rows=table_rows,
+        epoch_samples=epoch_samples,
     )
     towers = TowerRequest(
         model=model,

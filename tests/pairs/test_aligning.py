@@ -70,6 +70,7 @@ def test_a_run_leaves_what_it_says(trained, joined):
     assert settings["kind"] == "pairs"
     assert settings["asked"]["temperature"] is None
     open_still = {"columns", "image_size", "gamma_decay", "rho", "candidates", "recent"}
+    open_still |= {"table_rows", "epoch_samples"}
     assert {k for k, v in settings["resolved"].items() if v is None} <= open_still
 
 

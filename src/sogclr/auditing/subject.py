@@ -126,6 +126,11 @@ def subject_of(
 def _trained(run: Run, data: Any, module: nn.Module | None, device: str) -> _Found:
     """The task of a run, as its checkpoint has it."""
     settings = run.read_settings()
+    if settings["resolved"].get("epoch_samples") is not None:
+        raise UserError(
+            f"audit: {run.folder} was trained on a stream, and rows of its table are shared by "
+            "samples that are not listed anywhere; audit an encoder instead"
+        )
     state = run.read_checkpoint()
     module = copy.deepcopy(module)
     if is_of_pairs(run.folder):
@@ -136,11 +141,6 @@ def _trained(run: Run, data: Any, module: nn.Module | None, device: str) -> _Fou
         source = open_source(data)
         say(source.describe())
         request = request_of(settings, Request)
-        if request.epoch_samples is not None:
-            raise UserError(
-                f"audit: {run.folder} was trained on a stream, and rows of its table are shared by "
-                "samples that are not listed anywhere; audit an encoder instead"
-            )
         batch = min(request.batch_size or len(source), len(source))
         plan = plan_run(replace(request, batch_size=batch), source, device, None)
         found = _Found(build_task(source, plan, *load_encoder(run.folder, module)))

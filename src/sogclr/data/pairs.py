@@ -20,8 +20,9 @@ from .shards import find_shards
 from .source import ImageSource, stable_id
 from .table import Table, is_table, read_table
 from .texts import Texts, tidy
+from .urls import require_readable_anywhere
 
-__all__ = ["PairSource", "Texts", "are_pairs", "open_pairs"]
+__all__ = ["PARTNER_STREAM", "PairSource", "Texts", "are_pairs", "open_pairs"]
 
 # What tables of pairs call their columns; the first that is there is taken.
 IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_name", "filename", "file", "path", "img")
@@ -38,7 +39,7 @@ TEXT_PAIRS = (
 LISTED = 5  # rows named in a message
 DAMAGED_ROWS = "rows that cannot be read"
 DAMAGED_IMAGES = "rows whose image cannot be read"
-_PARTNER_STREAM = 2  # of `randomness.uniforms`; 0 and 1 are views
+PARTNER_STREAM = 2  # of `randomness.uniforms`; 0 and 1 are views
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,25 @@ class PairSource:
         """Of the sides: "image" or "text"."""
         return ("text" if isinstance(self.a, Texts) else "image", "text")
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many samples either side has."""
+        return len(self.a), len(self.b)
+
+    @property
+    def image_size(self) -> int:
+        """Of the towers that are made for this data."""
+        return getattr(self.a, "image_size", 224)
+
+    @property
+    def local(self) -> bool:
+        """See `ImageSource`."""
+        return getattr(self.a, "local", True)
+
     def draw(self, seed: int, epoch: int, rows: np.ndarray) -> np.ndarray:
         """One partner of each row `(b,)` of `a`, uniformly: rows of `b`."""
         first, count = self.start[rows], np.diff(self.start)[rows]
-        uniform = uniforms(seed, epoch, self.a.ids[rows], _PARTNER_STREAM, 1)[:, 0]
+        uniform = uniforms(seed, epoch, self.a.ids[rows], PARTNER_STREAM, 1)[:, 0]
         return self.partners[first + (uniform * count).astype(np.int64)]
 
     def owners(self) -> np.ndarray:
@@ -103,7 +119,7 @@ def open_pairs(data: Any, columns: str | None = None) -> PairSource:
 
     Raises:
         UserError: a missing column (those there are are named), no row that can be used,
-            captions that are not text, most images missing.
+            captions that are not text, most images missing; or a stream.
     """
     if isinstance(data, PairSource):
         return data
@@ -154,6 +170,7 @@ def are_pairs(data: Any) -> bool:
 
 
 def _shards(data: Any) -> list[Path] | None:
+    require_readable_anywhere(data)
     return find_shards(data) if isinstance(data, str | Path) else None
 
 

@@ -23,6 +23,7 @@ from .texts import WHOLE, captions_in
 
 __all__ = [
     "CAPTION",
+    "CAPTION_PARTS",
     "IMAGE_PARTS",
     "NO_LABEL",
     "PACKED",

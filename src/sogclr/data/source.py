@@ -100,17 +100,13 @@ def open_source(data: "Data") -> ImageSource:
     from .arrays import ArraySource, digits
     from .folder import FolderSource
     from .shards import ShardSource, find_shards
-    from .urls import is_url
+    from .urls import require_readable_anywhere
 
     if isinstance(data, ImageSource):
         return data
     if isinstance(data, str) and data == "digits":
         return digits()
-    if is_url(data):
-        raise UserError(
-            f"data: {data} is a stream, which sogclr pretrain alone takes; "
-            "here samples are read in any order: give a folder or shards on this machine"
-        )
+    require_readable_anywhere(data)
     if isinstance(data, str | Path):
         shards = find_shards(data)
         return FolderSource(Path(data)) if shards is None else ShardSource(shards, str(data))

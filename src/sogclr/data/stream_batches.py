@@ -6,6 +6,7 @@ from itertools import chain, cycle
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .hashed import hashed_rows, stable_keys
@@ -14,7 +15,7 @@ from .randomness import uniforms
 from .streams import StreamSample, StreamSource, read_ahead
 from .views import DRAWS
 
-__all__ = ["StreamMicroBatch", "StreamPlan", "stream_batches"]
+__all__ = ["StreamMicroBatch", "StreamPlan", "drawn", "placed", "stream_batches"]
 
 AHEAD = 256  # samples read before they are asked for
 _TURN = 2**32  # epochs
@@ -81,8 +82,26 @@ class StreamPlan(Epochs):
         self, step: int, epoch: int, share: list[StreamSample], weight: float, last: bool
     ) -> StreamMicroBatch:
         keys = stable_keys(sample.name for sample in share)
-        rows = keys if self.table_rows is None else hashed_rows(keys, self.table_rows)
-        return StreamMicroBatch(step, epoch, rows.numpy(), weight, last, keys.numpy(), share)
+        rows = placed(keys, self.table_rows).numpy()
+        return StreamMicroBatch(step, epoch, rows, weight, last, keys.numpy(), share)
+
+
+def placed(keys: Tensor, table_rows: int | None) -> Tensor:
+    """Rows of keys `(b,)` in the table; where there is none, the keys."""
+    return keys if table_rows is None else hashed_rows(keys, table_rows)
+
+
+def drawn(plan: StreamMicroBatch, seed: int, stream: int, count: int) -> np.ndarray:
+    """As `uniforms` of the samples and the epoch of a batch, `(b, count)`.
+
+    A sample that comes again in an epoch has other numbers, those of no epoch there is.
+    """
+    draws = np.empty((len(plan.samples), count))
+    turns = np.array([sample.turn for sample in plan.samples], dtype=np.int64)
+    for turn in np.unique(turns).tolist():
+        ids = plan.keys[turns == turn].view(np.uint64)
+        draws[turns == turn] = uniforms(seed, plan.epoch + turn * _TURN, ids, stream, count)
+    return draws
 
 
 class _StreamViews(Dataset):
@@ -92,14 +111,7 @@ class _StreamViews(Dataset):
         self.size, self.crop_min, self.seed = size, crop_min, seed
 
     def __getitems__(self, plan: StreamMicroBatch) -> Batch:
-        draws = [np.empty((len(plan.rows), DRAWS)) for _ in (0, 1)]
-        turns = np.array([sample.turn for sample in plan.samples])
-        for turn in np.unique(turns).tolist():
-            ids = plan.keys[turns == turn].view(np.uint64)
-            # A sample that comes again in an epoch has other views, those of no epoch there is.
-            epoch = plan.epoch + turn * _TURN
-            for view in (0, 1):
-                draws[view][turns == turn] = uniforms(self.seed, epoch, ids, view, DRAWS)
+        draws = [drawn(plan, self.seed, view, DRAWS) for view in (0, 1)]
 
         def image(i: int) -> Image.Image:
             return plan.samples[i].image()

@@ -8,7 +8,7 @@ reads it again up to there, without decoding.
 import copy
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from queue import Full, Queue
@@ -31,7 +31,9 @@ __all__ = ["StreamSample", "StreamSource", "read_ahead"]
 
 # Samples among which they are mixed: 400 MB of photographs of 100 KB.
 BUFFER = 4_096
-MEASURED = 64  # images that the usual size is found from
+# Samples that the usual size is found from, and shards they are looked for in: what has nothing of
+# use is not read to its end to say so.
+MEASURED, LOOKED_INTO = 64, 8
 _BLOCK = 4_096  # draws at once
 
 # Views have streams of random numbers of their own, 0 and 1; passes over the shards from 3 on.
@@ -47,6 +49,7 @@ class StreamSample:
     Attributes:
         name: its key.
         content: the encoded image.
+        captions: of a stream of pairs, distinct and in the order of their ids.
         turn: how often its shard was read in this epoch before.
         damage: None; or why the shard that `name` is could not be read to its end. It stands in
             the place of the next sample, so that it is met, and told, once an epoch.
@@ -54,6 +57,7 @@ class StreamSample:
 
     name: str
     content: bytes
+    captions: tuple[str, ...] = ()
     turn: int = 0
     damage: str | None = None
 
@@ -85,13 +89,20 @@ class StreamSource:
     Attributes:
         ids: `(shards,)` uint64, of their paths.
         image_size, views, local: as of `ImageSource`.
+        damaged: nothing; what is, is met while training.
 
     Raises:
-        UserError: the first shard cannot be read, or has no image.
+        UserError: the first shards cannot be read, or have no image.
     """
 
     views = Views()
     local = False
+    damaged: Sequence[str] = ()
+
+    # Of a sample: the parts that are kept until it is whole, and what it has to have.
+    _parts: tuple[str, ...] = IMAGE_PARTS
+    _needed = f"a part {', '.join(IMAGE_PARTS)} that can be read"
+    _what = "samples"
 
     def __init__(self, pattern: str, epoch_samples: int, buffer: int = BUFFER) -> None:
         self._name, self.urls = shown(pattern), urls_of(pattern)
@@ -99,7 +110,8 @@ class StreamSource:
         # By their paths: another host has the same shards, another token as well.
         paths = [urlsplit(url).path for url in self.urls]
         self.ids = np.array([stable_id(path) for path in paths], dtype=np.uint64)
-        self.image_size = training_size(self._usual_side())
+        look = chain.from_iterable(map(self._samples, self.urls[:LOOKED_INTO]))
+        self._measure(list(islice(look, MEASURED)))
 
     def __len__(self) -> int:
         """Samples of an epoch."""
@@ -110,7 +122,7 @@ class StreamSource:
         shards = len(self.urls)
         return (
             f"{self._name}: {shards:,} shard{'s' * (shards > 1)}, a stream; "
-            f"an epoch is {len(self):,} of its samples"
+            f"an epoch is {len(self):,} of its {self._what}"
         )
 
     def part(self, samples: int) -> "StreamSource":
@@ -144,29 +156,51 @@ class StreamSource:
             draws = uniforms(seed, epoch, self.ids, _PASSES + number, 1)[:, 0]
             found = 0
             for shard in np.argsort(draws, kind="stable"):
-                for sample in _samples(self.urls[shard], number):
+                for sample in self._samples(self.urls[shard], number):
                     found += sample.damage is None
                     yield sample
             if not found:
-                raise self._without_images()
+                raise UserError(f"data: no sample of {self._name} has {self._needed}")
 
-    def _usual_side(self) -> float:
-        """The median of the shorter side, of the first images."""
+    def _samples(self, url: str, turn: int = 0) -> Iterator[StreamSample]:
+        """Of a shard; and in the end its damage, if it has any."""
+        key, parts = "", dict[str, bytes]()
+        try:
+            for name, content in members(url):
+                own, part = key_and_part(name)
+                if own and own != key:
+                    yield from self._sample(key, parts, turn)
+                    key, parts = own, {}
+                if own and part in self._parts:
+                    parts[part] = content
+        except tarfile.TarError as error:
+            # Less the last sample before it, parts of which may be missing.
+            reason = f"damaged ({reason_of(error)}), what lies behind is left out"
+            yield StreamSample(shown(url), b"", turn=turn, damage=reason)
+            return
+        yield from self._sample(key, parts, turn)
+
+    def _sample(self, key: str, parts: dict[str, bytes], turn: int) -> Iterator[StreamSample]:
+        """What these parts are, if they have what is needed."""
+        for part in IMAGE_PARTS:
+            if part in parts:
+                yield StreamSample(key, parts[part], turn=turn)
+                return
+
+    def _measure(self, first: list[StreamSample]) -> None:
+        """What is to be known before the first epoch, of the first samples."""
         sides, failure = [], ""
-        for sample in islice(chain.from_iterable(map(_samples, self.urls)), MEASURED):
+        for sample in first:
             try:
                 sides.append(min(sample.image().size))
             except UnreadableImageError as error:
                 failure = failure or f" (the first, {error.args[0]}: {error.args[1]})"
         if not sides:
-            raise self._without_images(failure)
-        return float(np.median(sides))
-
-    def _without_images(self, failure: str = "") -> UserError:
-        parts = ", ".join(IMAGE_PARTS)
-        return UserError(
-            f"data: no sample of {self._name} has a part {parts} that can be read{failure}"
-        )
+            where = self._name
+            if len(self.urls) > LOOKED_INTO:
+                where = f"the first {LOOKED_INTO} shards of {where}"
+            raise UserError(f"data: no sample of {where} has {self._needed}{failure}")
+        self.image_size = training_size(float(np.median(sides)))
 
 
 def read_ahead(items: Iterator[T], number: int) -> Iterator[T]:
@@ -201,32 +235,6 @@ def read_ahead(items: Iterator[T], number: int) -> Iterator[T]:
             yield found[0]
     finally:
         given_up.set()
-
-
-def _samples(url: str, turn: int = 0) -> Iterator[StreamSample]:
-    """Of a shard, those that have an image; and in the end its damage, if it has any."""
-    key, parts = "", dict[str, bytes]()
-    try:
-        for name, content in members(url):
-            own, part = key_and_part(name)
-            if own and own != key:
-                yield from _with_image(key, parts, turn)
-                key, parts = own, {}
-            if own and part in IMAGE_PARTS:
-                parts[part] = content
-    except tarfile.TarError as error:
-        # Less the last sample before it, parts of which may be missing.
-        reason = f"damaged ({reason_of(error)}), what lies behind is left out"
-        yield StreamSample(shown(url), b"", turn, reason)
-        return
-    yield from _with_image(key, parts, turn)
-
-
-def _with_image(key: str, parts: dict[str, bytes], turn: int) -> Iterator[StreamSample]:
-    for part in IMAGE_PARTS:
-        if part in parts:
-            yield StreamSample(key, parts[part], turn)
-            return
 
 
 def _draws(seed: int, epoch: int) -> Iterator[float]:

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 from ..errors import UserError
 from .shards import expanded
 
-__all__ = ["is_url", "members", "shown", "urls_of"]
+__all__ = ["is_url", "members", "require_readable_anywhere", "shown", "urls_of"]
 
 SCHEMES = ("https", "http", "file")
 # How often a place in a shard is asked for, seconds before it is again, and to wait for an answer.
@@ -27,6 +27,19 @@ _LATER = (408, 425, 429)
 def is_url(data: object) -> bool:
     """Whether it is one, or a pattern of such."""
     return isinstance(data, str) and _URL.match(data) is not None
+
+
+def require_readable_anywhere(data: object) -> None:
+    """Refuse a stream where samples are read in any order.
+
+    Raises:
+        UserError: it is one.
+    """
+    if isinstance(data, str) and is_url(data):
+        raise UserError(
+            f"data: {shown(data)} is a stream, which only sogclr pretrain and align train on; "
+            "here samples are read in any order: give a folder or shards on this machine"
+        )
 
 
 def urls_of(pattern: str) -> list[str]:

@@ -1,7 +1,8 @@
 """`sogclr.align`: from a table of pairs and two towers to a joint space."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.loading import BatchPlan
+from ..data.loading import BatchPlan, Epochs
 from ..data.pairs import PairSource, open_pairs
 from ..data.source import require_whole
+from ..data.stream_batches import StreamPlan
+from ..data.stream_pairs import PairStream
+from ..data.urls import is_url, shown
 from ..devices import choose_device, start
 from ..errors import UserError
 from ..gauge import gauge_bytes
@@ -22,13 +26,14 @@ from ..progress import say
 from ..runs import Run
 from ..session import Result, checkpoint_bytes, claim, conduct, request_of
 from ..settings import Device
+from ..streaming import open_stream
 from ..training import Trainer
 from .building import TowerRequest, build_towers, rebuild_towers, tokenizer_of
-from .features import cached_features, plain_inputs
-from .inputs import ImageViews, Inputs, StoredFeatures
 from .model_files import load_frozen, pair_files, read_spec, write_start
 from .planning import PairPlan, PairRequest, plan_pairs
-from .task import SCORED, Held, PairTask
+from .sides import Sides
+from .streaming import StreamPairTask
+from .task import SCORED, Held, PairTask, SidesTask
 from .towers import PairModel, PairSpec, Tower, regularize
 
 __all__ = ["align", "task_of"]
@@ -52,7 +57,7 @@ def align(
     resume = resume or (restarts() > 0 and run.checkpoint.exists())
     request = claim(run, request, "align", resume)
     kind = choose_device(device, alone=False)
-    source = open_pairs(data, request.columns)
+    source = _opened(data, request)
     held = None if val is None else open_pairs(val, request.columns)
     require_whole([*source.damaged, *(held.damaged if held is not None else ())], request.damaged)
     say(source.describe())
@@ -80,23 +85,13 @@ def align(
         run.create()
         bodies = sum(p.numel() * p.element_size() for k in frozen for p in towers[k].parameters())
         kept = gauge_bytes(plan.batch_size, spec.width)
-        run.require_space(bodies + checkpoint_bytes(model, len(source.a) + len(source.b), kept))
+        rows = sum(source.sizes) if request.table_rows is None else 2 * request.table_rows
+        run.require_space(bodies + checkpoint_bytes(model, rows, kept))
         if not resume:
             write_start(run, spec, towers, tokenizer)
-    inputs = _Sides(spec, towers, tokenizer, plan, fabric.device)
+    inputs = Sides(spec, towers, tokenizer, plan, fabric.device)
     with fabric.rank_zero_first():  # the others find the features it has kept
-        a, b = inputs.training(source.a), inputs.training(source.b)
-        scored = Held(held, *inputs.plain(held)) if held is not None else _sample(source, inputs)
-    task = PairTask(model, source, a, b, plan, scored)
-    batches = BatchPlan(
-        source.a.ids,
-        plan.batch_size,
-        request.accumulate,
-        request.epochs,
-        request.seed,
-        rank(),
-        processes(),
-    )
+        task, batches = _work(source, model, plan, inputs, held, fabric.autocast)
     trainer = Trainer(fabric, task, batches, plan.recipe, run, checkpoint_seconds)
     if resume:
         trainer.restore()
@@ -146,50 +141,43 @@ def task_of(
     )
     model = _model(spec, towers, plan)
     tokenizer = tokenizer_of(spec, pair_files(run)["text"])
-    inputs = _Sides(spec, towers, tokenizer, plan, torch.device(device))
+    inputs = Sides(spec, towers, tokenizer, plan, torch.device(device))
     a, b = inputs.training(source.a), inputs.training(source.b)
     return PairTask(model, source, a, b, plan, Held(source, a, b)), partners, spec.width
+
+
+def _opened(data: Any, request: PairRequest) -> PairSource | PairStream:
+    if is_url(data) and request.columns is not None:
+        raise UserError("columns: a stream has none; a caption is a part txt, or `caption` in json")
+    stream = open_stream(data, request, PairStream)
+    return open_pairs(data, request.columns) if stream is None else stream
+
+
+def _work(
+    source: PairSource | PairStream,
+    model: PairModel,
+    plan: PairPlan,
+    inputs: Sides,
+    held: PairSource | None,
+    autocast: Callable[[], AbstractContextManager],
+) -> tuple[SidesTask, Epochs]:
+    """What is learned, and in which steps."""
+    request = plan.request
+    run = plan.batch_size, request.accumulate, request.epochs, request.seed, rank(), processes()
+    scored = None if held is None else Held(held, *inputs.plain(held))
+    if isinstance(source, PairStream):
+        a, b, encoded = inputs.streamed(autocast)
+        stream = StreamPairTask(model, source, a, b, encoded, plan, scored)
+        return stream, StreamPlan(source, request.table_rows, *run)
+    sides = inputs.training(source.a), inputs.training(source.b)
+    task = PairTask(model, source, *sides, plan, scored or _sample(source, inputs))
+    return task, BatchPlan(source.a.ids, *run)
 
 
 def _model(spec: PairSpec, towers: dict[str, Tower], plan: PairPlan) -> PairModel:
     for tower in towers.values():
         regularize(tower.head, plan.dropout)
     return PairModel(towers, spec.kinds, spec.frozen)
-
-
-class _Sides:
-    """The inputs of sides: of a frozen tower its features, computed once."""
-
-    def __init__(
-        self,
-        spec: PairSpec,
-        towers: dict[str, Tower],
-        tokenizer: Any,
-        plan: PairPlan,
-        device: torch.device,
-    ) -> None:
-        self.spec, self.towers, self.tokenizer = spec, towers, tokenizer
-        self.plan, self.device = plan, device
-        self._stored: dict[int, StoredFeatures] = {}  # by side: training and scoring share them
-
-    def training(self, side: Any) -> Inputs:
-        kind = _kind(side)
-        if kind in self.spec.frozen or kind == "text":
-            return self._plain(side)
-        return ImageViews(side, self.spec, self.plan.views, self.plan.request.seed)
-
-    def plain(self, source: PairSource) -> tuple[Inputs, Inputs]:
-        return self._plain(source.a), self._plain(source.b)
-
-    def _plain(self, side: Any) -> Inputs:
-        kind = _kind(side)
-        if kind not in self.spec.frozen:
-            return plain_inputs(side, self.spec, self.tokenizer)
-        body = self.towers[kind].body
-        if id(side) not in self._stored:
-            features = cached_features(body, kind, side, self.spec, self.tokenizer, self.device)
-            self._stored[id(side)] = StoredFeatures(features, side.names)
-        return self._stored[id(side)]
 
 
 def frozen_kinds(asked: str | Sequence[str], kinds: tuple[str, str]) -> tuple[str, ...]:
@@ -209,11 +197,14 @@ def frozen_kinds(asked: str | Sequence[str], kinds: tuple[str, str]) -> tuple[st
 
 
 def _towers(
-    run: Run, wanted: TowerRequest, frozen: tuple[str, ...], source: PairSource, resume: bool
+    run: Run,
+    wanted: TowerRequest,
+    frozen: tuple[str, ...],
+    source: PairSource | PairStream,
+    resume: bool,
 ) -> tuple[PairSpec, dict[str, Tower]]:
     if not resume:
-        size = getattr(source.a, "image_size", 224)
-        return build_towers(wanted, source.kinds, frozen, size)
+        return build_towers(wanted, source.kinds, frozen, source.image_size)
     module = wanted.image_tower if isinstance(wanted.image_tower, nn.Module) else None
     spec = read_spec(run)
     if frozen not in ((), spec.frozen):
@@ -229,7 +220,7 @@ def _towers(
     return spec, towers
 
 
-def _sample(source: PairSource, inputs: _Sides) -> Held:
+def _sample(source: PairSource, inputs: Sides) -> Held:
     """A fixed sample of the training pairs, where none are held back."""
     rows = np.sort(np.argsort(source.a.ids, kind="stable")[:SCORED])
     return Held(source, *inputs.plain(source), rows)
@@ -245,13 +236,11 @@ def _tell(plan: PairPlan, device: str, spec: PairSpec, towers: dict[str, Tower])
         say(f"  {kind} tower: {body / 1e6:.2f} M parameters, {state}; head {head / 1e6:.2f} M")
 
 
-def _kind(side: Any) -> str:
-    return "text" if hasattr(side, "texts") else "image"
-
-
 def _named(data: Any) -> str | None:
     """How `sogclr search` finds the data again, from whichever folder it is called."""
     if not isinstance(data, str | Path):
         return None
+    if is_url(data):
+        return shown(str(data))
     is_path = os.path.exists(data) or str(data).endswith(".tar")  # or a pattern of shards
     return os.path.abspath(data) if is_path else str(data)

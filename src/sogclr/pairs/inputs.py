@@ -3,13 +3,15 @@
 Each kind has two halves: `prepare` runs in a loader worker, `to_model` on the device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
 from ..data.randomness import uniforms
 from ..data.source import ImageSource, UnreadableImageError
@@ -18,7 +20,18 @@ from ..data.views import DRAWS, center_view, crop, crop_box, encoder_inputs, sta
 from ..settings import Views
 from .towers import PairSpec
 
-__all__ = ["CenterImages", "ImageViews", "Inputs", "Prepared", "StoredFeatures", "Tokens"]
+__all__ = [
+    "CenterImages",
+    "CenterViews",
+    "DrawnViews",
+    "Encoded",
+    "ImageViews",
+    "Inputs",
+    "Prepared",
+    "StoredFeatures",
+    "Tokenizer",
+    "Tokens",
+]
 
 
 @dataclass(frozen=True)
@@ -56,17 +69,42 @@ class Inputs(Protocol):
         """What the tower takes, on the device; waits for nothing."""
 
 
-class Tokens:
+class Tokenizer:
     """Texts to token ids, padded to the longest of the batch where the tower allows it.
 
     Args:
-        texts: the side.
         tokenizer: open_clip's.
         pad: the id of padding, where trailing padding may be cut off; else None.
     """
 
+    def __init__(self, tokenizer: Any, pad: int | None) -> None:
+        self.tokenizer, self.pad = tokenizer, pad
+
+    def tokens(self, texts: list[str]) -> Tensor:
+        """Of b texts, `(b, L)` int64."""
+        if not texts:  # not every tokenizer takes nothing
+            return torch.empty(0, 1, dtype=torch.int64)
+        tokens = self.tokenizer(texts)  # (b, L)
+        if self.pad is not None:
+            longest = int((tokens != self.pad).sum(dim=1).max())
+            tokens = tokens[:, : max(1, longest)].contiguous()
+        return tokens
+
+    def to_model(self, prepared: Prepared, device: torch.device) -> Tensor:
+        return _move(prepared.tensor, device)
+
+
+class Tokens(Tokenizer):
+    """Tokens of a side of texts.
+
+    Args:
+        texts: the side.
+        tokenizer, pad: as of `Tokenizer`.
+    """
+
     def __init__(self, texts: Texts, tokenizer: Any, pad: int | None) -> None:
-        self.texts, self.tokenizer, self.pad = texts, tokenizer, pad
+        super().__init__(tokenizer, pad)
+        self.texts = texts
 
     def prepare(self, rows: np.ndarray, epoch: int) -> Prepared:
         texts = []
@@ -78,39 +116,28 @@ class Tokens:
             except UnreadableTextError as error:
                 readable[i] = False
                 unreadable.append((error.args[0], error.args[1]))
-        if not texts:  # not every tokenizer takes nothing
-            return Prepared(torch.empty(0, 1, dtype=torch.int64), None, readable, unreadable)
-        tokens = self.tokenizer(texts)  # (b, L)
-        if self.pad is not None:
-            longest = int((tokens != self.pad).sum(dim=1).max())
-            tokens = tokens[:, : max(1, longest)].contiguous()
-        return Prepared(tokens, None, readable, unreadable)
-
-    def to_model(self, prepared: Prepared, device: torch.device) -> Tensor:
-        return _move(prepared.tensor, device)
+        return Prepared(self.tokens(texts), None, readable, unreadable)
 
 
-class ImageViews:
+class DrawnViews:
     """One random view of each image, as CLIP draws it: a crop of nearly everything.
 
     Args:
-        source: the side.
         spec: of the towers.
         views: resolved.
-        seed: of the run.
     """
 
-    def __init__(self, source: ImageSource, spec: PairSpec, views: Views, seed: int) -> None:
-        self.source, self.spec, self.views, self.seed = source, spec, views, seed
+    def __init__(self, spec: PairSpec, views: Views) -> None:
+        self.spec, self.views = spec, views
 
-    def prepare(self, rows: np.ndarray, epoch: int) -> Prepared:
-        draws = uniforms(self.seed, epoch, self.source.ids[rows], 0, DRAWS)
+    def read(self, image: Callable[[int], Image.Image], draws: np.ndarray) -> Prepared:
+        """The views that b images have by these draws `(b, DRAWS)`; `image` as of `two_crops`."""
 
-        def view(i: int, image: Any) -> np.ndarray:
+        def view(i: int, image: Image.Image) -> np.ndarray:
             box = crop_box(draws[i], image.width, image.height, self.views.crop_min or 0.0)
             return crop(image, box, self.spec.image_size)
 
-        prepared = _read(self.source, rows, view, self.spec.image_size)
+        prepared = _read(image, len(draws), view, self.spec.image_size)
         return replace(prepared, draws=draws[prepared.readable])
 
     def to_model(self, prepared: Prepared, device: torch.device) -> Tensor:
@@ -119,21 +146,42 @@ class ImageViews:
         return encoder_inputs(images, prepared.draws, self.views, self.spec.mean, self.spec.std)
 
 
-class CenterImages:
-    """The one undistorted view of each image.
+class ImageViews(DrawnViews):
+    """Such views of a side of images.
 
     Args:
         source: the side.
+        spec, views: as of `DrawnViews`.
+        seed: of the run.
+    """
+
+    def __init__(self, source: ImageSource, spec: PairSpec, views: Views, seed: int) -> None:
+        super().__init__(spec, views)
+        self.source, self.seed = source, seed
+
+    def prepare(self, rows: np.ndarray, epoch: int) -> Prepared:
+        draws = uniforms(self.seed, epoch, self.source.ids[rows], 0, DRAWS)
+        return self.read(lambda i: self.source.image(int(rows[i])), draws)
+
+
+class CenterViews:
+    """The one undistorted view of each image.
+
+    Args:
         spec: of the towers.
     """
 
-    def __init__(self, source: ImageSource, spec: PairSpec) -> None:
-        self.source, self.spec = source, spec
+    def __init__(self, spec: PairSpec) -> None:
+        self.spec = spec
 
-    def prepare(self, rows: np.ndarray, epoch: int) -> Prepared:
+    def read(self, image: Callable[[int], Image.Image], draws: np.ndarray) -> Prepared:
+        """As of `DrawnViews`, whatever the draws."""
         size = self.spec.image_size
         return _read(
-            self.source, rows, lambda _, im: center_view(im, size, share=1.0, sharp=True), size
+            image,
+            len(draws),
+            lambda _, image: center_view(image, size, share=1.0, sharp=True),
+            size,
         )
 
     def to_model(self, prepared: Prepared, device: torch.device) -> Tensor:
@@ -141,6 +189,42 @@ class CenterImages:
         return standardize(images, self.spec.mean, self.spec.std).contiguous(
             memory_format=torch.channels_last
         )
+
+
+class CenterImages(CenterViews):
+    """Such views of a side of images.
+
+    Args:
+        source: the side.
+        spec: of the towers.
+    """
+
+    def __init__(self, source: ImageSource, spec: PairSpec) -> None:
+        super().__init__(spec)
+        self.source = source
+
+    def prepare(self, rows: np.ndarray, epoch: int) -> Prepared:
+        return self.read(lambda i: self.source.image(int(rows[i])), rows)
+
+
+class Encoded:
+    """What a frozen body makes of inputs, each time they come: for data too long to keep it.
+
+    Args:
+        inputs: of the body.
+        body: where they go to the device; not part of what is trained.
+        autocast: to the precision of the run.
+    """
+
+    def __init__(
+        self, inputs: Any, body: nn.Module, autocast: Callable[[], AbstractContextManager]
+    ) -> None:
+        self.inputs, self.body, self.autocast = inputs, body.eval(), autocast
+
+    @torch.no_grad()
+    def to_model(self, prepared: Prepared, device: torch.device) -> Tensor:
+        with self.autocast():
+            return self.body(self.inputs.to_model(prepared, device)).float()
 
 
 class StoredFeatures:
@@ -164,13 +248,18 @@ class StoredFeatures:
         return _move(prepared.tensor, device)
 
 
-def _read(source: ImageSource, rows: np.ndarray, view: Any, size: int) -> Prepared:
-    images = np.empty((len(rows), 3, size, size), dtype=np.uint8)
-    readable = np.ones(len(rows), dtype=bool)
+def _read(
+    image: Callable[[int], Image.Image],
+    count: int,
+    view: Callable[[int, Image.Image], np.ndarray],
+    size: int,
+) -> Prepared:
+    images = np.empty((count, 3, size, size), dtype=np.uint8)
+    readable = np.ones(count, dtype=bool)
     unreadable = []
-    for i, row in enumerate(rows):
+    for i in range(count):
         try:
-            images[i] = view(i, source.image(int(row)))
+            images[i] = view(i, image(i))
         except UnreadableImageError as error:
             readable[i] = False
             unreadable.append((error.args[0], error.args[1]))

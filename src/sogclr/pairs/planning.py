@@ -3,7 +3,9 @@
 import math
 from dataclasses import dataclass, replace
 
+from ..data.hashed import shared_share
 from ..data.pairs import PairSource
+from ..data.stream_pairs import PairStream
 from ..errors import UserError
 from ..optimization import Recipe, recipe
 from ..planning import (
@@ -56,6 +58,8 @@ class PairRequest:
     candidates: float | None = None
     recent: int | None = None
     damaged: Damaged = "skip"
+    table_rows: int | None = None
+    epoch_samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class PairPlan:
 
 def plan_pairs(
     request: PairRequest,
-    source: PairSource,
+    source: PairSource | PairStream,
     *,
     frozen: tuple[str, ...],
     pretrained: bool,
@@ -113,31 +117,35 @@ def plan_pairs(
     Raises:
         UserError: a setting out of range, or too few pairs.
     """
-    check_request(request, len(source.a), workers, what="pair")
-    _check(request, max(len(source.a), len(source.b)))
+    n = source.sizes[0]
+    check_request(request, n, workers, what="pair")
+    _check(request, max(source.sizes))
     reasons = Reasons()
     derive = reasons.derive
 
-    batch_size = request.batch_size or usual_batch_size(len(source.a))
+    batch_size = request.batch_size or usual_batch_size(n)
     derive("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
-    share_among_processes(batch_size, max(len(source.a), len(source.b)), reasons)
+    share_among_processes(batch_size, request.table_rows or max(source.sizes), reasons)
     batch = batch_size * request.accumulate
     if request.accumulate > 1:
         reasons.note("accumulate", request.accumulate, f"{batch} samples a step")
+
+    if isinstance(source, PairStream) and request.table_rows is not None:
+        _note_shares(source, request.table_rows, reasons)
 
     usual = {"siglip": 0.1, "clip": 0.05}.get(request.method, 0.05)
     temperature = request.temperature or usual
     derive("temperature", request.temperature, temperature, "usual for pairs")
     rho = request.rho
     if request.tau == "individual" and rho is None:
-        rho = min(6.0, math.log(len(source.a)) / 2)
+        rho = min(6.0, math.log(n) / 2)
         derive("rho", None, rho, "nats from uniform at which each sample's temperature settles")
 
     all_frozen = set(source.kinds) <= set(frozen)
     recent = request.recent
     if request.method == "sogclr":
         if recent is None:
-            recent = max(0, min(ROWS, len(source.a)) - batch_size) if all_frozen else 0
+            recent = max(0, min(ROWS, n) - batch_size) if all_frozen else 0
         derive(
             "recent",
             request.recent,
@@ -172,15 +180,16 @@ def plan_pairs(
     )
     derive("weight decay", request.weight_decay, chosen.weight_decay, f"usual for {name}")
 
-    heads_only = all_frozen and request.precision == "auto"
+    # Of a stream, features are not in memory: what computes them is all that takes time.
+    stored = all_frozen and isinstance(source, PairSource)
+    heads_only = stored and request.precision == "auto"
     precision = resolve_precision("32-true" if heads_only else request.precision, device)
     safe = f"fastest that is safe on {device}"
     derive("precision", request.precision, precision, "for heads alone" if heads_only else safe)
-    if workers is None and all_frozen:
+    if workers is None and stored:
         processes, why = 0, "features are in memory"
     else:
-        images = source.a if source.kinds[0] == "image" else None
-        processes = loader_workers(getattr(images, "local", True), device, workers)
+        processes = loader_workers(source.local, device, workers)
         why = "what this data and device want"
     derive("loader workers", workers, processes, why)
     return PairPlan(
@@ -196,6 +205,14 @@ def plan_pairs(
         recipe=chosen,
         reasons=reasons.lines,
     )
+
+
+def _note_shares(source: PairStream, table_rows: int, reasons: Reasons) -> None:
+    """How many samples of either side have their row in common with others."""
+    sides = zip(("images", "captions"), source.sizes, strict=True)
+    shares = [f"{shared_share(n, table_rows):.1%} of {n:,} {what}" for what, n in sides]
+    shown = f"{' and '.join(shares)} share one"
+    reasons.note("table rows", f"{table_rows:,}", f"of either side; {shown}")
 
 
 def _check(request: PairRequest, n: int) -> None:

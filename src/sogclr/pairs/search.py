@@ -14,6 +14,7 @@ from torch import nn
 from ..data.folder import DECODING_ERRORS, SUFFIXES, reason_of
 from ..data.pairs import Texts, are_pairs, open_pairs
 from ..data.source import ImageSource, UnreadableImageError, open_source
+from ..data.urls import is_url
 from ..devices import choose_device
 from ..errors import UserError
 from ..progress import result, say
@@ -88,8 +89,11 @@ def _side(run: str | Path, data: Any) -> ImageSource | Texts:
     if data is None:
         settings = Run(run).read_settings()
         data, columns = settings.get("data"), settings["resolved"]["columns"]
-        if data is None:
-            raise UserError("data: the run was trained on data in memory; name some with --data")
+        if data is None or is_url(data):
+            what = "data in memory" if data is None else "a stream"
+            raise UserError(
+                f"data: the run was trained on {what}; name some of this machine with --data"
+            )
     if not are_pairs(data):
         return open_source(data)
     source = open_pairs(data, columns)

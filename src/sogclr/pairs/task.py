@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.loading import BatchPlan
 from ..data.pairs import PairSource
@@ -33,7 +33,7 @@ from .model_files import write_trained
 from .planning import PairPlan
 from .towers import PairModel
 
-__all__ = ["Held", "PairTask", "build_loss"]
+__all__ = ["Held", "PairTask", "SidesTask", "build_loss"]
 
 SCORED = 1_000  # pairs of the training data that are scored where nothing is held back
 
@@ -119,15 +119,60 @@ class Held:
         return retrieval(a, b, source, self.rows)
 
 
-class PairTask(Task):
-    """See the module.
+class SidesTask(Task):
+    """What does not depend on where the pairs come from.
 
     Args:
         model: what is trained of the towers.
+        a, b: inputs of both sides, of which the half on the device is asked for.
+        plan: what to do.
+        sizes: rows of the loss, of either side.
+        held: what is scored now and then, if anything.
+    """
+
+    def __init__(
+        self,
+        model: PairModel,
+        a: Any,
+        b: Any,
+        plan: PairPlan,
+        sizes: tuple[int, int],
+        held: Held | None,
+    ) -> None:
+        self.model: PairModel = model
+        self.a, self.b, self.plan, self.held = a, b, plan, held
+        self.loss = build_loss(plan, sizes)
+
+    def forward(self, model: nn.Module, batch: PairBatch, device: torch.device) -> Outcome:
+        inputs = self.a.to_model(batch.a, device), self.b.to_model(batch.b, device)
+        (features_a, z_a), (features_b, z_b) = model(*inputs)
+        rows = rows_of(batch)
+        loss = self.loss(z_a, z_b, *rows, **self.keys(batch))
+        return Outcome(
+            loss, (features_a.detach(), features_b.detach()), (z_a.detach(), z_b.detach()), rows
+        )
+
+    def keys(self, batch: Any) -> dict[str, Tensor]:
+        """What the loss is told beside rows."""
+        return {}
+
+    def write_model(self, run: Run) -> None:
+        write_trained(run, self.model, *_temperature_now(self.loss))
+
+    def score(self, device: torch.device) -> dict[str, float]:
+        if self.held is None:
+            return {}
+        found = self.held.score(self.model, device)
+        return {"R@1": (found.a_to_b.recall[1] + found.b_to_a.recall[1]) / 2}
+
+
+class PairTask(SidesTask):
+    """Of pairs that can be read in any order.
+
+    Args:
+        model, plan, held: as of `SidesTask`.
         source: the pairs.
         a, b: inputs of both sides.
-        plan: what to do.
-        held: what is scored now and then.
     """
 
     def __init__(
@@ -139,10 +184,8 @@ class PairTask(Task):
         plan: PairPlan,
         held: Held,
     ) -> None:
-        self.model: PairModel = model
-        self.source, self.a, self.b, self.plan, self.held = source, a, b, plan, held
-        self.loss = build_loss(plan, (len(source.a), len(source.b)))
-        self.names = source.a.names
+        super().__init__(model, a, b, plan, source.sizes, held)
+        self.source, self.names = source, source.a.names
 
     def loader(self, plan: BatchPlan, *, pin_memory: bool) -> Iterable[Any]:
         return pair_batches(
@@ -154,25 +197,9 @@ class PairTask(Task):
             pin_memory=pin_memory,
         )
 
-    def forward(self, model: nn.Module, batch: PairBatch, device: torch.device) -> Outcome:
-        inputs = self.a.to_model(batch.a, device), self.b.to_model(batch.b, device)
-        (features_a, z_a), (features_b, z_b) = model(*inputs)
-        rows = rows_of(batch)
-        loss = self.loss(z_a, z_b, *rows)
-        return Outcome(
-            loss, (features_a.detach(), features_b.detach()), (z_a.detach(), z_b.detach()), rows
-        )
-
     def identity(self) -> dict[str, Fingerprint]:
         source = self.source
         return {
             "_a": fingerprint(source.a.ids, source.a.marks),
             "_b": fingerprint(source.b.ids, source.b.marks),
         }
-
-    def write_model(self, run: Run) -> None:
-        write_trained(run, self.model, *_temperature_now(self.loss))
-
-    def score(self, device: torch.device) -> dict[str, float]:
-        found = self.held.score(self.model, device)
-        return {"R@1": (found.a_to_b.recall[1] + found.b_to_a.recall[1]) / 2}
