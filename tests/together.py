@@ -1,25 +1,42 @@
-"""A run as a process of several sees it: `python tests/together.py OUT EPOCHS [--resume]`.
+"""A run as a process of several sees it: `python tests/together.py OUT EPOCHS ...`.
 
 Without batch normalization, which every process does over its own share on a CPU.
 """
 
-import sys
+from argparse import ArgumentParser
 
 import numpy as np
+import pytest
 import torch
+from interrupting import interrupt_after
 from torch import nn
 
 import sogclr
 import sogclr.pretraining
 
 
-def main(out, epochs, resume):
-    sogclr.pretraining.build_projector = lambda width: nn.Linear(width, 16)
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.LayerNorm(15), nn.Linear(15, 31), nn.GELU())
+        self.outer = nn.Linear(31, 15)
+
+    def forward(self, x):
+        return x + self.outer(self.inner(x))
+
+
+def main(patch, out, epochs, stop_after=None, **options):
+    if stop_after is not None:
+        interrupt_after(patch, stop_after - 1)
+    patch.setattr(sogclr.pretraining, "build_projector", lambda width: nn.Linear(width, 16))
     torch.manual_seed(0)
-    encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 32), nn.GELU(), nn.Linear(32, 16))
-    images = np.random.default_rng(0).integers(0, 255, (101, 8, 8, 3), dtype=np.uint8)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 15), Block(), Block())
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 101)
+    images = rng.integers(0, 255, (101, 8, 8, 3), dtype=np.uint8)
+    images[labels == 1, :4] //= 2
     sogclr.pretrain(
-        images,
+        (images, labels),
         out,
         encoder=encoder,
         batch_size=12,
@@ -28,9 +45,15 @@ def main(out, epochs, resume):
         device="cpu",
         precision="32-true",
         checkpoint_seconds=0,
-        resume=resume,
+        **options,
     )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), "--resume" in sys.argv)
+    parser = ArgumentParser()
+    parser.add_argument("out")
+    parser.add_argument("epochs", type=int)
+    parser.add_argument("--stop-after", type=int)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--shard-model", action="store_true")
+    main(pytest.MonkeyPatch(), **vars(parser.parse_args()))

@@ -23,6 +23,7 @@ from ..runs import Run
 from ..session import Result, checkpoint_bytes, claim, conduct, request_of
 from ..settings import Device
 from ..training import Trainer
+from ..weight_shards import require_shardable
 from .building import TowerRequest, build_towers, rebuild_towers, tokenizer_of
 from .features import cached_features, plain_inputs
 from .inputs import ImageViews, Inputs, StoredFeatures
@@ -45,12 +46,15 @@ def align(
     device: Device,
     workers: int | None,
     checkpoint_seconds: float,
+    shard_model: bool,
     resume: bool,
 ) -> Result:
     """See `sogclr.align`."""
     run = Run(out)
     resume = resume or (restarts() > 0 and run.checkpoint.exists())
     request = claim(run, request, "align", resume)
+    if shard_model:
+        require_shardable(request.method)
     kind = choose_device(device, alone=False)
     source = open_pairs(data, request.columns)
     held = None if val is None else open_pairs(val, request.columns)
@@ -67,7 +71,8 @@ def align(
         device=kind,
         workers=workers,
     )
-    fabric = start(kind, plan.precision)  # from here on no process changes what another looks at
+    # From here on no process changes what another looks at.
+    fabric = start(kind, plan.precision, shard_model=shard_model)
     torch.manual_seed(request.seed)
     spec, towers = _towers(run, wanted, frozen, source, resume)
     _tell(plan, kind, spec, towers)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.loading import BatchPlan
 from ..data.pairs import PairSource
@@ -170,8 +170,8 @@ class PairTask(Task):
             "_b": fingerprint(source.b.ids, source.b.marks),
         }
 
-    def write_model(self, run: Run) -> None:
-        write_trained(run, self.model, *_temperature_now(self.loss))
+    def write_model(self, run: Run, weights: dict[str, Tensor]) -> None:
+        write_trained(run, weights, *_temperature_now(self.loss))
 
     def score(self, device: torch.device) -> dict[str, float]:
         found = self.held.score(self.model, device)
