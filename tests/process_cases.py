@@ -27,6 +27,7 @@ from sogclr import (
 )
 from sogclr.losses.features import never_negatives
 from sogclr.losses.processes import Shares
+from sogclr.optimization import Recipe, build_optimizer
 from sogclr.tiles import Part
 
 SAMPLES, WIDTH, BATCH = 30, 6, 12
@@ -200,13 +201,13 @@ def sharded(model):
     return fully_shard(model)
 
 
-def trained(name, dtype, rank, processes, wrap=None):
+def trained(name, optimizer, dtype, rank, processes, wrap=None):
     """Weights of an encoder and of its loss after 20 steps; `wrap` is what processes do with it."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(WIDTH, 15), nn.Tanh(), nn.Linear(15, 4)).to(dtype)
     make, call = cases(dtype)[name]
     loss, wrapped = make(), wrap(model) if wrap else model
-    optimizer = torch.optim.AdamW([*model.parameters(), *loss.parameters()], lr=0.01)
+    optimizer = build_optimizer(model, loss, Recipe(optimizer, 0.01, 0.05))
     for step in range(20):
         counts = COUNTS[processes][step % 2]
         start = sum(counts[:rank])
@@ -221,7 +222,13 @@ def trained(name, dtype, rank, processes, wrap=None):
 
 
 WRAPS = {"copied": copied, "sharded": sharded}
-TRAINED = ("sogclr, learned", "pairs, learned")
+TRAINED = [  # of these, only SGD minds the scale of gradients
+    ("sogclr, learned", "adamw"),
+    ("sogclr, learned", "sgd"),
+    ("pairs, learned", "adamw"),
+    ("pairs, learned", "lars"),
+    ("pairs, learned", "sgd"),
+]
 
 
 def work(rank, processes, folder):
@@ -234,8 +241,8 @@ def work(rank, processes, folder):
         for dtype in (torch.float32, torch.float64)
         for name in cases(dtype)
     }
-    for name, dtype, wrap in product(TRAINED, (torch.float32, torch.float64), WRAPS):
-        found["trained", name, dtype, wrap] = trained(name, dtype, rank, processes, WRAPS[wrap])
+    for case, dtype, wrap in product(TRAINED, (torch.float32, torch.float64), WRAPS):
+        found[case, dtype, wrap] = trained(*case, dtype, rank, processes, WRAPS[wrap])
     found["received"] = received(EACH, FEATURES)
     found["received, keys"] = received(EACH, FEATURES, key=torch.arange(EACH))
     for mistake, patched in MISTAKES.items():

@@ -64,7 +64,7 @@ class Trainer:
         if self.sharded:
             say(told_of(task.model))
         optimizer = build_optimizer(task.model, self.loss, recipe)
-        self.optimizer = fabric.setup_optimizers(optimizer)
+        self.optimizer: Any = fabric.setup_optimizers(optimizer)
         warmup = min(10 * batches.steps_per_epoch, batches.total_steps // 10)
         self.schedule = build_schedule(optimizer, batches.total_steps, warmup)
         self.monitor = Monitor(run, batches.total_steps)
