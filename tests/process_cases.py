@@ -222,7 +222,7 @@ def trained(name, optimizer, dtype, rank, processes, wrap=None):
 
 
 WRAPS = {"copied": copied, "sharded": sharded}
-TRAINED = [  # of these, only SGD minds the scale of gradients
+TRAINED = [  # Adam hardly minds the scale of gradients, SGD does
     ("sogclr, learned", "adamw"),
     ("sogclr, learned", "sgd"),
     ("pairs, learned", "adamw"),

@@ -39,6 +39,7 @@ def test_sharded_weights_end_where_whole_ones_do(alone, tmp_path):
     own = 8 * (192 + 1) + 2 * (2 * 8 + 16 * (15 + 1) + 8 * (31 + 1)) + 8 * (15 + 1)
     line = f"weights         sharded      {own:,} of {total:,} parameters in each of 2 processes"
     assert line in said
+    assert "Warning" not in said
     for file in ("encoder.safetensors", "initial.safetensors"):
         expected, found = (load_file(run / file) for run in (alone, out))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)

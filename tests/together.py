@@ -30,7 +30,9 @@ def main(patch, out, epochs, stop_after=None, **options):
         interrupt_after(patch, stop_after - 1)
     patch.setattr(sogclr.pretraining, "build_projector", lambda width: nn.Linear(width, 16))
     torch.manual_seed(0)
-    encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 15), Block(), Block())
+    layers = nn.Flatten(), nn.Linear(3 * 8 * 8, 15), Block(), Block()
+    view = nn.Unflatten(1, (15, 1)), nn.Flatten()  # as pooling may return
+    encoder = nn.Sequential(*layers, *view)
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 101)
     images = rng.integers(0, 255, (101, 8, 8, 3), dtype=np.uint8)

@@ -5,6 +5,7 @@ among processes, and a block's weights are gathered while it computes. Gradients
 over processes, as under DDP: that is what the losses count on. What is saved is whole.
 """
 
+import warnings
 from collections import Counter
 from typing import Any, TypeVar
 
@@ -74,6 +75,10 @@ def shard(model: nn.Module, mesh: Any) -> nn.Module:
     # From within, since a module takes up what none within it has.
     for module in dict.fromkeys([*reversed(_blocks(model)), *_towers(model), model]):
         fully_shard(module, mesh=mesh)
+    for module in (*_towers(model), model):
+        # torch warns of views, lest they are changed in place: what towers return is not.
+        told = rf"FSDP2-wrapped module \({type(module).__name__}\) returned a view"
+        warnings.filterwarnings("ignore", told)
     return model
 
 
