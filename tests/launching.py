@@ -27,3 +27,5 @@ def assert_alike(one, other):
     assert one["step"] == other["step"] == one["total_steps"]
     for part in ("model", "loss"):
         torch.testing.assert_close(one[part], other[part], rtol=1e-4, atol=2e-5)
+    moments, others = one["optimizer"]["state"], other["optimizer"]["state"]
+    torch.testing.assert_close(moments, others, rtol=1e-3, atol=1e-5)

@@ -1,11 +1,14 @@
 """Losses whose batch processes share: what each is given, and what comes of it."""
 
 from functools import partial
+from itertools import product
 from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 import sogclr.losses.processes
 import sogclr.losses.two_view
@@ -24,6 +27,7 @@ from sogclr import (
 )
 from sogclr.losses.features import never_negatives
 from sogclr.losses.processes import Shares
+from sogclr.optimization import Recipe, build_optimizer
 from sogclr.tiles import Part
 
 SAMPLES, WIDTH, BATCH = 30, 6, 12
@@ -188,23 +192,43 @@ def received(each, width, **keys):
     return total
 
 
-def trained(rank, processes):
-    """Weights of an encoder under DistributedDataParallel."""
+def copied(model):
+    return nn.parallel.DistributedDataParallel(model)
+
+
+def sharded(model):
+    fully_shard(model[0])
+    return fully_shard(model)
+
+
+def trained(name, optimizer, dtype, rank, processes, wrap=None):
+    """Weights of an encoder and of its loss after 20 steps; `wrap` is what processes do with it."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(WIDTH, 16), nn.Tanh(), nn.Linear(16, 4)).double()
-    wrapped = nn.parallel.DistributedDataParallel(model) if processes > 1 else model
-    loss = GlobalContrastiveLoss(SAMPLES, temperature=LearnedTemperature(), dtype=torch.float64)
-    optimizer = torch.optim.AdamW([*model.parameters(), *loss.parameters()], lr=0.01)
+    model = nn.Sequential(nn.Linear(WIDTH, 15), nn.Tanh(), nn.Linear(15, 4)).to(dtype)
+    make, call = cases(dtype)[name]
+    loss, wrapped = make(), wrap(model) if wrap else model
+    optimizer = build_optimizer(model, loss, Recipe(optimizer, 0.01, 0.05))
     for step in range(20):
         counts = COUNTS[processes][step % 2]
         start = sum(counts[:rank])
         own = slice(start, start + counts[rank])
-        a, b, index, _ = (each[own] for each in batch(step, torch.float64))
+        a, b, index, group = (each[own] for each in batch(step, dtype))
         optimizer.zero_grad()
         z = wrapped(torch.cat([a, b]))
-        loss(*z.chunk(2), index).backward()
+        call(loss, *z.chunk(2), index, group).backward()
         optimizer.step()
-    return [p.detach() for p in (*model.parameters(), *loss.parameters())]
+    weights = [p.detach() for p in (*model.parameters(), *loss.parameters())]
+    return [w.full_tensor() if isinstance(w, DTensor) else w for w in weights]
+
+
+WRAPS = {"copied": copied, "sharded": sharded}
+TRAINED = [  # Adam hardly minds the scale of gradients, SGD does
+    ("sogclr, learned", "adamw"),
+    ("sogclr, learned", "sgd"),
+    ("pairs, learned", "adamw"),
+    ("pairs, learned", "lars"),
+    ("pairs, learned", "sgd"),
+]
 
 
 def work(rank, processes, folder):
@@ -217,7 +241,8 @@ def work(rank, processes, folder):
         for dtype in (torch.float32, torch.float64)
         for name in cases(dtype)
     }
-    found["trained"] = trained(rank, processes)
+    for case, dtype, wrap in product(TRAINED, (torch.float32, torch.float64), WRAPS):
+        found[case, dtype, wrap] = trained(*case, dtype, rank, processes, WRAPS[wrap])
     found["received"] = received(EACH, FEATURES)
     found["received, keys"] = received(EACH, FEATURES, key=torch.arange(EACH))
     for mistake, patched in MISTAKES.items():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from launching import finished, started
 from packing import encoded, pack
 
 import sogclr
@@ -16,6 +17,15 @@ TINY = {
     "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
+
+SAVE_SHARDED = """
+import sys
+weights = [weight.full_tensor() for weight in encoder.parameters()]
+if dist.get_rank() == 0:
+    torch.save(weights, sys.argv[1])
+dist.barrier()
+dist.destroy_process_group()
+"""
 
 
 def examples(page):
@@ -58,6 +68,19 @@ def test_lightning_page(tmp_path, monkeypatch):
     exec(loop, names)
     saved = torch.load("contrastive.ckpt", weights_only=False)["state_dict"]
     assert saved["loss.normalizer.table"][:, 1][:256].tolist() == [2] * 256
+
+
+def test_scale_page(tmp_path):
+    """Under torchrun; two processes end with the weights of one."""
+    (loop,) = examples("scale.md")
+    loop = loop.replace('"cuda"', '"cpu"') + SAVE_SHARDED
+    script = tmp_path / "loop.py"
+    script.write_text(loop)
+    processes = [started(count, str(script), str(tmp_path / str(count))) for count in (1, 2)]
+    for process in processes:
+        finished(process)
+    alone, shared = (torch.load(tmp_path / str(count), weights_only=True) for count in (1, 2))
+    torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-6)
 
 
 def test_shards_page(tmp_path, monkeypatch, capsys):

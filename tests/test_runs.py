@@ -67,7 +67,7 @@ def test_load_gives_the_encoder_and_its_preprocessing(tmp_path):
     encoder, spec = build_encoder("small", 16)
     run = Run(tmp_path)
     run.write_settings({})
-    run.write_encoder(encoder, spec)
+    run.write_encoder(encoder.state_dict(), spec)
     model = sogclr.load(tmp_path)
     assert not model.training
     x = model.preprocess(Image.new("L", (40, 20), 255))
@@ -81,6 +81,6 @@ def test_an_encoder_of_another_shape_is_refused(tmp_path):
     encoder, spec = build_encoder("small", 16)
     run = Run(tmp_path)
     run.write_settings({})
-    run.write_encoder(encoder, spec)
+    run.write_encoder(encoder.state_dict(), spec)
     with pytest.raises(UserError, match="does not fit"):
         sogclr.load(tmp_path, nn.Linear(2, 2))

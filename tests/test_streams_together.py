@@ -19,15 +19,15 @@ def pattern(tmp_path):
     return pack_images(tmp_path / "shards", together.SAMPLES, 7, (8, 8))
 
 
-def test_processes_that_are_stopped_end_where_one_does(pattern, tmp_path):
+def test_processes_that_are_stopped_end_where_one_does(pattern, tmp_path, monkeypatch):
     """In two, in one, and in two again, each time stopped in the midst of an epoch."""
     stream = [pattern, "sogclr"]
-    together.main(tmp_path / "whole", EPOCHS, stream=stream)
+    together.main(monkeypatch, tmp_path / "whole", EPOCHS, stream=stream)
     command = [SCRIPT, str(tmp_path / "parts"), str(EPOCHS), "--stream", *stream]
-    said = finished(started(2, *command, "--stop", "2"))
+    said = finished(started(2, *command, "--stop-after", "2"))
     assert "processes       2            the batch is shared by them, 6 each" in said
     assert "stopped at step 2" in said
-    assert "stopped at step 7" in finished(started(1, *command, "--resume", "--stop", "7"))
+    assert "stopped at step 7" in finished(started(1, *command, "--resume", "--stop-after", "7"))
     assert finished(started(2, *command, "--resume")).count("done: ") == 1
     assert checkpoint(tmp_path / "parts")["step"] == EPOCHS * STEPS
     assert_alike(tmp_path / "whole", tmp_path / "parts")
@@ -37,9 +37,9 @@ def test_processes_that_are_stopped_end_where_one_does(pattern, tmp_path):
     assert set(visits[rows[owners == 1]].tolist()) == {EPOCHS}
 
 
-def test_processes_fill_one_queue_of_keys(pattern, tmp_path):
+def test_processes_fill_one_queue_of_keys(pattern, tmp_path, monkeypatch):
     stream = [pattern, "moco"]
-    together.main(tmp_path / "whole", EPOCHS, stream=stream)
+    together.main(monkeypatch, tmp_path / "whole", EPOCHS, stream=stream)
     shared = [SCRIPT, str(tmp_path / "shared"), str(EPOCHS), "--stream", *stream]
     finished(started(2, *shared))
     assert_alike(tmp_path / "whole", tmp_path / "shared")

@@ -6,8 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
+import together
+import torch
 from bits import checkpoint
 from launching import assert_alike, finished, started
+from refusal import refused
+from safetensors.torch import load_file
 
 SCRIPT = str(Path(__file__).with_name("together.py"))
 
@@ -24,6 +28,43 @@ def test_two_processes_end_where_one_does(alone, tmp_path):
     assert_alike(alone, tmp_path / "run")
     assert said.count("done: ") == 1
     assert "processes       2            the batch is shared by them, 6 each" in said
+
+
+def test_sharded_weights_end_where_whole_ones_do(alone, tmp_path):
+    out = tmp_path / "run"
+    said = finished(started(2, SCRIPT, str(out), "2", "--shard-model"))
+    assert_alike(alone, out)
+    # Rows of an uneven number of each matrix: the first process has the larger half.
+    total = 15 * (192 + 1) + 2 * (2 * 15 + 31 * (15 + 1) + 15 * (31 + 1)) + 16 * (15 + 1)
+    own = 8 * (192 + 1) + 2 * (2 * 8 + 16 * (15 + 1) + 8 * (31 + 1)) + 8 * (15 + 1)
+    line = f"weights         sharded      {own:,} of {total:,} parameters in each of 2 processes"
+    assert line in said
+    assert "Warning" not in said
+    for file in ("encoder.safetensors", "initial.safetensors"):
+        expected, found = (load_file(run / file) for run in (alone, out))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
+    expected, scores = (
+        [row.get("knn") for row in checkpoint(run)["monitor"]["rows"]] for run in (alone, out)
+    )
+    assert any(expected)
+    assert scores == expected
+
+
+def test_a_checkpoint_of_sharded_weights_is_whole(alone, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    together.main(monkeypatch, out, 2, stop_after=3)
+    options = ["--resume", "--shard-model", "--stop-after", "6"]
+    assert "going on from step 3" in finished(started(2, SCRIPT, str(out), "2", *options))
+    assert checkpoint(out)["step"] == 6
+    together.main(monkeypatch, out, 2, resume=True)
+    assert_alike(alone, out)
+
+
+def test_weights_are_not_sharded_where_that_cannot_be(capsys, tmp_path, monkeypatch):
+    arguments = ["pretrain", "digits", "--out", tmp_path / "run", "--shard-model"]
+    assert "shard-model: there is one process" in refused(capsys, *arguments)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "moco's second encoder" in refused(capsys, *arguments, "--method", "moco")
 
 
 def test_a_batch_is_refused_that_is_too_small_to_be_shared(tmp_path):

@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from .errors import UserError
 from .launched import processes, restarts
 from .settings import ConcretePrecision, Device
+from .weight_shards import strategy
 
 __all__ = ["choose_device", "finish", "start"]
 
@@ -35,17 +36,23 @@ def choose_device(device: Device, *, alone: bool = True) -> str:
     return device
 
 
-def start(device: str, precision: ConcretePrecision) -> Fabric:
-    """Fabric, launched: on one device, or on one for each process that torchrun started."""
+def start(device: str, precision: ConcretePrecision, *, shard_model: bool = False) -> Fabric:
+    """Fabric, launched: on one device, or on one for each process that torchrun started.
+
+    Args:
+        device: "cpu", "cuda" or "mps".
+        precision: of the forward pass.
+        shard_model: whether each of several processes has a part of the weights, and no copy.
+    """
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    strategy = "ddp" if processes() > 1 else "auto"
+    copies = "ddp" if processes() > 1 else "auto"
     with warnings.catch_warnings():
         # It recommends settings that the plan has weighed already, and repeats them.
         warnings.simplefilter("ignore")
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         fabric = Fabric(
             accelerator=device,
-            strategy=strategy,
+            strategy=strategy() if shard_model else copies,
             devices=here,
             num_nodes=processes() // here,
             precision=precision,

@@ -36,6 +36,7 @@ from .settings import Device
 from .streaming import StreamTask, open_stream
 from .training import Trainer
 from .two_views import TwoViewTask, ViewsTask
+from .weight_shards import require_shardable
 
 __all__ = ["build_task", "pretrain"]
 
@@ -49,12 +50,15 @@ def pretrain(
     device: Device,
     workers: int | None,
     checkpoint_seconds: float,
+    shard_model: bool,
     resume: bool,
 ) -> Result:
     """See `sogclr.pretrain`; `module` is the user's own encoder, if it is one."""
     run = Run(out)
     resume = resume or (restarts() > 0 and run.checkpoint.exists())
     request = claim(run, request, "pretrain", resume)
+    if shard_model:
+        require_shardable(request.method)
     kind = choose_device(device, alone=False)
     source: ImageSource | StreamSource | None = open_stream(data, request, StreamSource)
     if source is None:
@@ -62,7 +66,8 @@ def pretrain(
         require_whole(source.damaged, request.damaged)
     plan = plan_run(request, source, kind, workers)
     _tell(source, plan, kind)
-    fabric = start(kind, plan.precision)  # from here on no process changes what another looks at
+    # From here on no process changes what another looks at.
+    fabric = start(kind, plan.precision, shard_model=shard_model)
     torch.manual_seed(request.seed)
     task, batches = _work(source, plan, module, fabric.device)
     if fabric.is_global_zero:
@@ -71,14 +76,16 @@ def pretrain(
         kept = queue + gauge_bytes(plan.batch_size, PROJECTION)
         rows = request.table_rows or len(source)
         run.require_space(checkpoint_bytes(task.model, rows, kept))
+    resume = run.checkpoint.exists()
+    if not resume and fabric.is_global_zero:
+        run.write_settings({"asked": asdict(request), "resolved": asdict(plan.resolved())})
+        # Before the trainer may shard it.
+        run.write_encoder(task.model.encoder.state_dict(), task.spec, initial=True)
+        _picture(source, plan, run)
     trainer = Trainer(fabric, task, batches, plan.recipe, run, checkpoint_seconds)
-    if run.checkpoint.exists():
+    if resume:
         trainer.restore()
     else:
-        if fabric.is_global_zero:
-            run.write_settings({"asked": asdict(request), "resolved": asdict(plan.resolved())})
-            run.write_encoder(task.model.encoder, task.spec, initial=True)
-            _picture(source, plan, run)
         trainer.monitor.restore(NOTHING_YET, fabric.device)
         task.prime(fabric.device)
     return conduct(trainer, "sogclr evaluate, sogclr embed, sogclr.load")

@@ -83,12 +83,10 @@ class Run:
             raise UserError(f"run: {self.settings} is damaged ({error})") from error
 
     def write_encoder(
-        self, encoder: nn.Module, spec: EncoderSpec, *, initial: bool = False
+        self, weights: dict[str, Tensor], spec: EncoderSpec, *, initial: bool = False
     ) -> None:
-        """The encoder's weights and description."""
-        state = {
-            key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()
-        }
+        """The encoder's weights, its state_dict, and description."""
+        state = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
         target = self.initial if initial else self.encoder
         atomically(target, lambda path: save_file(state, path))
         atomically(self.encoder_spec, lambda path: path.write_text(pretty(spec.as_dict())))

@@ -94,8 +94,8 @@ class Task(ABC):
         return told
 
     @abstractmethod
-    def write_model(self, run: Run) -> None:
-        """Leave in the run what its user wants of it."""
+    def write_model(self, run: Run, weights: dict[str, Tensor]) -> None:
+        """Leave in the run what its user wants of it. `weights` is the model's state, whole."""
 
     @abstractmethod
     def score(self, device: torch.device) -> dict[str, float]:

@@ -25,6 +25,7 @@ from .optimization import Recipe, build_optimizer, build_schedule
 from .progress import say
 from .runs import Run
 from .task import Outcome, Task
+from .weight_shards import are_sharded, as_shards, optimizer_as_shards, told_of, whole
 
 __all__ = ["Trainer", "can_capture"]
 
@@ -54,10 +55,16 @@ class Trainer:
         self.checkpoint_seconds = checkpoint_seconds
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             task.model = nn.SyncBatchNorm.convert_sync_batchnorm(task.model)
-        self.plain_model = task.model.to(memory_format=torch.channels_last)
+        self.sharded = are_sharded(fabric)
+        if not self.sharded:  # parts of weights are rows of them, as they are numbered
+            task.model.to(memory_format=torch.channels_last)
+        self.plain_model = task.model
         self.loss = task.loss.to(fabric.device)
+        self.model = fabric.setup_module(task.model)
+        if self.sharded:
+            say(told_of(task.model))
         optimizer = build_optimizer(task.model, self.loss, recipe)
-        self.model, self.optimizer = fabric.setup(task.model, optimizer)
+        self.optimizer: Any = fabric.setup_optimizers(optimizer)
         warmup = min(10 * batches.steps_per_epoch, batches.total_steps // 10)
         self.schedule = build_schedule(optimizer, batches.total_steps, warmup)
         self.monitor = Monitor(run, batches.total_steps)
@@ -76,6 +83,9 @@ class Trainer:
             UserError: no readable checkpoint, or one of another data set.
         """
         state = self.run.read_checkpoint()
+        if self.sharded:
+            state["model"] = as_shards(state["model"], self.plain_model)
+            state["optimizer"] = optimizer_as_shards(state["optimizer"], self.optimizer)
         told = self.task.restore(state, self.run)
         self.optimizer.load_state_dict(state["optimizer"])
         if told is None:
@@ -103,14 +113,18 @@ class Trainer:
             UserError: the disk is full; the previous checkpoint is intact.
             IndexError: the table met invalid ids.
         """
+        first = self.fabric.is_global_zero
         loss = self.loss.state_dict()  # of which each may hold a part
-        if not self.fabric.is_global_zero:
+        model, optimizer = self.plain_model.state_dict(), self.optimizer.state_dict()
+        if self.sharded:
+            model, optimizer = whole(model, kept=first), whole(optimizer, kept=first)
+        if not first:
             return
         state: dict[str, Any] = {
             "step": self.step,
             "total_steps": self.batches.total_steps,
-            "model": self.plain_model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": model,
+            "optimizer": optimizer,
             "loss": loss,
             "data": self.task.identity(),
             "monitor": self.monitor.state(),
@@ -119,7 +133,7 @@ class Trainer:
         if self.fabric.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state()
         self.run.write_checkpoint(state)
-        self.task.write_model(self.run)
+        self.task.write_model(self.run, model)
 
     def train(self) -> bool:
         """Run to the end, or until asked to stop.
@@ -171,8 +185,9 @@ class Trainer:
         self.monitor.observe(plan.step, torch.from_numpy(plan.rows), outcome)
 
     def _eager(self, batch: Any) -> Outcome:
-        plan, several = batch.plan, self.fabric.world_size > 1
-        with self.fabric.no_backward_sync(self.model, enabled=several and not plan.last):
+        plan, copies = batch.plan, self.fabric.world_size > 1 and not self.sharded
+        # Summed at the end, gradients are whole until then: as large as what sharding saves.
+        with self.fabric.no_backward_sync(self.model, enabled=copies and not plan.last):
             outcome = self.task.forward(self.model, batch, self.fabric.device)
             self.fabric.backward(outcome.loss * plan.weight)
         return outcome
@@ -202,7 +217,9 @@ class Trainer:
         self.task.loss.check()
         epoch = self.step / self.batches.steps_per_epoch
         scores = {}
-        if self.monitor.first and epoch_ends and self._is_scored(round(epoch)):
+        # Where weights are sharded, no process can compute without the others.
+        scores_here = self.monitor.first or self.sharded
+        if scores_here and epoch_ends and self._is_scored(round(epoch)):
             scores = self.task.score(self.fabric.device)
         rate = self.optimizer.param_groups[0]["lr"]
         self.monitor.log(self.step, epoch, loss=self.task.loss, learning_rate=rate, scores=scores)

@@ -123,8 +123,10 @@ class ViewsTask(Task):
         if isinstance(self.model, MomentumModel):
             self.model.update()
 
-    def write_model(self, run: Run) -> None:
-        run.write_encoder(self.model.encoder, self.spec)
+    def write_model(self, run: Run, weights: dict[str, Tensor]) -> None:
+        own = "query.encoder." if isinstance(self.model, MomentumModel) else "encoder."
+        encoder = {k.removeprefix(own): v for k, v in weights.items() if k.startswith(own)}
+        run.write_encoder(encoder, self.spec)
 
     def _views(self, batch: Batch, device: torch.device) -> Tensor:
         """`(2b, 3, S, S)`, first all first views, then all second views."""

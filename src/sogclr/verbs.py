@@ -79,6 +79,7 @@ def pretrain(
     epoch_samples: int | None = None,
     seed: int = 0,
     checkpoint_seconds: float = 120.0,
+    shard_model: bool = False,
     resume: bool = False,
 ) -> Result:
     """Learn an encoder from unlabelled images.
@@ -132,6 +133,8 @@ def pretrain(
         epoch_samples: Of a stream: how many samples make an epoch.
         seed: Of weights, order and views.
         checkpoint_seconds: At least this long between checkpoints.
+        shard_model: Under torchrun: each process holds a part of the weights and of the
+            optimizer's state, and no copy, for models too large for a device.
         resume: Go on with the run in `out`, exactly as if it had not been interrupted.
 
     Returns:
@@ -178,6 +181,7 @@ def pretrain(
         device=device,
         workers=workers,
         checkpoint_seconds=checkpoint_seconds,
+        shard_model=shard_model,
         resume=resume,
     )
 
@@ -220,6 +224,7 @@ def align(
     epoch_samples: int | None = None,
     seed: int = 0,
     checkpoint_seconds: float = 120.0,
+    shard_model: bool = False,
     resume: bool = False,
 ) -> Result:
     """Learn a joint space of images and texts, or of two kinds of text, from pairs.
@@ -284,6 +289,8 @@ def align(
         epoch_samples: Of a stream: how many pairs make an epoch.
         seed: Of weights, order, captions and views.
         checkpoint_seconds: At least this long between checkpoints.
+        shard_model: Under torchrun: each process holds a part of the weights and of the
+            optimizer's state, and no copy, for models too large for a device.
         resume: Go on with the run in `out`, exactly as if it had not been interrupted.
 
     Returns:
@@ -340,6 +347,7 @@ def align(
         device=device,
         workers=workers,
         checkpoint_seconds=checkpoint_seconds,
+        shard_model=shard_model,
         resume=resume,
     )
 

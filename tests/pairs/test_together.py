@@ -1,27 +1,29 @@
 """Pairs that processes share."""
 
+import pytest
 from launching import assert_alike, finished, started
 
-
 # By SGD: the bias of attention's keys has no gradient but rounding, of which Adam makes full steps.
-def test_two_processes_end_where_one_does(tiny, pairs, tmp_path):
-    arguments = ["-m", "sogclr", "align", str(pairs), "--model", str(tiny), "--device", "cpu"]
-    arguments += [
-        "--batch-size",
-        "8",
-        "--epochs",
-        "2",
-        "--tau",
-        "learned",
-        "--rho",
-        "1",
-        "--optimizer",
-        "sgd",
-    ]
-    for count in (1, 2):
-        finished(
-            started(
-                count, *arguments, "--out", str(tmp_path / f"{count}"), "--precision", "32-true"
-            )
-        )
-    assert_alike(tmp_path / "1", tmp_path / "2")
+SETTINGS = {
+    "--device": "cpu",
+    "--precision": "32-true",
+    "--batch-size": "8",
+    "--epochs": "2",
+    "--tau": "learned",
+    "--rho": "1",
+    "--optimizer": "sgd",
+}
+
+
+# Both sides of sentences go through one tower, twice a step.
+@pytest.mark.parametrize("table", ["pairs", "sentences"])
+def test_two_processes_end_where_one_does(table, make_config, request, tmp_path):
+    model = make_config(vision_cfg={"layers": 2}, text_cfg={"layers": 2})
+    command = ["-m", "sogclr", "align", str(request.getfixturevalue(table)), "--model", str(model)]
+    command += [word for setting in SETTINGS.items() for word in setting]
+    runs = {"alone": (1, []), "copied": (2, []), "sharded": (2, ["--shard-model"])}
+    for name, (count, option) in runs.items():
+        out = str(tmp_path / name)
+        finished(started(count, *command, "--out", out, *option))
+    for name in ("copied", "sharded"):
+        assert_alike(tmp_path / "alone", tmp_path / name)

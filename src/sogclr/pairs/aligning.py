@@ -28,6 +28,7 @@ from ..session import Result, checkpoint_bytes, claim, conduct, request_of
 from ..settings import Device
 from ..streaming import open_stream
 from ..training import Trainer
+from ..weight_shards import require_shardable
 from .building import TowerRequest, build_towers, rebuild_towers, tokenizer_of
 from .model_files import load_frozen, pair_files, read_spec, write_start
 from .planning import PairPlan, PairRequest, plan_pairs
@@ -50,12 +51,15 @@ def align(
     device: Device,
     workers: int | None,
     checkpoint_seconds: float,
+    shard_model: bool,
     resume: bool,
 ) -> Result:
     """See `sogclr.align`."""
     run = Run(out)
     resume = resume or (restarts() > 0 and run.checkpoint.exists())
     request = claim(run, request, "align", resume)
+    if shard_model:
+        require_shardable(request.method)
     kind = choose_device(device, alone=False)
     source = _opened(data, request)
     held = None if val is None else open_pairs(val, request.columns)
@@ -72,7 +76,8 @@ def align(
         device=kind,
         workers=workers,
     )
-    fabric = start(kind, plan.precision)  # from here on no process changes what another looks at
+    # From here on no process changes what another looks at.
+    fabric = start(kind, plan.precision, shard_model=shard_model)
     torch.manual_seed(request.seed)
     spec, towers = _towers(run, wanted, frozen, source, resume)
     _tell(plan, kind, spec, towers)

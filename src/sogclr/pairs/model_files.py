@@ -137,9 +137,11 @@ def write_start(run: Run, spec: PairSpec, towers: dict[str, Tower], tokenizer: A
         tokenizer.save_pretrained(str(files["text"]))
 
 
-def write_trained(run: Run, model: PairModel, temperature: float, bias: float | None) -> None:
-    """What training changes."""
-    state = _plain(model.state_dict())
+def write_trained(
+    run: Run, weights: dict[str, Tensor], temperature: float, bias: float | None
+) -> None:
+    """What training changes; `weights` is the state of a `PairModel`."""
+    state = _plain(weights)
     state[LOG_TEMPERATURE] = torch.tensor(temperature).log()
     if bias is not None:
         state[BIAS] = torch.tensor(bias)

@@ -156,8 +156,8 @@ class SidesTask(Task):
         """What the loss is told beside rows."""
         return {}
 
-    def write_model(self, run: Run) -> None:
-        write_trained(run, self.model, *_temperature_now(self.loss))
+    def write_model(self, run: Run, weights: dict[str, Tensor]) -> None:
+        write_trained(run, weights, *_temperature_now(self.loss))
 
     def score(self, device: torch.device) -> dict[str, float]:
         if self.held is None:

@@ -1,0 +1,49 @@
+"""Which modules are gathered at a time, where weights are sharded."""
+
+import pytest
+import timm
+from torch import nn
+
+from sogclr import weight_shards
+from sogclr.models import ContrastiveModel
+from sogclr.pairs.towers import PairModel
+
+
+def gathered(model, monkeypatch):
+    """Their names; each comes after those within it."""
+    found = []
+    monkeypatch.setattr(weight_shards, "fully_shard", lambda module, mesh: found.append(module))
+    weight_shards.shard(model, None)
+    for place, module in enumerate(found):
+        assert not set(found[place + 1 :]) & set(module.modules())
+    names = {module: name for name, module in model.named_modules()}
+    return {names[module] for module in found}
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [
+        ("test_vit", [f"blocks.{i}" for i in range(6)]),
+        # Stages, and blocks where a stage has several: two, four and two.
+        (
+            "test_convnext",
+            [f"stages.{i}" for i in range(4)]
+            + [
+                f"stages.{i}.blocks.{j}"
+                for i, count in enumerate((0, 2, 4, 2))
+                for j in range(count)
+            ],
+        ),
+    ],
+)
+def test_blocks_of_a_tower(name, blocks, monkeypatch):
+    encoder = timm.create_model(name, num_classes=0)
+    model = ContrastiveModel(encoder, nn.Linear(8, 8))
+    expected = {"", "encoder", "projector", *(f"encoder.{block}" for block in blocks)}
+    assert gathered(model, monkeypatch) == expected
+
+
+def test_towers_of_pairs(monkeypatch):
+    towers = {"image": nn.Linear(3, 2), "text": nn.TransformerEncoderLayer(4, 1)}
+    found = gathered(PairModel(towers, ("image", "text")), monkeypatch)
+    assert found == {"", "trained.image", "trained.text"}
