@@ -19,16 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from .equal_rows import all_different, log_mean_over_equal_rows
+from .ids import check_ids, move_ids
 from .per_sample import PerSample
 
 __all__ = [
     "InBatchNormalizer",
     "Normalizer",
     "NormalizerTable",
-    "check_ids",
-    "check_integers",
     "log_normalizers",
-    "move_ids",
     "step_size",
 ]
 
@@ -312,45 +310,3 @@ def _looked_up(
 def _stacked(sides: Sequence[Tensor]) -> Tensor:
     """`(S, ...)`, of one side a view."""
     return sides[0][None] if len(sides) == 1 else torch.stack(list(sides))
-
-
-def check_ids(ids: Tensor, count: int, what: str) -> bool:
-    """Check ids that are on the CPU; others are not waited for.
-
-    Args:
-        ids: `(B,)` integers.
-        count: they must be in [0, count).
-        what: they are called in messages.
-
-    Returns:
-        Whether they were checked.
-
-    Raises:
-        TypeError: they are not integers.
-        IndexError: one is out of range.
-    """
-    check_integers(ids, what)
-    if ids.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    values = ids.numpy()  # which is quicker with a few numbers
-    if len(values) and (values.min() < 0 or values.max() >= count):
-        outside = ids[(ids < 0) | (ids >= count)]
-        raise IndexError(
-            f"{what} {int(outside[0])} is outside [0, {count}): "
-            "the number given to the loss must be larger than the largest one"
-        )
-    return True
-
-
-def check_integers(ids: Tensor, what: str) -> None:
-    """Raise TypeError unless the ids, called `what` in the message, are integers."""
-    if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
-        raise TypeError(f"{what}s must be integers, got {ids.dtype}")
-
-
-def move_ids(ids: Tensor, device: torch.device) -> Tensor:
-    """Ids of any integer type to int64 on `device`, without a wait where that is safe.
-
-    Elsewhere than on CUDA a copy may be read before it has arrived.
-    """
-    return ids.to(device, torch.int64, non_blocking=device.type == "cuda")

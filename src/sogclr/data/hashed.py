@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..normalizer import check_integers
+from ..ids import check_integers
 from .source import stable_id
 
 __all__ = ["hashed_rows", "shared_share", "stable_keys"]

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..normalizer import InBatchNormalizer, move_ids
+from ..ids import move_ids
+from ..normalizer import InBatchNormalizer
 from ..per_sample import PerSample
 from ..temperature import Temperature, as_temperature
 from ..tiles import Negatives

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, normalize
 
-from ..normalizer import move_ids
+from ..ids import move_ids
 from .features import check_shapes, distinct, never_negatives
 from .processes import Shares, agree, with_backward
 
