@@ -35,8 +35,8 @@ def test_sharded_weights_end_where_whole_ones_do(alone, tmp_path):
     said = finished(started(2, SCRIPT, str(out), "2", "--shard-model"))
     assert_alike(alone, out)
     # Rows of an uneven number of each matrix: the first process has the larger half.
-    total = 15 * (192 + 1) + 2 * (2 * 15 + 31 * (15 + 1) + 15 * (31 + 1)) + 16 * (15 + 1)
-    own = 8 * (192 + 1) + 2 * (2 * 8 + 16 * (15 + 1) + 8 * (31 + 1)) + 8 * (15 + 1)
+    total = 15 * (192 + 1) + 2 * (2 * 15 + 31 * (15 + 1) + 15 * (31 + 1)) + 128 * (15 + 1)
+    own = 8 * (192 + 1) + 2 * (2 * 8 + 16 * (15 + 1) + 8 * (31 + 1)) + 64 * (15 + 1)
     line = f"weights         sharded      {own:,} of {total:,} parameters in each of 2 processes"
     assert line in said
     assert "Warning" not in said

@@ -31,7 +31,7 @@ def main(patch, out, epochs, stop_after=None, stream=None, **options):
     """`stream` is a pattern of shards, with as many images of 8 x 8 pixels, and a method."""
     if stop_after is not None:
         interrupt_after(patch, stop_after - 1)
-    patch.setattr(sogclr.pretraining, "build_projector", lambda width: nn.Linear(width, 16))
+    patch.setattr(sogclr.pretraining, "build_projector", lambda width: nn.Linear(width, 128))
     torch.manual_seed(0)
     layers = nn.Flatten(), nn.Linear(3 * 8 * 8, 15), Block(), Block()
     view = nn.Unflatten(1, (15, 1)), nn.Flatten()  # as pooling may return

@@ -3,6 +3,7 @@
 import sys
 
 import torch
+import torch.distributed as dist
 from datasets import Dataset
 from sentence_transformers import (
     SentenceTransformer,
@@ -44,6 +45,9 @@ def main(bert, out, batch):
     if arguments.process_index == 0:
         state = {"model": model.state_dict(), "loss": loss.contrast.state_dict()}
         torch.save(state, f"{out}/state.pt")
+    if dist.is_initialized():  # left to the end of the process, it can abort it
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
