@@ -167,10 +167,11 @@ def test_so_is_that_of_a_learned_temperature(kind, candidates, start, rho, scale
 
 @tiles
 @pytest.mark.parametrize("candidates", [None, 7.0])
+@pytest.mark.parametrize("scale", ["temperature", "cross-entropy"])
 @pytest.mark.parametrize("kind", GLOBAL)
-def test_so_is_that_of_individual_temperatures(kind, candidates, cut):
+def test_so_is_that_of_individual_temperatures(kind, scale, candidates, cut):
     own = IndividualTemperature(0.2, rho=0.5, momentum=0.0, learning_rate=1e-30)
-    loss = made(kind, own, candidates=candidates).double()
+    loss = made(kind, own, scale, candidates=candidates).double()
     index, pair = BATCHES["distinct"], features()
     temperatures = [temperature for _, temperature in loss.sides()]
     for seed, temperature in enumerate(temperatures):

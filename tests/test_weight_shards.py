@@ -1,10 +1,11 @@
-"""Which modules are gathered at a time, where weights are sharded."""
+"""Which modules are gathered at a time, where weights are sharded; and what cannot be."""
 
 import pytest
 import timm
+import torch
 from torch import nn
 
-from sogclr import weight_shards
+from sogclr import UserError, weight_shards
 from sogclr.models import ContrastiveModel
 from sogclr.pairs.towers import PairModel
 
@@ -13,6 +14,7 @@ def gathered(model, monkeypatch):
     """Their names; each comes after those within it."""
     found = []
     monkeypatch.setattr(weight_shards, "fully_shard", lambda module, mesh: found.append(module))
+    monkeypatch.setattr(weight_shards, "_make_equal", lambda model, mesh: None)
     weight_shards.shard(model, None)
     for place, module in enumerate(found):
         assert not set(found[place + 1 :]) & set(module.modules())
@@ -47,3 +49,9 @@ def test_towers_of_pairs(monkeypatch):
     towers = {"image": nn.Linear(3, 2), "text": nn.TransformerEncoderLayer(4, 1)}
     found = gathered(PairModel(towers, ("image", "text")), monkeypatch)
     assert found == {"", "trained.image", "trained.text"}
+
+
+def test_a_parameter_that_cannot_be_divided_is_named():
+    model = nn.ModuleDict({"gain": nn.ParameterList([nn.Parameter(torch.tensor(1.0))])})
+    with pytest.raises(UserError, match=r"shard-model: the parameter gain\.0 is a single number"):
+        weight_shards.shard(model, None)

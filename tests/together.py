@@ -3,6 +3,7 @@
 Without batch normalization, which every process does over its own share on a CPU.
 """
 
+import time
 from argparse import ArgumentParser
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import nn
 
 import sogclr
 import sogclr.pretraining
+from sogclr.launched import rank
+from sogclr.runs import Run
 
 SAMPLES, ROWS = 101, 150
 
@@ -27,12 +30,20 @@ class Block(nn.Module):
         return x + self.outer(self.inner(x))
 
 
-def main(patch, out, epochs, stop_after=None, stream=None, **options):
+def main(patch, out, epochs, stop_after=None, stream=None, write_seconds=0.0, **options):
     """`stream` is a pattern of shards, with as many images of 8 x 8 pixels, and a method."""
     if stop_after is not None:
         interrupt_after(patch, stop_after - 1)
+    if write_seconds:
+        write_checkpoint = Run.write_checkpoint
+
+        def slowly(run, state):
+            time.sleep(write_seconds)
+            write_checkpoint(run, state)
+
+        patch.setattr(Run, "write_checkpoint", slowly)
     patch.setattr(sogclr.pretraining, "build_projector", lambda width: nn.Linear(width, 128))
-    torch.manual_seed(0)
+    torch.manual_seed(rank())  # that of the first process counts
     layers = nn.Flatten(), nn.Linear(3 * 8 * 8, 15), Block(), Block()
     view = nn.Unflatten(1, (15, 1)), nn.Flatten()  # as pooling may return
     encoder = nn.Sequential(*layers, *view)
@@ -52,8 +63,7 @@ def main(patch, out, epochs, stop_after=None, stream=None, **options):
         epochs=epochs,
         device="cpu",
         precision="32-true",
-        checkpoint_seconds=0,
-        **options,
+        **{"checkpoint_seconds": 0, **options},
     )
 
 
@@ -71,6 +81,8 @@ if __name__ == "__main__":
     parser.add_argument("epochs", type=int)
     parser.add_argument("--stop-after", type=int)
     parser.add_argument("--stream", nargs=2)
+    parser.add_argument("--write-seconds", type=float, default=0.0)
+    parser.add_argument("--checkpoint-seconds", type=float, default=0.0)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--shard-model", action="store_true")
     main(pytest.MonkeyPatch(), **vars(parser.parse_args()))

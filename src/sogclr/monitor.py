@@ -85,7 +85,8 @@ class Monitor:
         """A sample that could not be read; told once a file."""
         if name not in self._skipped:
             self._skipped.add(name)
-            say(f"skipped {name}: {reason} (training goes on, {len(self._skipped)} so far)")
+            so_far = f"{len(self._skipped)} so far"
+            say(f"skipped {name}: {reason} (training goes on, {so_far})", for_all=False)
 
     def check_finite(self, names: Sequence[str] | Mapping[int, str]) -> None:
         """Raise UserError if features or the loss stopped being finite since the last log point."""

@@ -14,11 +14,17 @@ T = TypeVar("T")
 
 # On stderr, so that what a command prints as its result can be piped.
 console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=rank() > 0)
+everyone = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def say(text: str) -> None:
-    """One line to the person, exactly as it is."""
-    console.print(text, markup=False)
+def say(text: str, *, for_all: bool = True) -> None:
+    """One line to the person, exactly as it is.
+
+    Args:
+        text: the line.
+        for_all: whether all processes know as much, so that one of them says it.
+    """
+    (console if for_all else everyone).print(text, markup=False)
 
 
 def result(item: Any) -> None:

@@ -99,14 +99,17 @@ class Run:
         """
         atomically(self.checkpoint, lambda path: torch.save(state, path))
 
-    def read_checkpoint(self) -> dict[str, Any]:
+    def read_checkpoint(self, *, mapped: bool = False) -> dict[str, Any]:
         """What `write_checkpoint` wrote, on the CPU.
+
+        Args:
+            mapped: whether tensors stay in the file until they are looked at.
 
         Raises:
             UserError: there is none, or it cannot be read.
         """
         try:
-            return torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            return torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=mapped)
         except FileNotFoundError:
             raise UserError(f"run: {self.folder} has no checkpoint yet") from None
         except Exception as error:

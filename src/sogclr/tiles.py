@@ -227,7 +227,9 @@ class Negatives:
             log_sum = log_sum.masked_fill(log_sum == -math.inf, 0)
         scaled = weight / log_sum.exp() if self.one_exponential else weight
         both = self.sides > 1 and self.part is None
-        gradient = self.a.new_empty(1 + both, *self.a.shape)
+        # A compiler may multiply what is to be overwritten by 0, which leaves what is not a number.
+        empty = self.a.new_zeros if torch.compiler.is_compiling() else self.a.new_empty
+        gradient = empty(1 + both, *self.a.shape)
         grad_a, *others = gradient
         grad_b = others[0] if others else grad_a
         mean = torch.zeros_like(log_sum) if means else None
@@ -348,7 +350,7 @@ class Negatives:
         """s / tau, of one tau, `(n, m)`."""
         if isinstance(self.tau, Tensor):
             return (a / self.tau) @ b.T
-        return torch.addmm(a.new_empty(()), a, b.T, beta=0, alpha=1 / self.tau)
+        return torch.addmm(a.new_zeros(()), a, b.T, beta=0, alpha=1 / self.tau)
 
 
 def _rows(whole: Tensor, places: slice) -> Tensor:

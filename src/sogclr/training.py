@@ -82,7 +82,8 @@ class Trainer:
         Raises:
             UserError: no readable checkpoint, or one of another data set.
         """
-        state = self.run.read_checkpoint()
+        # Of what is sharded each process needs a part.
+        state = self.run.read_checkpoint(mapped=self.sharded)
         if self.sharded:
             state["model"] = as_shards(state["model"], self.plain_model)
             state["optimizer"] = optimizer_as_shards(state["optimizer"], self.optimizer)
@@ -160,7 +161,9 @@ class Trainer:
                 epoch_ends = self.step % self.batches.steps_per_epoch == 0
                 if epoch_ends or self.step % self.log_every == 0:
                     self._log(epoch_ends)
-                    if time.monotonic() - last_save >= self.checkpoint_seconds:
+                    # By the clock of any: it takes all of them to save, and one that writes longer
+                    # than the others.
+                    if self._anyone(time.monotonic() - last_save >= self.checkpoint_seconds):
                         self.save()
                         last_save = time.monotonic()
                 if stopping:

@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import ModelParallelStrategy
 from lightning_utilities.core.apply_func import apply_to_collection
@@ -71,7 +72,11 @@ def shard(model: nn.Module, mesh: Any) -> nn.Module:
 
     What is gathered at a time: a block of a tower; what a tower has besides, so that one can be
     called alone; and the rest.
+
+    Raises:
+        UserError: a parameter cannot be divided.
     """
+    _make_equal(model, mesh)
     # From within, since a module takes up what none within it has.
     for module in dict.fromkeys([*reversed(_blocks(model)), *_towers(model), model]):
         fully_shard(module, mesh=mesh)
@@ -80,6 +85,20 @@ def shard(model: nn.Module, mesh: Any) -> nn.Module:
         told = rf"FSDP2-wrapped module \({type(module).__name__}\) returned a view"
         warnings.filterwarnings("ignore", told)
     return model
+
+
+def _make_equal(model: nn.Module, mesh: Any) -> None:
+    """As DDP does: what a user's own module was made with differs from process to process."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, nn.Parameter) and not tensor.ndim:
+            raise UserError(
+                f"shard-model: the parameter {name} is a single number, which cannot be divided; "
+                "leave the option out"
+            )
+        first = tensor.detach().to(mesh.device_type).contiguous()
+        dist.broadcast(first, src=0, group=mesh.get_group())
+        # Rows are divided as they are numbered.
+        tensor.data = first.to(tensor.device)
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:

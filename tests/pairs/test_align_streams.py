@@ -12,6 +12,7 @@ from interrupting import interrupt_after
 from launching import assert_alike, finished, started
 from packing import pack
 from refusal import refused
+from safetensors.torch import load_file
 from serving import serving
 
 import sogclr
@@ -115,6 +116,9 @@ def test_it_is_the_run_of_the_same_pairs_on_this_machine(shards, pattern, tiny, 
     sogclr.align(str(shards), tmp_path / "here", **settings)
     stream, here = (checkpoint(tmp_path / name) for name in ("stream", "here"))
     torch.testing.assert_close(stream["model"], here["model"], rtol=1e-4, atol=2e-5)
+    # Its temperature too, where some rows are nobody's.
+    written = [load_file(tmp_path / name / "trained.safetensors") for name in ("stream", "here")]
+    torch.testing.assert_close(*written, rtol=1e-4, atol=2e-5)
     source = open_pairs(str(shards))
     rows = {"a": hashed(source.a.names), "b": hashed(source.b.texts)}
     for name, value in here["loss"].items():

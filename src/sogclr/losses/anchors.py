@@ -102,13 +102,16 @@ class _Weighed:
 
     def pull(self, scale: float | Tensor) -> Tensor:
         """Minus the gradient by the similarity to the positive, over all sides, `(M,)`."""
-        if self.rest is None:
+        one_each = isinstance(scale, Tensor) and scale.ndim > 0
+        if self.rest is None and self.factor is None and not one_each:
             sides, anchors = self.loss.shape
-            if self.factor is None:
-                return self.loss.new_ones(anchors).mul_(sides * scale)
-            return (self.factor * scale).sum(dim=0)
+            return self.loss.new_ones(anchors).mul_(sides * scale)
         # In this order: where the positive is nearly all of ĝ, 1 minus its share is rounding.
-        pull = (1 - self.ratio) + self.ratio * self.rest
+        pull = (
+            torch.ones_like(self.loss)
+            if self.rest is None
+            else (1 - self.ratio) + self.ratio * self.rest
+        )
         pull = pull if self.factor is None else pull * self.factor
         return (pull * scale).sum(dim=0)
 

@@ -77,7 +77,9 @@ def _temperature_now(loss: Any) -> tuple[float, float | None]:
         return temperature.value, None
     if isinstance(temperature, LearnedTemperature):
         return math.exp(temperature.log_temperature.item()), None
-    return float(temperature.tau[:-1].mean()), None  # the last row is a spare one
+    # Rows of a stream may be nobody's.
+    met = loss.normalizer_a.visits[:-1] > 0
+    return float(temperature.tau[:-1][met].mean() if met.any() else temperature.tau[0]), None
 
 
 class Held:
