@@ -60,6 +60,7 @@ def test_a_checkpoint_of_sharded_weights_is_whole(alone, tmp_path, monkeypatch):
     assert_alike(alone, out)
 
 
+@pytest.mark.slow
 def test_processes_save_together_however_long_one_writes(tmp_path):
     options = ["--shard-model", "--checkpoint-seconds", "0.5", "--write-seconds", "0.6"]
     said = finished(started(2, SCRIPT, str(tmp_path / "run"), "8", *options))

@@ -22,8 +22,11 @@ def test_two_processes_end_where_one_does(table, make_config, request, tmp_path)
     command = ["-m", "sogclr", "align", str(request.getfixturevalue(table)), "--model", str(model)]
     command += [word for setting in SETTINGS.items() for word in setting]
     runs = {"alone": (1, []), "copied": (2, []), "sharded": (2, ["--shard-model"])}
-    for name, (count, option) in runs.items():
-        out = str(tmp_path / name)
-        finished(started(count, *command, "--out", out, *option))
+    processes = [
+        started(count, *command, "--out", str(tmp_path / name), *option)
+        for name, (count, option) in runs.items()
+    ]
+    for process in processes:
+        finished(process)
     for name in ("copied", "sharded"):
         assert_alike(tmp_path / "alone", tmp_path / name)
