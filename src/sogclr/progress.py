@@ -14,7 +14,8 @@ T = TypeVar("T")
 
 # On stderr, so that what a command prints as its result can be piped.
 console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=rank() > 0)
-everyone = Console(stderr=True, highlight=False, soft_wrap=True)
+# The first process has a bar on its console, which only that one writes around.
+everyone = Console(stderr=True, highlight=False, soft_wrap=True) if rank() > 0 else console
 
 
 def say(text: str, *, for_all: bool = True) -> None:
