@@ -230,8 +230,8 @@ class Negatives:
         # A compiler may multiply what is to be overwritten by 0, which leaves what is not a number.
         empty = self.a.new_zeros if torch.compiler.is_compiling() else self.a.new_empty
         gradient = empty(1 + both, *self.a.shape)
-        grad_a, *others = gradient
-        grad_b = others[0] if others else grad_a
+        sides = gradient.unbind()
+        grad_a, grad_b = sides[0], sides[-1]
         mean = torch.zeros_like(log_sum) if means else None
         for tile in self._tiles():
             pull = self._pull(tile, log_sum, scaled)  # (n, m)

@@ -113,8 +113,7 @@ class Epochs(Sampler[MicroBatch]):
         self.steps_per_epoch = -(-self.micro_batches // accumulate)
         self.total_steps = self.steps_per_epoch * epochs
         self.start_step = 0
-        whole, more = divmod(samples, self.micro_batches)
-        self.sizes = [whole + (i < more) for i in range(self.micro_batches)]
+        self.sizes = _even(samples, self.micro_batches)
 
     def __len__(self) -> int:
         return self.micro_batches * self.epochs
@@ -133,10 +132,10 @@ class Epochs(Sampler[MicroBatch]):
             skip = 0
 
     def _own(self, size: int) -> slice:
-        """Of a micro-batch, what this process has, as `np.array_split` would divide it."""
-        each, more = divmod(size, self.processes)
-        first = self.rank * each + min(self.rank, more)
-        return slice(first, first + each + (self.rank < more))
+        """Of a micro-batch, what this process has."""
+        shares = _even(size, self.processes)
+        first = sum(shares[: self.rank])
+        return slice(first, first + shares[self.rank])
 
     def _parts(self, epoch: int, first: int) -> Iterator[Any]:
         """The samples of one micro-batch after the other, in sequences that can be cut, from one
@@ -148,6 +147,12 @@ class Epochs(Sampler[MicroBatch]):
     ) -> MicroBatch:
         """Of the share of this process, see `MicroBatch`."""
         raise NotImplementedError
+
+
+def _even(count: int, parts: int) -> list[int]:
+    """How many each part has of as many, as `np.array_split` divides them."""
+    each, more = divmod(count, parts)
+    return [each + (i < more) for i in range(parts)]
 
 
 class BatchPlan(Epochs):
