@@ -21,7 +21,7 @@ from typing import Any
 from machine import machine
 
 import sogclr
-from sogclr.settings import Method
+from sogclr.common.options import Method
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "cifar10_subset.json"

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sogclr.objective import two_view_objective
+from sogclr.losses.objective import two_view_objective
 
 
 class Batch(NamedTuple):

@@ -33,19 +33,19 @@ import numpy as np
 import torch
 from machine import machine
 
-from sogclr.data.loading import BatchPlan
-from sogclr.data.pairs import PairSource, open_pairs
-from sogclr.devices import start
-from sogclr.monitor import NOTHING_YET
-from sogclr.pairs.building import TowerRequest, build_towers, tokenizer_of
-from sogclr.pairs.features import cached_features
-from sogclr.pairs.inputs import StoredFeatures
-from sogclr.pairs.planning import PairRequest, plan_pairs
-from sogclr.pairs.task import Held, PairTask
-from sogclr.pairs.towers import PairModel, Tower, regularize
-from sogclr.runs import Run
-from sogclr.settings import PairMethod, Tau, Views
-from sogclr.training import Trainer
+from sogclr.common.options import PairMethod, Tau, Views
+from sogclr.data.batches.loaders import BatchPlan
+from sogclr.data.pair_source import PairSource, open_pairs
+from sogclr.distributed.launch import start
+from sogclr.models.build_towers import TowerRequest, build_towers, tokenizer_of
+from sogclr.models.tower_features import cached_features
+from sogclr.models.tower_inputs import StoredFeatures
+from sogclr.models.towers import PairModel, Tower, regularize
+from sogclr.planning.pairs import PairRequest, plan_pairs
+from sogclr.runs.folder import Run
+from sogclr.training.loop import Trainer
+from sogclr.training.monitor import NOTHING_YET
+from sogclr.training.task_pairs import Held, PairTask
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "flickr8k.jsonl"

@@ -29,11 +29,11 @@ from machine import machine
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sogclr.auditing.expected import Given
-from sogclr.normalizer import NormalizerTable
-from sogclr.pairs.loading import rows_of
-from sogclr.pairs.task import PairTask
-from sogclr.task import Outcome
+from sogclr.auditing.expected_gradient import Given
+from sogclr.losses.normalizer import NormalizerTable
+from sogclr.training.pair_batches import rows_of
+from sogclr.training.task import Outcome
+from sogclr.training.task_pairs import PairTask
 
 RESULTS = Path(__file__).parent / "results" / "flickr8k_trials.jsonl"
 RATES = {(16, 1): 1.25e-4, (16, 4): 2.5e-4, (64, 1): 2.5e-4, (128, 1): 3.54e-4, (1024, 1): 2e-3}

@@ -4,7 +4,8 @@
 
 1,024 digits, four stored augmentations each, an MLP after 20 epochs of SimCLR and frozen since,
 tau 0.1. What a method's gradient is on average over batches is held against the exact gradients
-(float64, brute force) of both global objectives, F ("v1") and F2 ("v2" of `sogclr.objective`).
+(float64, brute force) of both global objectives, F ("v1") and F2 ("v2") of
+`sogclr.losses.objective`.
 Gradient accumulation does not change an average: k micro-batches of b have the bias of batch b.
 
 Each method is run eight times, with tables of its own. The range beside a figure is two standard
@@ -38,9 +39,9 @@ from machine import machine
 from torch import Tensor, nn
 
 from sogclr import DecoupledContrastiveLoss, GlobalContrastiveLoss, NTXentLoss, Views
-from sogclr.data.arrays import digits
+from sogclr.data.images.arrays import digits
 from sogclr.data.randomness import uniforms
-from sogclr.data.views import DRAWS, crop, crop_box, photometric
+from sogclr.data.views.pipeline import DRAWS, crop, crop_box, photometric
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "gradient_error.json"

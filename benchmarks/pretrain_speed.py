@@ -40,17 +40,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from view_speed import TwoViews, lightly_view, photos, torchvision_view
 
-from sogclr.data.arrays import ArraySource
-from sogclr.data.loading import BatchPlan
-from sogclr.data.resident import resident
-from sogclr.devices import choose_device, start
-from sogclr.models import ContrastiveModel, build_encoder, build_projector, width_of
-from sogclr.monitor import NOTHING_YET
-from sogclr.planning import Request, plan_run
-from sogclr.pretraining import build_task
-from sogclr.runs import Run
-from sogclr.settings import Method, Precision, Views
-from sogclr.training import Trainer
+from sogclr.commands.pretrain import build_task
+from sogclr.common.options import Method, Precision, Views
+from sogclr.data.batches.loaders import BatchPlan
+from sogclr.data.images.arrays import ArraySource
+from sogclr.data.views.resident import resident
+from sogclr.distributed.launch import choose_device, start
+from sogclr.models.encoders import ContrastiveModel, build_encoder, build_projector, width_of
+from sogclr.planning.images import Request, plan_run
+from sogclr.runs.folder import Run
+from sogclr.training.loop import Trainer
+from sogclr.training.monitor import NOTHING_YET
 
 GPU = torch.cuda.is_available()
 NAME = "pretrain_speed_cuda.json" if GPU else "pretrain_speed.json"

@@ -38,12 +38,12 @@ from cifar10_arrays import Split, cifar10
 from machine import machine
 
 import sogclr
-from sogclr.data.arrays import ArraySource
-from sogclr.evaluation.features import embed_rows
+from sogclr.common.options import Method
+from sogclr.data.images.arrays import ArraySource
+from sogclr.evaluation.embed_images import embed_rows
 from sogclr.evaluation.knn import knn_accuracy
 from sogclr.evaluation.linear import linear_accuracy
-from sogclr.runs import atomically, load_encoder
-from sogclr.settings import Method
+from sogclr.runs.folder import atomically, load_encoder
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "small_batch"

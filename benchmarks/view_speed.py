@@ -40,12 +40,12 @@ from machine import machine
 from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader, Dataset
 
-from sogclr.data.arrays import ArraySource
-from sogclr.data.folder import FolderSource
-from sogclr.data.loading import BatchPlan, view_batches
-from sogclr.data.source import ImageSource
-from sogclr.data.views import blur_radius, encoder_inputs
-from sogclr.settings import Views
+from sogclr.common.options import Views
+from sogclr.data.batches.loaders import BatchPlan, view_batches
+from sogclr.data.image_source import ImageSource
+from sogclr.data.images.arrays import ArraySource
+from sogclr.data.images.folder import FolderSource
+from sogclr.data.views.pipeline import blur_radius, encoder_inputs
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "view_speed.json"

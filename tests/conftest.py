@@ -6,6 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+pytest_plugins = ["helpers.pair_fixtures"]
+
 # Nothing here needs a network; what would ask the hub fails at once, also in processes of its own.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Kernels are interpreted where there is no GPU. Triton reads this when it is first imported.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import finished, started
-from packing import encoded, pack
+from helpers.launching import finished, started
+from helpers.packing import encoded, pack
 
 import sogclr
 

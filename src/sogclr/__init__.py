@@ -7,9 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .data.hashed import hashed_rows, shared_share, stable_keys
+    from .commands.api import align, audit, embed, evaluate, pretrain, search
+    from .common.errors import UserError
+    from .common.options import Views
+    from .data.hashed_rows import hashed_rows, shared_share, stable_keys
     from .data.indexed import IndexedDataset
-    from .errors import UserError
     from .losses import (
         ClipLoss,
         DecoupledClipLoss,
@@ -20,10 +22,8 @@ if TYPE_CHECKING:
         SigLipLoss,
         TwoWayGlobalContrastiveLoss,
     )
-    from .runs import load
-    from .settings import Views
-    from .temperature import IndividualTemperature, LearnedTemperature
-    from .verbs import align, audit, embed, evaluate, pretrain, search
+    from .losses.temperature import IndividualTemperature, LearnedTemperature
+    from .runs.folder import load
 
 _HOME = {
     "GlobalContrastiveLoss": "losses",
@@ -34,21 +34,21 @@ _HOME = {
     "ClipLoss": "losses",
     "DecoupledClipLoss": "losses",
     "SigLipLoss": "losses",
-    "IndividualTemperature": "temperature",
-    "LearnedTemperature": "temperature",
+    "IndividualTemperature": "losses.temperature",
+    "LearnedTemperature": "losses.temperature",
     "IndexedDataset": "data.indexed",
-    "UserError": "errors",
-    "Views": "settings",
-    "align": "verbs",
-    "audit": "verbs",
-    "embed": "verbs",
-    "evaluate": "verbs",
-    "hashed_rows": "data.hashed",
-    "load": "runs",
-    "pretrain": "verbs",
-    "search": "verbs",
-    "shared_share": "data.hashed",
-    "stable_keys": "data.hashed",
+    "UserError": "common.errors",
+    "Views": "common.options",
+    "align": "commands.api",
+    "audit": "commands.api",
+    "embed": "commands.api",
+    "evaluate": "commands.api",
+    "hashed_rows": "data.hashed_rows",
+    "load": "runs.folder",
+    "pretrain": "commands.api",
+    "search": "commands.api",
+    "shared_share": "data.hashed_rows",
+    "stable_keys": "data.hashed_rows",
 }
 
 __version__ = "0.1.0"

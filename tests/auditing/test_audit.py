@@ -6,19 +6,19 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from helpers.refusal import refused
 from PIL import Image
-from refusal import refused
 
 import sogclr
 from sogclr import GlobalContrastiveLoss
 from sogclr.auditing import measure
-from sogclr.auditing.exact import log_mean
 from sogclr.auditing.measure import Audit, Measured, audit_of
 from sogclr.auditing.population import Population
 from sogclr.auditing.subject import Subject, subject_of
-from sogclr.cli import main
-from sogclr.data.source import open_source
-from sogclr.objective import two_view_objective
+from sogclr.commands.cli import main
+from sogclr.data.image_source import open_source
+from sogclr.losses.objective import two_view_objective
+from sogclr.losses.objective_tiled import log_mean
 
 from .test_population import TAU, make, whole
 

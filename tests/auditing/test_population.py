@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sogclr.auditing import exact
-from sogclr.auditing.exact import log_mean
 from sogclr.auditing.population import Population, tangent
-from sogclr.objective import log_two_view_normalizers, two_view_objective, two_way_objective
+from sogclr.losses import objective_tiled as exact
+from sogclr.losses.objective import log_two_view_normalizers, two_view_objective, two_way_objective
+from sogclr.losses.objective_tiled import log_mean
 
 TAU = 0.2
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import finished, started
+from helpers.launching import finished, started
 
 pytest.importorskip("sentence_transformers")
 
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-SCRIPT = str(Path(__file__).parent / "train_texts.py")
+SCRIPT = str(Path(__file__).parents[1] / "helpers" / "train_texts.py")
 
 
 def test_two_processes_train_what_one_does(tmp_path):

@@ -7,9 +7,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..progress import say
-from .exact import log_mean
-from .expected import Bias, bias, expected_gradients, fill, in_batch
+from ..common.console import say
+from ..losses.objective_tiled import log_mean
+from .expected_gradient import Bias, bias, expected_gradients, fill, in_batch
 from .population import Population
 from .subject import Subject, tables_of
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .exact import Anchors
+from ..losses.objective_tiled import Anchors
 
 __all__ = ["Population", "inner", "tangent"]
 

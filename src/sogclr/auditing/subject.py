@@ -17,21 +17,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ..data.loading import BatchPlan, MicroBatch
-from ..data.source import open_source
-from ..devices import choose_device
-from ..errors import UserError, one_line
+from ..commands.pretrain import build_task
+from ..common.console import say, track
+from ..common.errors import UserError, one_line
+from ..common.options import Device
+from ..data.batches.loaders import BatchPlan, MicroBatch
+from ..data.image_source import open_source
+from ..distributed.launch import choose_device
 from ..losses import GlobalContrastiveLoss, SigLipLoss, TwoWayGlobalContrastiveLoss
-from ..models import PROJECTION, EncoderSpec, build_encoder
-from ..normalizer import NormalizerTable
-from ..planning import Request, plan_run
-from ..pretraining import build_task
-from ..progress import say, track
-from ..runs import Run, is_of_pairs, load_encoder
-from ..session import request_of, usual_settings
-from ..settings import Device
-from ..temperature import detached
-from .expected import at_rest
+from ..losses.normalizer import NormalizerTable
+from ..losses.temperature import detached
+from ..models.encoders import PROJECTION, EncoderSpec, build_encoder
+from ..planning.images import Request, plan_run
+from ..runs.folder import Run, is_of_pairs, load_encoder
+from ..runs.resume import request_of, usual_settings
+from .expected_gradient import at_rest
 from .population import Population
 
 __all__ = ["Subject", "subject_of", "tables_of"]
@@ -134,7 +134,7 @@ def _trained(run: Run, data: Any, module: nn.Module | None, device: str) -> _Fou
     state = run.read_checkpoint()
     module = copy.deepcopy(module)
     if is_of_pairs(run.folder):
-        from ..pairs.aligning import task_of
+        from ..commands.align import task_of
 
         found = _Found(*task_of(run, data, module, device))
     else:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .source import stable_id
+from .image_source import stable_id
 
 __all__ = ["WHOLE", "Texts", "UnreadableTextError", "captions_in", "tidy"]
 

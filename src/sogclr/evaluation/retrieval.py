@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 if TYPE_CHECKING:
-    from ..data.pairs import PairSource
+    from ..data.pair_source import PairSource
 
 __all__ = ["Direction", "Retrieval", "rank_of_first", "retrieval"]
 

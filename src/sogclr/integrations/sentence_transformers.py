@@ -30,7 +30,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import DEFAULT_CALLBACKS
 
 from ..losses import DecoupledClipLoss, TwoWayGlobalContrastiveLoss
-from ..temperature import IndividualTemperature, Temperature
+from ..losses.temperature import IndividualTemperature, Temperature
 
 __all__ = ["GlobalContrastiveLoss", "with_sample_ids"]
 

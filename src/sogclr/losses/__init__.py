@@ -12,7 +12,7 @@ log-normalizer. The classes differ in two choices only:
     in a queue, with positive      MoCoLoss, negatives K
 
 SigLipLoss, beside them, has no normalizer. The temperature is a third, independent choice, see
-`sogclr.temperature`.
+`sogclr.losses.temperature`.
 
 Features come un-normalized, `(B, d)`, in any float dtype, also under autocast: similarities
 are formed, exponentiated and summed in float32 (float64 stays float64).
@@ -27,13 +27,13 @@ Several processes. Where torch.distributed is initialized, the batch is all proc
 and every process is given its own samples: `process_group="auto"`, or a group, or None for this
 process alone. The value is the same everywhere, and the gradient such that the mean over
 processes, which DistributedDataParallel takes, is that of one process with the whole batch. What
-is kept per sample stays the same on all of them. See `sogclr.losses.processes`.
+is kept per sample stays the same on all of them. See `sogclr.distributed.exchange`.
 """
 
-from .queue import MoCoLoss
-from .sigmoid import SigLipLoss
+from .moco import MoCoLoss
+from .pairs import ClipLoss, DecoupledClipLoss, TwoWayGlobalContrastiveLoss, TwoWayLoss
+from .siglip import SigLipLoss
 from .two_view import DecoupledContrastiveLoss, GlobalContrastiveLoss, NTXentLoss, TwoViewLoss
-from .two_way import ClipLoss, DecoupledClipLoss, TwoWayGlobalContrastiveLoss, TwoWayLoss
 
 __all__ = [
     "ClipLoss",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ids import check_ids, check_integers, move_ids
+from .sample_ids import check_ids, check_integers, move_ids
 
 __all__ = ["PairIds", "move_keys", "rows_of_views"]
 

@@ -6,13 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..equal_rows import all_different
-from ..normalizer import InBatchNormalizer, Normalizer
-from ..sharded import normalizer_table
-from ..temperature import Temperature, as_temperature
-from ..tiles import Absent, Diagonals, Negatives
-from .anchors import Anchors, Compared, ContrastiveLoss, Scale, checked_candidates
-from .features import (
+from ..distributed.exchange import Block, SharedNegatives, Shares, agree
+from .backends.tiled import Absent, Diagonals, Negatives
+from .contrast import Anchors, Compared, ContrastiveLoss, Scale, checked_candidates
+from .equal_rows import all_different
+from .identities import move_keys, rows_of_views
+from .inputs import (
     UnitVectors,
     check_shapes,
     distinct,
@@ -22,9 +21,10 @@ from .features import (
     with_gradients,
     without_autocast,
 )
-from .identities import move_keys, rows_of_views
-from .processes import Block, SharedNegatives, Shares, agree
-from .recent import Recent
+from .memory import Recent
+from .normalizer import InBatchNormalizer, Normalizer
+from .normalizer_sharded import normalizer_table
+from .temperature import Temperature, as_temperature
 
 __all__ = ["DecoupledContrastiveLoss", "GlobalContrastiveLoss", "NTXentLoss", "TwoViewLoss"]
 
@@ -33,7 +33,7 @@ class TwoViewLoss(ContrastiveLoss):
     """What is common to the losses below.
 
     Args:
-        temperature: a number, or a module of `sogclr.temperature`.
+        temperature: a number, or a module of `sogclr.losses.temperature`.
         scale: "temperature" or "cross-entropy", see the package.
         process_group: see the package.
         num_samples: size of the training set, where something is kept per sample.
@@ -129,7 +129,7 @@ class TwoViewLoss(ContrastiveLoss):
 
     def _fused(self, view1: Tensor, view2: Tensor, sample: Tensor, rows: Tensor) -> Tensor:
         """As `_loss`, of a batch that kernels serve, whose samples are `(2B,)`."""
-        from ..fused import FusedNegatives, compared
+        from .backends.fused import FusedNegatives, compared
 
         features, size = torch.cat([view1.detach(), view2.detach()]), view1.shape[0]
         z, partner, positive = compared(features, features.roll(size, dims=0))
@@ -179,11 +179,11 @@ class GlobalContrastiveLoss(TwoViewLoss):
             to 64 an average of about five visits. Raise it (up to 1, the mini-batch loss)
             where epochs are few or batches large, since u lags behind a moving encoder.
         gamma_decay: None for gamma = max(gamma_min, 1/visits); or the visits over which it
-            falls to gamma_min along a cosine. See `sogclr.normalizer.step_size`.
+            falls to gamma_min along a cosine. See `sogclr.losses.normalizer.step_size`.
         candidates: with how many negatives of average weight the positive competes; None for the
-            paper's objective. See `sogclr.objective.against_candidates`.
+            paper's objective. See `sogclr.losses.objective.against_candidates`.
         recent: how many samples of earlier batches count as negatives of this one, and have it
-            as theirs; see `sogclr.losses.recent`. It takes the noise of few negatives away, and
+            as theirs; see `sogclr.losses.memory`. It takes the noise of few negatives away, and
             with it what is left of a difference between small and large batches; for batches
             below 64.
         num_views: number of stored augmentations, or None for freshly drawn ones.

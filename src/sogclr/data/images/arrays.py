@@ -1,0 +1,122 @@
+"""Images that are in memory, and the embedded set of handwritten digits."""
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from ...common.errors import UserError
+from ...common.options import Views
+from ..image_source import ImageSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ArraySource", "digits"]
+
+
+class ArraySource(ImageSource):
+    """An array of images.
+
+    Args:
+        images: `(n, H, W)`, `(n, H, W, 3)`, `(n, 3, H, W)` or with one channel; uint8, or
+            floats in [0, 1]. NumPy or torch.
+        labels: `(n,)` integers, or None.
+        ids: `(n,)` integers, distinct; default: the position. Pass them where samples are
+            added, removed or reordered between runs.
+
+    Raises:
+        UserError: another shape or range, lengths that differ, ids that repeat.
+    """
+
+    local = True
+
+    def __init__(
+        self,
+        images: "np.ndarray | Tensor",
+        labels: Any = None,
+        ids: Any = None,
+        *,
+        name: str = "array",
+        views: Views | None = None,
+    ) -> None:
+        self._images = _as_uint8_rgb(_on_host(images))  # (n, H, W, 3)
+        n, height, width, _ = self._images.shape
+        self._name = name
+        self.names = [str(row) for row in range(n)]
+        self.ids = np.arange(n, dtype=np.uint64) if ids is None else _as_ids(_on_host(ids), n)
+        self.marks = np.array([_mark(image) for image in self._images], dtype=np.int64)
+        self.labels = None if labels is None else _as_labels(_on_host(labels), n)
+        if self.labels is not None:
+            self.classes = [str(c) for c in range(int(self.labels.max()) + 1)]
+        self.image_size = min(height, width, 224)
+        self.views = views or Views()
+        self.left_out = []
+
+    def image(self, row: int) -> Image.Image:
+        return Image.fromarray(self._images[row])
+
+    def describe(self) -> str:
+        n, height, width, _ = self._images.shape
+        return f"{self._name}: {n:,} images in memory, {width} x {height} pixels"
+
+
+def digits() -> ArraySource:
+    """1,797 handwritten digits of 8 x 8 pixels in ten classes, from scikit-learn.
+
+    Mirroring a digit makes it another sign, so its views are not flipped, and half of one can
+    be half of another, so crops keep at least half. Shown at twice their size, since a
+    network's strides leave nothing of 8 pixels.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = (bunch.images * (255 / 16)).round().astype(np.uint8)
+    source = ArraySource(images, bunch.target, name="digits", views=Views(crop_min=0.5, flip=0.0))
+    source.image_size = 16
+    return source
+
+
+def _on_host(values: Any) -> np.ndarray:
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+
+
+def _as_uint8_rgb(images: np.ndarray) -> np.ndarray:
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim == 4 and images.shape[-1] not in (1, 3) and images.shape[1] in (1, 3):
+        images = images.transpose(0, 2, 3, 1)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        raise UserError(
+            f"data: expected images (n, H, W), (n, H, W, 3) or (n, 3, H, W), got {images.shape}"
+        )
+    if np.issubdtype(images.dtype, np.floating):
+        if not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
+            raise UserError("data: floating-point images must lie in [0, 1]; or pass uint8")
+        images = (images * 255).round().astype(np.uint8)
+    if images.dtype != np.uint8:
+        raise UserError(f"data: images must be uint8 or floats in [0, 1], got {images.dtype}")
+    return np.ascontiguousarray(np.broadcast_to(images, (*images.shape[:3], 3)))
+
+
+def _as_ids(ids: np.ndarray, n: int) -> np.ndarray:
+    if ids.shape != (n,) or not np.issubdtype(ids.dtype, np.integer):
+        raise UserError(f"ids: expected {n} integers, got {ids.dtype} of shape {ids.shape}")
+    unique, counts = np.unique(ids, return_counts=True)
+    if len(unique) < n:
+        raise UserError(f"ids: must be distinct, {unique[counts > 1][0]} occurs more than once")
+    return ids.astype(np.int64).view(np.uint64)
+
+
+def _as_labels(labels: np.ndarray, n: int) -> np.ndarray:
+    if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise UserError(
+            f"labels: expected {n} integers from 0, got {labels.dtype} of shape {labels.shape}"
+        )
+    return labels.astype(np.int64)
+
+
+def _mark(image: np.ndarray) -> int:
+    digest = blake2b(image.tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)

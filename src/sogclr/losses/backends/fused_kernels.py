@@ -1,0 +1,239 @@
+"""Triton kernels of `fused_launch`, each of which says there what it does: a tile, some rows.
+
+x and y are features `(M, d)` and `(N, d)`, rows and columns of the matrix of similarities.
+"""
+
+import triton
+import triton.language as tl
+
+__all__ = ["log_means_kernel", "measured_kernel", "projected_kernel", "pulls_kernel", "sums_kernel"]
+
+
+@triton.jit
+def _place(M, N, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr):
+    """Which tile; those that run together share rows and columns, which the cache then holds."""
+    tiles_m, tiles_n = tl.cdiv(M, ROWS), tl.cdiv(N, COLUMNS)
+    place = tl.program_id(0)
+    first = place // (GROUP * tiles_n) * GROUP
+    height = min(tiles_m - first, GROUP)
+    inside = place % (GROUP * tiles_n)
+    return first + inside % height, inside // height
+
+
+@triton.jit
+def _products(
+    x, y, rows, columns, M, N, d,
+    even: tl.constexpr, widen: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """Inner products `(ROWS, COLUMNS)`; beyond the last row or column, of the first ones again."""
+    k = tl.arange(0, DEPTH)
+    x += (rows % M).to(tl.int64)[:, None] * d + k[None, :]
+    y += (columns % N).to(tl.int64)[None, :] * d + k[:, None]
+    total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+    for start in range(0, d, DEPTH):
+        if even:
+            left, right = tl.load(x), tl.load(y)
+        else:
+            left = tl.load(x, mask=k[None, :] < d - start, other=0.0)
+            right = tl.load(y, mask=k[:, None] < d - start, other=0.0)
+        if widen:
+            left, right = left.to(tl.float32), right.to(tl.float32)
+        total = tl.dot(left, right, total)
+        x += DEPTH
+        y += DEPTH
+    return total
+
+
+@triton.jit
+def _present(
+    row_ids, row_stride, column_ids, column_stride, rows, columns, M, N, lists: tl.constexpr
+):
+    """Which entries `(ROWS, COLUMNS)` are negatives."""
+    present = (rows < M)[:, None] & (columns < N)[None, :]
+    for i in tl.static_range(lists):
+        own = tl.load(row_ids + i * row_stride + rows, mask=rows < M)
+        other = tl.load(column_ids + i * column_stride + columns, mask=columns < N)
+        present = present & (own[:, None] != other[None, :])
+    return present
+
+
+@triton.jit
+def _log_sum(logits, axis: tl.constexpr):
+    """log(sum of 2 ** logits), -inf of nothing, NaN where one is."""
+    largest = tl.max(logits, axis)
+    shift = tl.where(largest == -float("inf"), 0.0, largest)
+    total = tl.sum(tl.exp2(logits - tl.expand_dims(shift, axis)), axis)
+    found = shift + tl.log2(tl.where(total == 0, 1.0, total))
+    return tl.where(total == 0, largest, found * 0.6931471805599453)
+
+
+@triton.jit
+def sums_kernel(
+    x, x_inverse, x_sharpness, x_sharpness_stride, row_ids, row_stride,
+    y, y_inverse, y_sharpness, y_sharpness_stride, column_ids, column_stride,
+    by_rows, by_columns, M, N, d,
+    one: tl.constexpr, symmetric: tl.constexpr, lists: tl.constexpr, even: tl.constexpr,
+    widen: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    GROUP: tl.constexpr,
+):  # fmt: skip
+    """One tile of `sums`."""
+    i, j = _place(M, N, ROWS, COLUMNS, GROUP)
+    rows, columns = i * ROWS + tl.arange(0, ROWS), j * COLUMNS + tl.arange(0, COLUMNS)
+    by_rows += j.to(tl.int64) * M + rows
+    by_columns += i.to(tl.int64) * N + columns
+    more_rows = tl.cdiv(N, COLUMNS).to(tl.int64) * M
+    more_columns = tl.cdiv(M, ROWS).to(tl.int64) * N
+    inside, beside = rows < M, columns < N
+    # Two conditions, since the first is known to the compiler.
+    if symmetric:  # noqa: SIM102
+        if i * ROWS >= j * COLUMNS + COLUMNS - 1:  # nothing right of the diagonal
+            nothing = 0.0 if one else -float("inf")
+            tl.store(by_rows, tl.full((ROWS,), nothing, tl.float32), mask=inside)
+            tl.store(by_rows + more_rows, tl.zeros((ROWS,), tl.float32), mask=inside)
+            tl.store(by_columns, tl.full((COLUMNS,), nothing, tl.float32), mask=beside)
+            tl.store(by_columns + more_columns, tl.zeros((COLUMNS,), tl.float32), mask=beside)
+            return
+    total = _products(x, y, rows, columns, M, N, d, even, widen, ROWS, COLUMNS, DEPTH)
+    present = _present(row_ids, row_stride, column_ids, column_stride, rows, columns, M, N, lists)
+    if symmetric:
+        present = present & (rows[:, None] < columns[None, :])
+    number = present.to(tl.float32)
+    r = tl.load(x_inverse + rows, mask=inside, other=0.0)
+    c = tl.load(y_inverse + columns, mask=beside, other=0.0)
+    t = tl.load(x_sharpness + rows * x_sharpness_stride, mask=inside, other=0.0)
+    if one:
+        value = tl.where(present, tl.exp2(total * (r * t)[:, None] * c[None, :]), 0.0)
+        row_sum, column_sum = tl.sum(value, 1), tl.sum(value, 0)
+    else:
+        u = tl.load(y_sharpness + columns * y_sharpness_stride, mask=beside, other=0.0)
+        cosine = total * r[:, None] * c[None, :]
+        row_sum = _log_sum(tl.where(present, cosine * t[:, None], -float("inf")), 1)
+        column_sum = _log_sum(tl.where(present, cosine * u[None, :], -float("inf")), 0)
+    tl.store(by_rows, row_sum, mask=inside)
+    tl.store(by_rows + more_rows, tl.sum(number, 1), mask=inside)
+    tl.store(by_columns, column_sum, mask=beside)
+    tl.store(by_columns + more_columns, tl.sum(number, 0), mask=beside)
+
+
+@triton.jit
+def pulls_kernel(
+    x, x_inverse, x_sharpness, x_sharpness_stride, row_ids, row_stride,
+    y, y_inverse, y_sharpness, y_sharpness_stride, column_ids, column_stride,
+    row_weight, column_weight, row_log_sum, column_log_sum,
+    pull, pull_stride, by_rows, by_columns, M, N, d,
+    one: tl.constexpr, means: tl.constexpr, lists: tl.constexpr, even: tl.constexpr,
+    widen: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    GROUP: tl.constexpr,
+):  # fmt: skip
+    """One tile of `pulls`."""
+    i, j = _place(M, N, ROWS, COLUMNS, GROUP)
+    rows, columns = i * ROWS + tl.arange(0, ROWS), j * COLUMNS + tl.arange(0, COLUMNS)
+    inside, beside = rows < M, columns < N
+    total = _products(x, y, rows, columns, M, N, d, even, widen, ROWS, COLUMNS, DEPTH)
+    present = _present(row_ids, row_stride, column_ids, column_stride, rows, columns, M, N, lists)
+    r = tl.load(x_inverse + rows, mask=inside, other=0.0)
+    c = tl.load(y_inverse + columns, mask=beside, other=0.0)
+    t = tl.load(x_sharpness + rows * x_sharpness_stride, mask=inside, other=0.0)
+    w = tl.load(row_weight + rows, mask=inside, other=0.0)
+    v = tl.load(column_weight + columns, mask=beside, other=0.0)
+    if one:
+        logit = total * (r * t)[:, None] * c[None, :]
+        value = tl.where(present, tl.exp2(logit), 0.0)
+        if means:
+            row_mean, column_mean = tl.sum(value * logit, 1), tl.sum(value * logit, 0)
+        value = value * (w[:, None] + v[None, :])
+    else:
+        u = tl.load(y_sharpness + columns * y_sharpness_stride, mask=beside, other=0.0)
+        own = tl.load(row_log_sum + rows, mask=inside, other=0.0)
+        other = tl.load(column_log_sum + columns, mask=beside, other=0.0)
+        cosine = total * r[:, None] * c[None, :]
+        # Masked before, since of what is no negative it may overflow.
+        of_row = tl.exp2(tl.where(present, cosine * t[:, None] - own[:, None], -float("inf")))
+        of_column = tl.exp2(tl.where(present, cosine * u[None, :] - other[None, :], -float("inf")))
+        if means:
+            row_mean = tl.sum(of_row * cosine, 1) * t
+            column_mean = tl.sum(of_column * cosine, 0) * u
+        value = of_row * w[:, None] + of_column * v[None, :]
+    value = value * r[:, None] * c[None, :]
+    places = rows.to(tl.int64)[:, None] * pull_stride + columns[None, :]
+    tl.store(pull + places, value.to(pull.dtype.element_ty), mask=inside[:, None] & beside[None, :])
+    if means:
+        tl.store(by_rows + j.to(tl.int64) * M + rows, row_mean, mask=inside)
+        tl.store(by_columns + i.to(tl.int64) * N + columns, column_mean, mask=beside)
+
+
+@triton.jit
+def _block(M, d, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Rows of this program; where their entries are, and which there are, `(ROWS, WIDTH)`."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    k = tl.arange(0, WIDTH)
+    places = rows.to(tl.int64)[:, None] * d + k[None, :]
+    return rows, places, (rows < M)[:, None] & (k < d)[None, :]
+
+
+@triton.jit
+def measured_kernel(x, y, found, M, d, epsilon, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Some rows of `measured`."""
+    rows, places, there = _block(M, d, ROWS, WIDTH)
+    left = tl.load(x + places, mask=there, other=0.0).to(tl.float32)
+    right = tl.load(y + places, mask=there, other=0.0).to(tl.float32)
+    inverse_x = 1 / tl.maximum(tl.sqrt(tl.sum(left * left, 1)), epsilon)
+    inverse_y = 1 / tl.maximum(tl.sqrt(tl.sum(right * right, 1)), epsilon)
+    cosine = tl.sum(left * right, 1) * inverse_x * inverse_y
+    tl.store(found + rows, inverse_x, mask=rows < M)
+    tl.store(found + M + rows, inverse_y, mask=rows < M)
+    tl.store(found + 2 * M + rows, cosine, mask=rows < M)
+
+
+@triton.jit
+def projected_kernel(
+    gradient, pull, x, inverse_x, y, inverse_y, found, M, d,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Some rows of `projected`."""
+    rows, places, there = _block(M, d, ROWS, WIDTH)
+    own = tl.load(x + places, mask=there, other=0.0).to(tl.float32)
+    partner = tl.load(y + places, mask=there, other=0.0).to(tl.float32)
+    inverse = tl.load(inverse_x + rows, mask=rows < M, other=0.0)
+    pulled = tl.load(pull + rows, mask=rows < M, other=0.0) * inverse
+    pulled = pulled * tl.load(inverse_y + rows, mask=rows < M, other=0.0)
+    whole = tl.load(gradient + places, mask=there, other=0.0) - pulled[:, None] * partner
+    own = own * inverse[:, None]
+    whole = whole - tl.sum(whole * own, 1)[:, None] * own
+    tl.store(found + places, whole.to(found.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _same(rows, logs, own, start, M, COLUMNS: tl.constexpr):
+    """Which of some entries `(COLUMNS,)` are of equal row and count, `(ROWS, COLUMNS)`; logs."""
+    j = start + tl.arange(0, COLUMNS)
+    other = tl.load(rows + j, mask=j < M)
+    log = tl.load(logs + j, mask=j < M, other=-float("inf"))
+    return (own[:, None] == other[None, :]) & (log != -float("inf"))[None, :], log
+
+
+@triton.jit
+def log_means_kernel(rows, logs, found, M, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Some entries of `log_means`, each compared with all."""
+    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    own = tl.load(rows + i, mask=i < M)
+    largest = tl.full((ROWS,), -float("inf"), logs.dtype.element_ty)
+    count = tl.zeros((ROWS,), dtype=tl.int32)
+    broken = tl.zeros((ROWS,), dtype=tl.int32)
+    for start in range(0, M, COLUMNS):
+        same, log = _same(rows, logs, own, start, M, COLUMNS)
+        largest = tl.maximum(largest, tl.max(tl.where(same, log[None, :], -float("inf")), 1))
+        count += tl.sum(same.to(tl.int32), 1)
+        broken += tl.sum((same & (log != log)[None, :]).to(tl.int32), 1)
+    if tl.max(count, 0) > 1:
+        shift = tl.where(count > 0, largest, 0.0)
+        total = tl.zeros((ROWS,), dtype=tl.int64)
+        for start in range(0, M, COLUMNS):
+            same, log = _same(rows, logs, own, start, M, COLUMNS)
+            share = tl.exp(tl.where(same, log[None, :] - shift[:, None], -float("inf")))
+            # Integers add up to the same in any order.
+            total += tl.sum((share * 1099511627776.0 + 0.5).to(tl.int64), 1)
+        mean = total.to(largest.dtype) / 1099511627776.0 / tl.maximum(count, 1).to(largest.dtype)
+        largest = tl.where(count > 1, shift + tl.log(tl.where(count > 1, mean, 1.0)), largest)
+    tl.store(found + i, tl.where(broken > 0, float("nan"), largest), mask=i < M)

@@ -1,0 +1,116 @@
+"""One logical table of normalizers, of which every process holds the rows it is responsible for.
+
+Where processes share a batch, log ĝ of all its anchors is known to each of them (see
+`sogclr.distributed.exchange`). So each updates its own rows and nothing is sent to anyone; only
+the log u that come of it are added up over processes, 4 bytes an anchor, each known to one of them.
+
+Row r is process r mod K's, in its place r // K: samples of one source, which often stand together,
+are spread. What is saved is the whole table in the order of rows, whatever the number of processes.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .normalizer import NormalizerTable
+
+__all__ = ["COPIED", "ShardedNormalizerTable", "normalizer_table"]
+
+# Rows up to which every process has a copy: 80 MB of a device, and one exchange less a step.
+COPIED = 10_000_000
+
+
+def normalizer_table(
+    num_rows: int,
+    *,
+    gamma_min: float,
+    gamma_decay: int | None,
+    dtype: torch.dtype,
+    process_group: Any,
+) -> NormalizerTable:
+    """A table for a loss: a copy on every process, or a shard where it is large."""
+    if num_rows > COPIED and shards(process_group) > 1:
+        return ShardedNormalizerTable(
+            num_rows,
+            gamma_min=gamma_min,
+            gamma_decay=gamma_decay,
+            dtype=dtype,
+            process_group=process_group,
+        )
+    return NormalizerTable(num_rows, gamma_min=gamma_min, gamma_decay=gamma_decay, dtype=dtype)
+
+
+def shards(process_group: Any) -> int:
+    """How many processes share batches."""
+    if process_group is None or not (dist.is_available() and dist.is_initialized()):
+        return 1
+    return dist.get_world_size(None if isinstance(process_group, str) else process_group)
+
+
+class ShardedNormalizerTable(NormalizerTable):
+    """See the module. All processes make the same calls, with the same rows and log ĝ.
+
+    Args:
+        num_rows: of all shards together.
+        process_group: "auto" for the default group, or a group.
+        gamma_min, gamma_decay, dtype: as of `NormalizerTable`.
+
+    Attributes:
+        table: of this process's rows, and the spare one.
+    """
+
+    def __init__(self, num_rows: int, *, process_group: Any = "auto", **settings: Any) -> None:
+        self.count = shards(process_group)
+        super().__init__(max(1, -(-num_rows // self.count)), **settings)
+        self.held, self.num_rows = self.num_rows, num_rows
+        self.group = None if isinstance(process_group, str) else process_group
+        self.rank = dist.get_rank(self.group)
+
+    def _mine(self, rows: Tensor) -> Tensor:
+        """Which rows this process keeps, `(M,)` bool; nobody the spare one."""
+        return (rows % self.count == self.rank) & (rows < self.num_rows)
+
+    def _places(self, rows: Tensor) -> Tensor:
+        # What others keep lands in the spare place, where nothing is read.
+        return torch.where(self._mine(rows), rows // self.count, self.held)
+
+    @staticmethod
+    def _joined(
+        tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_u: Tensor, estimate: Tensor
+    ) -> Tensor:
+        own, there, group = [], [], None
+        for table, asked, known in zip(tables, rows, log_u, strict=True):
+            assert isinstance(table, ShardedNormalizerTable)
+            group = table.group
+            own.append(torch.where(table._mine(asked), known, 0))
+            there.append(asked < table.num_rows)
+        whole = torch.stack(own)
+        dist.all_reduce(whole, group=group)
+        return torch.where(torch.stack(there), whole, estimate)
+
+    # The signatures of the overridden hooks are torch's, which leaves them untyped.
+    def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
+        self.check()
+        own = self.table[:-1]
+        parts = [torch.empty_like(own) for _ in range(self.count)]
+        dist.all_gather(parts, own, group=self.group)
+        rows = torch.stack([part.cpu() for part in parts], dim=1).flatten(0, 1)[: self.num_rows]
+        destination[prefix + "table"] = torch.cat([rows, _nothing(rows, 1)])
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):  # type: ignore[no-untyped-def]
+        own, whole = dict(state_dict), state_dict.get(prefix + "table")
+        if whole is not None and len(whole) == self.num_rows + 1:
+            mine = _nothing(whole, self.held + 1)
+            rows = whole[:-1][self.rank :: self.count]
+            mine[: len(rows)] = rows
+            own[prefix + "table"] = mine
+        super()._load_from_state_dict(own, prefix, *rest)
+
+
+def _nothing(table: Tensor, rows: int) -> Tensor:
+    """As many rows without a visit, `(rows, 2)`."""
+    return table.new_tensor([-math.inf, 0]).repeat(rows, 1)

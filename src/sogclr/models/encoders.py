@@ -1,0 +1,236 @@
+"""Encoders by name, with a stem for small images, and the projector that the loss sees."""
+
+import difflib
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..common.errors import UserError
+from .small import SmallEncoder
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "PROJECTION",
+    "ContrastiveModel",
+    "EncoderSpec",
+    "build_encoder",
+    "build_projector",
+    "describe",
+    "load_weights",
+    "rebuild_encoder",
+    "width_of",
+]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PROJECTION = 128  # width of what the loss sees, as SimCLR and MoCo have it
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """All it takes to build an encoder and feed it; plain data, stored with the weights.
+
+    Attributes:
+        name: a timm name, `"small"`, or `"custom"` for a module of the user's own.
+        image_size: side of its input, pixels.
+        mean, std: of the channels, for inputs in [0, 1].
+        small_stem: whether the first convolution and pooling were replaced for small images.
+        options: further arguments of `timm.create_model`.
+    """
+
+    name: str
+    image_size: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    small_stem: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> "EncoderSpec":
+        """From what JSON made of `as_dict`."""
+        return cls(**{**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
+
+
+def build_encoder(
+    name: str, image_size: int, *, pretrained: bool = False, weights: str | None = None
+) -> tuple[nn.Module, EncoderSpec]:
+    """An encoder `(B, 3, S, S)` to `(B, width)` and its description.
+
+    Args:
+        name: any of `timm.list_models()`, or `"small"`.
+        image_size: below 64 px a residual network trained from scratch gets the usual stem for
+            small images (3 x 3 convolution with stride 1, no pooling), which would otherwise
+            shrink the image to a few pixels before the first block.
+        pretrained: start from timm's pretrained weights (downloaded once).
+        weights: start from this file of weights instead (safetensors, or torch).
+
+    Raises:
+        UserError: unknown name (with the nearest ones), weights that cannot be had or do not fit.
+    """
+    import timm
+
+    if name != "small" and not timm.is_model(name):
+        near = difflib.get_close_matches(name, [*timm.list_models(), "small"], n=4, cutoff=0.5)
+        raise UserError(
+            f"encoder: {name!r} is unknown; nearest: {', '.join(near) or 'none'} "
+            "(timm.list_models() lists all)"
+        )
+    from_scratch = not pretrained and weights is None
+    spec = EncoderSpec(name, image_size, options=_options(name, image_size))
+    encoder = _create(spec, pretrained=pretrained)
+    if not from_scratch:
+        config: Any = getattr(
+            encoder, "pretrained_cfg", {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+        )
+        spec = replace(spec, mean=tuple(config["mean"]), std=tuple(config["std"]))
+    if from_scratch and image_size < 64 and hasattr(encoder, "maxpool"):
+        spec = replace(spec, small_stem=True)
+        _shrink_stem(encoder)
+    if weights is not None:
+        load_weights(encoder, Path(weights), "weights")
+    return encoder, spec
+
+
+def rebuild_encoder(spec: EncoderSpec) -> nn.Module:
+    """The encoder that a stored description describes, with untrained weights."""
+    encoder = _create(spec, pretrained=False)
+    if spec.small_stem:
+        _shrink_stem(encoder)
+    return encoder
+
+
+def width_of(encoder: nn.Module, image_size: int, flag: str = "encoder") -> int:
+    """The width d of the features, found by a forward pass.
+
+    Raises:
+        UserError: the module does not map `(B, 3, S, S)` to `(B, d)`. `flag` is whence it came.
+    """
+    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        with torch.no_grad():
+            features = encoder(torch.zeros(2, 3, image_size, image_size, device=device))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{flag}: cannot take {image_size} px images ({reason})") from error
+    encoder.train(was_training)
+    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise UserError(
+            f"{flag}: must map (2, 3, {image_size}, {image_size}) to features (2, d), got {shape}"
+        )
+    return features.shape[1]
+
+
+def build_projector(width: int, out: int = PROJECTION) -> nn.Module:
+    """SimCLR's projector `(B, width)` to `(B, out)`: one hidden layer, batch normalized."""
+    return nn.Sequential(
+        nn.Linear(width, width, bias=False),
+        nn.BatchNorm1d(width),
+        nn.ReLU(inplace=True),
+        nn.Linear(width, out),
+    )
+
+
+class ContrastiveModel(nn.Module):
+    """Encoder, which is kept, and projector, which only the loss sees."""
+
+    def __init__(self, encoder: nn.Module, projector: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.projector = projector
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, 3, S, S)` standardized images to `(B, width)` features and their projections."""
+        features = self.encoder(images)
+        return features, self.projector(features)
+
+
+def describe(encoder: nn.Module, spec: EncoderSpec, width: int) -> str:
+    """One line for people."""
+    count = sum(p.numel() for p in encoder.parameters())
+    stem = ", small-image stem" if spec.small_stem else ""
+    return f"{spec.name}, {count / 1e6:.2f} M parameters, {width} features{stem}"
+
+
+def _create(spec: EncoderSpec, pretrained: bool) -> nn.Module:
+    import timm
+
+    if spec.name == "small":
+        if pretrained:
+            raise UserError("encoder: small has no pretrained weights; leave out --pretrained")
+        return SmallEncoder()
+    try:
+        return timm.create_model(spec.name, pretrained=pretrained, num_classes=0, **spec.options)
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise UserError(
+            f"encoder: the pretrained weights of {spec.name} could not be fetched "
+            f"({' '.join(str(error).split())[:200]}); "
+            "download them elsewhere and pass the file with --weights"
+        ) from error
+
+
+def _options(name: str, image_size: int) -> dict[str, Any]:
+    """Arguments by which a family is told the size of its input, where it must be."""
+    if name == "small":
+        return {}
+    import timm
+
+    # Building without memory tells whether a family takes img_size (transformers, mostly).
+    try:
+        with torch.device("meta"):
+            timm.create_model(name, num_classes=0, img_size=image_size)
+    except TypeError:
+        return {}
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(f"encoder: {name} cannot take {image_size} px images ({error})") from error
+    return {"img_size": image_size}
+
+
+def _shrink_stem(encoder: Any) -> None:
+    conv = encoder.conv1
+    if isinstance(conv, nn.Sequential):  # deep stems: only their stride is too much
+        first: Any = conv[0]
+        first.stride = (1, 1)
+    else:
+        encoder.conv1 = nn.Conv2d(3, conv.out_channels, 3, stride=1, padding=1, bias=False)
+    encoder.maxpool = nn.Identity()
+
+
+def load_weights(encoder: nn.Module, path: Path, flag: str) -> None:
+    """Weights from a file, safetensors or torch; tensors that the encoder lacks are left.
+
+    Raises:
+        UserError: no such file, unreadable, or it does not fit. `flag` is whence it came.
+    """
+    state: dict[str, Any]
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = dict(state.get("state_dict", state))
+    except FileNotFoundError as error:
+        raise UserError(f"{flag}: {path} does not exist") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{flag}: {path} cannot be read ({reason})") from error
+    own = encoder.state_dict()
+    missing = [key for key in own if key not in state]
+    unfit = [key for key in own if key in state and state[key].shape != own[key].shape]
+    if missing or unfit:
+        raise UserError(
+            f"{flag}: {path} does not fit the encoder: {len(missing)} tensors are missing and "
+            f"{len(unfit)} have another shape, the first {(missing + unfit)[0]}"
+        )
+    encoder.load_state_dict({key: state[key] for key in own})

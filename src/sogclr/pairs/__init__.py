@@ -1,1 +1,0 @@
-"""Pairs (image-text, text-text): towers, the task, evaluation, search."""

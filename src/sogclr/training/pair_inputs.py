@@ -1,0 +1,91 @@
+"""The inputs of both sides of a run, by what its towers are and where its pairs come from."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from ..data.pair_source import PairSource
+from ..models.tower_features import cached_features, padding_of, plain_inputs
+from ..models.tower_inputs import (
+    CenterViews,
+    DrawnViews,
+    Encoded,
+    ImageViews,
+    Inputs,
+    StoredFeatures,
+    Tokenizer,
+)
+from ..models.towers import PairSpec, Tower
+from ..planning.pairs import PairPlan
+
+__all__ = ["Sides"]
+
+
+class Sides:
+    """The inputs of sides: of a frozen tower its features, computed once.
+
+    Args:
+        spec: of the towers.
+        towers: by kind.
+        tokenizer: open_clip's.
+        plan: of the run.
+        device: where features are computed.
+    """
+
+    def __init__(
+        self,
+        spec: PairSpec,
+        towers: dict[str, Tower],
+        tokenizer: Any,
+        plan: PairPlan,
+        device: torch.device,
+    ) -> None:
+        self.spec, self.towers, self.tokenizer = spec, towers, tokenizer
+        self.plan, self.device = plan, device
+        self._stored: dict[int, StoredFeatures] = {}  # by side: training and scoring share them
+
+    def training(self, side: Any) -> Inputs:
+        """Of a side of `PairSource`, to be trained on."""
+        kind = _kind(side)
+        if kind in self.spec.frozen or kind == "text":
+            return self._plain(side)
+        return ImageViews(side, self.spec, self.plan.views, self.plan.request.seed)
+
+    def streamed(
+        self, autocast: Callable[[], AbstractContextManager]
+    ) -> tuple[DrawnViews | CenterViews, Tokenizer, dict[str, Encoded]]:
+        """Of images and captions of a stream, and by kind what frozen towers make of them.
+
+        Features of a stream are computed anew at every step, by `autocast` in the run's precision:
+        it is too long to keep them.
+        """
+        frozen = self.spec.frozen
+        drawn = DrawnViews(self.spec, self.plan.views)
+        views = CenterViews(self.spec) if "image" in frozen else drawn
+        tokens = Tokenizer(self.tokenizer, padding_of(self.spec, self.tokenizer))
+        encoded = {}
+        for kind, inputs in (("image", views), ("text", tokens)):
+            if kind in frozen:
+                body = self.towers[kind].body.to(memory_format=torch.channels_last)
+                encoded[kind] = Encoded(inputs, body.to(self.device), autocast)
+        return views, tokens, encoded
+
+    def plain(self, source: PairSource) -> tuple[Inputs, Inputs]:
+        """Of both sides, without augmentation, to be scored."""
+        return self._plain(source.a), self._plain(source.b)
+
+    def _plain(self, side: Any) -> Inputs:
+        kind = _kind(side)
+        if kind not in self.spec.frozen:
+            return plain_inputs(side, self.spec, self.tokenizer)
+        body = self.towers[kind].body
+        if id(side) not in self._stored:
+            features = cached_features(body, kind, side, self.spec, self.tokenizer, self.device)
+            self._stored[id(side)] = StoredFeatures(features, side.names)
+        return self._stored[id(side)]
+
+
+def _kind(side: Any) -> str:
+    return "text" if hasattr(side, "texts") else "image"

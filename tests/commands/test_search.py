@@ -1,0 +1,132 @@
+"""What is found is what is nearest."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.small_tables import write_table
+from PIL import Image, ImageOps
+
+import sogclr
+from sogclr.commands.search import LINE, MARGIN, TILE
+from sogclr.data.pair_source import open_pairs
+
+
+def _images(model, table):
+    source = open_pairs(table)
+    return source.a.names, model.encode_image([source.a.image(row) for row in range(len(source.a))])
+
+
+def _nearest(names, vectors, query, top):
+    similarity = vectors @ query
+    pairs = sorted(zip(similarity.tolist(), names, strict=True), reverse=True)[:top]
+    return [name for _, name in pairs], [value for value, _ in pairs]
+
+
+@pytest.mark.parametrize("run", ["trained", "joined"])
+def test_a_sentence_finds_the_nearest_images(run, pairs, request, capsys):
+    folder = request.getfixturevalue(run)
+    model = sogclr.load(folder)
+    names, vectors = _images(model, pairs)
+    query = model.encode_text(["a red picture"])[0]
+    expected, values = _nearest(names, vectors, query, 5)
+    found = sogclr.search(folder, "a red picture", data=pairs, top=5)
+    assert [match.name for match in found] == expected
+    assert [match.similarity for match in found] == pytest.approx(values, abs=1e-5)
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines == [f"{match.similarity:.3f}  {match.name}" for match in found]
+
+
+def test_an_image_finds_itself_and_then_the_nearest(trained, pairs, tmp_path):
+    model = sogclr.load(trained)
+    names, vectors = _images(model, pairs)
+    query = pairs.parent / names[7]
+    expected, _ = _nearest(names, vectors, vectors[7], 4)
+    found = sogclr.search(trained, str(query), data=pairs, top=4, out=tmp_path / "x.png")
+    assert expected[0] == names[7]
+    assert [match.name for match in found] == expected
+    assert found[0].similarity == pytest.approx(1)
+
+
+@pytest.mark.parametrize("top", [1, 6, 7, 100])
+def test_the_picture_is_a_grid_of_six_columns(trained, pairs, tmp_path, top):
+    found = sogclr.search(trained, "blue", data=pairs, top=top, out=tmp_path / "x.png")
+    assert len(found) == min(top, 24)
+    lines = -(-len(found) // 6)
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.size == (
+            min(len(found), 6) * (TILE + MARGIN) + MARGIN,
+            2 * LINE + lines * (TILE + LINE + MARGIN) + MARGIN,
+        )
+        shown = np.asarray(picture.convert("RGB"))
+    for place, match in enumerate(found):
+        with Image.open(pairs.parent / match.name) as image:
+            tile = np.asarray(ImageOps.contain(image.convert("RGB"), (TILE, TILE)))
+        assert tile.shape == (150, TILE, 3)  # 24 x 20 pixels, as large as it fits
+        x = MARGIN + place % 6 * (TILE + MARGIN)
+        y = 2 * LINE + place // 6 * (TILE + LINE + MARGIN) + 15
+        assert np.array_equal(shown[y : y + 150, x : x + TILE], tile)
+
+
+def test_by_default_the_data_of_the_run_is_searched_and_the_picture_kept_there(
+    pairs, tiny, tmp_path
+):
+    """With the columns that it was trained on, which could not be guessed."""
+    rows = [(str(pairs.parent / "img" / f"{i:02d}.png"), f"picture {i}", "x") for i in range(8)]
+    table = write_table(tmp_path / "three.csv", rows, ("where", "what", "else"))
+    settings = {"model": str(tiny), "batch_size": 8, "epochs": 1, "device": "cpu", "workers": 0}
+    sogclr.align(table, tmp_path / "run", columns="where,what", **settings)
+    found = sogclr.search(tmp_path / "run", "picture", top=100)
+    assert sorted(match.name for match in found) == [name for name, *_ in rows]
+    assert (tmp_path / "run" / "search.png").is_file()
+
+
+def test_a_folder_of_images_is_searched(trained, make_folder, tmp_path):
+    found = sogclr.search(trained, "red", data=make_folder(), top=20, out=tmp_path / "x.png")
+    assert len(found) == 16
+    assert {match.name.split("/")[0] for match in found} == {"blue", "red"}
+
+
+def test_of_two_texts_the_second_is_searched_and_no_picture_made(on_texts, sentences, tmp_path):
+    model, source = sogclr.load(on_texts), open_pairs(sentences)
+    query = model.encode_text(["a blue picture"])[0]
+    expected, _ = _nearest(source.b.texts, model.encode_text(source.b.texts), query, 3)
+    found = sogclr.search(on_texts, "a blue picture", top=3, out=tmp_path / "x.png")
+    assert [match.name for match in found] == expected
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_embeddings_are_kept_in_the_run_until_the_data_changes(
+    pairs, make_pairs, trained, tmp_path, capsys
+):
+    other, out = make_pairs(count=5), tmp_path / "x.png"
+    first = sogclr.search(trained, "red", data=other, out=out)
+    kept = set((trained / "embeddings").iterdir())
+    assert sogclr.search(trained, "red", data=other, out=out) == first
+    assert set((trained / "embeddings").iterdir()) == kept
+    capsys.readouterr()
+    assert len(sogclr.search(trained, "red", data=make_pairs(count=6), out=out)) == 6
+    assert len(set((trained / "embeddings").iterdir()) - kept) == 1
+
+
+def test_images_that_cannot_be_read_are_not_found(trained, make_pairs, tmp_path):
+    table = make_pairs(count=6, size=(40, 40))
+    victim = table.parent / "img" / "03.png"
+    victim.write_bytes(victim.read_bytes()[:900])
+    found = sogclr.search(trained, "red", data=table, top=10, out=tmp_path / "x.png")
+    assert {match.name for match in found} == {f"img/{i:02d}.png" for i in (0, 1, 2, 4, 5)}
+    assert all(torch.tensor(match.similarity).isfinite() for match in found)
+
+
+def test_the_place_of_an_image_that_was_damaged_since_stays_empty(trained, make_pairs, tmp_path):
+    table, out = make_pairs(count=3, size=(40, 40)), tmp_path / "x.png"
+    before = sogclr.search(trained, "red", data=table, out=out)
+    first = table.parent / before[0].name
+    size = first.stat().st_size
+    first.write_bytes(first.read_bytes()[:200].ljust(size, b"\xff"))
+    assert sogclr.search(trained, "red", data=table, out=out) == before
+    with Image.open(out) as picture:
+        tiles = [
+            np.asarray(picture)[2 * LINE : 2 * LINE + TILE, x : x + TILE]
+            for x in (MARGIN + place * (TILE + MARGIN) for place in range(3))
+        ]
+    assert [int(tile.min()) == 255 for tile in tiles] == [True, False, False]

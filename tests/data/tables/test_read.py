@@ -1,0 +1,175 @@
+import json
+
+import pytest
+from PIL import Image
+
+from sogclr import UserError
+from sogclr.data.tables.read import is_table, read_table
+
+
+def _written(path, text):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def _columns(table):
+    return {name: list(values) for name, values in table.columns.items()}
+
+
+def test_csv_has_commas_quotes_and_line_breaks_inside_of_values(tmp_path):
+    text = 'image,caption\na.png,"one, two"\nb.png,"says ""hi"""\nc.png,"two\nlines"\nd.png,plain\n'
+    table = read_table(_written(tmp_path / "t.csv", text))
+    assert _columns(table) == {
+        "image": ["a.png", "b.png", "c.png", "d.png"],
+        "caption": ["one, two", 'says "hi"', "two\nlines", "plain"],
+    }
+    assert table.rows == [2, 3, 4, 5]
+    assert table.root == tmp_path
+
+
+def test_line_breaks_inside_of_values_may_lie_anywhere_in_a_large_file(tmp_path):
+    """Larger than the blocks in which it is read."""
+    captions = [f"caption {i}\n{'and on ' * 8}\nto the end" for i in range(25_000)]
+    text = "".join(f'{i}.png,"{caption}"\n' for i, caption in enumerate(captions))
+    table = read_table(_written(tmp_path / "t.csv", "image,caption\n" + text))
+    assert _columns(table)["caption"] == captions
+    assert not table.broken
+
+
+def test_broken_rows_of_a_csv_are_listed_and_the_others_keep_their_numbers(tmp_path):
+    text = 'image,caption\na.png,"x\ny"\nb.png,one,two\nc.png,fine\nd.png\ne.png,fine\n'
+    table = read_table(_written(tmp_path / "t.csv", text))
+    assert _columns(table)["image"] == ["a.png", "c.png", "e.png"]
+    assert table.rows == [2, 4, 6]
+    assert table.broken == [
+        (3, "3 fields where 2 are expected"),
+        (5, "1 fields where 2 are expected"),
+    ]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
+    csv = read_table(_written(tmp_path / "t.csv", "\ufeffimage,caption\na.png,x\n"))
+    jsonl = read_table(_written(tmp_path / "t.jsonl", '\ufeff{"image": "a.png", "caption": "x"}\n'))
+    assert _columns(csv) == _columns(jsonl) == {"image": ["a.png"], "caption": ["x"]}
+
+
+def test_tsv_knows_no_quotes(tmp_path):
+    text = 'image\tcaption\na.png\tsays "hi\nb.png\t"quoted", twice\nc.png\tone\ttwo\n'
+    table = read_table(_written(tmp_path / "t.tsv", text))
+    assert _columns(table)["caption"] == ['says "hi', '"quoted", twice']
+    assert table.broken == [(4, "3 fields where 2 are expected")]
+
+
+def test_jsonl_keeps_lists_and_lists_broken_lines(tmp_path):
+    lines = ['{"image": "a.png", "caption": ["x", "y"]}', "", "{", "[1]", '{"image": "b.png"}']
+    table = read_table(_written(tmp_path / "t.jsonl", "\n".join(lines)))
+    assert _columns(table) == {"image": ["a.png", "b.png"], "caption": [["x", "y"], None]}
+    assert table.rows == [1, 5]
+    assert [row for row, _ in table.broken] == [3, 4]
+    assert table.broken[1][1] == "not an object"
+
+
+def test_parquet_is_read_with_lists(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"image": ["a.png", "b.png"], "caption": [["x", "y"], ["z"]]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    table = read_table(tmp_path / "t.parquet")
+    assert _columns(table) == columns
+    assert table.rows == [1, 2]
+
+
+def test_a_mapping_of_lists_is_a_table():
+    columns = {"one": ["x", "y"], "two": ["z", "w"]}
+    table = read_table(columns)
+    assert (_columns(table), table.rows) == (columns, [1, 2])
+    with pytest.raises(UserError, match=r"columns differ in length: .*'two': 1"):
+        read_table({"one": ["x", "y"], "two": ["z"]})
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A data set with images inside, and the paths they are from."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    paths = []
+    for i in range(3):
+        paths.append(str(tmp_path / f"{i}.png"))
+        Image.new("RGB", (8, 8), (80 * i, 0, 0)).save(paths[-1])
+    columns = {"photo": paths, "caption": [["x", "y"], ["z"], ["w"]]}
+    return datasets.Dataset.from_dict(columns).cast_column("photo", datasets.Image())
+
+
+def test_a_saved_data_set_is_a_table_whose_images_are_known_as_such(photos, tmp_path):
+    photos.save_to_disk(tmp_path / "saved")
+    for table in (read_table(tmp_path / "saved"), read_table(photos)):
+        assert table.images == ("photo",)
+        assert list(table.columns) == ["photo", "caption"]
+        assert list(table.columns["caption"]) == [["x", "y"], ["z"], ["w"]]
+        assert table.rows == [1, 2, 3]
+
+
+def test_of_splits_train_is_taken_else_the_first(photos, tmp_path):
+    from datasets import DatasetDict
+
+    one, two = photos.select([0]), photos.select([1, 2])
+    with_train = DatasetDict({"validation": one, "train": two})
+    with_train.save_to_disk(tmp_path / "saved")
+    for data in (with_train, tmp_path / "saved"):
+        table = read_table(data)
+        assert len(table.rows) == 2
+        assert "(train)" in table.name
+    assert len(read_table(DatasetDict({"validation": one, "test": two})).rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", "", r"t\.csv is empty"),
+        ("t.csv", "\n\n", r"t\.csv cannot be read \(.*Empty CSV"),
+        ("t.csv", "image,caption\n", r"t\.csv has no rows$"),
+        ("t.csv", "image,caption\na,b,c\n", "has no rows, and the first broken one is row 2"),
+        ("t.tsv", "image\tcaption\n", "has no rows"),
+        ("t.jsonl", "", "has no rows"),
+        ("t.jsonl", "\n{\n", "has no rows, and the first broken one is row 2"),
+        ("t.jsonl", b'{"image": "\xe9"}', r"t\.jsonl cannot be read \(.*can't decode"),
+        ("t.parquet", "no parquet", r"t\.parquet cannot be read"),
+        ("t.xlsx", "?", r"t\.xlsx is not a table; \.csv, \.tsv, \.jsonl, \.parquet can be read"),
+    ],
+)
+def test_what_is_not_a_table_with_rows_says_so(tmp_path, name, text, message):
+    with pytest.raises(UserError, match=message):
+        read_table(_written(tmp_path / name, text))
+
+
+def test_missing_tables_and_other_folders_say_so(tmp_path):
+    with pytest.raises(UserError, match=r"none\.csv does not exist; give a table"):
+        read_table(tmp_path / "none.csv")
+    with pytest.raises(UserError, match="is a folder, but not one that datasets saved"):
+        read_table(tmp_path)
+    with pytest.raises(UserError, match="has no rows"):
+        read_table({})
+
+
+def test_without_a_network_the_hub_says_what_to_do():
+    with pytest.raises(UserError) as caught:
+        read_table("hf:nobody/nothing")
+    message = str(caught.value)
+    assert message.startswith("data: nobody/nothing could not be loaded from the hub")
+    assert "dataset.save_to_disk(FOLDER)" in message
+    assert "\n" not in message
+
+
+def test_tables_are_told_from_images(photos, make_folder, tmp_path):
+    photos.save_to_disk(tmp_path / "saved")
+    tables = ["t.csv", tmp_path / "t.jsonl", "hf:a/b", tmp_path / "saved", {"a": []}, photos]
+    images = ["digits", make_folder(), str(make_folder()), ([1], [2])]
+    assert [is_table(data) for data in (*tables, *images)] == [True] * 6 + [False] * 4
+
+
+def test_rows_of_jsonl_may_have_other_columns_than_the_first(tmp_path):
+    records = [{"image": "a.png"}, {"image": "b.png", "caption": "x"}]
+    table = read_table(_written(tmp_path / "t.jsonl", "\n".join(map(json.dumps, records))))
+    assert _columns(table) == {"image": ["a.png", "b.png"], "caption": [None, "x"]}

@@ -1,0 +1,276 @@
+"""Streams of shards: which samples make an epoch, in which order, and what is told of damage."""
+
+from collections import Counter
+from itertools import chain, count, islice
+
+import numpy as np
+import pytest
+import torch
+from helpers.packing import encoded, pack
+
+import sogclr
+from sogclr import UserError
+from sogclr.data.batches.stream import StreamPlan, stream_batches
+from sogclr.data.randomness import uniforms
+from sogclr.data.tar.images import ShardSource, find_shards
+from sogclr.data.tar.stream import StreamSample, StreamSource, read_ahead
+from sogclr.data.views.pipeline import DRAWS
+
+SAMPLES, SHARDS = 40, 5
+
+
+@pytest.fixture
+def make_shards(tmp_path):
+    """Shards of 40 images with captions; the pattern, by URL."""
+
+    def make(name="shards", samples=SAMPLES):
+        folder = tmp_path / name
+        folder.mkdir()
+        for shard, numbers in enumerate(np.array_split(np.arange(samples), SHARDS)):
+            parts = [
+                (f"set/{n:03}.{part}", content)
+                for n in numbers.tolist()
+                for part, content in (("txt", b"words"), ("png", encoded(n)))
+            ]
+            pack(folder / f"{shard}.tar", parts)
+        return f"{folder.as_uri()}/{{0..{SHARDS - 1}}}.tar"
+
+    return make
+
+
+def stream(pattern, epoch_samples, **settings):
+    """Shards are known by their paths, which differ whenever a test is run: not so here."""
+    source = StreamSource(pattern, epoch_samples, **settings)
+    source.ids = np.arange(len(source.ids), dtype=np.uint64)
+    return source
+
+
+def names(source, epoch=0, seed=1):
+    return [sample.name for sample in source.epoch(seed, epoch)]
+
+
+@pytest.mark.parametrize("buffer", [1, 7, 4096])
+def test_of_all_samples_an_epoch_has_each_once(make_shards, buffer):
+    source = stream(make_shards(), SAMPLES, buffer=buffer)
+    orders = [names(source, epoch) for epoch in range(3)]
+    for order in orders:
+        assert sorted(order) == [f"set/{n:03}" for n in range(SAMPLES)]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert names(source) == orders[0] != names(source, seed=2)
+    assert (source.image_size, len(source)) == (10, SAMPLES)
+
+
+def test_without_a_buffer_shards_are_read_one_after_the_other(make_shards):
+    order = names(stream(make_shards(), SAMPLES, buffer=1))
+    shards = [int(name[-3:]) // 8 for name in order]
+    assert shards == sorted(shards, key=shards.index)
+    assert shards != sorted(shards)
+
+
+def test_an_epoch_of_fewer_is_the_first_ones_and_of_more_begins_again(make_shards):
+    pattern = make_shards()
+    few = [names(stream(pattern, 15, buffer=1), epoch) for epoch in range(20)]
+    assert all(len(set(order)) == 15 for order in few)
+    assert len({name for order in few for name in order}) == SAMPLES
+    whole = names(stream(pattern, SAMPLES, buffer=1))
+    assert few[0] == whole[:15]
+    many = names(stream(pattern, 2 * SAMPLES + 9, buffer=1))
+    assert many[:SAMPLES] == whole != many[SAMPLES : 2 * SAMPLES]
+    assert Counter(Counter(many).values()) == {3: 9, 2: SAMPLES - 9}
+    assert names(stream(pattern, 15).part(6)) != few[0][:6]
+    assert sorted(names(stream(pattern, 15).part(6))) == sorted(few[0][:6])
+
+
+@pytest.mark.parametrize("buffer", [3, 6])
+def test_samples_are_mixed_evenly(make_shards, monkeypatch, buffer):
+    """Of six: who comes first, and who last."""
+    source = stream(make_shards(), 6, buffer=buffer)
+    six = [StreamSample(str(n), b"") for n in range(6)]
+    monkeypatch.setattr(source, "_read", lambda *_: iter(six))
+    epochs = 3000
+    found = np.array([[int(name) for name in names(source, epoch)] for epoch in range(epochs)])
+    first = np.bincount(found[:, 0], minlength=6) / epochs
+    expected = [1 / buffer] * buffer + [0] * (6 - buffer)
+    # The standard deviation is 0.009 at most.
+    assert np.abs(first - expected).max() < 0.04
+    last = np.bincount(found[:, -1], minlength=6) / epochs
+    stays = [(2 / 3) ** (3 - max(0, n - 2)) / 3 for n in range(6)] if buffer == 3 else [1 / 6] * 6
+    assert np.abs(last - stays).max() < 0.04
+
+
+def test_keys_are_the_ids_of_shards_on_this_machine(make_shards):
+    pattern = make_shards()
+    order = names(stream(pattern, SAMPLES))
+    here = ShardSource(find_shards(pattern.removeprefix("file://")))
+    assert set(sogclr.stable_keys(order).tolist()) == set(here.ids.view(np.int64).tolist())
+    sample = next(stream(pattern, SAMPLES).epoch(0, 0))
+    row = list(here.names).index(sample.name)
+    assert np.array_equal(np.asarray(sample.image()), np.asarray(here.image(row)))
+
+
+def test_an_image_of_several_is_the_first_in_order_and_what_is_no_sample_is_passed_over(tmp_path):
+    parts = [
+        ("README", b"?"), ("a.png", encoded(1)), (".b.png", encoded(2)), ("a.jpg", b"the one"),
+        ("c.txt", b"words"), ("d.PNG", b"last"),
+    ]  # fmt: skip
+    pack(tmp_path / "one.tar", parts)
+    pack(tmp_path / "two.tar", [("e.png", encoded(3))])
+    source = stream(f"{tmp_path.as_uri()}/{{one,two}}.tar", 3)
+    found = {sample.name: sample.content for sample in source.epoch(0, 0)}
+    assert found == {"a": b"the one", "d": b"last", "e": encoded(3)}
+
+
+def batches(source, start=0, workers=0, accumulate=2):
+    plan = StreamPlan(source, 30, 8, accumulate, 2, seed=3)
+    plan.start_step = start
+    return list(stream_batches(plan, image_size=8, crop_min=0.2, workers=workers))
+
+
+def assert_same(some, others):
+    for one, other in zip(some, others, strict=True):
+        assert (one.plan.step, one.plan.epoch) == (other.plan.step, other.plan.epoch)
+        assert np.array_equal(one.plan.keys, other.plan.keys)
+        assert torch.equal(one.crops, other.crops)
+        assert np.array_equal(one.draws, other.draws)
+
+
+def test_batches_are_even_and_know_rows_and_keys(make_shards):
+    source = stream(make_shards(), 37)
+    found = batches(source)
+    assert [len(batch.plan.rows) for batch in found] == [8, 8, 7, 7, 7] * 2
+    assert [batch.plan.step for batch in found] == [0, 0, 1, 1, 2, 3, 3, 4, 4, 5]
+    assert [batch.plan.last for batch in found] == [False, True, False, True, True] * 2
+    assert [batch.plan.weight for batch in found[:5]] == [1 / 2, 1 / 2, 1 / 2, 1 / 2, 1]
+    order = names(source, seed=3) + names(source, epoch=1, seed=3)
+    keys = sogclr.stable_keys(order)
+    assert np.concatenate([batch.plan.keys for batch in found]).tolist() == keys.tolist()
+    rows = sogclr.hashed_rows(keys, 30)
+    assert np.concatenate([batch.plan.rows for batch in found]).tolist() == rows.tolist()
+    assert [sample.name for batch in found for sample in batch.plan.samples] == order
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize(("accumulate", "start"), [(1, 0), (2, 0), (2, 4)])
+def test_processes_share_each_batch(make_shards, processes, accumulate, start):
+    """Put together in their order, shares are the batch of one process; they differ by one."""
+    pattern = make_shards()
+    plans = [StreamPlan(stream(pattern, 37), 30, 8, accumulate, 2, 3)]
+    plans += [
+        StreamPlan(stream(pattern, 37), 30, 8, accumulate, 2, 3, rank, processes)
+        for rank in range(processes)
+    ]
+    for plan in plans:
+        plan.start_step = start
+    for whole, *shares in zip(*plans, strict=True):
+        for part in ("rows", "keys", "samples"):
+            parts = [getattr(share, part) for share in shares]
+            assert list(chain(*parts)) == list(getattr(whole, part))
+        sizes = [len(share.rows) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
+        for share in shares:
+            assert (share.step, share.epoch, share.weight, share.last) == (
+                whole.step, whole.epoch, whole.weight, whole.last,
+            )  # fmt: skip
+
+
+def test_loader_processes_change_nothing(make_shards):
+    source = stream(make_shards(), 37)
+    assert_same(batches(source), batches(source, workers=2))
+
+
+@pytest.mark.parametrize("start", [1, 3, 5])
+def test_resumed_within_an_epoch_is_the_rest_of_it(make_shards, start):
+    pattern = make_shards()
+    whole = [each for each in batches(stream(pattern, 37)) if each.plan.step >= start]
+    assert_same(whole, batches(stream(pattern, 37), start))
+
+
+def test_views_are_those_of_the_sample_in_this_epoch(make_shards):
+    pattern, seen = make_shards(), {}
+    for number, source in enumerate([stream(pattern, 37), stream(pattern, 40, buffer=3)]):
+        for batch in batches(source):
+            for i, (key, crop) in enumerate(
+                zip(batch.plan.keys.tolist(), batch.crops, strict=False)
+            ):
+                sample = key, batch.plan.epoch
+                if number and sample in seen:
+                    assert torch.equal(crop, seen[sample]), i
+                seen.setdefault(sample, crop)
+    assert len({key for key, _ in seen}) == SAMPLES
+
+
+def test_a_sample_that_comes_again_in_an_epoch_has_other_views(make_shards):
+    plan = StreamPlan(stream(make_shards(), 2 * SAMPLES), 30, 2 * SAMPLES, 1, 1, seed=3)
+    (batch,) = stream_batches(plan, image_size=8, crop_min=0.2, workers=0)
+    draws = batch.draws[: 2 * SAMPLES]  # of first views
+    order = np.lexsort([[sample.turn for sample in batch.plan.samples], batch.plan.keys])
+    first, second = draws[order[::2]], draws[order[1::2]]
+    ids = np.sort(batch.plan.keys)[::2].view(np.uint64)
+    assert np.array_equal(first, uniforms(3, 0, ids, 0, DRAWS))
+    assert (first != second).all()
+    assert len(np.unique(draws[:, 0])) == 2 * SAMPLES
+
+
+def test_damage_is_named_in_its_place(make_shards, tmp_path):
+    pattern = make_shards()
+    shard = tmp_path / "shards" / "2.tar"
+    # Of its eight samples the fourth image is cut off.
+    shard.write_bytes(shard.read_bytes()[: 4 * 2048 - 300])
+    pack(tmp_path / "shards" / "3.tar", [("x.png", b"none"), ("y.png", encoded(1))])
+    source = stream(pattern, 24 + 3 + 1 + 2)
+    found = batches(source)[:4]
+    unreadable = {name: reason for batch in found for name, reason in batch.unreadable}
+    assert set(unreadable) == {shard.as_uri(), "x"}
+    assert "damaged (it breaks off), what lies behind is left out" in unreadable[shard.as_uri()]
+    assert unreadable["x"] == "not an image"
+    kept = [sample.name for batch in found for sample in batch.plan.samples]
+    expected = [f"set/{n:03}" for n in range(SAMPLES) if n not in range(19, 32)]
+    assert sorted(kept) == sorted([*expected, "y"])
+    assert all(len(batch.crops) == 2 * len(batch.plan.rows) for batch in found)
+
+
+def test_without_images_it_is_refused(tmp_path):
+    pack(tmp_path / "a.tar", [("a.txt", b"words")])
+    with pytest.raises(
+        UserError, match=r"no sample of file:.*a\.tar has a part jpg, .*can be read$"
+    ):
+        StreamSource((tmp_path / "a.tar").as_uri(), 5)
+    (tmp_path / "b.tar").write_bytes(b"<html>" * 1000)
+    with pytest.raises(UserError, match=r"can be read \(the first, file:.*b\.tar: damaged"):
+        StreamSource((tmp_path / "b.tar").as_uri(), 5)
+
+
+def test_shards_that_lost_all_images_do_not_turn_for_ever(make_shards, tmp_path):
+    source = stream(make_shards(), 2 * SAMPLES)
+    for shard in range(SHARDS):
+        pack(tmp_path / "shards" / f"{shard}.tar", [("a.txt", b"words")])
+    with pytest.raises(UserError, match="no sample of"):
+        names(source)
+
+
+def test_what_is_read_ahead_is_the_same():
+    assert list(read_ahead(iter(range(100)), 3)) == list(range(100))
+
+    def failing():
+        yield 1
+        raise UserError("gone")
+
+    found = read_ahead(failing(), 3)
+    assert next(found) == 1
+    with pytest.raises(UserError, match="gone"):
+        next(found)
+
+
+def test_no_more_is_read_ahead_than_is_allowed_and_nothing_once_it_is_given_up():
+    made = []
+
+    def making():
+        for number in count():
+            made.append(number)
+            yield number
+
+    found = read_ahead(making(), 3)
+    assert list(islice(found, 5)) == [0, 1, 2, 3, 4]
+    found.close()
+    # Those that were taken, those that wait, and the one in hand.
+    assert len(made) <= 5 + 3 + 1

@@ -1,0 +1,73 @@
+"""Pairs in a stream: which samples are pairs, with which captions; what is told of the others."""
+
+import json
+
+import pytest
+from helpers.packing import encoded, pack
+
+from sogclr import UserError
+from sogclr.data.image_source import stable_id
+from sogclr.data.pair_source import open_pairs
+from sogclr.data.tar.stream_pairs import PairStream
+
+
+def packed(path, *samples):
+    """A shard, of a key and parts each; its URL."""
+    members = [(f"{key}.{part}", content) for key, parts in samples for part, content in parts]
+    return pack(path, members).as_uri()
+
+
+def image(seed):
+    return "png", encoded(seed)
+
+
+def test_samples_with_image_and_caption_are_pairs(tmp_path):
+    """With the captions that the same shard has on this machine."""
+    url = packed(
+        tmp_path / "a.tar",
+        ("one", [image(1), ("txt", " two\n  words ".encode("utf-8-sig"))]),
+        ("text", [("txt", b"alone")]),
+        ("several", [("json", json.dumps({"captions": ["b", "a", "b", " "]}).encode()), image(2)]),
+        ("image", [image(3)]),
+        ("both", [image(4), ("json", b'{"caption": "json"}'), ("txt", b"txt")]),
+        ("empty", [image(5), ("txt", b" ")]),
+        ("fallback", [image(6), ("txt", b""), ("json", b'{"caption": "json"}')]),
+        ("broken", [image(7), ("json", b'{"caption"')]),
+    )
+    source = PairStream(url, 4)
+    found = {sample.name: sample for sample in source.epoch(0, 0)}
+    assert {name: set(sample.captions) for name, sample in found.items()} == {
+        "one": {"two words"}, "several": {"a", "b"}, "both": {"txt"}, "fallback": {"json"},
+    }  # fmt: skip
+    assert found["several"].captions == tuple(sorted("ab", key=stable_id))
+    assert found["one"].content == encoded(1)
+    here = open_pairs(str(tmp_path / "a.tar"))
+    for row, name in enumerate(here.a.names):
+        own = here.partners[here.start[row] : here.start[row + 1]]
+        assert tuple(here.b.texts[text] for text in own) == found[name].captions
+    assert source.describe() == f"{url}: 1 shard, a stream; an epoch is 4 of its pairs"
+    assert (source.kinds, source.image_size, source.sizes) == (("image", "text"), 10, (4, 5))
+
+
+def test_damage_takes_the_last_pair_before_it(tmp_path):
+    shard = tmp_path / "a.tar"
+    packed(shard, *((f"{n}", [image(n), ("txt", b"words")]) for n in range(5)))
+    # Of the third sample, the image is whole and the header of its caption breaks off.
+    shard.write_bytes(shard.read_bytes()[: 2 * 2048 + 1024 + 300])
+    source = PairStream(shard.as_uri(), 3)
+    found = {sample.name: sample.damage for sample in source.epoch(0, 0)}
+    assert set(found) == {"0", "1", shard.as_uri()}
+    assert "what lies behind is left out" in found[shard.as_uri()]
+    assert source.sizes == (3, 3)
+
+
+def test_without_pairs_it_is_refused_before_all_shards_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("sogclr.data.tar.stream.LOOKED_INTO", 2)
+    for shard in range(2):
+        packed(tmp_path / f"{shard}.tar", (f"{shard}", [image(shard)]))
+    folder = tmp_path.as_uri()
+    told = r"has both an image that can be read and a caption, a part txt or `caption` in json$"
+    with pytest.raises(UserError, match=rf"no sample of file:\S+/{{0\.\.1}}\.tar {told}"):
+        PairStream(f"{folder}/{{0..1}}.tar", 9)
+    with pytest.raises(UserError, match=rf"no sample of the first 2 shards of file:\S+ {told}"):
+        PairStream(f"{folder}/{{0..9}}.tar", 9)

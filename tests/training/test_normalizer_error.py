@@ -1,0 +1,166 @@
+"""Errors of normalizers, measured while training."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from sogclr import (
+    ClipLoss,
+    GlobalContrastiveLoss,
+    LearnedTemperature,
+    NTXentLoss,
+    SigLipLoss,
+    TwoWayGlobalContrastiveLoss,
+)
+from sogclr.losses.objective import log_two_view_normalizers, log_two_way_normalizers
+from sogclr.training.normalizer_error import KEPT, NormalizerGauge
+from sogclr.training.task import Outcome
+
+TAU, BATCH = 0.4, 16
+
+
+def features(n: int, sides: int = 2) -> Tensor:
+    """`(sides, n, 6)`: neighbours differ in how dense it is around them."""
+    generator = torch.Generator().manual_seed(0)
+    centre = torch.randn(1, n, 6, generator=generator)
+    z = centre + 0.4 * torch.randn(sides, n, 6, generator=generator)
+    z[..., 0] += 1
+    return normalize(z, dim=-1)
+
+
+def outcome(z: Tensor, rows: Tensor) -> Outcome:
+    pair = z[0, rows], z[1, rows]
+    return Outcome(torch.zeros(()), pair, pair, (rows, rows))
+
+
+def see(gauge: NormalizerGauge, z: Tensor, batches: int = KEPT) -> None:
+    """The first batches of the data, one of its samples after another."""
+    for rows in torch.arange(batches * BATCH).split(BATCH):
+        gauge.observe(outcome(z, rows))
+
+
+def two_views(z: Tensor, shift: float = 0.0) -> GlobalContrastiveLoss:
+    """Its table holds the exact normalizers, and a shift."""
+    loss = GlobalContrastiveLoss(z.shape[1], temperature=TAU)
+    log_g = log_two_view_normalizers(z.transpose(0, 1), TAU)  # (n, 2)
+    loss.normalizer.log_u[:-1] = log_g.logsumexp(dim=1) - math.log(2) + shift
+    return loss
+
+
+def pairs(z: Tensor, shift: float = 0.0) -> TwoWayGlobalContrastiveLoss:
+    loss = TwoWayGlobalContrastiveLoss(z.shape[1], temperature=TAU)
+    for table, log_g in zip(
+        (loss.normalizer_a, loss.normalizer_b), log_two_way_normalizers(*z, TAU), strict=True
+    ):
+        table.log_u[:-1] = log_g + shift
+    return loss
+
+
+@pytest.mark.parametrize("make", [two_views, pairs])
+def test_an_exact_table_is_nearer_than_the_batch(make) -> None:
+    z, gauge = features(2_000), NormalizerGauge()
+    see(gauge, z)
+    found = gauge.read(make(z))
+    assert found["in_batch_error"] > 0.1
+    assert found["normalizer_error"] < 0.5 * found["in_batch_error"]
+    see(gauge, z)
+    assert gauge.read(make(z, shift=0.8))["normalizer_error"] == pytest.approx(0.8, abs=0.1)
+
+
+@pytest.mark.parametrize("loss", [NTXentLoss(TAU), ClipLoss(TAU)])
+def test_the_batch_alone_by_explicit_loops(loss) -> None:
+    z, gauge = features(KEPT * BATCH), NormalizerGauge()
+    see(gauge, z)
+    last = range((KEPT - 1) * BATCH, KEPT * BATCH)
+    # The batches before, from the first to the last but one, in turn.
+    halves = [
+        [row for k in range(start, KEPT - 1, 2) for row in range(k * BATCH, (k + 1) * BATCH)]
+        for start in (0, 1)
+    ]
+    products = []
+    for side in (0, 1):
+        opposite = (0, 1) if isinstance(loss, NTXentLoss) else (1 - side,)
+        for i in last:
+
+            def log_g(others, anchor=z[side, i], i=i, opposite=opposite):
+                terms = [anchor @ z[s, j] / TAU for j in others if j != i for s in opposite]
+                return torch.stack(terms).exp().mean().log()
+
+            own, one, other = log_g(last), log_g(halves[0]), log_g(halves[1])
+            # Of both halves together, the logarithm's error is half as large.
+            missing = 2 * log_g(halves[0] + halves[1]) - one - other
+            products.append((own - one - missing) * (own - other - missing))
+    expected = torch.stack(products).mean().sqrt()
+    found = gauge.read(loss)
+    assert list(found) == ["in_batch_error"]
+    torch.testing.assert_close(torch.tensor(found["in_batch_error"]), expected, rtol=1e-4, atol=0)
+
+
+def test_the_batches_reading_has_used_are_forgotten() -> None:
+    z, gauge = features(200), NormalizerGauge()
+    assert gauge.read(two_views(z)) == {}
+    see(gauge, z, batches=2)
+    assert gauge.read(two_views(z)) == {}
+    see(gauge, z, batches=3)
+    assert gauge.read(two_views(z))
+    assert gauge.read(two_views(z)) == {}
+    see(gauge, z)
+    assert gauge.read(SigLipLoss()) == {}
+
+
+def test_what_was_seen_survives() -> None:
+    z, gauge, other = features(200), NormalizerGauge(), NormalizerGauge()
+    see(gauge, z, batches=5)
+    other.restore(gauge.state(), torch.device("cpu"))
+    assert gauge.read(two_views(z)) == other.read(two_views(z))
+
+
+def test_samples_without_negatives_do_not_count() -> None:
+    gauge = NormalizerGauge()
+    z = features(4)
+    rows = torch.tensor([0, 0, 1])
+    for _ in range(3):
+        gauge.observe(outcome(z, rows))
+    assert math.isfinite(gauge.read(two_views(z))["normalizer_error"])
+
+
+def test_samples_that_share_a_text_are_no_negatives_of_each_other() -> None:
+    """Two images in three have one of a few texts."""
+    gauge, z = NormalizerGauge(), features(600)
+    text = torch.arange(600).where(torch.arange(600) % 3 == 0, torch.arange(600) % 7)
+    z[1] = z[1, text]
+    loss = TwoWayGlobalContrastiveLoss((600, 600), temperature=TAU)
+    exact = log_two_way_normalizers(*z, TAU, group=text)
+    loss.normalizer_a.log_u[:-1], loss.normalizer_b.log_u[text] = exact
+    for rows in torch.arange(KEPT * BATCH).split(BATCH):
+        pair = z[0, rows], z[1, rows]
+        gauge.observe(Outcome(torch.zeros(()), pair, pair, (rows, text[rows])))
+    found = gauge.read(loss)
+    assert found["normalizer_error"] < 0.5 * found["in_batch_error"]
+
+
+@pytest.mark.parametrize("kind", [ClipLoss, NTXentLoss])
+def test_a_learned_temperature_is_the_number_it_is(kind) -> None:
+    z, readings = features(200), []
+    for temperature in (TAU, LearnedTemperature(TAU)):
+        gauge = NormalizerGauge()
+        see(gauge, z)
+        readings.append(gauge.read(kind(temperature))["in_batch_error"])
+    assert readings[0] == pytest.approx(readings[1], rel=1e-5)
+
+
+def test_samples_may_be_any_numbers():
+    """As keys are, of a loss that keeps nothing of them."""
+    found = []
+    for factor in (1, -(2**57)):
+        gauge = NormalizerGauge()
+        # Some samples of the last batch are among those before it.
+        for rows in (torch.arange(first, first + BATCH) for first in (0, 16, 32, 40)):
+            pair = features(64)[0, rows], features(64)[1, rows]
+            gauge.observe(Outcome(torch.zeros(()), pair, pair, (rows * factor, rows * factor)))
+        found.append(gauge.read(NTXentLoss(TAU)))
+    assert found[0].keys() == {"in_batch_error"}
+    assert found[0] == found[1]
