@@ -25,7 +25,7 @@ import torch.distributed as dist
 from machine import machine
 from torch import Tensor
 
-from sogclr import TwoWayGlobalContrastiveLoss
+from sogclr import GlobalClipLoss
 
 RESULTS = Path(__file__).parent / "results" / "exchange.json"
 WIDTH, EACH, SAMPLES = 512, 16, 10_000
@@ -84,7 +84,7 @@ def batch(size: int) -> tuple[Tensor, Tensor, Tensor]:
 def gradients(a: Tensor, b: Tensor, index: Tensor) -> Tensor:
     """Of a first step, `(2, n, d)`."""
     a, b = a.clone().requires_grad_(), b.clone().requires_grad_()
-    TwoWayGlobalContrastiveLoss(SAMPLES)(a, b, index).backward()
+    GlobalClipLoss(SAMPLES)(a, b, index).backward()
     assert a.grad is not None
     assert b.grad is not None
     return torch.stack([a.grad, b.grad])

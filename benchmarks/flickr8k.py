@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from machine import machine
 
-from sogclr.common.options import PairMethod, Tau, Views
+from sogclr.common.options import Augmentation, PairMethod, Tau
 from sogclr.data.batches.loaders import BatchPlan
 from sogclr.data.pair_source import PairSource, open_pairs
 from sogclr.distributed.launch import start
@@ -66,10 +66,10 @@ class Method:
     dial: str  # "temperature" or "rho"
     values: tuple[float, ...]
     tau: Tau = "constant"
-    gamma_decay: int | None = None
+    gamma_decay_visits: int | None = None
     rows: int = 0  # of this batch and of earlier ones, told from each other
 
-    def recent(self, batch: int) -> int:
+    def memory_size(self, batch: int) -> int:
         return max(0, self.rows - batch)
 
 
@@ -81,7 +81,7 @@ METHODS = {
     "siglip": Method("siglip", "temperature", (0.05, 0.1, 0.2)),
     "isogclr": Method("sogclr", "rho", (3.0, 4.5, 6.0), tau="individual"),
     # FastCLIP v3: one learned temperature, F + rho tau, gamma along a cosine over half the run.
-    "fastclip-v3": Method("sogclr", "rho", (3.0, 4.5, 6.0), tau="learned", gamma_decay=10),
+    "fastclip-v3": Method("sogclr", "rho", (3.0, 4.5, 6.0), tau="learned", gamma_decay_visits=10),
 }
 
 
@@ -179,19 +179,19 @@ def _request(cell: Cell, **options: Any) -> PairRequest:
         epochs=EPOCHS,
         image_size=None,
         temperature=cell.dial if method.dial == "temperature" else None,
-        tau=method.tau,
+        temperature_mode=method.tau,
         rho=cell.dial if method.dial == "rho" else None,
         gamma_min=0.2,
-        gamma_decay=method.gamma_decay,
+        gamma_decay_visits=method.gamma_decay_visits,
         dropout=None,
         accumulate=cell.accumulate,
         optimizer="adamw",
         learning_rate=cell.rate,
         weight_decay=None,
         precision="32-true",
-        views=Views(),
+        views=Augmentation(),
         seed=cell.seed,
-        recent=method.recent(cell.batch),
+        memory_size=method.memory_size(cell.batch),
     )
     return replace(request, **options)
 

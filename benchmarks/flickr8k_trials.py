@@ -176,7 +176,7 @@ TASKS = {"whitened": WhitenedTask, "exact": ExactTask, "queue": QueueTask}
 
 def run(bench: Bench, trial: str, batch: int, accumulate: int) -> dict[str, Any]:
     name, _, value = trial.partition(" ")
-    options = {"gamma": "gamma_min", "candidates": "candidates"}
+    options = {"gamma": "gamma_min", "candidates": "effective_negatives"}
     changed = {options[name]: float(value)} if name in options else {}
     cell = Cell("sogclr", batch, RATES[batch, accumulate], TAU, SEED, "val", accumulate)
     bench.task = TASKS.get(name, PairTask)

@@ -68,7 +68,7 @@ def main() -> None:
         outs = {name: Path(folder) / name for name in ("alone", "nccl", "stopped", "pairs", "tau")}
         images = ["pretrain", options.images, *SETTINGS, "--out"]
         pairs = ["align", options.pairs, *PAIRS, "--out"]
-        individual = ["--tau", "individual", "--rho", "6"]
+        individual = ["--temperature-mode", "individual", "--rho", "6"]
         works: dict[str, Callable[[Path], dict[str, Any]]] = {
             "alone": lambda out: run([*PLAIN, *images, str(out)], out),
             "nccl": lambda out: run([*TORCHRUN, *images, str(out)], out),

@@ -38,7 +38,7 @@ from expected_gradient import Batch, Loss, Problem, relative_bias
 from machine import machine
 from torch import Tensor, nn
 
-from sogclr import DecoupledContrastiveLoss, GlobalContrastiveLoss, NTXentLoss, Views
+from sogclr import Augmentation, DecoupledContrastiveLoss, GlobalContrastiveLoss, NTXentLoss
 from sogclr.data.images.arrays import digits
 from sogclr.data.randomness import uniforms
 from sogclr.data.views.pipeline import DRAWS, crop, crop_box, photometric
@@ -88,12 +88,16 @@ def in_batch(kind: type[NTXentLoss] | type[DecoupledContrastiveLoss]) -> Loss:
     return lambda batch: loss(batch.view1, batch.view2)
 
 
-def remembering(gamma_min: float, num_views: int | None = None) -> Loss:
+def remembering(gamma_min: float, num_stored_views: int | None = None) -> Loss:
     loss = GlobalContrastiveLoss(
-        SAMPLES, temperature=TAU, gamma_min=gamma_min, num_views=num_views, dtype=torch.float64
+        SAMPLES,
+        temperature=TAU,
+        gamma_min=gamma_min,
+        num_stored_views=num_stored_views,
+        dtype=torch.float64,
     )
     return lambda batch: loss(
-        batch.view1, batch.view2, batch.sample, batch.views if num_views else None
+        batch.view1, batch.view2, batch.sample, batch.views if num_stored_views else None
     )
 
 
@@ -150,7 +154,7 @@ def methods() -> dict[str, Method]:
 def stored_images() -> Tensor:
     """`(n, V, p)` float64: the pixels of all stored augmentations."""
     source = digits()
-    views = source.views.over(Views().resolved(SIZE))
+    views = source.views.over(Augmentation().resolved(SIZE))
     stored = []
     for view in range(VIEWS):
         draws = uniforms(0, 0, source.ids[:SAMPLES], view, DRAWS)

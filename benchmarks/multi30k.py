@@ -4,8 +4,8 @@
     python benchmarks/multi30k.py
 
 Fine-tunes the English MiniLM on the first 5,000 pairs at batch 32, with the stock
-MultipleNegativesRankingLoss, with SogCLR, and with SogCLR as published (`candidates=None`: the
-positive is not in the normalizer). Each loss gets the same grid over learning rate and
+MultipleNegativesRankingLoss, with SogCLR, and with SogCLR as published (`effective_negatives=None`:
+the positive is not in the normalizer). Each loss gets the same grid over learning rate and
 temperature, of which the best sum of recalls on the validation pairs is kept; that setting is then
 trained with each seed and tested on 1,000 pairs. The grid is trained for one epoch, in which SogCLR
 has no past to remember: its setting is chosen by its first, in-batch, estimates.
@@ -41,7 +41,7 @@ from sentence_transformers import (
 )
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-from sogclr.integrations.sentence_transformers import GlobalContrastiveLoss, with_sample_ids
+from sogclr.integrations.sentence_transformers import GlobalRankingLoss, with_sample_ids
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "multi30k.json"
@@ -89,8 +89,8 @@ def recalls(model: SentenceTransformer, pairs: Dataset) -> dict[str, float]:
 
 def make_loss(method: str, model: SentenceTransformer, temperature: float) -> torch.nn.Module:
     if method.startswith("SogCLR"):
-        loss = partial(GlobalContrastiveLoss, model, SETTINGS["pairs"], temperature=temperature)
-        return loss(candidates=None) if method.endswith("published") else loss()
+        loss = partial(GlobalRankingLoss, model, SETTINGS["pairs"], temperature=temperature)
+        return loss(effective_negatives=None) if method.endswith("published") else loss()
     return MultipleNegativesRankingLoss(model, scale=1 / temperature)
 
 

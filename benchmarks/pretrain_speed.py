@@ -41,7 +41,7 @@ from torch.utils.data import DataLoader, Dataset
 from view_speed import TwoViews, lightly_view, photos, torchvision_view
 
 from sogclr.commands.pretrain import build_task
-from sogclr.common.options import Method, Precision, Views
+from sogclr.common.options import Augmentation, Method, Precision
 from sogclr.data.batches.loaders import BatchPlan
 from sogclr.data.images.arrays import ArraySource
 from sogclr.data.views.resident import resident
@@ -56,7 +56,7 @@ GPU = torch.cuda.is_available()
 NAME = "pretrain_speed_cuda.json" if GPU else "pretrain_speed.json"
 RESULTS = Path(__file__).parent / "results" / NAME
 ROUNDS, TAU, RATE = 3 if GPU else 5, 0.2, 1e-3
-VIEWS = Views().resolved(32)
+VIEWS = Augmentation().resolved(32)
 # Images a round, so that one takes seconds, and of the others', whose loaders need longer.
 IMAGES = {"small": 1024, "resnet18": 24_576 if GPU else 128}
 THEIRS = 4096
@@ -165,7 +165,7 @@ def _trainer(
         image_size=32,
         temperature=TAU,
         gamma_min=0.2,
-        gamma_decay=None,
+        gamma_decay_visits=None,
         accumulate=1,
         optimizer="adamw",
         learning_rate=RATE,
@@ -231,7 +231,7 @@ def peers(images: np.ndarray) -> Iterator[dict[str, Any]]:
             yield {"encoder": encoder, "batch": batch, **row}
 
 
-def plain_view(size: int, views: Views) -> Any:
+def plain_view(size: int, views: Augmentation) -> Any:
     """torchvision's; no blur at this size."""
     return torchvision_view(size, views, nn.Identity())
 

@@ -54,7 +54,7 @@ class Cell:
     def options(self, epochs: int) -> dict[str, Any]:
         """What the rule is called by our flags."""
         if self.rule == "cosine":
-            return {"gamma_min": 0.2, "gamma_decay": epochs // 2}
+            return {"gamma_min": 0.2, "gamma_decay_visits": epochs // 2}
         return {"gamma_min": float(self.rule.removeprefix("gamma "))}
 
 

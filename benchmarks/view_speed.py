@@ -40,7 +40,7 @@ from machine import machine
 from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader, Dataset
 
-from sogclr.common.options import Views
+from sogclr.common.options import Augmentation
 from sogclr.data.batches.loaders import BatchPlan, view_batches
 from sogclr.data.image_source import ImageSource
 from sogclr.data.images.arrays import ArraySource
@@ -80,7 +80,7 @@ class TwoViews(Dataset):
         return self.view(image), self.view(image)
 
 
-def torchvision_view(size: int, views: Views, blur: Callable[..., Any]) -> View:
+def torchvision_view(size: int, views: Augmentation, blur: Callable[..., Any]) -> View:
     """SimCLR's view as in torchvision's documentation and most repositories."""
     color = views.color or 0.0
     return T.Compose(
@@ -96,7 +96,7 @@ def torchvision_view(size: int, views: Views, blur: Callable[..., Any]) -> View:
     )
 
 
-def lightly_view(size: int, views: Views) -> View:
+def lightly_view(size: int, views: Augmentation) -> View:
     settings: dict[str, Any] = {
         "cj_strength": views.color,
         "min_scale": views.crop_min,
@@ -108,7 +108,7 @@ def lightly_view(size: int, views: Views) -> View:
     return SimCLRTransform(size, sigmas=SIGMAS, normalize=normalize, **settings).transforms[0]
 
 
-def ours(source: ImageSource, size: int, views: Views) -> None:
+def ours(source: ImageSource, size: int, views: Augmentation) -> None:
     """As in training: crops of a batch, then the rest of it at once."""
     plan = BatchPlan(source.ids, BATCH, accumulate=1, epochs=1, seed=0)
     for batch in view_batches(
@@ -184,7 +184,7 @@ def in_turns(sides: Mapping[str, Side], images: int) -> dict[str, Any]:
 
 
 def at_224(folder: Path) -> dict[str, Any]:
-    views, source = Views().resolved(224), FolderSource(folder)
+    views, source = Augmentation().resolved(224), FolderSource(folder)
     taps = 2 * blur_radius(224) + 1
     blurs = {
         "torchvision, its own blur": T.GaussianBlur(taps, SIGMAS),
@@ -198,7 +198,7 @@ def at_224(folder: Path) -> dict[str, Any]:
 
 
 def at_32(source: ArraySource, blur: float) -> dict[str, Any]:
-    views = Views(blur=blur).resolved(32)
+    views = Augmentation(blur=blur).resolved(32)
     sides = {
         "ours": partial(ours, source, 32, views),
         "lightly": partial(theirs, source, lightly_view(32, views)),

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .commands.api import align, audit, embed, evaluate, pretrain, search
     from .common.errors import UserError
-    from .common.options import Views
-    from .data.hashed_rows import hashed_rows, shared_share, stable_keys
+    from .common.options import Augmentation
+    from .data.hashed_rows import collision_rate, hashed_rows, stable_keys
     from .data.indexed import IndexedDataset
     from .losses import (
         ClipLoss,
         DecoupledClipLoss,
         DecoupledContrastiveLoss,
+        GlobalClipLoss,
         GlobalContrastiveLoss,
         MoCoLoss,
         NTXentLoss,
         SigLipLoss,
-        TwoWayGlobalContrastiveLoss,
     )
     from .losses.temperature import IndividualTemperature, LearnedTemperature
     from .runs.folder import load
 
 _HOME = {
     "GlobalContrastiveLoss": "losses",
-    "TwoWayGlobalContrastiveLoss": "losses",
+    "GlobalClipLoss": "losses",
     "NTXentLoss": "losses",
     "DecoupledContrastiveLoss": "losses",
     "MoCoLoss": "losses",
@@ -38,7 +38,7 @@ _HOME = {
     "LearnedTemperature": "losses.temperature",
     "IndexedDataset": "data.indexed",
     "UserError": "common.errors",
-    "Views": "common.options",
+    "Augmentation": "common.options",
     "align": "commands.api",
     "audit": "commands.api",
     "embed": "commands.api",
@@ -47,15 +47,17 @@ _HOME = {
     "load": "runs.folder",
     "pretrain": "commands.api",
     "search": "commands.api",
-    "shared_share": "data.hashed_rows",
+    "collision_rate": "data.hashed_rows",
     "stable_keys": "data.hashed_rows",
 }
 
 __version__ = "0.1.0"
 __all__ = [
+    "Augmentation",
     "ClipLoss",
     "DecoupledClipLoss",
     "DecoupledContrastiveLoss",
+    "GlobalClipLoss",
     "GlobalContrastiveLoss",
     "IndexedDataset",
     "IndividualTemperature",
@@ -63,18 +65,16 @@ __all__ = [
     "MoCoLoss",
     "NTXentLoss",
     "SigLipLoss",
-    "TwoWayGlobalContrastiveLoss",
     "UserError",
-    "Views",
     "align",
     "audit",
+    "collision_rate",
     "embed",
     "evaluate",
     "hashed_rows",
     "load",
     "pretrain",
     "search",
-    "shared_share",
     "stable_keys",
 ]
 

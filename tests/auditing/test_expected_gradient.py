@@ -11,9 +11,9 @@ from sogclr import (
     ClipLoss,
     DecoupledClipLoss,
     DecoupledContrastiveLoss,
+    GlobalClipLoss,
     GlobalContrastiveLoss,
     NTXentLoss,
-    TwoWayGlobalContrastiveLoss,
 )
 from sogclr.auditing.expected_gradient import bias, expected_gradients, fill, in_batch
 from sogclr.auditing.population import Population
@@ -44,7 +44,7 @@ def exact_parts(population: Population) -> tuple[Tensor, Tensor]:
 
 
 def global_loss(sides: int, n: int, **options: object) -> torch.nn.Module:
-    kind = TwoWayGlobalContrastiveLoss if sides == 2 else GlobalContrastiveLoss
+    kind = GlobalClipLoss if sides == 2 else GlobalContrastiveLoss
     return kind(n, temperature=TAU, dtype=torch.float64, **options)  # type: ignore[arg-type]
 
 

@@ -56,7 +56,11 @@ def test_two_texts(on_texts, sentences):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"tau": "individual", "rho": 1.0}, {"tau": "learned", "rho": 1.0}, {"method": "clip"}],
+    [
+        {"temperature_mode": "individual", "rho": 1.0},
+        {"temperature_mode": "learned", "rho": 1.0},
+        {"method": "clip"},
+    ],
 )
 def test_other_losses(pairs, fast, tmp_path, settings):
     sogclr.align(pairs, tmp_path / "run", **{**fast, "epochs": 6}, **settings)
@@ -68,7 +72,12 @@ def test_other_losses(pairs, fast, tmp_path, settings):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"tau": "individual", "rho": 1.0}, {"tau": "learned", "rho": 1.0}, {"method": "clip"}],
+    [
+        {},
+        {"temperature_mode": "individual", "rho": 1.0},
+        {"temperature_mode": "learned", "rho": 1.0},
+        {"method": "clip"},
+    ],
 )
 def test_errors_of_normalizers_are_among_the_metrics(pairs, fast, tmp_path, settings):
     sogclr.align(pairs, tmp_path / "run", **{**fast, "batch_size": 4}, **settings)

@@ -87,11 +87,20 @@ def test_bad_tables_are_one_line(make_pairs, tmp_path, align_fails):
     [
         (["--batch-size", "25"], "25 is more than the 24 pairs there are"),
         (["--batch-size", "1"], "leaves no negatives"),
-        (["--rho", "6"], "rho: goes with --tau learned or --tau individual"),
-        (["--rho", "0", "--tau", "learned"], "rho: must be above 0"),
-        (["--rho", "3.9", "--tau", "learned"], "a softmax over 45 samples is at most 3.8 nats"),
-        (["--tau", "individual", "--method", "clip"], "with --method sogclr"),
-        (["--tau", "learned", "--method", "siglip"], "siglip always learns its temperature"),
+        (
+            ["--rho", "6"],
+            "rho: goes with --temperature-mode learned or --temperature-mode individual",
+        ),
+        (["--rho", "0", "--temperature-mode", "learned"], "rho: must be above 0"),
+        (
+            ["--rho", "3.9", "--temperature-mode", "learned"],
+            "a softmax over 45 samples is at most 3.8 nats",
+        ),
+        (["--temperature-mode", "individual", "--method", "clip"], "with --method sogclr"),
+        (
+            ["--temperature-mode", "learned", "--method", "siglip"],
+            "siglip always learns its temperature",
+        ),
         (["--dropout", "1"], "dropout: must be at least 0 and below 1"),
         (["--temperature", "0"], "temperature: must be above 0"),
         (["--freeze", "audio"], "'audio' is not a side of these pairs: image, text"),
@@ -232,7 +241,11 @@ def test_bad_targets_of_embed_are_one_line(pairs, trained, tmp_path, capsys):
 def test_candidates_reach_the_loss(pairs, fast, tmp_path):
     settings = {**fast, "epochs": 1}
     ends = []
-    for name, options in {"all": {}, "few": {"candidates": 3}, "many": {"candidates": 1e9}}.items():
+    for name, options in {
+        "all": {},
+        "few": {"effective_negatives": 3},
+        "many": {"effective_negatives": 1e9},
+    }.items():
         sogclr.align(pairs, tmp_path / name, **settings, **options)
         ends.append(torch.load(tmp_path / name / "checkpoint.pt")["model"])
     same = [all(torch.allclose(ends[0][k], other[k], atol=1e-4) for k in other) for other in ends]

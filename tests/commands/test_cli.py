@@ -131,18 +131,20 @@ def test_settings_are_stored_with_what_was_derived(photos, tmp_path):
 
 
 def test_candidates_are_those_of_sogclr(photos, tmp_path, capsys):
-    asked = ["pretrain", photos, "--out", tmp_path / "run", "--candidates"]
+    asked = ["pretrain", photos, "--out", tmp_path / "run", "--effective-negatives"]
     assert "goes with --method sogclr" in refused(capsys, *asked, "5", "--method", "simclr")
-    assert "candidates: must be above 0, got 0" in refused(capsys, *asked, "0")
+    assert "effective-negatives: must be above 0, got 0" in refused(capsys, *asked, "0")
     main([*map(str, asked), "255", "--epochs", "1", *FAST])
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
-    assert settings["resolved"]["candidates"] == 255
+    assert settings["resolved"]["effective_negatives"] == 255
 
 
 def test_recent_rows_are_those_of_sogclr(photos, tmp_path, capsys):
-    asked = ["pretrain", photos, "--out", tmp_path / "run", "--recent"]
-    assert "recent: goes with --method sogclr" in refused(capsys, *asked, "5", "--method", "moco")
-    assert "recent: must not be negative, got -1" in refused(capsys, *asked, "-1")
+    asked = ["pretrain", photos, "--out", tmp_path / "run", "--memory-size"]
+    assert "memory-size: goes with --method sogclr" in refused(
+        capsys, *asked, "5", "--method", "moco"
+    )
+    assert "memory-size: must not be negative, got -1" in refused(capsys, *asked, "-1")
 
 
 def test_moco_tells_and_stores_its_queue_and_momentum(photos, tmp_path, capsys):

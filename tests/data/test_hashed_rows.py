@@ -37,7 +37,7 @@ def test_as_many_share_a_row_as_are_expected(stride, table_rows):
     _, where, counts = rows.unique(return_inverse=True, return_counts=True)
     found = (counts[where] > 1).double().mean().item()
     # Of 20,000 draws the standard deviation is about 0.004.
-    assert found == pytest.approx(sogclr.shared_share(samples, table_rows), abs=0.02)
+    assert found == pytest.approx(sogclr.collision_rate(samples, table_rows), abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -46,12 +46,12 @@ def test_as_many_share_a_row_as_are_expected(stride, table_rows):
 def test_the_share_is_that_over_all_ways_to_place_samples(samples, table_rows):
     ways = list(itertools.product(range(table_rows), repeat=samples))
     share = sum(way[0] in way[1:] for way in ways) / len(ways)
-    assert sogclr.shared_share(samples, table_rows) == pytest.approx(share, rel=1e-12)
+    assert sogclr.collision_rate(samples, table_rows) == pytest.approx(share, rel=1e-12)
 
 
 def test_a_small_share_is_exact():
     # 1 - (1 - 1e-15) would be off by a tenth.
-    assert sogclr.shared_share(2, 10**15) == pytest.approx(1e-15, rel=1e-9)
+    assert sogclr.collision_rate(2, 10**15) == pytest.approx(1e-15, rel=1e-9)
 
 
 def test_keys_are_the_bits_of_stable_ids():
@@ -75,6 +75,6 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(TypeError, match=r"keys must be integers, got torch\.float64"):
         sogclr.hashed_rows(keys.double(), 5)
     with pytest.raises(ValueError, match="table_rows must be at least 1, got -1"):
-        sogclr.shared_share(5, -1)
+        sogclr.collision_rate(5, -1)
     with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
-        sogclr.shared_share(0, 5)
+        sogclr.collision_rate(0, 5)

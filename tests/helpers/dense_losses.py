@@ -10,7 +10,7 @@ from sogclr import ClipLoss, MoCoLoss, NTXentLoss
 POSITIVE_IN = [NTXentLoss, ClipLoss, MoCoLoss]
 
 
-def dense(kind, logits, absent, positive, log_u, tau, candidates):
+def dense(kind, logits, absent, positive, log_u, tau, effective_negatives):
     """Loss of each anchor: similarities and masks `(M, N)`, log u `(M,)` or None for log ĝ."""
     own = logits.gather(1, positive[:, None])
     if kind in POSITIVE_IN:
@@ -23,7 +23,7 @@ def dense(kind, logits, absent, positive, log_u, tau, candidates):
     tau = tau.squeeze(1)
     ratio = (log_g.detach() - log_u).exp()
     loss = tau * log_u + tau.detach() * ratio * (log_g - log_g.detach()) - own.squeeze(1)
-    if candidates is not None:
-        log_k = math.log(candidates)
+    if effective_negatives is not None:
+        log_k = math.log(effective_negatives)
         loss = tau * (softplus(loss / tau + log_k) - log_k)
     return torch.where(present, loss, -own.squeeze(1)), present, count

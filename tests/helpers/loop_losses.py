@@ -10,15 +10,15 @@ from sogclr import (
     ClipLoss,
     DecoupledClipLoss,
     DecoupledContrastiveLoss,
+    GlobalClipLoss,
     GlobalContrastiveLoss,
     NTXentLoss,
     SigLipLoss,
-    TwoWayGlobalContrastiveLoss,
 )
 
-GLOBAL = [GlobalContrastiveLoss, TwoWayGlobalContrastiveLoss]
+GLOBAL = [GlobalContrastiveLoss, GlobalClipLoss]
 IN_BATCH = [NTXentLoss, DecoupledContrastiveLoss, ClipLoss, DecoupledClipLoss]
-TWO_WAY = {TwoWayGlobalContrastiveLoss, ClipLoss, DecoupledClipLoss}
+TWO_WAY = {GlobalClipLoss, ClipLoss, DecoupledClipLoss}
 POSITIVE_IN_NORMALIZER = {NTXentLoss, ClipLoss}
 
 DISTINCT = [4, 0, 2, 7, 5]
@@ -44,7 +44,7 @@ make_any = pytest.mark.parametrize("kind", [*GLOBAL, *IN_BATCH, SigLipLoss])
 make_global = pytest.mark.parametrize("kind", GLOBAL)
 make_in_batch = pytest.mark.parametrize("kind", IN_BATCH)
 make_two_way = pytest.mark.parametrize(
-    "kind", [TwoWayGlobalContrastiveLoss, ClipLoss, DecoupledClipLoss, SigLipLoss]
+    "kind", [GlobalClipLoss, ClipLoss, DecoupledClipLoss, SigLipLoss]
 )
 batches = pytest.mark.parametrize("index", [DISTINCT, TWICE], ids=["distinct", "twice"])
 pairs = pytest.mark.parametrize("ids", PAIRS.values(), ids=PAIRS)
@@ -182,4 +182,4 @@ class GlobalByLoops:
 
 def make_captioned(**settings):
     settings = {"temperature": 0.2, "gamma_min": 0.3, "dtype": torch.float64, **settings}
-    return TwoWayGlobalContrastiveLoss((NUM_SAMPLES, NUM_CAPTIONS), **settings)
+    return GlobalClipLoss((NUM_SAMPLES, NUM_CAPTIONS), **settings)

@@ -10,20 +10,20 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-import sogclr.distributed.exchange
+import sogclr.losses.backends.shared
 import sogclr.losses.normalizer_sharded
 import sogclr.losses.two_view
 from sogclr import (
     ClipLoss,
     DecoupledClipLoss,
     DecoupledContrastiveLoss,
+    GlobalClipLoss,
     GlobalContrastiveLoss,
     IndividualTemperature,
     LearnedTemperature,
     MoCoLoss,
     NTXentLoss,
     SigLipLoss,
-    TwoWayGlobalContrastiveLoss,
 )
 from sogclr.distributed.exchange import Shares
 from sogclr.losses.backends.tiled import Part
@@ -65,12 +65,14 @@ def pairs(loss, a, b, index, group):
 
 def keyed(loss, a, b, index, group):
     # Of 30 samples there are 3 in every row.
-    return loss(a, b, index % 10, key=index * 2**40)
+    return loss(a, b, index % 10, sample_key=index * 2**40)
 
 
 def keyed_pairs(loss, a, b, index, group):
     text = 2 * index + group % 2
-    return loss(a, b, index % 10, text % 20, group % 50, key=index * 2**40, key_b=text - 2**62)
+    return loss(
+        a, b, index % 10, text % 20, group % 50, sample_key=index * 2**40, sample_key_b=text - 2**62
+    )
 
 
 def queued(loss, a, b, index, group):
@@ -83,7 +85,7 @@ def cases(dtype):
     made = {}
     for name, tau in TAUS.items():
         one = partial(GlobalContrastiveLoss, SAMPLES, **kept)
-        two = partial(TwoWayGlobalContrastiveLoss, sizes, **kept)
+        two = partial(GlobalClipLoss, sizes, **kept)
         moco = partial(MoCoLoss, 20, WIDTH, **kept)
         losses = {"sogclr": (one, two_views), "pairs": (two, pairs)}
         if name != "individual":
@@ -95,17 +97,22 @@ def cases(dtype):
     made["dcl of pairs"] = partial(DecoupledClipLoss, scale="cross-entropy"), nameless
     made["siglip"] = SigLipLoss, pairs
     made["siglip, nameless"] = SigLipLoss, nameless
-    for key, value in {"candidates": 7.0, "recent": 9, "num_views": 3}.items():
-        call = stored_views if key == "num_views" else two_views
+    for key, value in {"effective_negatives": 7.0, "memory_size": 9, "num_stored_views": 3}.items():
+        call = stored_views if key == "num_stored_views" else two_views
         made[f"sogclr, {key}"] = partial(one, **{key: value}), call
-        if key != "num_views":
+        if key != "num_stored_views":
             made[f"pairs, {key}"] = partial(two, **{key: value}), pairs
     keys = {"sogclr": (one, keyed), "pairs": (two, keyed_pairs)}
     for loss, (make, call) in keys.items():
         own = partial(make, temperature=IndividualTemperature(0.3, rho=1.0))
         made[f"{loss}, keys"] = own, call
-        made[f"{loss}, keys, recent"] = partial(make, recent=9), call
-    apart = ["sogclr, candidates", "pairs, candidates", "pairs, recent", "sogclr, num_views"]
+        made[f"{loss}, keys, recent"] = partial(make, memory_size=9), call
+    apart = [
+        "sogclr, effective_negatives",
+        "pairs, effective_negatives",
+        "pairs, memory_size",
+        "sogclr, num_stored_views",
+    ]
     for name in [*apart, "pairs, keys"]:
         made[f"{name}, sharded"] = made[name]
     return made
@@ -121,7 +128,7 @@ def batch(step, dtype):
 
 def own_gradient_only(rank):
     """What a gather without backward leaves: nothing of being a negative of others' anchors."""
-    return patch.object(sogclr.distributed.exchange, "Part", lambda *args: Part(*args[:3], None))
+    return patch.object(sogclr.losses.backends.shared, "Part", lambda *args: Part(*args[:3], None))
 
 
 def divided_twice(rank):
@@ -183,7 +190,7 @@ def received(each, width, **keys):
 
     all_gather = dist.all_gather
     a, b = torch.randn(2, each, width, requires_grad=True)
-    loss = TwoWayGlobalContrastiveLoss(SAMPLES)
+    loss = GlobalClipLoss(SAMPLES)
     reduced = AssertionError("features' gradients travel")
     with (
         patch.object(dist, "all_gather", counted),
@@ -246,7 +253,7 @@ def work(rank, processes, folder):
     for case, dtype, wrap in product(TRAINED, (torch.float32, torch.float64), WRAPS):
         found[case, dtype, wrap] = trained(*case, dtype, rank, processes, WRAPS[wrap])
     found["received"] = received(EACH, FEATURES)
-    found["received, keys"] = received(EACH, FEATURES, key=torch.arange(EACH))
+    found["received, keys"] = received(EACH, FEATURES, sample_key=torch.arange(EACH))
     for mistake, patched in MISTAKES.items():
         if processes == 2:
             with patched(rank):

@@ -13,7 +13,7 @@ from sentence_transformers import (
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 from sogclr import LearnedTemperature
-from sogclr.integrations.sentence_transformers import GlobalContrastiveLoss, with_sample_ids
+from sogclr.integrations.sentence_transformers import GlobalRankingLoss, with_sample_ids
 
 ROWS = 16
 
@@ -26,7 +26,9 @@ def main(bert, out, batch):
         "positive": [f"w{2 * i}" for i in range(ROWS)],
     }
     dataset = with_sample_ids(Dataset.from_dict(texts))
-    loss = GlobalContrastiveLoss(model, ROWS, temperature=LearnedTemperature(0.1), candidates=None)
+    loss = GlobalRankingLoss(
+        model, ROWS, temperature=LearnedTemperature(0.1), effective_negatives=None
+    )
     arguments = SentenceTransformerTrainingArguments(
         output_dir=out,
         per_device_train_batch_size=int(batch),

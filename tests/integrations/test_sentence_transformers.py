@@ -8,9 +8,9 @@ import torch
 
 from sogclr import (
     ClipLoss,
+    GlobalClipLoss,
     IndividualTemperature,
     LearnedTemperature,
-    TwoWayGlobalContrastiveLoss,
 )
 
 pytest.importorskip("sentence_transformers")
@@ -25,7 +25,7 @@ from sentence_transformers import (
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import BertConfig, BertModel, BertTokenizerFast, TrainerCallback
 
-from sogclr.integrations.sentence_transformers import GlobalContrastiveLoss, with_sample_ids
+from sogclr.integrations.sentence_transformers import GlobalRankingLoss, with_sample_ids
 
 ROWS, BATCH = 20, 6
 
@@ -160,18 +160,18 @@ def test_a_stream_is_refused():
     ],
 )
 def test_what_is_not_an_id_is_refused(model, labels, message):
-    loss = GlobalContrastiveLoss(model, ROWS)
+    loss = GlobalRankingLoss(model, ROWS)
     with pytest.raises(ValueError, match=message):
         loss(batch(model, [0, 1, 2]), labels)
 
 
 def test_an_id_out_of_range_is_refused(model):
     with pytest.raises(IndexError, match="sample id 7 is outside"):
-        GlobalContrastiveLoss(model, 7)(batch(model, [0, 1]), torch.tensor([[0], [7]]))
+        GlobalRankingLoss(model, 7)(batch(model, [0, 1]), torch.tensor([[0], [7]]))
 
 
 def test_hard_negatives_are_refused(model):
-    loss = GlobalContrastiveLoss(model, ROWS)
+    loss = GlobalRankingLoss(model, ROWS)
     three = [*batch(model, [0, 1]), features(model, ["w5", "w6"])]
     with pytest.raises(ValueError, match="hard negatives"):
         loss(three, torch.tensor([[0], [1]]))
@@ -180,12 +180,12 @@ def test_hard_negatives_are_refused(model):
 # The loss
 
 
-@pytest.mark.parametrize("chosen", [{}, {"candidates": None}, {"candidates": 31}])
+@pytest.mark.parametrize("chosen", [{}, {"effective_negatives": None}, {"effective_negatives": 31}])
 def test_it_is_the_two_way_loss_of_the_embeddings(model, chosen):
     model.eval()
-    options = {"temperature": 0.1, "gamma_min": 0.3, "gamma_decay": 4}
-    loss = GlobalContrastiveLoss(model, ROWS, **options, **chosen)
-    reference = TwoWayGlobalContrastiveLoss(ROWS, **options, **{"candidates": 255, **chosen})
+    options = {"temperature": 0.1, "gamma_min": 0.3, "gamma_decay_visits": 4}
+    loss = GlobalRankingLoss(model, ROWS, **options, **chosen)
+    reference = GlobalClipLoss(ROWS, **options, **{"effective_negatives": 255, **chosen})
     for rows in ([0, 5, 2], [5, 7, 0], [5, 1, 0]):
         value = loss(batch(model, rows), torch.tensor(rows)[:, None])
         expected = reference(*embed(model, pairs().select(rows)), torch.tensor(rows))
@@ -196,7 +196,7 @@ def test_it_is_the_two_way_loss_of_the_embeddings(model, chosen):
 def test_without_gradients_it_is_the_loss_of_the_batch(model):
     model.eval()
     temperature = LearnedTemperature(0.2)
-    loss = GlobalContrastiveLoss(model, ROWS, temperature=temperature, candidates=2)
+    loss = GlobalRankingLoss(model, ROWS, temperature=temperature, effective_negatives=2)
     loss(batch(model, [0, 1, 2]), torch.tensor([[0], [1], [2]]))
     with torch.no_grad():
         value = loss(batch(model, [0, 1, 2]), None)
@@ -212,7 +212,7 @@ def test_every_visit_lands_in_its_row(folder, tmp_path):
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    loss = GlobalContrastiveLoss(model, ROWS, temperature=0.5)
+    loss = GlobalRankingLoss(model, ROWS, temperature=0.5)
     seen = []
 
     def note(module, inputs):
@@ -248,7 +248,7 @@ def test_every_visit_lands_in_its_row(folder, tmp_path):
 
 
 def test_evaluation_needs_no_ids_and_leaves_the_table_alone(model, tmp_path):
-    loss = GlobalContrastiveLoss(model, ROWS)
+    loss = GlobalRankingLoss(model, ROWS)
     run = trainer(
         model,
         loss,
@@ -264,7 +264,7 @@ def test_evaluation_needs_no_ids_and_leaves_the_table_alone(model, tmp_path):
 
 def test_a_learned_temperature_is_in_the_optimizer(model, tmp_path):
     temperature = LearnedTemperature(0.1)
-    loss = GlobalContrastiveLoss(model, ROWS, temperature=temperature)
+    loss = GlobalRankingLoss(model, ROWS, temperature=temperature)
     rates = {"learning_rate": 0.0, "learning_rate_mapping": {"log_temperature": 0.1}}
     trainer(model, loss, with_sample_ids(pairs()), tmp_path, **rates).train()
     assert abs(temperature.log_temperature.item() - math.log(0.1)) > 0.01
@@ -275,14 +275,14 @@ def test_a_learned_temperature_is_in_the_optimizer(model, tmp_path):
 
 def test_one_loss_for_several_datasets(model, tmp_path):
     datasets = with_sample_ids({"one": pairs(12), "two": pairs(8, first=12)})
-    loss = GlobalContrastiveLoss(model, ROWS)
+    loss = GlobalRankingLoss(model, ROWS)
     trainer(model, loss, datasets, tmp_path).train()
     assert loss.contrast.normalizer_a.visits[:-1].tolist() == [2] * ROWS
 
 
 def test_a_loss_for_each_dataset(model, tmp_path):
     datasets = {"one": with_sample_ids(pairs(12)), "two": with_sample_ids(pairs(8, first=12))}
-    losses = {name: GlobalContrastiveLoss(model, len(part)) for name, part in datasets.items()}
+    losses = {name: GlobalRankingLoss(model, len(part)) for name, part in datasets.items()}
     trainer(model, losses, datasets, tmp_path).train()
     for name, part in datasets.items():
         assert losses[name].contrast.normalizer_b.visits[:-1].tolist() == [2] * len(part)
@@ -292,14 +292,12 @@ def test_a_loss_for_each_dataset(model, tmp_path):
 
 
 def single(model, temperature):
-    return GlobalContrastiveLoss(model, ROWS, temperature=temperature), with_sample_ids(pairs())
+    return GlobalRankingLoss(model, ROWS, temperature=temperature), with_sample_ids(pairs())
 
 
 def double(model):
     datasets = {"one": with_sample_ids(pairs(12)), "two": with_sample_ids(pairs(8, first=12))}
-    return {
-        name: GlobalContrastiveLoss(model, len(part)) for name, part in datasets.items()
-    }, datasets
+    return {name: GlobalRankingLoss(model, len(part)) for name, part in datasets.items()}, datasets
 
 
 @pytest.mark.parametrize(
@@ -335,7 +333,7 @@ def test_resumed_is_uninterrupted(folder, tmp_path, job):
 def test_a_checkpoint_without_its_table_is_noticed(folder, tmp_path):
     def start(**args):
         model = build(folder)
-        loss = GlobalContrastiveLoss(model, ROWS)
+        loss = GlobalRankingLoss(model, ROWS)
         args = {"save_strategy": "epoch", "save_only_model": True, **args}
         return trainer(model, loss, with_sample_ids(pairs()), tmp_path, **args)
 
@@ -345,7 +343,7 @@ def test_a_checkpoint_without_its_table_is_noticed(folder, tmp_path):
 
 
 def test_an_optimizer_without_the_loss_is_noticed(model, tmp_path):
-    loss = GlobalContrastiveLoss(model, ROWS)
+    loss = GlobalRankingLoss(model, ROWS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     run = trainer(model, loss, with_sample_ids(pairs()), tmp_path, optimizer=optimizer)
     with pytest.warns(UserWarning, match=r"loss\.parameters\(\)") as noticed:
@@ -354,9 +352,9 @@ def test_an_optimizer_without_the_loss_is_noticed(model, tmp_path):
 
 
 def test_of_several_losses_the_trainers_own_is_stored(model, tmp_path):
-    loss = copy.deepcopy(GlobalContrastiveLoss(model, ROWS))
+    loss = copy.deepcopy(GlobalRankingLoss(model, ROWS))
     model = loss.model
-    unused = GlobalContrastiveLoss(model, 5)
+    unused = GlobalRankingLoss(model, 5)
     run = trainer(model, loss, with_sample_ids(pairs()), tmp_path, save_strategy="epoch")
     run.train()
     stored = torch.load(next(tmp_path.glob("checkpoint-*")) / "optimizer.pt", weights_only=True)
@@ -367,7 +365,7 @@ def test_of_several_losses_the_trainers_own_is_stored(model, tmp_path):
 
 
 def test_the_trained_model_is_a_plain_one(model, tmp_path):
-    loss = GlobalContrastiveLoss(model, ROWS)
+    loss = GlobalRankingLoss(model, ROWS)
     trainer(model, loss, with_sample_ids(pairs()), tmp_path / "run").train()
     model.save_pretrained(str(tmp_path / "model"))
     modules = json.loads((tmp_path / "model" / "modules.json").read_text())

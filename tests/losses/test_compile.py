@@ -8,28 +8,26 @@ import torch
 from sogclr import (
     ClipLoss,
     DecoupledContrastiveLoss,
+    GlobalClipLoss,
     GlobalContrastiveLoss,
     IndividualTemperature,
     LearnedTemperature,
     NTXentLoss,
-    TwoWayGlobalContrastiveLoss,
 )
 
 DOUBLE = {"dtype": torch.float64}
 LOSSES = {
     "two views": lambda: GlobalContrastiveLoss(50, **DOUBLE),
-    "pairs": lambda: TwoWayGlobalContrastiveLoss(50, **DOUBLE),
-    "small, with candidates": lambda: TwoWayGlobalContrastiveLoss(
-        50, temperature=0.005, candidates=9, **DOUBLE
+    "pairs": lambda: GlobalClipLoss(50, **DOUBLE),
+    "small, with candidates": lambda: GlobalClipLoss(
+        50, temperature=0.005, effective_negatives=9, **DOUBLE
     ),
     "learned": lambda: GlobalContrastiveLoss(50, temperature=LearnedTemperature(), **DOUBLE),
-    "individual": lambda: TwoWayGlobalContrastiveLoss(
-        50, temperature=IndividualTemperature(rho=1.0), **DOUBLE
-    ),
-    "recent": lambda: GlobalContrastiveLoss(50, recent=9, **DOUBLE),
-    "recent pairs": lambda: TwoWayGlobalContrastiveLoss(50, recent=9, **DOUBLE),
+    "individual": lambda: GlobalClipLoss(50, temperature=IndividualTemperature(rho=1.0), **DOUBLE),
+    "recent": lambda: GlobalContrastiveLoss(50, memory_size=9, **DOUBLE),
+    "recent pairs": lambda: GlobalClipLoss(50, memory_size=9, **DOUBLE),
     "keys": lambda: GlobalContrastiveLoss(50, **DOUBLE),
-    "keys of pairs": lambda: TwoWayGlobalContrastiveLoss(50, recent=9, **DOUBLE),
+    "keys of pairs": lambda: GlobalClipLoss(50, memory_size=9, **DOUBLE),
     "SimCLR": NTXentLoss,
     "DCL": DecoupledContrastiveLoss,
     "CLIP": ClipLoss,
@@ -38,7 +36,9 @@ LOSSES = {
 
 def told(name, index):
     """What a loss of this name is told beside the features: rows, and keys of 4 samples."""
-    keys = {"key": torch.arange(6, device=index.device) % 4 * 2**40} if "keys" in name else {}
+    keys = (
+        {"sample_key": torch.arange(6, device=index.device) % 4 * 2**40} if "keys" in name else {}
+    )
     return {"index": index, **keys}
 
 

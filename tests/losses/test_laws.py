@@ -18,10 +18,10 @@ from sogclr import (
     ClipLoss,
     DecoupledClipLoss,
     DecoupledContrastiveLoss,
+    GlobalClipLoss,
     GlobalContrastiveLoss,
     NTXentLoss,
     SigLipLoss,
-    TwoWayGlobalContrastiveLoss,
 )
 from sogclr.losses.normalizer import NormalizerTable
 from sogclr.losses.objective import (
@@ -32,7 +32,7 @@ from sogclr.losses.objective import (
 )
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
-GLOBAL = [GlobalContrastiveLoss, TwoWayGlobalContrastiveLoss]
+GLOBAL = [GlobalContrastiveLoss, GlobalClipLoss]
 DECOUPLED = [DecoupledContrastiveLoss, DecoupledClipLoss]
 
 # Captions of 4 images (1, 3, 2 and 1 of them) and of 5, in no particular order.
@@ -89,7 +89,7 @@ def test_full_batch_is_version_2():
 
 def test_full_batch_with_a_normalizer_per_view_is_version_1():
     x = leaf(6, 2, 4)
-    loss = table_of(GlobalContrastiveLoss, 6, gamma_min=1.0, num_views=2)
+    loss = table_of(GlobalContrastiveLoss, 6, gamma_min=1.0, num_stored_views=2)
     views = (torch.zeros(6, dtype=torch.int64), torch.ones(6, dtype=torch.int64))
     actual = value_and_gradient(loss(x[:, 0], x[:, 1], torch.arange(6), views), x)
     assert_exact(actual, value_and_gradient(two_view_objective(x, 0.2, "v1"), x))
@@ -97,7 +97,7 @@ def test_full_batch_with_a_normalizer_per_view_is_version_1():
 
 def test_full_batch_of_pairs_is_the_two_way_objective():
     a, b = leaf(6, 4), leaf(6, 4, seed=1)
-    loss = table_of(TwoWayGlobalContrastiveLoss, 6, gamma_min=1.0)
+    loss = table_of(GlobalClipLoss, 6, gamma_min=1.0)
     actual = value_and_gradient(loss(a, b, torch.arange(6)), a, b)
     assert_exact(actual, value_and_gradient(two_way_objective(a, b, 0.2), a, b))
 
@@ -116,7 +116,7 @@ def remembering(kind, num_samples, **settings):
 def test_gamma_1_with_a_normalizer_per_view_is_dcl():
     x, index = leaf(5, 2, 4), torch.tensor([8, 1, 4, 0, 5])
     views = (torch.tensor([0, 2, 1, 1, 0]), torch.tensor([1, 0, 2, 0, 2]))
-    loss = remembering(GlobalContrastiveLoss, 9, num_views=3)
+    loss = remembering(GlobalContrastiveLoss, 9, num_stored_views=3)
     actual = value_and_gradient(loss(x[:, 0], x[:, 1], index, views), x)
     assert_exact(actual, value_and_gradient(DecoupledContrastiveLoss(0.2)(x[:, 0], x[:, 1]), x))
 
@@ -134,7 +134,7 @@ def test_gamma_1_of_pairs_is_decoupled_clip():
     negatives = logits.masked_fill(torch.eye(5, dtype=torch.bool), -math.inf)
     log_g = [negatives.logsumexp(dim) - math.log(4) for dim in (0, 1)]
     decoupled = 0.2 * (-logits.diag() + (log_g[0] + log_g[1]) / 2).mean()
-    loss = remembering(TwoWayGlobalContrastiveLoss, 9)
+    loss = remembering(GlobalClipLoss, 9)
     actual = value_and_gradient(loss(a, b, index), a, b)
     assert_exact(actual, value_and_gradient(decoupled, a, b))
     assert_exact(actual, value_and_gradient(DecoupledClipLoss(0.2)(a, b), a, b))
@@ -145,12 +145,12 @@ def test_gamma_1_against_the_batch_is_clip_and_against_all_the_objective():
     a, b = leaf(6, 4), leaf(6, 4, seed=1)
     index = torch.arange(6)
     clip = value_and_gradient(ClipLoss(0.2)(a, b), a, b)[1]
-    among = remembering(TwoWayGlobalContrastiveLoss, 6, candidates=5)
+    among = remembering(GlobalClipLoss, 6, effective_negatives=5)
     torch.testing.assert_close(value_and_gradient(among(a, b, index), a, b)[1], clip, **EXACT)
 
     view1, view2 = leaf(6, 4), leaf(6, 4, seed=1)
     whole = value_and_gradient(two_way_objective(view1, view2, 0.2), view1, view2)
-    among = remembering(TwoWayGlobalContrastiveLoss, 6, candidates=1e13)
+    among = remembering(GlobalClipLoss, 6, effective_negatives=1e13)
     torch.testing.assert_close(
         value_and_gradient(among(view1, view2, index), view1, view2)[1], whole[1], rtol=1e-9, atol=0
     )
@@ -160,7 +160,7 @@ def test_gamma_1_against_the_batch_is_clip_and_against_all_the_objective():
 def test_gamma_1_of_captions_is_decoupled_clip_and_the_objective_of_the_batch(group):
     a, b = leaf(5, 4), leaf(5, 4, seed=1)
     ids = torch.tensor([8, 1, 4, 0, 5]), torch.tensor([3, 19, 0, 7, 8]), group
-    loss = remembering(TwoWayGlobalContrastiveLoss, (9, 20))
+    loss = remembering(GlobalClipLoss, (9, 20))
     actual = value_and_gradient(loss(a, b, *ids), a, b)
     assert_exact(actual, value_and_gradient(DecoupledClipLoss(0.2)(a, b, *ids), a, b))
     assert_exact(actual, value_and_gradient(two_way_objective(a, b, 0.2, group=group), a, b))
@@ -181,7 +181,7 @@ def mean_two_view_gradient(loss, x, size):
     n, views, _ = x.shape
     count = 0
     for index, (first, second) in two_view_batches(n, views, size):
-        which = () if loss.num_views is None else ((first, second),)
+        which = () if loss.num_stored_views is None else ((first, second),)
         loss(x[index, first], x[index, second], index, *which).backward()
         count += 1
     mean, x.grad = x.grad / count, None
@@ -190,41 +190,50 @@ def mean_two_view_gradient(loss, x, size):
 
 # Mistake 6, a loss whose scale depends on the batch size, would fail for all sizes but one.
 @pytest.mark.parametrize(("n", "size"), [(4, 2), (3, 3)])
-@pytest.mark.parametrize(("version", "candidates"), [("v1", None), ("v2", None), ("v1", 5)])
-def test_exact_normalizers_make_the_gradient_unbiased(version, n, size, candidates):
+@pytest.mark.parametrize(
+    ("version", "effective_negatives"), [("v1", None), ("v2", None), ("v1", 5)]
+)
+def test_exact_normalizers_make_the_gradient_unbiased(version, n, size, effective_negatives):
     views = 3
     x = leaf(n, views, 4)
-    _, exact = value_and_gradient(two_view_objective(x, 0.2, version, candidates), x)
+    _, exact = value_and_gradient(two_view_objective(x, 0.2, version, effective_negatives), x)
     log_g = log_two_view_normalizers(x, 0.2)
     per_sample = log_g.logsumexp(dim=1) - math.log(views)
-    num_views = views if version == "v1" else None
+    num_stored_views = views if version == "v1" else None
 
-    loss = table_of(GlobalContrastiveLoss, n, num_views=num_views, candidates=candidates)
+    loss = table_of(
+        GlobalContrastiveLoss,
+        n,
+        num_stored_views=num_stored_views,
+        effective_negatives=effective_negatives,
+    )
     fill(loss.normalizer, log_g if version == "v1" else per_sample)
     mean = mean_two_view_gradient(loss.eval(), x, size)
     torch.testing.assert_close(mean.flatten(), exact, **EXACT)
 
-    in_batch = table_of(GlobalContrastiveLoss, n, num_views=num_views, gamma_min=1.0)
+    in_batch = table_of(GlobalContrastiveLoss, n, num_stored_views=num_stored_views, gamma_min=1.0)
     assert relative_error(mean_two_view_gradient(in_batch, x, size).flatten(), exact) > 0.1
 
 
-@pytest.mark.parametrize("candidates", [None, 5])
+@pytest.mark.parametrize("effective_negatives", [None, 5])
 @pytest.mark.parametrize("size", [2, 3, 4])
-def test_exact_normalizers_make_the_two_way_gradient_unbiased(size, candidates):
+def test_exact_normalizers_make_the_two_way_gradient_unbiased(size, effective_negatives):
     a, b = leaf(5, 4), leaf(5, 4, seed=1)
-    _, exact = value_and_gradient(two_way_objective(a, b, 0.2, candidates=candidates), a, b)
+    _, exact = value_and_gradient(
+        two_way_objective(a, b, 0.2, effective_negatives=effective_negatives), a, b
+    )
 
     def mean_gradient(loss):
         batches = [torch.tensor(samples) for samples in combinations(range(5), size)]
         mean = sum(loss(a[index], b[index], index) for index in batches) / len(batches)
         return value_and_gradient(mean, a, b)[1]
 
-    loss = table_of(TwoWayGlobalContrastiveLoss, 5, candidates=candidates)
+    loss = table_of(GlobalClipLoss, 5, effective_negatives=effective_negatives)
     for table, log_g in zip(tables(loss), log_two_way_normalizers(a, b, 0.2), strict=True):
         fill(table, log_g)
     torch.testing.assert_close(mean_gradient(loss.eval()), exact, **EXACT)
 
-    in_batch = table_of(TwoWayGlobalContrastiveLoss, 5, gamma_min=1.0)
+    in_batch = table_of(GlobalClipLoss, 5, gamma_min=1.0)
     assert relative_error(mean_gradient(in_batch), exact) > 0.05
 
 
@@ -261,14 +270,14 @@ def test_exact_normalizers_make_the_gradient_of_captions_unbiased(pairing, group
 
         return value_and_gradient(mean_of_captions(of_batch, pairing, size), a, b)[1]
 
-    loss = table_of(TwoWayGlobalContrastiveLoss, (images, captions))
+    loss = table_of(GlobalClipLoss, (images, captions))
     log_g = log_two_way_normalizers(a, b, 0.2, pairing, group)
     for table, log_g_of_side in zip(tables(loss), log_g, strict=True):
         fill(table, log_g_of_side)
     torch.testing.assert_close(mean_gradient(loss.eval()), exact, **EXACT)
 
     # Even a batch of all images has only one caption of each.
-    in_batch = table_of(TwoWayGlobalContrastiveLoss, (images, captions), gamma_min=1.0)
+    in_batch = table_of(GlobalClipLoss, (images, captions), gamma_min=1.0)
     assert relative_error(mean_gradient(in_batch), exact) > 0.05
 
 
@@ -339,7 +348,7 @@ def test_mistake_1_the_normalizers_are_not_saved(kind):
 
 
 def test_mistake_2_the_first_visit_is_decided_for_the_whole_batch():
-    table = NormalizerTable(16, gamma_min=0.1, gamma_decay=1, dtype=torch.float64)
+    table = NormalizerTable(16, gamma_min=0.1, gamma_decay_visits=1, dtype=torch.float64)
     old = torch.tensor([7])
     table(old, torch.tensor([2.0], dtype=torch.float64))
     log_g = randn(16)
@@ -350,9 +359,9 @@ def test_mistake_2_the_first_visit_is_decided_for_the_whole_batch():
 
 
 def test_mistake_3_the_schedule_stands_still_unless_called():
-    # Nothing is called but the loss; after gamma_decay visits gamma has arrived.
+    # Nothing is called but the loss; after gamma_decay_visits visits gamma has arrived.
     x, index, gamma_min = randn(6, 2, 4), torch.arange(6), 0.2
-    loss = table_of(GlobalContrastiveLoss, 6, gamma_min=gamma_min, gamma_decay=4)
+    loss = table_of(GlobalContrastiveLoss, 6, gamma_min=gamma_min, gamma_decay_visits=4)
     for step in range(4):
         loss(*randn(2, 6, 4, seed=step + 1), index)
     before = loss.normalizer.log_u[:6].exp()
@@ -392,7 +401,7 @@ def test_mistake_6_the_value_grows_with_the_batch(kind, size):
 def test_mistake_7_the_sum_of_the_views_is_stored():
     # A sum instead of the mean has no fixed point at gamma <= 0.5: it grows by 1.4 a step.
     x, index = randn(6, 2, 4), torch.arange(6)
-    loss = table_of(GlobalContrastiveLoss, 6, gamma_min=0.3, gamma_decay=1)
+    loss = table_of(GlobalContrastiveLoss, 6, gamma_min=0.3, gamma_decay_visits=1)
     for _ in range(200):
         loss(x[:, 0], x[:, 1], index)
     mean = log_two_view_normalizers(x, 0.2).exp().mean(dim=1)
@@ -413,9 +422,7 @@ def test_mistake_8_a_copy_is_its_own_negative(kind):
 
 
 @pytest.mark.parametrize("same", ["image", "caption", "group"])
-@pytest.mark.parametrize(
-    "kind", [TwoWayGlobalContrastiveLoss, ClipLoss, DecoupledClipLoss, SigLipLoss]
-)
+@pytest.mark.parametrize("kind", [GlobalClipLoss, ClipLoss, DecoupledClipLoss, SigLipLoss])
 def test_mistake_8_a_pair_that_shares_a_side_or_a_group_is_a_negative(kind, same):
     distinct, copy = torch.tensor([5, 1, 2, 0]), torch.tensor([5, 1, 2, 5])
     names = [copy if same == what else distinct for what in ("image", "caption", "group")]
@@ -433,7 +440,7 @@ def test_mistake_8_the_last_of_two_captions_wins(same):
     # One visit of the row that occurs twice, at the mean of its two estimates.
     distinct, copy = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 2, 0])
     index, index_b = (copy, distinct) if same == "image" else (distinct, copy)
-    loss = table_of(TwoWayGlobalContrastiveLoss, (4, 4))
+    loss = table_of(GlobalClipLoss, (4, 4))
     a, b = (normalize(x, dim=1) for x in randn(2, 4, 8))
     loss(a, b, index, index_b)
     g = (a @ b.T / 0.2).exp().masked_fill(copy[:, None] == copy[None, :], 0)
@@ -475,7 +482,7 @@ def test_mistake_9_ids_wrap_or_fail_late(kind, bad):
 def test_mistake_9_ids_of_either_side_wrap_or_fail_late(side, bad):
     # Captions go further than images: what is an id on one side is none on the other.
     sizes = {"index": 6, "index_b": 20} if side == "index" else {"index": 20, "index_b": 6}
-    loss = table_of(TwoWayGlobalContrastiveLoss, tuple(sizes.values()))
+    loss = table_of(GlobalClipLoss, tuple(sizes.values()))
     ids = {"index": torch.tensor([0, 1, 2]), "index_b": torch.tensor([0, 1, 2])}
     ids[side][1] = bad
     with pytest.raises(IndexError, match=rf"sample id {bad} is outside \[0, 6\)"):
@@ -488,20 +495,20 @@ def test_mistake_9_ids_of_either_side_wrap_or_fail_late(side, bad):
 def test_mistake_9_invalid_captions_on_an_accelerator_touch_no_row(monkeypatch):
     # A compiling CPU takes the path of ids that are on a device already.
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    loss = table_of(TwoWayGlobalContrastiveLoss, (4, 9))
+    loss = table_of(GlobalClipLoss, (4, 9))
     loss(*randn(2, 3, 4), torch.tensor([3, 0, 1]), torch.tensor([4, 9, 8]))
     assert [table.visits[:-1].nonzero().flatten().tolist() for table in tables(loss)] == [
         [0, 1, 3],
         [4, 8],
     ]
     with pytest.raises(IndexError, match=r"1 sample ids were outside \[0, 9\)"):
-        loss.check()
-    loss.check()
+        loss.raise_for_invalid_ids()
+    loss.raise_for_invalid_ids()
 
 
 @pytest.mark.parametrize("bad", [-1, 6])
 def test_mistake_9_the_error_names_the_id_and_not_the_row_of_its_view(bad):
-    loss = table_of(GlobalContrastiveLoss, 6, num_views=4)
+    loss = table_of(GlobalContrastiveLoss, 6, num_stored_views=4)
     views = (torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.int64))
     with pytest.raises(IndexError, match=rf"sample id {bad} is outside \[0, 6\)"):
         loss(randn(3, 4), randn(3, 4, seed=1), torch.tensor([0, bad, 2]), views)

@@ -36,10 +36,10 @@ from sogclr import (
     ClipLoss,
     DecoupledClipLoss,
     DecoupledContrastiveLoss,
+    GlobalClipLoss,
     GlobalContrastiveLoss,
     NTXentLoss,
     SigLipLoss,
-    TwoWayGlobalContrastiveLoss,
 )
 
 
@@ -69,7 +69,7 @@ def test_global_losses_are_their_loops(kind):
 @pairs
 def test_global_loss_of_captions_and_groups_is_its_loop(ids):
     # An image that comes with two captions counts one visit, their mean; each caption its own.
-    kind = TwoWayGlobalContrastiveLoss
+    kind = GlobalClipLoss
     loss, by_loops = make_captioned(), GlobalByLoops(kind, 0.2, 0.3)
     for step, names in enumerate([PAIRS["captions"], ids, PAIRS["an image twice"], ids]):
         pair = features(len(names[0]), seed=step)
@@ -128,7 +128,7 @@ def test_ids_of_the_other_side_are_the_same_by_default(kind):
 
 
 def test_one_number_of_samples_is_that_of_both_sides():
-    one, other = make(TwoWayGlobalContrastiveLoss), make_captioned()
+    one, other = make(GlobalClipLoss), make_captioned()
     assert one.num_samples == (NUM_SAMPLES, NUM_SAMPLES)
     assert [len(one.normalizer_a.visits), len(one.normalizer_b.visits)] == [NUM_SAMPLES + 1] * 2
     assert other.num_samples == (NUM_SAMPLES, NUM_CAPTIONS)
@@ -151,7 +151,7 @@ def test_a_frozen_side_leaves_the_gradient_of_the_other(kind, frozen):
 
 
 def test_a_normalizer_for_every_view_is_its_loop():
-    loss = make(GlobalContrastiveLoss, temperature=0.2, gamma_min=0.3, num_views=3)
+    loss = make(GlobalContrastiveLoss, temperature=0.2, gamma_min=0.3, num_stored_views=3)
     by_loops = GlobalByLoops(GlobalContrastiveLoss, 0.2, 0.3)
     generator = torch.Generator().manual_seed(0)
     for step, index in enumerate([DISTINCT, TWICE, DISTINCT, TWICE]):
@@ -374,17 +374,17 @@ def test_ids_of_pairs_match_the_batch(kind, wrong):
 def test_views_go_with_num_views():
     pair, index = features(), torch.tensor(DISTINCT)
     views = (torch.zeros(5, dtype=torch.int64),) * 2
-    with pytest.raises(ValueError, match="num_views"):
+    with pytest.raises(ValueError, match="num_stored_views"):
         make(GlobalContrastiveLoss)(*pair, index, views)
-    with pytest.raises(ValueError, match="num_views"):
-        make(GlobalContrastiveLoss, num_views=2)(*pair, index)
+    with pytest.raises(ValueError, match="num_stored_views"):
+        make(GlobalContrastiveLoss, num_stored_views=2)(*pair, index)
 
 
 @pytest.mark.parametrize("bad", [-1, 2])
 @pytest.mark.parametrize("side", [0, 1])
 def test_views_outside_raise(side, bad):
     # Row (sample, view) + 1 is another sample's: it would be a silent mistake.
-    loss = make(GlobalContrastiveLoss, num_views=2)
+    loss = make(GlobalContrastiveLoss, num_stored_views=2)
     views = torch.zeros(2, 5, dtype=torch.int64)
     views[side, 3] = bad
     with pytest.raises(IndexError, match=r"view -?\d is outside"):
@@ -395,52 +395,52 @@ def test_views_outside_raise(side, bad):
 def test_views_outside_touch_no_row_on_an_accelerator(monkeypatch):
     # A compiling CPU takes the path of ids that are on a device already.
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    loss = make(GlobalContrastiveLoss, num_views=2)
+    loss = make(GlobalContrastiveLoss, num_stored_views=2)
     views = torch.tensor([[0, 1], [2, -1]])
     loss(*features(2), torch.tensor([3, 5]), tuple(views))
     assert loss.normalizer.visits[:-1].nonzero().flatten().tolist() == [6, 11]
     with pytest.raises(IndexError, match="2 sample ids"):
-        loss.check()
-    loss.check()
+        loss.raise_for_invalid_ids()
+    loss.raise_for_invalid_ids()
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
 def test_ids_of_any_integer_type_with_views(dtype):
-    loss = GlobalContrastiveLoss(200, num_views=3)
+    loss = GlobalContrastiveLoss(200, num_stored_views=3)
     index = torch.tensor([90, 150], dtype=dtype)  # times 3 is beyond uint8
     loss(*features(2), index, (torch.tensor([0, 2]), torch.tensor([1, 0])))
     assert loss.normalizer.visits.nonzero().flatten().tolist() == [270, 271, 450, 452]
 
 
 def test_ids_are_integers_with_views():
-    loss = GlobalContrastiveLoss(5, num_views=2)
+    loss = GlobalContrastiveLoss(5, num_stored_views=2)
     views = (torch.zeros(2, dtype=torch.int64), torch.ones(2, dtype=torch.int64))
     with pytest.raises(TypeError, match="must be integers"):
         loss(*features(2), torch.tensor([True, False]), views)
 
 
 def test_views_of_another_length_are_refused():
-    loss = GlobalContrastiveLoss(6, num_views=2)
+    loss = GlobalContrastiveLoss(6, num_stored_views=2)
     short = torch.zeros(3, dtype=torch.int64)
     with pytest.raises(ValueError, match="do not match ids"):
         loss(torch.randn(4, 8), torch.randn(4, 8), torch.arange(4), (short, short))
 
 
-@pytest.mark.parametrize("kind", [GlobalContrastiveLoss, TwoWayGlobalContrastiveLoss])
+@pytest.mark.parametrize("kind", [GlobalContrastiveLoss, GlobalClipLoss])
 @pytest.mark.parametrize("bad", [0, -1, math.inf, math.nan])
 def test_candidates_out_of_range(kind, bad):
-    with pytest.raises(ValueError, match="candidates must be above 0"):
-        kind(4, candidates=bad)
+    with pytest.raises(ValueError, match="effective_negatives must be above 0"):
+        kind(4, effective_negatives=bad)
 
 
-@pytest.mark.parametrize("kind", [GlobalContrastiveLoss, TwoWayGlobalContrastiveLoss])
+@pytest.mark.parametrize("kind", [GlobalContrastiveLoss, GlobalClipLoss])
 def test_a_pair_that_has_won_is_left_alone(kind):
     """Among few candidates; among all it goes on being pushed."""
     far = torch.eye(4)
     gradients = []
-    for candidates in (None, 3):
+    for effective_negatives in (None, 3):
         a = far.clone().requires_grad_()
-        loss = kind(4, temperature=0.05, candidates=candidates)
+        loss = kind(4, temperature=0.05, effective_negatives=effective_negatives)
         loss(a, far + 0.1 * torch.ones(4, 4), torch.arange(4)).backward()
         gradients.append(a.grad.norm())
     assert gradients[1] < 1e-3 * gradients[0]

@@ -8,8 +8,8 @@ import torch
 from helpers.dense_losses import dense
 from torch.nn.functional import normalize
 
-from sogclr import GlobalContrastiveLoss, TwoWayGlobalContrastiveLoss
-from sogclr.losses.memory import Recent
+from sogclr import GlobalClipLoss, GlobalContrastiveLoss
+from sogclr.losses.memory import FeatureMemory
 from sogclr.losses.objective import (
     log_two_view_normalizers,
     log_two_way_normalizers,
@@ -19,11 +19,11 @@ from sogclr.losses.objective import (
 
 N, B, WIDTH, TAU = 30, 4, 5, 0.3
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
-kinds = pytest.mark.parametrize("kind", [GlobalContrastiveLoss, TwoWayGlobalContrastiveLoss])
+kinds = pytest.mark.parametrize("kind", [GlobalContrastiveLoss, GlobalClipLoss])
 
 
 def make(kind, **settings):
-    settings = {"temperature": TAU, "dtype": torch.float64, "recent": 6, **settings}
+    settings = {"temperature": TAU, "dtype": torch.float64, "memory_size": 6, **settings}
     return kind(N, **settings)
 
 
@@ -46,23 +46,23 @@ def gradients(value, pair):
 
 
 @kinds
-@pytest.mark.parametrize("candidates", [None, 5.0])
+@pytest.mark.parametrize("effective_negatives", [None, 5.0])
 @pytest.mark.parametrize("tau", [0.3, 0.01])
-def test_it_is_the_dense_loss_of_all_rows_of_which_some_stand_still(kind, tau, candidates):
-    loss = make(kind, temperature=tau, candidates=candidates)
+def test_it_is_the_dense_loss_of_all_rows_of_which_some_stand_still(kind, tau, effective_negatives):
+    loss = make(kind, temperature=tau, effective_negatives=effective_negatives)
     stepped(loss, [1, 2, 3], [4, 1, 6, 7])
     before, pair = copy.deepcopy(loss), features()
     index = torch.tensor([2, 8, 4, 9])  # 2 and 4 are among the earlier ones
     value = loss(*pair, index)
 
-    ids = torch.cat([index, before.recent.ids[0]])
+    ids = torch.cat([index, before.memory.ids[0]])
     assert ids[B:].tolist() == [4, 1, 6, 7, 1, 2]
     a, b = (
         torch.cat([normalize(side, dim=1), kept])
-        for side, kept in zip(pair, before.recent.vectors, strict=True)
+        for side, kept in zip(pair, before.memory.vectors, strict=True)
     )
     same, size = ids[:, None] == ids[None, :], len(ids)
-    if kind is TwoWayGlobalContrastiveLoss:
+    if kind is GlobalClipLoss:
         place = torch.arange(size)
         sides = [(a @ b.T, same, place), (b @ a.T, same, place)]
         anchors = ids[None].expand(2, -1)
@@ -81,7 +81,7 @@ def test_it_is_the_dense_loss_of_all_rows_of_which_some_stand_still(kind, tau, c
         log_g = masked.logsumexp(dim=1) - (~absent).sum(dim=1).double().log()
         log_u = table.log_u[rows].clone()
         log_u[~live] = table.peek(rows[~live], log_g[~live])
-        terms, _, _ = dense(kind, similarity, absent, positive, log_u, column, candidates)
+        terms, _, _ = dense(kind, similarity, absent, positive, log_u, column, effective_negatives)
         # Of earlier rows the positive moves nothing; as anchors they count as those of the batch.
         total = total + terms.sum() / live.sum() / len(sides)
         values = values + terms[live].mean() / len(sides)
@@ -92,15 +92,18 @@ def test_it_is_the_dense_loss_of_all_rows_of_which_some_stand_still(kind, tau, c
 @pytest.mark.parametrize("kind", ["two views", "pairs"])
 def test_exact_normalizers_make_the_gradient_unbiased(kind):
     """Over all batches of 2 with 2 earlier ones, all of the same frozen features."""
-    n, settings = 5, {"temperature": TAU, "gamma_min": 1e-15, "gamma_decay": 1, "recent": 2}
+    n, settings = (
+        5,
+        {"temperature": TAU, "gamma_min": 1e-15, "gamma_decay_visits": 1, "memory_size": 2},
+    )
     x = torch.stack(features(n, seed=3), dim=1).detach().requires_grad_()  # (n, 2, d)
     if kind == "pairs":
-        loss = TwoWayGlobalContrastiveLoss(n, dtype=torch.float64, **settings)
+        loss = GlobalClipLoss(n, dtype=torch.float64, **settings)
         exact = two_way_objective(x[:, 0], x[:, 1], TAU)
         log_g = log_two_way_normalizers(x[:, 0], x[:, 1], TAU)
     else:
         # One number a view, since each draw of a view would have to be enumerated for one a sample.
-        loss = GlobalContrastiveLoss(n, num_views=2, dtype=torch.float64, **settings)
+        loss = GlobalContrastiveLoss(n, num_stored_views=2, dtype=torch.float64, **settings)
         exact = two_view_objective(x, TAU, "v1")
         log_g = [log_two_view_normalizers(x, TAU).flatten()]
     for (table, _), known in zip(loss.sides(), log_g, strict=True):
@@ -115,7 +118,7 @@ def test_exact_normalizers_make_the_gradient_unbiased(kind):
         kept = normalize(x.detach(), dim=2).unbind(1)
         places = earlier if kind == "pairs" else 2 * earlier
         ids = [earlier, places, earlier if kind == "pairs" else places + 1]
-        loss.recent.put(torch.stack([side[earlier] for side in kept]), torch.stack(ids))
+        loss.memory.put(torch.stack([side[earlier] for side in kept]), torch.stack(ids))
         value = loss(x[rows, 0], x[rows, 1], rows, *more)
         total += torch.autograd.grad(value, x)[0] / len(draws)
     torch.testing.assert_close(total, torch.autograd.grad(exact, x)[0], **EXACT)
@@ -124,7 +127,7 @@ def test_exact_normalizers_make_the_gradient_unbiased(kind):
 @kinds
 def test_the_first_batch_has_nothing_before_it(kind):
     pair, index = features(), torch.arange(B)
-    with_it, without = make(kind), make(kind, recent=None)
+    with_it, without = make(kind), make(kind, memory_size=None)
     values = [loss(*pair, index) for loss in (with_it, without)]
     torch.testing.assert_close(*values, **EXACT)
     torch.testing.assert_close(*(gradients(value, pair) for value in values), **EXACT)
@@ -143,8 +146,8 @@ def test_the_same_sample_is_no_negative(kind):
 def test_only_training_puts_rows_in_and_looks_at_them(kind):
     loss = stepped(make(kind), [1, 2, 3])
     kept, pair, index = copy.deepcopy(loss.state_dict()), features(), torch.arange(5, 5 + B)
-    without = make(kind, recent=None)
-    without.load_state_dict({k: v for k, v in kept.items() if "recent" not in k})
+    without = make(kind, memory_size=None)
+    without.load_state_dict({k: v for k, v in kept.items() if "memory" not in k})
     with torch.no_grad():
         torch.testing.assert_close(loss(*pair, index), without(*pair, index))
     torch.testing.assert_close(loss.eval()(*pair, index), without.eval()(*pair, index))
@@ -168,18 +171,18 @@ def test_earlier_rows_have_had_their_visit(kind):
 
 
 def test_the_latest_come_first_and_the_oldest_go():
-    recent = Recent(3, torch.float64)
+    memory_size = FeatureMemory(3, torch.float64)
     for first in (0, 2, 4):
         ids = torch.tensor([[first, first + 1]])
-        recent.beside(torch.ones(2, 2, WIDTH), ids)
-        recent.put(torch.full((2, 2, WIDTH), float(first)), ids)
-    assert recent.ids.tolist() == [[4, 5, 2]]
-    assert recent.vectors[0, :, 0].tolist() == [4, 4, 2]
-    assert recent.filled.all()
-    recent.put(torch.ones(2, 5, WIDTH), torch.arange(5)[None])
-    assert recent.ids.tolist() == [[0, 1, 2]]
-    recent.clear()
-    assert not recent.filled.any()
+        memory_size.beside(torch.ones(2, 2, WIDTH), ids)
+        memory_size.put(torch.full((2, 2, WIDTH), float(first)), ids)
+    assert memory_size.ids.tolist() == [[4, 5, 2]]
+    assert memory_size.vectors[0, :, 0].tolist() == [4, 4, 2]
+    assert memory_size.filled.all()
+    memory_size.put(torch.ones(2, 5, WIDTH), torch.arange(5)[None])
+    assert memory_size.ids.tolist() == [[0, 1, 2]]
+    memory_size.clear()
+    assert not memory_size.filled.any()
 
 
 @kinds
@@ -188,20 +191,20 @@ def test_what_is_not_finite_is_not_kept(kind):
     with torch.no_grad():
         pair[1][2] = torch.nan
     loss(*pair, torch.arange(B))
-    assert loss.recent.filled.tolist() == [True, True, False, True, False, False]
+    assert loss.memory.filled.tolist() == [True, True, False, True, False, False]
     pair = features()
     assert all(g.isfinite().all() for g in gradients(loss(*pair, torch.arange(8, 8 + B)), pair))
 
 
 @kinds
 def test_casting_leaves_it(kind):
-    assert stepped(make(kind), [1, 2]).bfloat16().recent.vectors.dtype == torch.float64
+    assert stepped(make(kind), [1, 2]).bfloat16().memory.vectors.dtype == torch.float64
 
 
 def test_bad_sizes_are_refused():
     with pytest.raises(ValueError, match="at least 1 row"):
-        GlobalContrastiveLoss(9, recent=0)
-    loss = TwoWayGlobalContrastiveLoss(9, recent=3)
+        GlobalContrastiveLoss(9, memory_size=0)
+    loss = GlobalClipLoss(9, memory_size=3)
     loss(*torch.randn(2, 2, 5, requires_grad=True), torch.arange(2))
     with pytest.raises(ValueError, match="width 5, those of this one 6"):
         loss(*torch.randn(2, 2, 6, requires_grad=True), torch.arange(2))

@@ -12,8 +12,10 @@ CPU = torch.device("cpu")
 NUM_ROWS = 6
 
 
-def make_table(gamma_min=0.1, gamma_decay=None, dtype=torch.float64):
-    return NormalizerTable(NUM_ROWS, gamma_min=gamma_min, gamma_decay=gamma_decay, dtype=dtype)
+def make_table(gamma_min=0.1, gamma_decay_visits=None, dtype=torch.float64):
+    return NormalizerTable(
+        NUM_ROWS, gamma_min=gamma_min, gamma_decay_visits=gamma_decay_visits, dtype=dtype
+    )
 
 
 def random_visits(steps, seed=0):
@@ -40,24 +42,27 @@ def ids_on_accelerator(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
 
 
-def gamma_by_hand(visits, gamma_min, gamma_decay):
-    if gamma_decay is None:
+def gamma_by_hand(visits, gamma_min, gamma_decay_visits):
+    if gamma_decay_visits is None:
         return max(gamma_min, 1 / visits)
-    if visits > gamma_decay:
+    if visits > gamma_decay_visits:
         return gamma_min
-    return gamma_min + (1 - gamma_min) * (1 + math.cos(math.pi * (visits - 1) / gamma_decay)) / 2
+    return (
+        gamma_min
+        + (1 - gamma_min) * (1 + math.cos(math.pi * (visits - 1) / gamma_decay_visits)) / 2
+    )
 
 
-@pytest.mark.parametrize("gamma_decay", [None, 1, 7, 1000])
+@pytest.mark.parametrize("gamma_decay_visits", [None, 1, 7, 1000])
 @pytest.mark.parametrize("gamma_min", [1e-9, 0.3, 1.0])
-def test_recursion_in_linear_space(gamma_min, gamma_decay):
-    table = make_table(gamma_min, gamma_decay)
+def test_recursion_in_linear_space(gamma_min, gamma_decay_visits):
+    table = make_table(gamma_min, gamma_decay_visits)
     u, visits = [0.0] * NUM_ROWS, [0] * NUM_ROWS
     for rows, log_g in random_visits(steps=60):
         returned = table(rows, log_g).tolist()
         for row, value, log_u in zip(rows.tolist(), log_g.exp().tolist(), returned, strict=True):
             visits[row] += 1
-            gamma = gamma_by_hand(visits[row], gamma_min, gamma_decay)
+            gamma = gamma_by_hand(visits[row], gamma_min, gamma_decay_visits)
             u[row] = (1 - gamma) * u[row] + gamma * value
             assert math.exp(log_u) == pytest.approx(u[row], rel=1e-11)
     assert min(visits) > 20
@@ -121,8 +126,8 @@ def test_step_size_at_its_ends(gamma_min, dtype):
     tolerance = {"rtol": 1e-6, "atol": 0.0}
     visits = torch.tensor([1, 2, 10, 11, 1_000_000])
     limit = torch.tensor(gamma_min, dtype=dtype)
-    for gamma_decay in (None, 1, 10):
-        gamma = step_size(visits, gamma_min, gamma_decay, dtype)
+    for gamma_decay_visits in (None, 1, 10):
+        gamma = step_size(visits, gamma_min, gamma_decay_visits, dtype)
         assert gamma.dtype == dtype
         assert gamma[0] == 1
         torch.testing.assert_close(gamma[-1], limit, **tolerance)
@@ -134,8 +139,8 @@ def test_step_size_at_its_ends(gamma_min, dtype):
 
 
 def test_step_size_never_rises():
-    for gamma_decay in (None, 1, 5, 40):
-        gamma = step_size(torch.arange(1, 60), 0.1, gamma_decay)
+    for gamma_decay_visits in (None, 1, 5, 40):
+        gamma = step_size(torch.arange(1, 60), 0.1, gamma_decay_visits)
         assert (gamma.diff() <= 1e-7).all()
         assert gamma.min() >= 0.1 - 1e-7
 
@@ -219,10 +224,10 @@ def test_invalid_ids_on_an_accelerator_touch_no_row():
     clean(clean.resolve(ids[valid], CPU), log_g[valid])
     assert torch.equal(table.log_u[:NUM_ROWS], clean.log_u[:NUM_ROWS])
     assert torch.equal(table.visits[:NUM_ROWS], clean.visits[:NUM_ROWS])
-    clean.check()
+    clean.raise_for_invalid_ids()
     with pytest.raises(IndexError, match=rf"3 sample ids were outside \[0, {NUM_ROWS}\)"):
-        table.check()
-    table.check()  # reported once
+        table.raise_for_invalid_ids()
+    table.raise_for_invalid_ids()  # reported once
 
 
 @pytest.mark.usefixtures("ids_on_accelerator")
@@ -277,7 +282,7 @@ def test_no_gradient_flows_through_the_table():
         ({"num_rows": 5, "gamma_min": 0.0}, "gamma_min"),
         ({"num_rows": 5, "gamma_min": 1.1}, "gamma_min"),
         ({"num_rows": 5, "gamma_min": math.nan}, "gamma_min"),
-        ({"num_rows": 5, "gamma_min": 0.1, "gamma_decay": 0}, "gamma_decay"),
+        ({"num_rows": 5, "gamma_min": 0.1, "gamma_decay_visits": 0}, "gamma_decay_visits"),
     ],
 )
 def test_wrong_settings(arguments, message):

@@ -16,11 +16,11 @@ from sogclr import (
     ClipLoss,
     DecoupledClipLoss,
     DecoupledContrastiveLoss,
+    GlobalClipLoss,
     GlobalContrastiveLoss,
     IndividualTemperature,
     LearnedTemperature,
     NTXentLoss,
-    TwoWayGlobalContrastiveLoss,
 )
 from sogclr.losses.normalizer import NormalizerTable
 from sogclr.losses.objective import (
@@ -32,7 +32,7 @@ from sogclr.losses.objective import (
 )
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
-GLOBAL = [GlobalContrastiveLoss, TwoWayGlobalContrastiveLoss]
+GLOBAL = [GlobalContrastiveLoss, GlobalClipLoss]
 IN_BATCH = [NTXentLoss, DecoupledContrastiveLoss, ClipLoss, DecoupledClipLoss]
 
 make_global = pytest.mark.parametrize("kind", GLOBAL)
@@ -92,7 +92,7 @@ def full_batch_objective(kind, a, b, tau):
     n, views = len(a), torch.stack([a, b], dim=1)
     if kind is GlobalContrastiveLoss:
         return two_view_objective(views, tau, "v2"), 1
-    if kind is TwoWayGlobalContrastiveLoss:
+    if kind is GlobalClipLoss:
         return two_way_objective(a, b, tau), 1
     if kind is DecoupledContrastiveLoss:
         return two_view_objective(views, tau, "v1"), 2 * (n - 1)
@@ -187,7 +187,7 @@ class Problem(NamedTuple):
 def two_views(version):
     n, views = 4, 2
     x = randn(n, views, 4)
-    num_views = views if version == "v1" else None
+    num_stored_views = views if version == "v1" else None
 
     def log_normalizers(tau):
         log_g = log_two_view_normalizers(x, tau.repeat_interleave(views)[:, None])
@@ -197,7 +197,7 @@ def two_views(version):
     for samples in combinations(range(n), 2):
         for first in product(range(views), repeat=2):
             index, first = torch.tensor(samples), torch.tensor(first)
-            which = ((first, 1 - first),) if num_views else ()
+            which = ((first, 1 - first),) if num_stored_views else ()
             batches.append((x[index, first], x[index, 1 - first], index, *which))
     return Problem(
         lambda tau: two_view_objective(x, tau, version),
@@ -205,7 +205,7 @@ def two_views(version):
         [(1 / len(batches), batch) for batch in batches],
         (n,),
         GlobalContrastiveLoss,
-        {"num_samples": n, "num_views": num_views},
+        {"num_samples": n, "num_stored_views": num_stored_views},
     )
 
 
@@ -232,7 +232,7 @@ def captioned(pairing, size, group=None):
         log_normalizers,
         batches,
         sizes,
-        TwoWayGlobalContrastiveLoss,
+        GlobalClipLoss,
         {"num_samples": sizes},
     )
 
@@ -281,7 +281,7 @@ def test_exact_normalizers_make_the_slope_of_every_sample_unbiased(problem):
     # A velocity without momentum is the last slope; u and tau stay where they are.
     rho = 0.3
     temperature = IndividualTemperature(0.25, rho=rho, momentum=0.0, learning_rate=1e-30)
-    loss = problem.loss(temperature, gamma_min=1e-15, gamma_decay=1)
+    loss = problem.loss(temperature, gamma_min=1e-15, gamma_decay_visits=1)
     own = modules(loss, IndividualTemperature)
     for seed, (side, size) in enumerate(zip(own, problem.sizes, strict=True)):
         side.tau[:size] += 0.1 * randn(size, seed=seed).tanh()
@@ -481,7 +481,7 @@ def make_individual(what, temperature=None, **settings):
     if what == "two views":
         return make(GlobalContrastiveLoss, temperature, num_samples=NUM_SAMPLES, **settings)
     sizes = (NUM_SAMPLES, NUM_CAPTIONS if what == "captions" else NUM_SAMPLES)
-    return make(TwoWayGlobalContrastiveLoss, temperature, num_samples=sizes, **settings)
+    return make(GlobalClipLoss, temperature, num_samples=sizes, **settings)
 
 
 def steps_of(what, repeat=1, seed=0):
@@ -580,21 +580,21 @@ def test_individual_temperatures_are_their_loop(what):
     assert len(taus) > 5
 
 
-@pytest.mark.parametrize("candidates", [None, 3])
+@pytest.mark.parametrize("effective_negatives", [None, 3])
 @pytest.mark.parametrize("gamma_min", [1.0, 0.3])
 @pytest.mark.parametrize("what", ["views", "pairs"])
-def test_slope_of_an_anchor_is_that_of_autograd(what, gamma_min, candidates):
+def test_slope_of_an_anchor_is_that_of_autograd(what, gamma_min, effective_negatives):
     # A normalizer and a tau for every anchor, and a velocity without momentum: the slope.
     n, rho = 5, 0.4
     temperature = IndividualTemperature(0.25, rho=rho, momentum=0.0, learning_rate=1e-30)
-    settings = {"num_samples": n, "gamma_min": gamma_min, "gamma_decay": 1}
-    settings["candidates"] = candidates
+    settings = {"num_samples": n, "gamma_min": gamma_min, "gamma_decay_visits": 1}
+    settings["effective_negatives"] = effective_negatives
     a, b = (side.detach() for side in features(n))
     x = torch.stack([a, b], dim=1)
     if what == "views":
-        loss = make(GlobalContrastiveLoss, temperature, num_views=2, **settings)
+        loss = make(GlobalContrastiveLoss, temperature, num_stored_views=2, **settings)
     else:
-        loss = make(TwoWayGlobalContrastiveLoss, temperature, **settings)
+        loss = make(GlobalClipLoss, temperature, **settings)
     own, tables = (modules(loss, kind) for kind in (IndividualTemperature, NormalizerTable))
     for seed, side in enumerate(own):
         side.tau[:n] += 0.1 * randn(n, seed=seed).tanh()
@@ -620,9 +620,9 @@ def test_slope_of_an_anchor_is_that_of_autograd(what, gamma_min, candidates):
             u = 0.7 * old_u.view(n, -1) + 0.3 * g.detach().exp()
             terms = tau[:, None] * u.log() + tau.detach()[:, None] * g.exp() / u
             terms = terms - tau.detach()[:, None] * (g.exp() / u).detach()
-        if candidates is not None:
+        if effective_negatives is not None:
             positive = torch.cosine_similarity(a, b)[:, None]
-            terms = against_candidates(terms - positive, tau[:, None], candidates)
+            terms = against_candidates(terms - positive, tau[:, None], effective_negatives)
         [slope] = torch.autograd.grad(terms.mean(dim=1).sum(), tau, retain_graph=True)
         torch.testing.assert_close(side.velocity[:n] - rho, slope, **EXACT)
 
@@ -819,7 +819,7 @@ def test_temperatures_of_samples_in_low_precision(kind, dtype):
 )
 def test_casts_do_not_round_the_temperatures_of_samples(cast):
     # As little as the normalizers: a step of tau is below the rounding of bfloat16.
-    loss = TwoWayGlobalContrastiveLoss(8, temperature=IndividualTemperature(rho=0.5))
+    loss = GlobalClipLoss(8, temperature=IndividualTemperature(rho=0.5))
     for pair, ids in steps_of("pairs"):
         loss(*pair, *ids)
     before = state_of(loss)
@@ -840,4 +840,4 @@ def test_invalid_ids_on_an_accelerator_move_no_temperature(monkeypatch):
     ]
     assert moved == [[0, 3], [4, 8]]
     with pytest.raises(IndexError, match="1 sample ids"):
-        loss.check()
+        loss.raise_for_invalid_ids()

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import sogclr
-from sogclr import Views
+from sogclr import Augmentation
 from sogclr.data.batches.loaders import BatchPlan
 from sogclr.data.pair_source import Texts, open_pairs
 from sogclr.models.tower_features import padding_of, plain_inputs
@@ -73,7 +73,7 @@ def test_the_center_view_is_the_encoders_preprocessing(pairs, trained):
 
 
 def _views(source, seed=0, **settings):
-    return ImageViews(source, SPEC, Views(**settings).over(CLIP_VIEWS), seed)
+    return ImageViews(source, SPEC, Augmentation(**settings).over(CLIP_VIEWS), seed)
 
 
 def test_views_hang_on_seed_epoch_and_image_alone(make_pairs):

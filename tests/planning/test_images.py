@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from sogclr import UserError, Views
-from sogclr.common.options import Views as PlainViews
+from sogclr import Augmentation, UserError
+from sogclr.common.options import Augmentation as PlainViews
 from sogclr.data.image_source import open_source
 from sogclr.data.images.arrays import ArraySource
 from sogclr.planning.images import Request, plan_run, resolve_precision
@@ -19,7 +19,7 @@ USUAL = Request(
     image_size=None,
     temperature=None,
     gamma_min=0.2,
-    gamma_decay=None,
+    gamma_decay_visits=None,
     accumulate=1,
     optimizer="auto",
     learning_rate=None,
@@ -27,7 +27,7 @@ USUAL = Request(
     pretrained=False,
     weights=None,
     precision="auto",
-    views=Views(),
+    views=Augmentation(),
     seed=0,
 )
 
@@ -95,7 +95,7 @@ def test_encoder_and_temperature_follow_device_and_size():
 def test_views_asked_for_go_before_the_data_s_and_these_before_the_usual():
     digits = open_source("digits")
     assert plan_run(USUAL, digits, "cpu", None).views.flip == 0.0
-    asked = replace(USUAL, views=Views(flip=0.25, blur=1.0))
+    asked = replace(USUAL, views=Augmentation(flip=0.25, blur=1.0))
     views = plan_run(asked, digits, "cpu", None).views
     assert (views.flip, views.blur) == (0.25, 1.0)
     assert None not in vars(views).values()
@@ -150,7 +150,7 @@ def test_every_derived_value_has_a_reason(method):
         ({"temperature": math.inf}, "temperature: must be above 0"),
         ({"gamma_min": 0.0}, "gamma-min"),
         ({"gamma_min": 1.5}, "gamma-min"),
-        ({"gamma_decay": 0}, "gamma-decay"),
+        ({"gamma_decay_visits": 0}, "gamma-decay-visits"),
         ({"epochs": 0}, "epochs"),
         ({"accumulate": 0}, "accumulate"),
         ({"image_size": 0}, "image-size"),

@@ -82,7 +82,7 @@ def test_work_that_cannot_be_recorded_is_done_as_it_stands(monkeypatch, capsys):
 
 
 # The first steps are as ever; recording begins with the fourth batch of a size.
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"method": "moco"}, {"recent": 7}])
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"method": "moco"}, {"memory_size": 7}])
 def test_a_captured_run_is_the_run(make_folder, tmp_path, monkeypatch, changes):
     assert_captured_is_plain(make_folder(per_class=11), tmp_path, monkeypatch, changes)
 
@@ -118,7 +118,7 @@ def test_a_users_own_module_is_not_captured(make_folder, tmp_path, monkeypatch):
 
 
 @GPU
-@pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"method": "moco"}, {"recent": 7}])
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"method": "moco"}, {"memory_size": 7}])
 def test_a_graph_is_the_run(make_folder, tmp_path, monkeypatch, changes):
     folder = make_folder(per_class=11)
     settings = {"encoder": "small", "image_size": 8, "batch_size": 4, "epochs": 3, **changes}

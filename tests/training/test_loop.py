@@ -31,7 +31,7 @@ SHORT = {"encoder": "small", "image_size": 8, "batch_size": 8, "device": "cpu"}
 def test_training_lowers_the_objective(tmp_path, method):
     digits = load_digits()
     data = ((digits.images[:256] / 16).astype(np.float32), digits.target[:256])
-    views = sogclr.Views(crop_min=0.5, flip=0.0)
+    views = sogclr.Augmentation(crop_min=0.5, flip=0.0)
     result = sogclr.pretrain(data, tmp_path / "run", method=method, epochs=6, views=views, **SHORT)
     rows = [
         json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -62,7 +62,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(make_folder, 
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("changes", [{}, {"recent": 11}, {"method": "moco"}])
+@pytest.mark.parametrize("changes", [{}, {"memory_size": 11}, {"method": "moco"}])
 def test_stopped_and_resumed_is_uninterrupted(
     make_folder, tmp_path, monkeypatch, changes, accumulate
 ):
@@ -139,7 +139,7 @@ def test_a_folder_that_grew_keeps_what_is_known(make_folder, tmp_path, capsys):
 
 def test_rows_of_earlier_batches_are_forgotten_where_samples_moved(make_folder, tmp_path):
     photos, run = make_folder(), tmp_path / "run"
-    sogclr.pretrain(photos, run, recent=7, epochs=2, **SHORT)
+    sogclr.pretrain(photos, run, memory_size=7, epochs=2, **SHORT)
     assert Run(run).read_checkpoint()["loss"]["recent.filled"].all()
     sogclr.pretrain(photos, run, resume=True)
     assert Run(run).read_checkpoint()["loss"]["recent.filled"].all()

@@ -9,11 +9,11 @@ from torch.nn.functional import normalize
 
 from sogclr import (
     ClipLoss,
+    GlobalClipLoss,
     GlobalContrastiveLoss,
     LearnedTemperature,
     NTXentLoss,
     SigLipLoss,
-    TwoWayGlobalContrastiveLoss,
 )
 from sogclr.losses.objective import log_two_view_normalizers, log_two_way_normalizers
 from sogclr.training.normalizer_error import KEPT, NormalizerGauge
@@ -50,8 +50,8 @@ def two_views(z: Tensor, shift: float = 0.0) -> GlobalContrastiveLoss:
     return loss
 
 
-def pairs(z: Tensor, shift: float = 0.0) -> TwoWayGlobalContrastiveLoss:
-    loss = TwoWayGlobalContrastiveLoss(z.shape[1], temperature=TAU)
+def pairs(z: Tensor, shift: float = 0.0) -> GlobalClipLoss:
+    loss = GlobalClipLoss(z.shape[1], temperature=TAU)
     for table, log_g in zip(
         (loss.normalizer_a, loss.normalizer_b), log_two_way_normalizers(*z, TAU), strict=True
     ):
@@ -132,7 +132,7 @@ def test_samples_that_share_a_text_are_no_negatives_of_each_other() -> None:
     gauge, z = NormalizerGauge(), features(600)
     text = torch.arange(600).where(torch.arange(600) % 3 == 0, torch.arange(600) % 7)
     z[1] = z[1, text]
-    loss = TwoWayGlobalContrastiveLoss((600, 600), temperature=TAU)
+    loss = GlobalClipLoss((600, 600), temperature=TAU)
     exact = log_two_way_normalizers(*z, TAU, group=text)
     loss.normalizer_a.log_u[:-1], loss.normalizer_b.log_u[text] = exact
     for rows in torch.arange(KEPT * BATCH).split(BATCH):

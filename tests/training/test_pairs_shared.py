@@ -9,7 +9,7 @@ SETTINGS = {
     "--precision": "32-true",
     "--batch-size": "8",
     "--epochs": "2",
-    "--tau": "learned",
+    "--temperature-mode": "learned",
     "--rho": "1",
     "--optimizer": "sgd",
 }

@@ -51,14 +51,14 @@ def test_every_sample_visits_its_row_once_an_epoch(pattern, tmp_path, capsys):
     assert set(visits[rows].tolist()) == {EPOCHS}
     said = capsys.readouterr().err
     assert "5 shards, a stream; an epoch is 40 of its samples" in said
-    assert f"{sogclr.shared_share(SAMPLES, ROWS):.1%} of 40 samples share one" in said
+    assert f"{sogclr.collision_rate(SAMPLES, ROWS):.1%} of 40 samples share one" in said
     assert sogclr.load(run)(torch.zeros(1, 3, 8, 8)).shape[0] == 1
 
 
 KEEPING_NO_TABLE = [{"method": method, "table_rows": None} for method in ("simclr", "moco")]
 
 
-@pytest.mark.parametrize("changes", [{}, {"recent": 11}, *KEEPING_NO_TABLE])
+@pytest.mark.parametrize("changes", [{}, {"memory_size": 11}, *KEEPING_NO_TABLE])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stopped_and_resumed_is_uninterrupted(pattern, tmp_path, monkeypatch, changes, workers):
     settings = {"epochs": EPOCHS, "accumulate": 2, **STREAM, **changes, **SHORT}
@@ -159,7 +159,7 @@ REFUSED = {
         "table-rows: goes with --method sogclr",
     ),
     "refuse": (
-        ["--epoch-samples", 40, "--table-rows", 9, "--damaged", "refuse"],
+        ["--epoch-samples", 40, "--table-rows", 9, "--on-damaged", "refuse"],
         "a stream is not looked through before the first step",
     ),
 }

@@ -97,8 +97,9 @@ def test_a_sample_that_comes_again_in_an_epoch_may_have_another_caption(pattern,
 
 
 METHODS = {
-    "sogclr": {}, "recent": {"recent": SAMPLES}, "individual": {"tau": "individual", "rho": 0.5},
-    "frozen": {"freeze": "image,text", "recent": 0}, "half": {"freeze": "image"},
+    "sogclr": {}, "recent": {"memory_size": SAMPLES},
+    "individual": {"temperature_mode": "individual", "rho": 0.5},
+    "frozen": {"freeze": "image,text", "memory_size": 0}, "half": {"freeze": "image"},
     **{method: {"method": method, **NO_TABLE} for method in ("clip", "dcl", "siglip")},
 }  # fmt: skip
 
@@ -134,22 +135,22 @@ def test_it_is_the_run_of_the_same_pairs_on_this_machine(shards, pattern, tiny, 
 def test_where_rows_are_shared_the_loss_is_told_who_is_who(
     shards, pattern, fast, tmp_path, monkeypatch
 ):
-    forward, told = sogclr.TwoWayGlobalContrastiveLoss.forward, []
+    forward, told = sogclr.GlobalClipLoss.forward, []
 
     def listening(self, a, b, index, index_b, **keys):
-        told.append((index, index_b, keys["key"], keys["key_b"]))
+        told.append((index, index_b, keys["key"], keys["sample_key_b"]))
         return forward(self, a, b, index, index_b, **keys)
 
-    monkeypatch.setattr(sogclr.TwoWayGlobalContrastiveLoss, "forward", listening)
+    monkeypatch.setattr(sogclr.GlobalClipLoss, "forward", listening)
     sogclr.align(pattern, tmp_path / "run", **{**fast, **STREAM, "table_rows": 3})
     source = open_pairs(str(shards))
     names = dict(zip(sogclr.stable_keys(source.a.names).tolist(), range(SAMPLES), strict=True))
     texts = sogclr.stable_keys(source.b.texts).tolist()
     owners = set(zip(source.owners().tolist(), source.partners.tolist(), strict=True))
-    for index, index_b, key, key_b in told:
+    for index, index_b, key, sample_key_b in told:
         assert torch.equal(index, sogclr.hashed_rows(key, 3))
-        assert torch.equal(index_b, sogclr.hashed_rows(key_b, 3))
-        pairs = zip(key.tolist(), key_b.tolist(), strict=True)
+        assert torch.equal(index_b, sogclr.hashed_rows(sample_key_b, 3))
+        pairs = zip(key.tolist(), sample_key_b.tolist(), strict=True)
         assert {(names[one], texts.index(other)) for one, other in pairs} <= owners
     assert sum(len(key) for _, _, key, _ in told) == fast["epochs"] * SAMPLES
 
@@ -206,7 +207,7 @@ def test_what_is_known_of_it_is_told(shards, pattern, fast, tmp_path, capsys):
     result = sogclr.align(pattern, tmp_path / "run", val=str(shards), **flags)
     said = capsys.readouterr().err
     texts = len(open_pairs(str(shards)).partners)
-    one, other = (f"{sogclr.shared_share(n, 40):.1%}" for n in (SAMPLES, texts))
+    one, other = (f"{sogclr.collision_rate(n, 40):.1%}" for n in (SAMPLES, texts))
     assert "3 shards, a stream; an epoch is 24 of its pairs" in said
     assert f"of either side; {one} of 24 images and {other} of {texts} captions share one" in said
     assert 0 <= result.metrics["R@1"] <= 1
@@ -230,7 +231,7 @@ REFUSED = {
     "no rows": (["--epoch-samples", 24], "give --table-rows, for example 240"),
     "no table": ([*FLAGS, "--method", "siglip"], "table-rows: goes with --method sogclr"),
     "columns": ([*FLAGS, "--columns", "image,caption"], "columns: a stream has none"),
-    "refuse": ([*FLAGS, "--damaged", "refuse"], "leave out --damaged refuse"),
+    "refuse": ([*FLAGS, "--on-damaged", "refuse"], "leave out --on-damaged refuse"),
 }
 
 

@@ -41,8 +41,9 @@ def frozen(bert, resnet_weights):
     "method",
     [
         {"method": "sogclr"}, {"method": "clip"}, {"method": "dcl"}, {"method": "siglip"},
-        {"tau": "learned"}, {"tau": "learned", "rho": 0.5}, {"tau": "individual", "rho": 0.5},
-        {"method": "clip", "tau": "learned"},
+        {"temperature_mode": "learned"}, {"temperature_mode": "learned", "rho": 0.5},
+        {"temperature_mode": "individual", "rho": 0.5},
+        {"method": "clip", "temperature_mode": "learned"},
     ],
     ids=lambda changes: "-".join(map(str, changes.values())),
 )  # fmt: skip
@@ -68,7 +69,14 @@ def test_a_run_leaves_what_it_says(trained, joined):
     settings = json.loads((joined / "settings.json").read_text())
     assert settings["kind"] == "pairs"
     assert settings["asked"]["temperature"] is None
-    open_still = {"columns", "image_size", "gamma_decay", "rho", "candidates", "recent"}
+    open_still = {
+        "columns",
+        "image_size",
+        "gamma_decay_visits",
+        "rho",
+        "effective_negatives",
+        "memory_size",
+    }
     open_still |= {"table_rows", "epoch_samples"}
     assert {k for k, v in settings["resolved"].items() if v is None} <= open_still
 
@@ -128,8 +136,9 @@ def test_a_second_run_takes_features_from_before(make_pairs, frozen, tmp_path, c
 @pytest.mark.parametrize(
     "changes",
     [
-        {}, {"accumulate": 2}, {"tau": "individual"}, {"tau": "learned", "method": "clip"},
-        {"freeze": "image,text"}, {"freeze": "text"}, {"recent": 11},
+        {}, {"accumulate": 2}, {"temperature_mode": "individual"},
+        {"temperature_mode": "learned", "method": "clip"},
+        {"freeze": "image,text"}, {"freeze": "text"}, {"memory_size": 11},
     ],
     ids=lambda changes: "-".join(map(str, changes.values())) or "plain",
 )  # fmt: skip
@@ -358,7 +367,7 @@ def test_damage_is_refused_where_asked_of_both_tables(make_pairs, pairs, fast, t
     message = r"data: damaged: .*train\.csv: .* rows whose image cannot be read \(row .*05\.png"
     for data, val in ((table, None), (pairs, table)):
         with pytest.raises(UserError, match=message):
-            sogclr.align(data, tmp_path / "run", val=val, damaged="refuse", **fast)
+            sogclr.align(data, tmp_path / "run", val=val, on_damaged="refuse", **fast)
     assert not (tmp_path / "run").exists()
 
 
@@ -405,20 +414,20 @@ def test_what_is_held_back_is_scored_with_towers_of_either_kind(make_pairs, fast
 @pytest.mark.parametrize(
     ("changes", "start"),
     [
-        ({}, 0.05), ({"temperature": 0.3}, 0.3), ({"tau": "learned"}, 0.05),
-        ({"tau": "individual"}, 0.05), ({"method": "siglip"}, 0.1),
+        ({}, 0.05), ({"temperature": 0.3}, 0.3), ({"temperature_mode": "learned"}, 0.05),
+        ({"temperature_mode": "individual"}, 0.05), ({"method": "siglip"}, 0.1),
     ],
 )  # fmt: skip
 def test_the_temperature_at_the_end_is_kept_with_the_towers(pairs, fast, tmp_path, changes, start):
     sogclr.align(pairs, tmp_path / "run", learning_rate=1e-2, **fast, **changes)
     encoder = sogclr.load(tmp_path / "run")
-    learned = "tau" in changes or changes.get("method") == "siglip"
+    learned = "temperature_mode" in changes or changes.get("method") == "siglip"
     loss = checkpoint(tmp_path / "run")["loss"]
     tau = float(np.exp(encoder.log_temperature))
     assert (tau == pytest.approx(start, rel=1e-6)) == (not learned)
-    if changes.get("tau") == "individual":
+    if changes.get("temperature_mode") == "individual":
         assert tau == pytest.approx(loss["temperature_a.tau"][:24].mean().item(), rel=1e-5)
-    if changes.get("tau") == "learned":
+    if changes.get("temperature_mode") == "learned":
         key = "temperature_a.log_temperature"
         assert encoder.log_temperature == pytest.approx(loss[key].item(), rel=1e-5)
     if "method" in changes:
@@ -456,7 +465,7 @@ def test_damaged_towers_say_so(pairs, fast, tmp_path):
 
 def test_recent_pairs_are_derived_where_towers_are_frozen(pairs, fast, frozen, tmp_path, capsys):
     heads = {**frozen, "freeze": "image,text"}
-    runs = {"heads": heads, "towers": fast, "none": {**heads, "recent": 0}}
+    runs = {"heads": heads, "towers": fast, "none": {**heads, "memory_size": 0}}
     found = {}
     for name, settings in runs.items():
         sogclr.align(pairs, tmp_path / name, **{**settings, "epochs": 1, "batch_size": 8})

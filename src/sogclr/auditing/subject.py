@@ -24,7 +24,7 @@ from ..common.options import Device
 from ..data.batches.loaders import BatchPlan, MicroBatch
 from ..data.image_source import open_source
 from ..distributed.launch import choose_device
-from ..losses import GlobalContrastiveLoss, SigLipLoss, TwoWayGlobalContrastiveLoss
+from ..losses import GlobalClipLoss, GlobalContrastiveLoss, SigLipLoss
 from ..losses.normalizer import NormalizerTable
 from ..losses.temperature import detached
 from ..models.encoders import PROJECTION, EncoderSpec, build_encoder
@@ -106,8 +106,8 @@ def subject_of(
     if isinstance(loss, SigLipLoss):
         raise UserError("audit: siglip judges each pair by itself: it has no normalizer to audit")
     # How an anchor is weighed, and among how many, is not how well its normalizer is known.
-    loss.candidates = loss.recent = None
-    filled = is_run and isinstance(loss, GlobalContrastiveLoss | TwoWayGlobalContrastiveLoss)
+    loss.effective_negatives = loss.memory = None
+    filled = is_run and isinstance(loss, GlobalContrastiveLoss | GlobalClipLoss)
     rows = _chosen(found, samples, filled)
     views = views or (4 if len(rows) <= 25_000 else 2)
     if views < 2 or views % 2:
@@ -261,7 +261,7 @@ def _empty(found: _Found) -> Any:
     if found.partners is None:
         return GlobalContrastiveLoss(n, temperature=found.task.loss.temperature)
     sizes = (n, int(found.partners.max()) + 1)
-    return TwoWayGlobalContrastiveLoss(sizes, temperature=found.task.loss.temperature_a)
+    return GlobalClipLoss(sizes, temperature=found.task.loss.temperature_a)
 
 
 def tables_of(loss: Any) -> list[NormalizerTable]:

@@ -63,7 +63,9 @@ def align(
     kind = choose_device(device, alone=False)
     source = _opened(data, request)
     held = None if val is None else open_pairs(val, request.columns)
-    require_whole([*source.damaged, *(held.damaged if held is not None else ())], request.damaged)
+    require_whole(
+        [*source.damaged, *(held.damaged if held is not None else ())], request.on_damaged
+    )
     say(source.describe())
     if held is not None:
         say(f"held back: {held.describe()}")

@@ -6,7 +6,16 @@ so that `sogclr --help` answers at once.
 
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from ..common.options import Damaged, Device, Method, Optimizer, PairMethod, Precision, Tau, Views
+from ..common.options import (
+    Augmentation,
+    Damaged,
+    Device,
+    Method,
+    Optimizer,
+    PairMethod,
+    Precision,
+    Tau,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +52,7 @@ else:  # what a command line can say
     OwnModule = Suppress[str | None]
     Audit = Matches = Report = Result = Any
 
-USUAL_VIEWS = Views()
+USUAL_VIEWS = Augmentation()
 
 __all__ = ["align", "audit", "embed", "evaluate", "pretrain", "search"]
 
@@ -59,9 +68,9 @@ def pretrain(
     image_size: int | None = None,
     temperature: float | None = None,
     gamma_min: float = 0.2,
-    gamma_decay: int | None = None,
-    candidates: float | None = None,
-    recent: int | None = None,
+    gamma_decay_visits: int | None = None,
+    effective_negatives: float | None = None,
+    memory_size: int | None = None,
     queue_size: int | None = None,
     momentum: float | None = None,
     accumulate: int = 1,
@@ -70,11 +79,11 @@ def pretrain(
     weight_decay: float | None = None,
     pretrained: bool = False,
     weights: str | None = None,
-    views: Views = USUAL_VIEWS,
+    views: Augmentation = USUAL_VIEWS,
     precision: Precision = "auto",
     device: Device = "auto",
     workers: int | None = None,
-    damaged: Damaged = "skip",
+    on_damaged: Damaged = "skip",
     table_rows: int | None = None,
     epoch_samples: int | None = None,
     seed: int = 0,
@@ -102,16 +111,16 @@ def pretrain(
         image_size: Side of the training images in pixels. Default: the images' usual one.
         temperature: Of the loss. Default: 0.2 up to 64 px, 0.1 above.
         gamma_min: SogCLR: smallest weight of a new estimate in a sample's normalizer.
-        gamma_decay: SogCLR: visits over which the weight falls there along a cosine, instead
+        gamma_decay_visits: SogCLR: visits over which the weight falls there along a cosine, instead
             of as 1/visits.
         queue_size: MoCo: keys in the queue, the negatives of every query. Default: a sixteenth
             of the images, between 4,096 and 65,536, but no more than there are.
         momentum: MoCo: of the average that makes the keys, per step. Default: 0.99, for
             100,000 steps and more 0.999.
-        candidates: SogCLR: with how many negatives of average weight a positive competes, like
-            in a batch of one more. Default: all, as published. 255 where trained towers or
-            encoders are fine-tuned.
-        recent: SogCLR: how many images of earlier batches the batch's are told from as well.
+        effective_negatives: SogCLR: with how many negatives of average weight a positive
+            competes, like in a batch of one more. Default: all, as published. 255
+            where trained towers or encoders are fine-tuned.
+        memory_size: SogCLR: how many images of earlier batches the batch's are told from as well.
             Default: none, for earlier features must compare with new ones.
         accumulate: Forward passes whose gradients make one optimizer step. With sogclr and
             moco they aim where one large batch would, with the others where small ones do.
@@ -126,7 +135,7 @@ def pretrain(
             itself (GPUs and newer CPUs), else 32-true.
         device: cpu, cuda or mps.
         workers: Loader processes.
-        damaged: Whether to skip and name what is damaged (shards from there on, images), or to
+        on_damaged: Whether to skip and name what is damaged (shards from there on, images), or to
             refuse to start.
         table_rows: Of a stream, with sogclr: rows of the table of normalizers, into which samples
             are hashed; 8 bytes each. With ten a sample, a tenth of them share a row.
@@ -155,9 +164,9 @@ def pretrain(
         image_size=image_size,
         temperature=temperature,
         gamma_min=gamma_min,
-        gamma_decay=gamma_decay,
-        candidates=candidates,
-        recent=recent,
+        gamma_decay_visits=gamma_decay_visits,
+        effective_negatives=effective_negatives,
+        memory_size=memory_size,
         accumulate=accumulate,
         optimizer=optimizer,
         learning_rate=learning_rate,
@@ -167,7 +176,7 @@ def pretrain(
         precision=precision,
         views=views,
         seed=seed,
-        damaged=damaged,
+        on_damaged=on_damaged,
         table_rows=table_rows,
         epoch_samples=epoch_samples,
         queue_size=queue_size,
@@ -204,22 +213,22 @@ def align(
     epochs: int = 30,
     image_size: int | None = None,
     temperature: float | None = None,
-    tau: Tau = "constant",
+    temperature_mode: Tau = "constant",
     rho: float | None = None,
     gamma_min: float = 0.2,
-    gamma_decay: int | None = None,
-    candidates: float | None = None,
-    recent: int | None = None,
+    gamma_decay_visits: int | None = None,
+    effective_negatives: float | None = None,
+    memory_size: int | None = None,
     dropout: float | None = None,
     accumulate: int = 1,
     optimizer: Optimizer = "auto",
     learning_rate: float | None = None,
     weight_decay: float | None = None,
-    views: Views = USUAL_VIEWS,
+    views: Augmentation = USUAL_VIEWS,
     precision: Precision = "auto",
     device: Device = "auto",
     workers: int | None = None,
-    damaged: Damaged = "skip",
+    on_damaged: Damaged = "skip",
     table_rows: int | None = None,
     epoch_samples: int | None = None,
     seed: int = 0,
@@ -257,17 +266,17 @@ def align(
         epochs: Passes over the images, each with one of its captions.
         image_size: Side of the images in pixels. Default: the tower's.
         temperature: Of the loss; where it is learned, at the start. Default: 0.05.
-        tau: constant, learned, or individual (one a sample, iSogCLR).
+        temperature_mode: constant, learned, or individual (one a sample, iSogCLR).
         rho: Weight of tau in what a learned temperature minimizes (FastCLIP v3, iSogCLR).
             Default: none, so that F/tau is minimized (CLIP, FastCLIP v0).
         gamma_min: SogCLR: smallest weight of a new estimate in a sample's normalizer.
-        gamma_decay: SogCLR: visits over which the weight falls there along a cosine, instead
+        gamma_decay_visits: SogCLR: visits over which the weight falls there along a cosine, instead
             of as 1/visits.
         dropout: In the heads. Default: 0.3 where both towers are frozen, else none.
-        candidates: SogCLR: with how many negatives of average weight a positive competes, like
-            in a batch of one more. Default: all, as published. 255 where trained towers or
-            encoders are fine-tuned.
-        recent: SogCLR: how many pairs of earlier batches the batch's are told from as well.
+        effective_negatives: SogCLR: with how many negatives of average weight a positive
+            competes, like in a batch of one more. Default: all, as published. 255
+            where trained towers or encoders are fine-tuned.
+        memory_size: SogCLR: how many pairs of earlier batches the batch's are told from as well.
             Default: where both towers are frozen, 256 with the batch; else 0, for earlier rows
             must compare with new ones.
         accumulate: Forward passes whose gradients make one optimizer step. With sogclr they
@@ -282,7 +291,7 @@ def align(
             itself (GPUs and newer CPUs), 32-true elsewhere and for heads alone.
         device: cpu, cuda or mps.
         workers: Loader processes.
-        damaged: Whether to skip and name what is damaged (shards from there on, images, rows of
+        on_damaged: Whether to skip and name what is damaged (shards from there on, images, rows of
             a table), or to refuse to start.
         table_rows: Of a stream, with sogclr: rows of the table of normalizers of either side,
             into which images and captions are hashed; 8 bytes each.
@@ -310,12 +319,12 @@ def align(
         epochs=epochs,
         image_size=image_size,
         temperature=temperature,
-        tau=tau,
+        temperature_mode=temperature_mode,
         rho=rho,
         gamma_min=gamma_min,
-        gamma_decay=gamma_decay,
-        candidates=candidates,
-        recent=recent,
+        gamma_decay_visits=gamma_decay_visits,
+        effective_negatives=effective_negatives,
+        memory_size=memory_size,
         dropout=dropout,
         accumulate=accumulate,
         optimizer=optimizer,
@@ -324,7 +333,7 @@ def align(
         precision=precision,
         views=views,
         seed=seed,
-        damaged=damaged,
+        on_damaged=on_damaged,
         table_rows=table_rows,
         epoch_samples=epoch_samples,
     )

@@ -63,7 +63,7 @@ def pretrain(
     source: ImageSource | StreamSource | None = open_stream(data, request, StreamSource)
     if source is None:
         source = open_source(data)
-        require_whole(source.damaged, request.damaged)
+        require_whole(source.damaged, request.on_damaged)
     plan = plan_run(request, source, kind, workers)
     _tell(source, plan, kind)
     # From here on no process changes what another looks at.

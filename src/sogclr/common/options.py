@@ -6,6 +6,7 @@ from typing import Literal
 from .errors import UserError
 
 __all__ = [
+    "Augmentation",
     "ConcretePrecision",
     "Damaged",
     "Device",
@@ -16,7 +17,6 @@ __all__ = [
     "Precision",
     "Protocol",
     "Tau",
-    "Views",
 ]
 
 Method = Literal["sogclr", "simclr", "dcl", "moco"]
@@ -32,7 +32,7 @@ Damaged = Literal["skip", "refuse"]
 
 
 @dataclass(frozen=True)
-class Views:
+class Augmentation:
     """How two random views of an image are drawn: SimCLR's augmentations.
 
     None means derived from the image size, see `resolved`. Probabilities and shares are in
@@ -53,13 +53,13 @@ class Views:
     gray: float | None = None
     blur: float | None = None
 
-    def resolved(self, image_size: int) -> "Views":
+    def resolved(self, image_size: int) -> "Augmentation":
         """Fill in SimCLR's values: those of its ImageNet runs; to 64 px, of CIFAR-10 runs.
 
         Crops of small images keep a fifth, as is usual (solo-learn): less of 32 px is a smear.
         """
         small = image_size <= 64
-        usual = Views(
+        usual = Augmentation(
             crop_min=0.2 if small else 0.08,
             flip=0.5,
             color=0.5 if small else 1.0,
@@ -68,7 +68,7 @@ class Views:
         )
         return self.over(usual)
 
-    def over(self, other: "Views") -> "Views":
+    def over(self, other: "Augmentation") -> "Augmentation":
         """`other`, with what is set here set here."""
         mine = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(other, **{name: value for name, value in mine.items() if value is not None})

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..losses.sample_ids import check_integers
 from .image_source import stable_id
 
-__all__ = ["hashed_rows", "shared_share", "stable_keys"]
+__all__ = ["collision_rate", "hashed_rows", "stable_keys"]
 
 # splitmix64, as in `sogclr.data.randomness`; as signed numbers, whose products wrap around alike.
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
@@ -46,7 +46,7 @@ def hashed_rows(keys: Tensor, table_rows: int) -> Tensor:
 
     Args:
         keys: `(...)` integers, on any device.
-        table_rows: how many rows there are, the `num_samples` of a loss. See `shared_share`.
+        table_rows: how many rows there are, the `num_samples` of a loss. See `collision_rate`.
 
     Returns:
         `(...)` int64 in [0, table_rows), where the keys are.
@@ -68,7 +68,7 @@ def hashed_rows(keys: Tensor, table_rows: int) -> Tensor:
     return _shifted(bits, 1) % table_rows
 
 
-def shared_share(samples: int, table_rows: int) -> float:
+def collision_rate(samples: int, table_rows: int) -> float:
     """The share of samples that are expected to have their row in common with others.
 
     1 - (1 - 1/m)^(n-1): the chance that one of the n - 1 others has the same of m rows. With ten

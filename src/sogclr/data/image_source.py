@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..common.errors import UserError
-from ..common.options import Damaged, Views
+from ..common.options import Augmentation, Damaged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +64,7 @@ class ImageSource(ABC):
     labels: np.ndarray | None = None
     classes: list[str] | None = None
     image_size: int
-    views: Views = Views()
+    views: Augmentation = Augmentation()
     left_out: list[tuple[str, str]]
     damaged: Sequence[str] = ()
     local: bool = False
@@ -130,7 +130,7 @@ def require_whole(damaged: Sequence[str], choice: Damaged) -> None:
     if damaged and choice != "skip":
         raise UserError(
             f"data: damaged: {listed(damaged)}; put whole ones in their place, "
-            "or start with --damaged skip to go without what is lost"
+            "or start with --on-damaged skip to go without what is lost"
         )
 
 

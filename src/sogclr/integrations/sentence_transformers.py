@@ -1,7 +1,7 @@
 """SogCLR for pairs of texts: a loss for the stock trainer of sentence-transformers.
 
     dataset = with_sample_ids(dataset)
-    loss = GlobalContrastiveLoss(model, num_samples=len(dataset))
+    loss = GlobalRankingLoss(model, num_samples=len(dataset))
     trainer = SentenceTransformerTrainer(model, args, train_dataset=dataset, loss=loss)
 
 Two things have to get through a trainer that knows nothing of them:
@@ -11,7 +11,7 @@ Two things have to get through a trainer that knows nothing of them:
     table   Checkpoints hold the model and the optimizer, and nothing of a loss. What is
             remembered travels in the optimizer's state (`optimizer.pt`), put there and taken
             out again by a callback. Importing this module adds it to those that every
-            `Trainer` starts with; it leaves alone a trainer without a `GlobalContrastiveLoss`.
+            `Trainer` starts with; it leaves alone a trainer without a `GlobalRankingLoss`.
 """
 
 import warnings
@@ -29,16 +29,16 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import DEFAULT_CALLBACKS
 
-from ..losses import DecoupledClipLoss, TwoWayGlobalContrastiveLoss
+from ..losses import DecoupledClipLoss, GlobalClipLoss
 from ..losses.temperature import IndividualTemperature, Temperature
 
-__all__ = ["GlobalContrastiveLoss", "with_sample_ids"]
+__all__ = ["GlobalRankingLoss", "with_sample_ids"]
 
 # The names that the stock collator takes for labels, in its order; ids take the first.
 LABEL_COLUMNS = ("label", "labels", "score", "scores")
 STATE = "sogclr"
 
-_losses: "WeakSet[GlobalContrastiveLoss]" = WeakSet()  # all that are alive
+_losses: "WeakSet[GlobalRankingLoss]" = WeakSet()  # all that are alive
 
 CITATION = """
 @inproceedings{yuan2022provable,
@@ -77,7 +77,7 @@ def with_sample_ids(dataset: AnyDataset) -> AnyDataset:
     return _number(dataset, 0)
 
 
-class GlobalContrastiveLoss(nn.Module):
+class GlobalRankingLoss(nn.Module):
     """SogCLR for pairs of texts, in the place of `MultipleNegativesRankingLoss`.
 
     Both directions, each with one remembered normalizer a sample, so that the gradient aims at
@@ -94,8 +94,8 @@ class GlobalContrastiveLoss(nn.Module):
         num_samples: number of pairs in the training set.
         temperature: tau, a number, or a `LearnedTemperature` or `IndividualTemperature` of
             `sogclr`. 0.05, as `MultipleNegativesRankingLoss` with its scale of 20.
-        gamma_min: smallest weight of a new estimate, see `sogclr.TwoWayGlobalContrastiveLoss`.
-        gamma_decay: see there.
+        gamma_min: smallest weight of a new estimate, see `sogclr.GlobalClipLoss`.
+        gamma_decay_visits: see there.
         candidates: with how many negatives of average weight a positive competes. 255, what
             `MultipleNegativesRankingLoss` aims at with a batch of 256; None for SogCLR as
             published, which goes on pushing pairs that are told apart already.
@@ -112,29 +112,29 @@ class GlobalContrastiveLoss(nn.Module):
         *,
         temperature: float | Temperature = 0.05,
         gamma_min: float = 0.2,
-        gamma_decay: int | None = None,
-        candidates: float | None = 255,
+        gamma_decay_visits: int | None = None,
+        effective_negatives: float | None = 255,
     ) -> None:
         super().__init__()
         self.model = model
-        self.contrast = TwoWayGlobalContrastiveLoss(
+        self.contrast = GlobalClipLoss(
             num_samples,
             temperature=temperature,
             gamma_min=gamma_min,
-            gamma_decay=gamma_decay,
-            candidates=candidates,
+            gamma_decay_visits=gamma_decay_visits,
+            effective_negatives=effective_negatives,
         )
         self.in_batch = DecoupledClipLoss(
             temperature.initial if isinstance(temperature, IndividualTemperature) else temperature,
             process_group=None,
         )
-        self.in_batch.candidates = candidates
+        self.in_batch.effective_negatives = effective_negatives
         self.config = {
             "num_samples": num_samples,
             "temperature": repr(temperature) if isinstance(temperature, nn.Module) else temperature,
             "gamma_min": gamma_min,
-            "gamma_decay": gamma_decay,
-            "candidates": candidates,
+            "gamma_decay_visits": gamma_decay_visits,
+            "effective_negatives": effective_negatives,
         }
         # It never has a gradient. An optimizer that holds it belongs to this loss's trainer.
         self.token = nn.Parameter(torch.zeros(()))
@@ -179,7 +179,7 @@ class GlobalContrastiveLoss(nn.Module):
         if self.left_out:
             self.left_out = False
             warnings.warn(
-                "checkpoints of this trainer will not hold what GlobalContrastiveLoss remembers: "
+                "checkpoints of this trainer will not hold what GlobalRankingLoss remembers: "
                 "make the optimizer from loss.parameters(), not from model.parameters()",
                 stacklevel=3,
             )
@@ -203,7 +203,7 @@ class _TableInCheckpoints(TrainerCallback):
                 loss.contrast.load_state_dict(remembered)
         elif state.global_step > 0:
             warnings.warn(
-                "the checkpoint holds no table of GlobalContrastiveLoss (was it saved with "
+                "the checkpoint holds no table of GlobalRankingLoss (was it saved with "
                 "save_only_model?): all normalizers start anew, which takes epochs to recover",
                 stacklevel=2,
             )
@@ -211,7 +211,7 @@ class _TableInCheckpoints(TrainerCallback):
         optimizer.register_state_dict_post_hook(partial(_store, losses))
 
 
-def _losses_of(model: nn.Module, optimizer: Optimizer) -> list[GlobalContrastiveLoss]:
+def _losses_of(model: nn.Module, optimizer: Optimizer) -> list[GlobalRankingLoss]:
     """The losses of this model that this optimizer holds, in its order (that of their dict)."""
     losses = [loss for loss in _losses if any(module is model for module in loss.modules())]
     if not losses:
@@ -224,7 +224,7 @@ def _losses_of(model: nn.Module, optimizer: Optimizer) -> list[GlobalContrastive
 
 
 def _store(
-    losses: list[GlobalContrastiveLoss], optimizer: Optimizer, state_dict: dict[str, Any]
+    losses: list[GlobalRankingLoss], optimizer: Optimizer, state_dict: dict[str, Any]
 ) -> None:
     state_dict["state"][STATE] = [loss.contrast.state_dict() for loss in losses]
 
@@ -251,7 +251,7 @@ def _number(dataset: Dataset, start: int) -> Dataset:
 def _two_columns(columns: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
     if len(columns) != 2:
         raise ValueError(
-            f"GlobalContrastiveLoss compares two columns of text, anchor and positive, and got "
+            f"GlobalRankingLoss compares two columns of text, anchor and positive, and got "
             f"{len(columns)}; explicit hard negatives, as MultipleNegativesRankingLoss takes them, "
             "are not used: dataset.select_columns([anchor, positive, 'label'])"
         )

@@ -6,7 +6,7 @@ s the cosine similarity, tau the temperature, log u the estimate of the anchor's
 log-normalizer. The classes differ in two choices only:
 
                                    two views, negatives 2(B-1)   pairs, negatives B-1
-    per sample, over time          GlobalContrastiveLoss         TwoWayGlobalContrastiveLoss
+    per sample, over time          GlobalContrastiveLoss         GlobalClipLoss
     in the batch                   DecoupledContrastiveLoss      DecoupledClipLoss
     in the batch, with positive    NTXentLoss (SimCLR)           ClipLoss
     in a queue, with positive      MoCoLoss, negatives K
@@ -31,7 +31,7 @@ is kept per sample stays the same on all of them. See `sogclr.distributed.exchan
 """
 
 from .moco import MoCoLoss
-from .pairs import ClipLoss, DecoupledClipLoss, TwoWayGlobalContrastiveLoss, TwoWayLoss
+from .pairs import ClipLoss, DecoupledClipLoss, GlobalClipLoss, PairLoss
 from .siglip import SigLipLoss
 from .two_view import DecoupledContrastiveLoss, GlobalContrastiveLoss, NTXentLoss, TwoViewLoss
 
@@ -39,11 +39,11 @@ __all__ = [
     "ClipLoss",
     "DecoupledClipLoss",
     "DecoupledContrastiveLoss",
+    "GlobalClipLoss",
     "GlobalContrastiveLoss",
     "MoCoLoss",
     "NTXentLoss",
+    "PairLoss",
     "SigLipLoss",
     "TwoViewLoss",
-    "TwoWayGlobalContrastiveLoss",
-    "TwoWayLoss",
 ]

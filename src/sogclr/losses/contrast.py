@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ..distributed.exchange import SharedNegatives
+from .backends.shared import SharedNegatives
 from .backends.tiled import Negatives
-from .memory import Recent
+from .memory import FeatureMemory
 from .normalizer import Normalizer, NormalizerTable, log_normalizers
 from .objective import against_candidates
 from .temperature import Temperature
@@ -120,7 +120,7 @@ class ContrastiveLoss(nn.Module):
     """The scale, and the loss of each anchor."""
 
     positive_in_normalizer = False
-    candidates: float | None = None
+    effective_negatives: float | None = None
     sum_when_cross_entropy = True  # a moving average of means has no batch size to multiply by
 
     def __init__(self, scale: Scale, process_group: Any = "auto") -> None:
@@ -128,17 +128,17 @@ class ContrastiveLoss(nn.Module):
         if scale not in ("temperature", "cross-entropy"):
             raise ValueError(f'scale is "temperature" or "cross-entropy", got {scale!r}')
         self.scale, self.process_group = scale, process_group
-        self.recent: Recent | None = None
+        self.memory: FeatureMemory | None = None
 
-    def recent_in_use(self) -> Recent | None:
+    def memory_in_use(self) -> FeatureMemory | None:
         """Rows of earlier batches, where they count: in training, as the table is written there."""
-        return self.recent if self.training and torch.is_grad_enabled() else None
+        return self.memory if self.training and torch.is_grad_enabled() else None
 
-    def check(self) -> None:
-        """Raise IndexError for invalid ids met on an accelerator; see `NormalizerTable.check`."""
+    def raise_for_invalid_ids(self) -> None:
+        """Raise IndexError if a table met invalid ids on an accelerator."""
         for module in self.modules():
             if isinstance(module, NormalizerTable):
-                module.check()
+                module.raise_for_invalid_ids()
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}"
@@ -213,10 +213,10 @@ class ContrastiveLoss(nn.Module):
         # A stored u far below ĝ (in eval mode, at a small tau) must not make inf of it.
         ratio = (log_g - log_u).exp().clamp(max=torch.finfo(log_g.dtype).max)
         excess = tau * log_u - positive
-        if self.candidates is None:
+        if self.effective_negatives is None:
             return _Weighed(excess, log_u, ratio, None, rest, present, log_count)
-        factor = (excess / tau + math.log(self.candidates)).sigmoid()
-        loss = against_candidates(excess, tau, self.candidates)
+        factor = (excess / tau + math.log(self.effective_negatives)).sigmoid()
+        loss = against_candidates(excess, tau, self.effective_negatives)
         if present is not None:
             factor, loss = torch.where(present, factor, 1), torch.where(present, loss, -positive)
         return _Weighed(loss, log_u, ratio, factor, rest, present, log_count)
@@ -239,8 +239,8 @@ class ContrastiveLoss(nn.Module):
         if weighed.rest is not None:  # over all that is in the normalizer
             mean = own + weighed.rest * (mean - own)
         slope = slope_by_tau(weighed.log_u, weighed.ratio, mean)
-        if self.candidates is not None:
-            log_k = math.log(self.candidates)
+        if self.effective_negatives is not None:
+            log_k = math.log(self.effective_negatives)
             x = weighed.log_u - own + log_k
             slope = softplus(x) - log_k + x.sigmoid() * (slope - weighed.log_u + own)
         return weighed.where_present(slope, math.nan)
@@ -281,8 +281,8 @@ def slope_by_tau(log_u: Tensor, ratio: Tensor, mean: Tensor) -> Tensor:
     return log_u - ratio * mean
 
 
-def checked_candidates(candidates: float | None) -> float | None:
+def checked_candidates(effective_negatives: float | None) -> float | None:
     """As given; raises ValueError unless above 0."""
-    if candidates is not None and not 0 < candidates < math.inf:
-        raise ValueError(f"candidates must be above 0, got {candidates}")
-    return candidates
+    if effective_negatives is not None and not 0 < effective_negatives < math.inf:
+        raise ValueError(f"effective_negatives must be above 0, got {effective_negatives}")
+    return effective_negatives

@@ -50,7 +50,7 @@ class PairIds:
         two_numberings: bool,
         group: Tensor | None,
         key: Tensor | None = None,
-        key_b: Tensor | None = None,
+        sample_key_b: Tensor | None = None,
     ) -> "PairIds":
         """What is passed to a loss, on the device of the rows.
 
@@ -58,18 +58,18 @@ class PairIds:
             rows_a, rows_b: see above.
             two_numberings: whether rows of side b are others than those of side a, so that pairs
                 can share either.
-            group: `(B,)` integers or None; see `TwoWayLoss.forward`.
-            key, key_b: `(B,)` integers or None; see `TwoWayGlobalContrastiveLoss.forward`.
+            group: `(B,)` integers or None; see `PairLoss.forward`.
+            key, sample_key_b: `(B,)` integers or None; see `GlobalClipLoss.forward`.
         """
         device = rows_a.device
         compared = [rows_a if key is None else move_keys(key, device)]
-        if key_b is not None:
-            compared.append(move_keys(key_b, device))
+        if sample_key_b is not None:
+            compared.append(move_keys(sample_key_b, device))
         elif two_numberings:
             compared.append(rows_b)
         if group is not None:
             compared.append(move_ids(group, device))
-        return cls(rows_a, rows_b, compared, keyed=key is not None or key_b is not None)
+        return cls(rows_a, rows_b, compared, keyed=key is not None or sample_key_b is not None)
 
     def stacked(self) -> Tensor:
         """All of it, as many numbers for every batch: `(3, B)`, or where it is keyed `(5, B)`."""

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from .per_sample import PerSample
 
-__all__ = ["Recent"]
+__all__ = ["FeatureMemory"]
 
 
-class Recent(PerSample):
+class FeatureMemory(PerSample):
     """The last `size` rows of both sides of earlier batches, and who they are.
 
     Args:

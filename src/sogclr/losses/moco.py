@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributed.exchange import Block, SharedNegatives, Shares, agree
+from ..distributed.exchange import Shares, agree
+from .backends.shared import Block, SharedNegatives
 from .backends.tiled import Negatives
 from .contrast import Anchors, Compared, ContrastiveLoss, Scale
 from .inputs import UnitVectors, check_shapes, wants_gradients, with_gradients, without_autocast

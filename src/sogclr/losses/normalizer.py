@@ -34,7 +34,7 @@ __all__ = [
 def step_size(
     visits: Tensor,
     gamma_min: float,
-    gamma_decay: int | None = None,
+    gamma_decay_visits: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """gamma, the weight of the new estimate, as a function of a sample's own visits.
@@ -45,16 +45,16 @@ def step_size(
     Args:
         visits: `(...)` integers >= 1, this visit counted.
         gamma_min: the limit, in (0, 1].
-        gamma_decay: None for `max(gamma_min, 1/visits)`, under which u is the plain mean of
+        gamma_decay_visits: None for `max(gamma_min, 1/visits)`, under which u is the plain mean of
             all visits until it turns into a moving average; or the number of visits over
             which gamma falls from 1 to gamma_min along a cosine (FastCLIP, arXiv 2407.01445:
             half the epochs of the run). 1 gives a constant gamma after the first visit.
         dtype: of the result.
     """
     visits = visits.to(dtype)
-    if gamma_decay is None:
+    if gamma_decay_visits is None:
         return visits.reciprocal().clamp(min=gamma_min)
-    progress = ((visits - 1) / gamma_decay).clamp(max=1)
+    progress = ((visits - 1) / gamma_decay_visits).clamp(max=1)
     return gamma_min + (1 - gamma_min) * 0.5 * (1 + (math.pi * progress).cos())
 
 
@@ -103,7 +103,7 @@ class NormalizerTable(PerSample, Normalizer):
     Args:
         num_rows: how many rows; memory is 8 bytes each.
         gamma_min: smallest weight of a new estimate, see `step_size`.
-        gamma_decay: shape of the way there, see `step_size`.
+        gamma_decay_visits: shape of the way there, see `step_size`.
         dtype: float32, or float64 for exact tests (u is off by 6e-8 |log u|). It stays when the
             module is cast with `.half()`, `.bfloat16()` or `.to(dtype)`.
 
@@ -114,7 +114,7 @@ class NormalizerTable(PerSample, Normalizer):
             accelerator, where branching on them would stall the device.
 
     Raises:
-        ValueError: for num_rows < 1, gamma_min outside (0, 1], gamma_decay < 1.
+        ValueError: for num_rows < 1, gamma_min outside (0, 1], gamma_decay_visits < 1.
     """
 
     table: Tensor
@@ -125,7 +125,7 @@ class NormalizerTable(PerSample, Normalizer):
         num_rows: int,
         *,
         gamma_min: float,
-        gamma_decay: int | None = None,
+        gamma_decay_visits: int | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
@@ -133,11 +133,13 @@ class NormalizerTable(PerSample, Normalizer):
             raise ValueError(f"the table needs at least one row, got {num_rows}")
         if not 0 < gamma_min <= 1:
             raise ValueError(f"gamma_min must be in (0, 1], got {gamma_min}")
-        if gamma_decay is not None and gamma_decay < 1:
-            raise ValueError(f"gamma_decay must be at least 1 visit, got {gamma_decay}")
+        if gamma_decay_visits is not None and gamma_decay_visits < 1:
+            raise ValueError(
+                f"gamma_decay_visits must be at least 1 visit, got {gamma_decay_visits}"
+            )
         self.num_rows = num_rows
         self.gamma_min = gamma_min
-        self.gamma_decay = gamma_decay
+        self.gamma_decay_visits = gamma_decay_visits
         self.register_buffer("table", torch.zeros(num_rows + 1, 2, dtype=dtype))
         self.log_u.fill_(-math.inf)
         self.register_buffer("invalid", torch.zeros((), dtype=torch.int64), persistent=False)
@@ -165,14 +167,14 @@ class NormalizerTable(PerSample, Normalizer):
         Raises:
             IndexError: an id on the CPU is out of range or negative; nothing has been copied
                 or written then. Ids that are on an accelerator already are not waited for:
-                invalid ones are counted, and `check` raises for them.
+                invalid ones are counted, and `raise_for_invalid_ids` raises for them.
             TypeError: the ids are not integers.
         """
         if check_ids(index, self.num_rows, "sample id"):
             return move_ids(index, device)
         return self._mask_on_device(move_ids(index, device))
 
-    def check(self) -> None:
+    def raise_for_invalid_ids(self) -> None:
         """Raise IndexError if invalid ids were met on the device. Waits for the device.
 
         Call it where the host reads results anyway (when logging); saving does so by itself.
@@ -216,7 +218,7 @@ class NormalizerTable(PerSample, Normalizer):
         )
 
     def _settings(self) -> tuple[object, ...]:
-        return self.gamma_min, self.gamma_decay, self.table.dtype
+        return self.gamma_min, self.gamma_decay_visits, self.table.dtype
 
     def _places(self, rows: Tensor) -> Tensor:
         """Where the rows are kept, `(M,)`."""
@@ -231,11 +233,15 @@ class NormalizerTable(PerSample, Normalizer):
 
     def _averaged(self, log_u: Tensor, visits: Tensor, estimate: Tensor) -> Tensor:
         """log u with one visit more, of what is stored and log ĝ, `(S, M)` each."""
-        gamma = step_size(visits + 1, self.gamma_min, self.gamma_decay, estimate.dtype)
+        gamma = step_size(visits + 1, self.gamma_min, self.gamma_decay_visits, estimate.dtype)
         return torch.logaddexp((-gamma).log1p() + log_u, gamma.log() + estimate)
 
     def extra_repr(self) -> str:
-        decay = "1/visits" if self.gamma_decay is None else f"cosine over {self.gamma_decay} visits"
+        decay = (
+            "1/visits"
+            if self.gamma_decay_visits is None
+            else f"cosine over {self.gamma_decay_visits} visits"
+        )
         return f"{self.num_rows}, gamma_min={self.gamma_min}, gamma={decay}, {self.table.dtype}"
 
     def _mask_on_device(self, index: Tensor) -> Tensor:
@@ -245,7 +251,7 @@ class NormalizerTable(PerSample, Normalizer):
 
     # The signature of the overridden hook is torch's, which leaves it untyped.
     def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
-        self.check()
+        self.raise_for_invalid_ids()
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
 

@@ -28,7 +28,7 @@ def normalizer_table(
     num_rows: int,
     *,
     gamma_min: float,
-    gamma_decay: int | None,
+    gamma_decay_visits: int | None,
     dtype: torch.dtype,
     process_group: Any,
 ) -> NormalizerTable:
@@ -37,11 +37,13 @@ def normalizer_table(
         return ShardedNormalizerTable(
             num_rows,
             gamma_min=gamma_min,
-            gamma_decay=gamma_decay,
+            gamma_decay_visits=gamma_decay_visits,
             dtype=dtype,
             process_group=process_group,
         )
-    return NormalizerTable(num_rows, gamma_min=gamma_min, gamma_decay=gamma_decay, dtype=dtype)
+    return NormalizerTable(
+        num_rows, gamma_min=gamma_min, gamma_decay_visits=gamma_decay_visits, dtype=dtype
+    )
 
 
 def shards(process_group: Any) -> int:
@@ -57,7 +59,7 @@ class ShardedNormalizerTable(NormalizerTable):
     Args:
         num_rows: of all shards together.
         process_group: "auto" for the default group, or a group.
-        gamma_min, gamma_decay, dtype: as of `NormalizerTable`.
+        gamma_min, gamma_decay_visits, dtype: as of `NormalizerTable`.
 
     Attributes:
         table: of this process's rows, and the spare one.
@@ -94,7 +96,7 @@ class ShardedNormalizerTable(NormalizerTable):
 
     # The signatures of the overridden hooks are torch's, which leaves them untyped.
     def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
-        self.check()
+        self.raise_for_invalid_ids()
         own = self.table[:-1]
         parts = [torch.empty_like(own) for _ in range(self.count)]
         dist.all_gather(parts, own, group=self.group)

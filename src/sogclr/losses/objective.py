@@ -52,7 +52,7 @@ def two_view_objective(
     features: Tensor,
     temperature: float,
     version: Literal["v1", "v2"] = "v2",
-    candidates: float | None = None,
+    effective_negatives: float | None = None,
 ) -> Tensor:
     """The global contrastive objective over stored views.
 
@@ -74,7 +74,7 @@ def two_view_objective(
     Returns:
         A scalar, on the scale of tau times a cross-entropy.
     """
-    if candidates is not None and version == "v2":
+    if effective_negatives is not None and version == "v2":
         raise ValueError('candidates: an objective of version "v1" only')
     views = features.shape[1]
     unit = normalize(features, dim=-1)
@@ -84,7 +84,7 @@ def two_view_objective(
     if version == "v2":
         log_g = (log_g.logsumexp(dim=1, keepdim=True) - math.log(views)).expand_as(log_g)
     excess = temperature * log_g[:, :, None] - similarity  # (n, V, V), of anchor and positive
-    return against_candidates(excess[:, distinct], temperature, candidates).mean()
+    return against_candidates(excess[:, distinct], temperature, effective_negatives).mean()
 
 
 def log_two_way_normalizers(
@@ -134,7 +134,7 @@ def two_way_objective(
     temperature: float,
     pairing: Tensor | None = None,
     group: Tensor | None = None,
-    candidates: float | None = None,
+    effective_negatives: float | None = None,
 ) -> Tensor:
     """The global contrastive objective of paired data (image-text, text-text).
 
@@ -161,14 +161,14 @@ def two_way_objective(
     positive = (normalize(a, dim=-1)[pairing] * normalize(b, dim=-1)).sum(dim=-1)  # (n_b,)
     log_g_a, log_g_b = log_two_way_normalizers(a, b, temperature, pairing, group)
     terms = [
-        against_candidates(temperature * log_g - positive, temperature, candidates)
+        against_candidates(temperature * log_g - positive, temperature, effective_negatives)
         for log_g in (log_g_a[pairing], log_g_b)
     ]
     return (weight * (terms[0] + terms[1]) / 2).sum()
 
 
 def against_candidates(
-    excess: Tensor, temperature: float | Tensor, candidates: float | None
+    excess: Tensor, temperature: float | Tensor, effective_negatives: float | None
 ) -> Tensor:
     """The loss of an anchor whose positive competes with K negatives of average weight g.
 
@@ -184,9 +184,9 @@ def against_candidates(
         temperature: tau, a number or of a shape that goes with it.
         candidates: K > 0, or None for all there could be.
     """
-    if candidates is None:
+    if effective_negatives is None:
         return excess
-    log_k = math.log(candidates)
+    log_k = math.log(effective_negatives)
     return temperature * (softplus(excess / temperature + log_k) - log_k)
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributed.exchange import Block, SharedNegatives, Shares, agree
+from ..distributed.exchange import Shares, agree
+from .backends.shared import Block, SharedNegatives
 from .backends.tiled import Absent, Diagonals, Negatives
 from .contrast import Anchors, Compared, ContrastiveLoss, Scale, checked_candidates
 from .equal_rows import all_different
@@ -21,7 +22,7 @@ from .inputs import (
     with_gradients,
     without_autocast,
 )
-from .memory import Recent
+from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, Normalizer
 from .normalizer_sharded import normalizer_table
 from .temperature import Temperature, as_temperature
@@ -29,12 +30,12 @@ from .temperature import Temperature, as_temperature
 __all__ = [
     "ClipLoss",
     "DecoupledClipLoss",
-    "TwoWayGlobalContrastiveLoss",
-    "TwoWayLoss",
+    "GlobalClipLoss",
+    "PairLoss",
 ]
 
 
-class TwoWayLoss(ContrastiveLoss):
+class PairLoss(ContrastiveLoss):
     """What is common to the losses below.
 
     Args:
@@ -108,26 +109,26 @@ class TwoWayLoss(ContrastiveLoss):
     def _loss(self, a: Tensor, b: Tensor, who: PairIds, shares: Shares | None) -> Tensor:
         check_shapes(a, b, who.rows_a, who.rows_b, *who.compared)
         with without_autocast(a.device):
-            if shares is None and self.recent_in_use() is None and fuses(a, b):
+            if shares is None and self.memory_in_use() is None and fuses(a, b):
                 return self._fused(a, b, who)
             return self._in_tiles(a, b, who, shares)
 
     def _in_tiles(self, a: Tensor, b: Tensor, who: PairIds, shares: Shares | None) -> Tensor:
-        recent = self.recent_in_use()
+        memory_size = self.memory_in_use()
         units = UnitVectors.of(a, b)
         own_a, own_b = x, y = units.vectors.unbind()
         there, live = None, a.shape[0]
-        if shares is not None or recent is not None:
+        if shares is not None or memory_size is not None:
             both, here = units.vectors, who.stacked()
             if shares is not None:
                 both, here = shares.gather(both, dim=1), shares.gather(here, dim=1)
             (x, y), everyone, live = both, here, both.shape[1]
-            if recent is not None:
-                (x, y), everyone, there = recent.beside(both, here)
-                recent.put(both, here)
+            if memory_size is not None:
+                (x, y), everyone, there = memory_size.beside(both, here)
+                memory_size.put(both, here)
             who = who.of(everyone)
         absent: Absent = partial(never_negatives, who.compared, there=there)
-        if shares is None and recent is None and live > 1 and all_different(*who.compared):
+        if shares is None and memory_size is None and live > 1 and all_different(*who.compared):
             absent = Diagonals((0,), each=1)
         found = self.contrast(
             self._anchors(who),
@@ -179,7 +180,7 @@ def _shared(x: Tensor, y: Tensor, absent: Absent, live: int, shares: Shares) -> 
     return partial(SharedNegatives, shares, blocks, alike, absent, (2, x.shape[0]))
 
 
-class TwoWayGlobalContrastiveLoss(TwoWayLoss):
+class GlobalClipLoss(PairLoss):
     """SogCLR for pairs (image-text, text-text): one remembered normalizer a sample and side.
 
     It optimizes `two_way_objective`. Yuan et al. 2022; for image-text, Qiu et al., "Not All
@@ -193,7 +194,7 @@ class TwoWayGlobalContrastiveLoss(TwoWayLoss):
         temperature: tau. 0.05, between CLIP's learned 0.01 and what small data wants (0.07).
             Or a `LearnedTemperature` or an `IndividualTemperature`.
         gamma_min: smallest weight of a new estimate, see `GlobalContrastiveLoss`.
-        gamma_decay: see `GlobalContrastiveLoss`.
+        gamma_decay_visits: see `GlobalContrastiveLoss`.
         candidates: see `GlobalContrastiveLoss`. Towers that are trained already, and tell most
             pairs apart from the start, want about 255: what CLIP's loss aims at with a batch of
             256. Towers and heads that start from nothing did better without.
@@ -204,7 +205,7 @@ class TwoWayGlobalContrastiveLoss(TwoWayLoss):
         dtype: of the tables, float32 or float64.
 
     Example:
-        >>> loss = TwoWayGlobalContrastiveLoss(num_samples=(6_000, 30_000))
+        >>> loss = GlobalClipLoss(num_samples=(6_000, 30_000))
         >>> image, caption = torch.arange(64), torch.arange(64) * 5
         >>> value = loss(torch.randn(64, 256), torch.randn(64, 256), image, caption)
 
@@ -220,9 +221,9 @@ class TwoWayGlobalContrastiveLoss(TwoWayLoss):
         *,
         temperature: float | Temperature = 0.05,
         gamma_min: float = 0.2,
-        gamma_decay: int | None = None,
-        candidates: float | None = None,
-        recent: int | None = None,
+        gamma_decay_visits: int | None = None,
+        effective_negatives: float | None = None,
+        memory_size: int | None = None,
         scale: Scale = "temperature",
         process_group: Any = "auto",
         dtype: torch.dtype = torch.float32,
@@ -230,18 +231,18 @@ class TwoWayGlobalContrastiveLoss(TwoWayLoss):
         sizes = num_samples if isinstance(num_samples, tuple) else (num_samples, num_samples)
         super().__init__(temperature, scale, sizes, process_group)
         self.num_samples = sizes
-        self.candidates = checked_candidates(candidates)
+        self.effective_negatives = checked_candidates(effective_negatives)
         self.normalizer_a, self.normalizer_b = (
             normalizer_table(
                 size,
                 gamma_min=gamma_min,
-                gamma_decay=gamma_decay,
+                gamma_decay_visits=gamma_decay_visits,
                 dtype=dtype,
                 process_group=process_group,
             )
             for size in sizes
         )
-        self.recent = None if recent is None else Recent(recent, dtype)
+        self.memory = None if memory_size is None else FeatureMemory(memory_size, dtype)
 
     # Overrides with ids that must be given: a table without them has no rows.
     def forward(  # type: ignore[override]
@@ -251,8 +252,8 @@ class TwoWayGlobalContrastiveLoss(TwoWayLoss):
         index: Tensor,
         index_b: Tensor | None = None,
         group: Tensor | None = None,
-        key: Tensor | None = None,
-        key_b: Tensor | None = None,
+        sample_key: Tensor | None = None,
+        sample_key_b: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch of pairs; updates the normalizers of both sides.
 
@@ -261,28 +262,28 @@ class TwoWayGlobalContrastiveLoss(TwoWayLoss):
             b: `(B, d)` features of the other, row i paired with row i of `a`.
             index: `(B,)` integers below the number of samples, the ids of the rows of `a`.
             index_b: the same for `b`, where it is another numbering. Default: `index`.
-            group: see `TwoWayLoss.forward`.
-            key: `(B,)` integers, any of 64 bits, who the rows of `a` are where several may have
-                one id: `index` is then only the row of the table that they share, and says
+            group: see `PairLoss.forward`.
+            sample_key: `(B,)` integers, any of 64 bits, who the rows of `a` are where several
+                may have one id: `index` is then only the row of the table that they share, and says
                 nothing of who is whose negative. Default: `index`.
-            key_b: the same for `b`. Default: `index_b`; without that, `key`.
+            sample_key_b: the same for `b`. Default: `index_b`; without that, `sample_key`.
 
         Returns:
             A scalar, float32 (float64 for float64 features).
         """
         shares = agree(self.process_group, a.shape[0])
         rows = self._rows(a.device, index, index_b)
-        return self._loss(a, b, PairIds.told(*rows, group, key, key_b), shares)
+        return self._loss(a, b, PairIds.told(*rows, group, sample_key, sample_key_b), shares)
 
 
-class ClipLoss(TwoWayLoss):
+class ClipLoss(PairLoss):
     """CLIP's loss: symmetric cross-entropy over the batch, the positive in the normalizer.
 
     Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
     ICML 2021, figure 3. With `scale="cross-entropy"` the value is as published.
 
     Args:
-        temperature: tau; 0.05 as `TwoWayGlobalContrastiveLoss`. CLIP's is
+        temperature: tau; 0.05 as `GlobalClipLoss`. CLIP's is
             `LearnedTemperature()`.
         scale: "temperature" or "cross-entropy", see the package.
         process_group: see the package.
@@ -300,11 +301,11 @@ class ClipLoss(TwoWayLoss):
         super().__init__(temperature, scale, process_group=process_group)
 
 
-class DecoupledClipLoss(TwoWayLoss):
+class DecoupledClipLoss(PairLoss):
     """DCL for pairs: CLIP's loss without the positive in the normalizer.
 
     Yeh et al., "Decoupled Contrastive Learning", ECCV 2022, equation 3, on both sides. The
-    stateless twin of `TwoWayGlobalContrastiveLoss`.
+    stateless twin of `GlobalClipLoss`.
 
     Args:
         temperature: tau; 0.05 as the others here, or a `LearnedTemperature`.

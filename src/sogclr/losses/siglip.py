@@ -37,7 +37,7 @@ class SigLipLoss(nn.Module):
         self.bias = nn.Parameter(torch.tensor(float(bias)))
         self.process_group = process_group
 
-    def check(self) -> None:
+    def raise_for_invalid_ids(self) -> None:
         """Nothing is kept that an invalid id could hurt."""
 
     def forward(

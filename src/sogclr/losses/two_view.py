@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributed.exchange import Block, SharedNegatives, Shares, agree
+from ..distributed.exchange import Shares, agree
+from .backends.shared import Block, SharedNegatives
 from .backends.tiled import Absent, Diagonals, Negatives
 from .contrast import Anchors, Compared, ContrastiveLoss, Scale, checked_candidates
 from .equal_rows import all_different
@@ -21,7 +22,7 @@ from .inputs import (
     with_gradients,
     without_autocast,
 )
-from .memory import Recent
+from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, Normalizer
 from .normalizer_sharded import normalizer_table
 from .temperature import Temperature, as_temperature
@@ -39,7 +40,7 @@ class TwoViewLoss(ContrastiveLoss):
         num_samples: size of the training set, where something is kept per sample.
     """
 
-    num_views: int | None = None
+    num_stored_views: int | None = None
 
     def __init__(
         self,
@@ -84,27 +85,31 @@ class TwoViewLoss(ContrastiveLoss):
         """Of `sample` `(B,)` only equality counts; `rows` `(2B,)` are the estimator's."""
         check_shapes(view1, view2, sample)
         with without_autocast(view1.device):
-            size, sample, recent = view1.shape[0], sample.repeat(2), self.recent_in_use()  # (2B,)
-            if shares is None and recent is None and fuses(view1, view2):
+            size, sample, memory_size = (
+                view1.shape[0],
+                sample.repeat(2),
+                self.memory_in_use(),
+            )  # (2B,)
+            if shares is None and memory_size is None and fuses(view1, view2):
                 return self._fused(view1, view2, sample, rows)
             units = UnitVectors.of(view1, view2)
             own1, own2 = x, y = units.vectors.unbind()
             there, live = None, size
             z = units.vectors.flatten(0, 1)  # (2B, d)
-            if shares is not None or recent is not None:
+            if shares is not None or memory_size is not None:
                 own, who = units.vectors, torch.stack([sample[:size], *rows.chunk(2)])
                 if shares is not None:
                     own, who = shares.gather(own, dim=1), shares.gather(who, dim=1)
                 (x, y), everyone, live = own, who, own.shape[1]
-                if recent is not None:
-                    (x, y), everyone, here = recent.beside(own, who)
-                    recent.put(own, who)
+                if memory_size is not None:
+                    (x, y), everyone, here = memory_size.beside(own, who)
+                    memory_size.put(own, who)
                     there = _live_first(here, here, live)
                 z = _live_first(x, y, live)
                 sample = _live_first(everyone[0], everyone[0], live)
                 rows = _live_first(everyone[1], everyone[2], live)
             absent: Absent = partial(never_negatives, [sample], there=there)
-            alone = shares is None and recent is None
+            alone = shares is None and memory_size is None
             if alone and size > 1 and all_different(sample[:size]):
                 absent = Diagonals((0, size, -size), each=2)
             similarity = (x * y).sum(dim=1)
@@ -147,7 +152,7 @@ class TwoViewLoss(ContrastiveLoss):
 
     def _anchors(self, rows: Tensor) -> Anchors:
         """Of both views; all views of a sample share its temperature."""
-        samples = rows if self.num_views is None else rows // self.num_views
+        samples = rows if self.num_stored_views is None else rows // self.num_stored_views
         return Anchors(self.normalizer, rows, self.temperature, samples)
 
 
@@ -165,7 +170,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
 
     One u a sample, the mean over both its views, is the paper's algorithm (Algorithm 1); it
     optimizes `two_view_objective(..., "v2")`. For a finite number of stored augmentations,
-    `num_views` keeps one u per (sample, view) instead, which optimizes `"v1"`.
+    `num_stored_views` keeps one u per (sample, view) instead, which optimizes `"v1"`.
 
     The value is the running estimate of the objective (comparable over batch sizes), the
     gradient the estimator's.
@@ -178,7 +183,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
         gamma_min: smallest weight of a new estimate in the moving average. 0.2: at batch 16
             to 64 an average of about five visits. Raise it (up to 1, the mini-batch loss)
             where epochs are few or batches large, since u lags behind a moving encoder.
-        gamma_decay: None for gamma = max(gamma_min, 1/visits); or the visits over which it
+        gamma_decay_visits: None for gamma = max(gamma_min, 1/visits); or the visits over which it
             falls to gamma_min along a cosine. See `sogclr.losses.normalizer.step_size`.
         candidates: with how many negatives of average weight the positive competes; None for the
             paper's objective. See `sogclr.losses.objective.against_candidates`.
@@ -186,7 +191,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
             as theirs; see `sogclr.losses.memory`. It takes the noise of few negatives away, and
             with it what is left of a difference between small and large batches; for batches
             below 64.
-        num_views: number of stored augmentations, or None for freshly drawn ones.
+        num_stored_views: number of stored augmentations, or None for freshly drawn ones.
         scale: "temperature" or "cross-entropy", see the package.
         process_group: see the package.
         dtype: of the table, float32 or float64.
@@ -208,26 +213,26 @@ class GlobalContrastiveLoss(TwoViewLoss):
         *,
         temperature: float | Temperature = 0.1,
         gamma_min: float = 0.2,
-        gamma_decay: int | None = None,
-        candidates: float | None = None,
-        recent: int | None = None,
-        num_views: int | None = None,
+        gamma_decay_visits: int | None = None,
+        effective_negatives: float | None = None,
+        memory_size: int | None = None,
+        num_stored_views: int | None = None,
         scale: Scale = "temperature",
         process_group: Any = "auto",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(temperature, scale, num_samples, process_group)
         self.num_samples = num_samples
-        self.candidates = checked_candidates(candidates)
-        self.num_views = num_views
+        self.effective_negatives = checked_candidates(effective_negatives)
+        self.num_stored_views = num_stored_views
         self.normalizer = normalizer_table(
-            num_samples * (num_views or 1),
+            num_samples * (num_stored_views or 1),
             gamma_min=gamma_min,
-            gamma_decay=gamma_decay,
+            gamma_decay_visits=gamma_decay_visits,
             dtype=dtype,
             process_group=process_group,
         )
-        self.recent = None if recent is None else Recent(recent, dtype)
+        self.memory = None if memory_size is None else FeatureMemory(memory_size, dtype)
 
     # Overrides with ids that must be given: a table without them has no rows.
     def forward(  # type: ignore[override]
@@ -236,7 +241,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
         view2: Tensor,
         index: Tensor,
         views: tuple[Tensor, Tensor] | None = None,
-        key: Tensor | None = None,
+        sample_key: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch; updates the normalizers of its samples.
 
@@ -245,30 +250,32 @@ class GlobalContrastiveLoss(TwoViewLoss):
             view2: `(B, d)` features of another.
             index: `(B,)` integers in [0, num_samples), the samples' ids. Keep them on the
                 CPU where they come from the loader: they are checked there without a wait.
-            views: with `num_views`, two `(B,)` integers in [0, num_views): which stored
+            views: with `num_stored_views`, two `(B,)` integers below it: which stored
                 augmentation each view is.
-            key: `(B,)` integers, any of 64 bits, who the samples are where several may have one
-                id: `index` is then only the row that they share, and only samples of equal key
-                are no negatives of each other. Default: `index`.
+            sample_key: `(B,)` integers, any of 64 bits, who the samples are where several may
+                have one id: `index` is then only the row that they share, and only samples of
+                equal key are no negatives of each other. Default: `index`.
 
         Returns:
             A scalar, float32 (float64 for float64 features).
         """
-        if (views is None) != (self.num_views is None):
-            raise ValueError("views are passed if and only if the loss was made with num_views")
+        if (views is None) != (self.num_stored_views is None):
+            raise ValueError(
+                "views are passed if and only if the loss was made with num_stored_views"
+            )
         if views is None:
             sample = self.normalizer.resolve(index, view1.device)
             rows = sample.repeat(2)  # (2B,)
         else:
-            assert self.num_views is not None
-            sizes = self.num_samples, self.num_views
+            assert self.num_stored_views is not None
+            sizes = self.num_samples, self.num_stored_views
             sample, rows = rows_of_views(index, views, sizes, view1.device)
             rows = self.normalizer.resolve(rows, view1.device)
-        if key is not None:
-            key = move_keys(key, view1.device)
-            check_shapes(view1, view2, sample, key)
+        if sample_key is not None:
+            sample_key = move_keys(sample_key, view1.device)
+            check_shapes(view1, view2, sample, sample_key)
         shares = agree(self.process_group, view1.shape[0])
-        return self._loss(view1, view2, sample if key is None else key, rows, shares)
+        return self._loss(view1, view2, sample if sample_key is None else sample_key, rows, shares)
 
 
 class NTXentLoss(TwoViewLoss):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..common.options import Views
+from ..common.options import Augmentation
 from ..data.image_source import ImageSource, UnreadableImageError
 from ..data.randomness import uniforms
 from ..data.texts import Texts, UnreadableTextError
@@ -127,7 +127,7 @@ class DrawnViews:
         views: resolved.
     """
 
-    def __init__(self, spec: PairSpec, views: Views) -> None:
+    def __init__(self, spec: PairSpec, views: Augmentation) -> None:
         self.spec, self.views = spec, views
 
     def read(self, image: Callable[[int], Image.Image], draws: np.ndarray) -> Prepared:
@@ -155,7 +155,7 @@ class ImageViews(DrawnViews):
         seed: of the run.
     """
 
-    def __init__(self, source: ImageSource, spec: PairSpec, views: Views, seed: int) -> None:
+    def __init__(self, source: ImageSource, spec: PairSpec, views: Augmentation, seed: int) -> None:
         super().__init__(spec, views)
         self.source, self.seed = source, seed
 

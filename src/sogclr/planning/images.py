@@ -9,8 +9,8 @@ import torch
 
 from ..common.environment import processes
 from ..common.errors import UserError
-from ..common.options import ConcretePrecision, Damaged, Method, Optimizer, Precision, Views
-from ..data.hashed_rows import shared_share
+from ..common.options import Augmentation, ConcretePrecision, Damaged, Method, Optimizer, Precision
+from ..data.hashed_rows import collision_rate
 from ..data.image_source import ImageSource
 from ..data.tar.stream import StreamSource
 from ..losses.normalizer_sharded import COPIED
@@ -40,7 +40,7 @@ class Request:
     image_size: int | None
     temperature: float | None
     gamma_min: float
-    gamma_decay: int | None
+    gamma_decay_visits: int | None
     accumulate: int
     optimizer: Optimizer
     learning_rate: float | None
@@ -48,13 +48,13 @@ class Request:
     pretrained: bool
     weights: str | None
     precision: Precision
-    views: Views
+    views: Augmentation
     seed: int
-    candidates: float | None = None
-    recent: int | None = None
+    effective_negatives: float | None = None
+    memory_size: int | None = None
     queue_size: int | None = None
     momentum: float | None = None
-    damaged: Damaged = "skip"
+    on_damaged: Damaged = "skip"
     table_rows: int | None = None
     epoch_samples: int | None = None
 
@@ -74,7 +74,7 @@ class Plan:
     temperature: float
     precision: ConcretePrecision
     workers: int
-    views: Views
+    views: Augmentation
     recipe: Recipe
     queue_size: int | None
     momentum: float | None
@@ -151,7 +151,7 @@ def plan_run(
         reasons.note("accumulate", request.accumulate, f"{batch} samples a step")
 
     if request.table_rows is not None:
-        share = shared_share(n, request.table_rows)
+        share = collision_rate(n, request.table_rows)
         reasons.note(
             "table rows", f"{request.table_rows:,}", f"{share:.1%} of {n:,} samples share one"
         )
@@ -255,7 +255,7 @@ def check_request(request: Any, n: int, workers: int | None, what: str = "image"
         )
     if not 0 < request.gamma_min <= 1:
         raise UserError(f"gamma-min: must be above 0 and at most 1, got {request.gamma_min:g}")
-    for name in ("epochs", "accumulate", "image_size", "gamma_decay"):
+    for name in ("epochs", "accumulate", "image_size", "gamma_decay_visits"):
         value = getattr(request, name)
         if value is not None and value < 1:
             raise UserError(f"{name.replace('_', '-')}: must be at least 1, got {value}")
@@ -265,14 +265,18 @@ def check_request(request: Any, n: int, workers: int | None, what: str = "image"
         raise UserError(f"weight-decay: must not be negative, got {request.weight_decay:g}")
     if workers is not None and workers < 0:
         raise UserError(f"workers: must not be negative, got {workers}")
-    if request.candidates is not None and request.method != "sogclr":
-        raise UserError("candidates: goes with --method sogclr; the others have the batch's")
-    if request.candidates is not None and not 0 < request.candidates < math.inf:
-        raise UserError(f"candidates: must be above 0, got {request.candidates:g}; try 255")
-    if request.recent is not None and request.method != "sogclr":
-        raise UserError("recent: goes with --method sogclr; moco has a --queue-size")
-    if request.recent is not None and request.recent < 0:
-        raise UserError(f"recent: must not be negative, got {request.recent}")
+    if request.effective_negatives is not None and request.method != "sogclr":
+        raise UserError(
+            "effective-negatives: goes with --method sogclr; the others have the batch's"
+        )
+    if request.effective_negatives is not None and not 0 < request.effective_negatives < math.inf:
+        raise UserError(
+            f"effective-negatives: must be above 0, got {request.effective_negatives:g}; try 255"
+        )
+    if request.memory_size is not None and request.method != "sogclr":
+        raise UserError("memory-size: goes with --method sogclr; moco has a --queue-size")
+    if request.memory_size is not None and request.memory_size < 0:
+        raise UserError(f"memory-size: must not be negative, got {request.memory_size}")
     if request.seed < 0:
         raise UserError(f"seed: must not be negative, got {request.seed}")
 

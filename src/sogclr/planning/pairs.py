@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 
 from ..common.errors import UserError
 from ..common.options import (
+    Augmentation,
     ConcretePrecision,
     Damaged,
     Optimizer,
     PairMethod,
     Precision,
     Tau,
-    Views,
 )
-from ..data.hashed_rows import shared_share
+from ..data.hashed_rows import collision_rate
 from ..data.pair_source import PairSource
 from ..data.tar.stream_pairs import PairStream
 from .images import (
@@ -29,7 +29,7 @@ from .recipe import Recipe, recipe
 __all__ = ["CLIP_VIEWS", "PairPlan", "PairRequest", "plan_pairs"]
 
 # As CLIP: a crop of nearly everything; what a caption says may hang on colour and on sides.
-CLIP_VIEWS = Views(crop_min=0.9, flip=0.0, color=0.0, gray=0.0, blur=0.0)
+CLIP_VIEWS = Augmentation(crop_min=0.9, flip=0.0, color=0.0, gray=0.0, blur=0.0)
 
 # Shares of the usual learning rate, which is AdamW's 2e-3 at batch 64. Fine-tuning wants 1e-5 to
 # 5e-5; heads on frozen towers did best with 2.5e-4 on Flickr8k, 20 epochs.
@@ -51,21 +51,21 @@ class PairRequest:
     epochs: int
     image_size: int | None
     temperature: float | None
-    tau: Tau
+    temperature_mode: Tau
     rho: float | None
     gamma_min: float
-    gamma_decay: int | None
+    gamma_decay_visits: int | None
     dropout: float | None
     accumulate: int
     optimizer: Optimizer
     learning_rate: float | None
     weight_decay: float | None
     precision: Precision
-    views: Views
+    views: Augmentation
     seed: int
-    candidates: float | None = None
-    recent: int | None = None
-    damaged: Damaged = "skip"
+    effective_negatives: float | None = None
+    memory_size: int | None = None
+    on_damaged: Damaged = "skip"
     table_rows: int | None = None
     epoch_samples: int | None = None
 
@@ -78,11 +78,11 @@ class PairPlan:
     batch_size: int
     temperature: float
     rho: float | None
-    recent: int | None
+    memory_size: int | None
     dropout: float
     precision: ConcretePrecision
     workers: int
-    views: Views
+    views: Augmentation
     recipe: Recipe
     reasons: list[tuple[str, str, str]]
 
@@ -93,7 +93,7 @@ class PairPlan:
             batch_size=self.batch_size,
             temperature=self.temperature,
             rho=self.rho,
-            recent=self.recent,
+            memory_size=self.memory_size,
             dropout=self.dropout,
             precision=self.precision,
             views=self.views,
@@ -145,19 +145,19 @@ def plan_pairs(
     temperature = request.temperature or usual
     derive("temperature", request.temperature, temperature, "usual for pairs")
     rho = request.rho
-    if request.tau == "individual" and rho is None:
+    if request.temperature_mode == "individual" and rho is None:
         rho = min(6.0, math.log(n) / 2)
         derive("rho", None, rho, "nats from uniform at which each sample's temperature settles")
 
     all_frozen = set(source.kinds) <= set(frozen)
-    recent = request.recent
+    memory_size = request.memory_size
     if request.method == "sogclr":
-        if recent is None:
-            recent = max(0, min(ROWS, n) - batch_size) if all_frozen else 0
+        if memory_size is None:
+            memory_size = max(0, min(ROWS, n) - batch_size) if all_frozen else 0
         derive(
-            "recent",
-            request.recent,
-            recent,
+            "memory size",
+            request.memory_size,
+            memory_size,
             f"with the batch, {ROWS} rows are told from each other"
             if all_frozen
             else "only frozen towers keep earlier rows comparable",
@@ -205,7 +205,7 @@ def plan_pairs(
         batch_size=batch_size,
         temperature=temperature,
         rho=rho,
-        recent=recent,
+        memory_size=memory_size,
         dropout=dropout,
         precision=precision,
         workers=processes,
@@ -218,7 +218,7 @@ def plan_pairs(
 def _note_shares(source: PairStream, table_rows: int, reasons: Reasons) -> None:
     """How many samples of either side have their row in common with others."""
     sides = zip(("images", "captions"), source.sizes, strict=True)
-    shares = [f"{shared_share(n, table_rows):.1%} of {n:,} {what}" for what, n in sides]
+    shares = [f"{collision_rate(n, table_rows):.1%} of {n:,} {what}" for what, n in sides]
     shown = f"{' and '.join(shares)} share one"
     reasons.note("table rows", f"{table_rows:,}", f"of either side; {shown}")
 
@@ -229,16 +229,22 @@ def _check(request: PairRequest, n: int) -> None:
             f"rho: must be above 0, got {request.rho:g}: a temperature learned on the bare "
             "objective grows for ever, since its derivative is never positive"
         )
-    if request.rho is not None and request.tau == "constant":
-        raise UserError("rho: goes with --tau learned or --tau individual")
+    if request.rho is not None and request.temperature_mode == "constant":
+        raise UserError(
+            "rho: goes with --temperature-mode learned or --temperature-mode individual"
+        )
     if request.rho is not None and request.rho >= math.log(n):
         raise UserError(
             f"rho: {request.rho:g} is out of reach: a softmax over {n:,} samples is at most "
             f"{math.log(n):.1f} nats from uniform, so tau would fall for ever; give less"
         )
-    if request.tau == "individual" and request.method != "sogclr":
-        raise UserError("tau: individual temperatures are kept per sample, with --method sogclr")
-    if request.tau != "constant" and request.method == "siglip":
-        raise UserError("tau: siglip always learns its temperature; leave out --tau")
+    if request.temperature_mode == "individual" and request.method != "sogclr":
+        raise UserError(
+            "temperature-mode: individual temperatures are kept per sample, with --method sogclr"
+        )
+    if request.temperature_mode != "constant" and request.method == "siglip":
+        raise UserError(
+            "temperature-mode: siglip always learns its temperature; leave out --temperature-mode"
+        )
     if request.dropout is not None and not 0 <= request.dropout < 1:
         raise UserError(f"dropout: must be at least 0 and below 1, got {request.dropout:g}")

@@ -13,7 +13,7 @@ from ..common.errors import UserError
 from ..common.environment import restarts
 from ..common.console import say
 from .folder import Run
-from ..common.options import Views
+from ..common.options import Augmentation
 from ..training.loop import Trainer
 
 __all__ = ["Result", "checkpoint_bytes", "claim", "conduct", "request_of", "usual_settings"]
@@ -76,7 +76,7 @@ def usual_settings(verb: str) -> dict[str, Any]:
 def request_of(settings: dict[str, Any], kind: type[R]) -> R:
     """The request of a run, with nothing left open, out of its settings."""
     stored = settings["resolved"]
-    return kind(**{**stored, "views": Views(**stored["views"])})
+    return kind(**{**stored, "views": Augmentation(**stored["views"])})
 
 
 def conduct(trainer: Trainer, hint: str) -> Result:

@@ -217,7 +217,7 @@ class Trainer:
 
     def _log(self, epoch_ends: bool) -> None:
         self.monitor.check_finite(self.task.names)
-        self.task.loss.check()
+        self.task.loss.raise_for_invalid_ids()
         epoch = self.step / self.batches.steps_per_epoch
         scores = {}
         # Where weights are sharded, no process can compute without the others.

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from ..common.environment import processes
 from ..distributed.exchange import agree
-from ..losses import TwoViewLoss, TwoWayLoss
+from ..losses import PairLoss, TwoViewLoss
 from ..losses.normalizer import NormalizerTable
 from ..losses.objective_tiled import Anchors, log_mean
 from ..losses.temperature import detached
@@ -80,7 +80,7 @@ class NormalizerGauge:
         """
         kept = list(self._kept)
         self._kept.clear()
-        if len(kept) < FEWEST or not isinstance(loss, TwoViewLoss | TwoWayLoss):
+        if len(kept) < FEWEST or not isinstance(loss, TwoViewLoss | PairLoss):
             return {}
         *before, last = kept
         squares: dict[str, list[Tensor]] = {}

@@ -36,7 +36,8 @@ class Task(ABC):
 
     Attributes:
         model: what is trained, and kept in checkpoints.
-        loss: with a `check()`; its parameters (a learned temperature) are trained as well.
+        loss: with a `raise_for_invalid_ids()`; its parameters (a learned temperature) are trained
+            as well.
         names: of the samples by row, for messages.
         static: whether `compute` does the same work for every batch of a size, so that it can be
             captured; `inputs`, `compute` and `outcome` together are `forward` then.
@@ -89,8 +90,8 @@ class Task(ABC):
             state["loss"], self.loss.state_dict(), state["data"], self.identity(), run
         )
         self.loss.load_state_dict(loss)
-        if told is not None and getattr(self.loss, "recent", None) is not None:
-            self.loss.recent.clear()  # whose samples stand in other rows now
+        if told is not None and getattr(self.loss, "memory", None) is not None:
+            self.loss.memory.clear()  # whose samples stand in other rows now
         return told
 
     @abstractmethod

@@ -61,10 +61,10 @@ def open_stream(data: Any, request: Any, kind: type[S]) -> S | None:
         raise UserError("table-rows: goes with --method sogclr; the others keep none")
     if rows is not None and rows < 1:
         raise UserError(f"table-rows: must be at least 1, got {rows}")
-    if request.damaged != "skip":
+    if request.on_damaged != "skip":
         raise UserError(
-            "damaged: a stream is not looked through before the first step; "
-            "leave out --damaged refuse, what is damaged is named when it is met"
+            "on-damaged: a stream is not looked through before the first step; "
+            "leave out --on-damaged refuse, what is damaged is named when it is met"
         )
     return kind(data, samples)
 
@@ -143,7 +143,7 @@ class StreamTask(Streamed, ViewsTask):
     def value(self, sides: list[Tensor], told: Tensor) -> Tensor:
         rows, keys = told
         if isinstance(self.loss, GlobalContrastiveLoss):
-            return self.loss(*sides, rows, key=keys)
+            return self.loss(*sides, rows, sample_key=keys)
         return self.loss(*sides, keys)
 
     def score(self, device: torch.device) -> dict[str, float]:

@@ -40,9 +40,9 @@ def build_loss(plan: Plan, num_samples: int) -> ContrastiveLoss:
         num_samples,
         temperature=tau,
         gamma_min=plan.request.gamma_min,
-        gamma_decay=plan.request.gamma_decay,
-        candidates=plan.request.candidates,
-        recent=plan.request.recent or None,
+        gamma_decay_visits=plan.request.gamma_decay_visits,
+        effective_negatives=plan.request.effective_negatives,
+        memory_size=plan.request.memory_size or None,
     )
 
 

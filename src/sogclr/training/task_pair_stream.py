@@ -15,7 +15,7 @@ from ..data.hashed_rows import stable_keys
 from ..data.pair_source import PARTNER_STREAM
 from ..data.tar.stream_pairs import PairStream
 from ..data.views.pipeline import DRAWS
-from ..losses import TwoWayGlobalContrastiveLoss
+from ..losses import GlobalClipLoss
 from ..models.tower_inputs import CenterViews, DrawnViews, Encoded, Prepared, Tokenizer
 from ..models.towers import PairModel
 from ..planning.pairs import PairPlan
@@ -104,8 +104,8 @@ class StreamPairTask(Streamed, SidesTask):
 
     def keys(self, batch: StreamPairBatch) -> dict[str, Tensor]:
         # Losses that keep nothing know the rows, which are the keys where there is no table.
-        if not isinstance(self.loss, TwoWayGlobalContrastiveLoss):
+        if not isinstance(self.loss, GlobalClipLoss):
             return {}
         assert isinstance(batch.plan, StreamMicroBatch)
         keys = batch.plan.keys, batch.keys_b
-        return dict(zip(("key", "key_b"), map(torch.from_numpy, keys), strict=True))
+        return dict(zip(("key", "sample_key_b"), map(torch.from_numpy, keys), strict=True))

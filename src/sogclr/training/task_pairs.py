@@ -14,8 +14,8 @@ from ..evaluation.retrieval import Retrieval, retrieval
 from ..losses import (
     ClipLoss,
     DecoupledClipLoss,
+    GlobalClipLoss,
     SigLipLoss,
-    TwoWayGlobalContrastiveLoss,
 )
 from ..losses.temperature import (
     ConstantTemperature,
@@ -48,18 +48,18 @@ def build_loss(plan: PairPlan, sizes: tuple[int, int]) -> nn.Module:
         return ClipLoss(temperature)
     if request.method == "dcl":
         return DecoupledClipLoss(temperature)
-    return TwoWayGlobalContrastiveLoss(
+    return GlobalClipLoss(
         sizes,
         temperature=temperature,
         gamma_min=request.gamma_min,
-        gamma_decay=request.gamma_decay,
-        candidates=request.candidates,
-        recent=plan.recent or None,
+        gamma_decay_visits=request.gamma_decay_visits,
+        effective_negatives=request.effective_negatives,
+        memory_size=plan.memory_size or None,
     )
 
 
 def _temperature(plan: PairPlan) -> float | Temperature:
-    kind, tau, rho = plan.request.tau, plan.temperature, plan.rho
+    kind, tau, rho = plan.request.temperature_mode, plan.temperature, plan.rho
     if kind == "constant":
         return tau
     if kind == "learned":

@@ -274,12 +274,12 @@ def test_a_damaged_shard_is_named_and_counts_up_to_the_damage(make_shards, damag
 
 def test_damage_is_refused_where_asked_and_the_run_remembers(make_shards, tmp_path, capsys):
     pattern, run = make_shards(), tmp_path / "run"
-    start = ["pretrain", pattern, "--out", run, "--epochs", "1", *FAST, "--damaged", "refuse"]
+    start = ["pretrain", pattern, "--out", run, "--epochs", "1", *FAST, "--on-damaged", "refuse"]
     whole = first_of(pattern).read_bytes()
     DAMAGE["cut within an image"](first_of(pattern))
     line = refused(capsys, *start)
     assert f"data: damaged: {first_of(pattern)}: damaged (it breaks off), only its first" in line
-    assert "--damaged skip" in line
+    assert "--on-damaged skip" in line
     assert not run.exists()
     first_of(pattern).write_bytes(whole)
     main([str(argument) for argument in start])

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import RandomResizedCrop
 
-from sogclr.common.options import Views
+from sogclr.common.options import Augmentation
 from sogclr.data.randomness import uniforms
 from sogclr.data.views import pipeline as module
 from sogclr.data.views.pipeline import (
@@ -35,8 +35,8 @@ from sogclr.data.views.pipeline import (
     standardize,
 )
 
-OFF = Views(crop_min=0.08, flip=0, color=0, gray=0, blur=0)
-ALL = Views(crop_min=0.08, flip=0.5, color=1, gray=0.3, blur=0.5)
+OFF = Augmentation(crop_min=0.08, flip=0, color=0, gray=0, blur=0)
+ALL = Augmentation(crop_min=0.08, flip=0.5, color=1, gray=0.3, blur=0.5)
 SMALLEST, LARGEST = 0.0, np.nextafter(1, 0)
 
 
@@ -64,7 +64,7 @@ def picture(width: int, height: int) -> Image.Image:
     return Image.fromarray((255 * np.stack(channels, axis=-1)).astype(np.uint8), "RGB")
 
 
-def one_by_one(images: Tensor, draws: np.ndarray, views: Views) -> Tensor:
+def one_by_one(images: Tensor, draws: np.ndarray, views: Augmentation) -> Tensor:
     """The definition: torchvision's functions, one sample and one operation at a time."""
     flip, jitter = flipped(draws, views), jittered(draws, views)
     amounts, order = jitter_amounts(draws, views), jitter_order(draws)
@@ -282,23 +282,23 @@ def test_center_view_of_an_image_of_that_size_is_the_image():
 
 def test_probabilities_zero_and_one_are_never_and_always():
     ends = np.array([np.full(DRAWS, SMALLEST), np.full(DRAWS, LARGEST)])
-    always, never = Views(flip=1, gray=1, blur=1), Views(flip=0, gray=0, blur=0)
+    always, never = Augmentation(flip=1, gray=1, blur=1), Augmentation(flip=0, gray=0, blur=0)
     for chosen in (flipped, grayed, blurred):
         assert chosen(ends, always).all()
         assert not chosen(ends, never).any()
-    assert not jittered(ends, Views(color=0)).any()
+    assert not jittered(ends, Augmentation(color=0)).any()
 
 
 def test_shares_are_the_probabilities():
     draws = draws_for(10_000)
-    views = Views(flip=0.5, color=0.5, gray=0.2, blur=0.7)
+    views = Augmentation(flip=0.5, color=0.5, gray=0.2, blur=0.7)
     for chosen, share in ((flipped, 0.5), (jittered, 0.8), (grayed, 0.2), (blurred, 0.7)):
         assert abs(chosen(draws, views).mean() - share) < 0.03
 
 
 @pytest.mark.parametrize(("color", "factors"), [(0.5, (0.6, 1.4)), (1.25, (0, 2)), (1, (0.2, 1.8))])
 def test_amounts_fill_their_ranges(color, factors):
-    amounts = jitter_amounts(draws_for(10_000), Views(color=color))
+    amounts = jitter_amounts(draws_for(10_000), Augmentation(color=color))
     low = np.array([*[factors[0]] * 3, -0.2 * color])
     high = np.array([*[factors[1]] * 3, 0.2 * color])
     share = (amounts - low) / (high - low)
@@ -324,7 +324,7 @@ def test_sigma_is_uniform_from_a_tenth_to_two():
 
 def test_unresolved_views_are_refused():
     with pytest.raises(ValueError, match="resolved"):
-        photometric(images_of(2, 8), draws_for(2), Views())
+        photometric(images_of(2, 8), draws_for(2), Augmentation())
 
 
 # photometric
@@ -339,7 +339,7 @@ def test_each_change_of_colour_is_torchvisions(column, color):
     amounts[:, column] = np.linspace(SMALLEST, LARGEST, 64)
     draws[:, module._AMOUNTS] = amounts
     draws[:, module._JITTER] = 0
-    views = Views(crop_min=1, flip=0, color=color, gray=0, blur=0)
+    views = Augmentation(crop_min=1, flip=0, color=color, gray=0, blur=0)
     amount = jitter_amounts(draws, views)[:, column]
     change = [TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue][column]
     expected = [change(x.float() / 255, float(a)) for x, a in zip(images, amount, strict=True)]
@@ -355,14 +355,14 @@ def test_hue_of_every_colour_is_torchvisions():
     images = image.expand(9, -1, -1, -1)
     draws = np.full((9, DRAWS), 0.5)
     draws[:, module._AMOUNTS.start + HUE] = np.linspace(SMALLEST, LARGEST, 9)
-    views = Views(crop_min=1, flip=0, color=1.25, gray=0, blur=0)
+    views = Augmentation(crop_min=1, flip=0, color=1.25, gray=0, blur=0)
     expected = one_by_one(images, draws, views)
     torch.testing.assert_close(photometric(images, draws, views), expected, atol=1e-5, rtol=0)
 
 
 def test_flip_mirrors_the_width():
     images, draws = images_of(8, 6), draws_for(8)
-    views = Views(flip=1).over(OFF)
+    views = Augmentation(flip=1).over(OFF)
     torch.testing.assert_close(
         photometric(images, draws, views), images.flip(-1) / 255, atol=0, rtol=0
     )
@@ -370,7 +370,7 @@ def test_flip_mirrors_the_width():
 
 def test_gray_is_torchvisions():
     images, draws = images_of(16, 9), draws_for(16)
-    views = Views(gray=1).over(OFF)
+    views = Augmentation(gray=1).over(OFF)
     expected = TF.rgb_to_grayscale(images.float() / 255, 3)
     torch.testing.assert_close(photometric(images, draws, views), expected, atol=1e-5, rtol=0)
 
@@ -380,7 +380,7 @@ def test_blur_is_torchvisions(size):
     """Also where torchvision's kernel is longer than ours, beyond 220 pixels."""
     images, draws = images_of(5, size), draws_for(5)
     draws[:, module._SIGMA] = np.linspace(SMALLEST, LARGEST, 5)
-    views = Views(blur=1).over(OFF)
+    views = Augmentation(blur=1).over(OFF)
     expected = one_by_one(images, draws, views)
     torch.testing.assert_close(photometric(images, draws, views), expected, atol=1e-5, rtol=0)
 
@@ -389,21 +389,21 @@ def test_kernels_cut_to_small_sigmas_are_torchvisions():
     """Whose kernels are 23 pixels long, whatever sigma is."""
     images, draws = images_of(5, 224), draws_for(5)
     draws[:, module._SIGMA] = np.linspace(SMALLEST, 0.3, 5)
-    views = Views(blur=1).over(OFF)
+    views = Augmentation(blur=1).over(OFF)
     expected = one_by_one(images, draws, views)
     torch.testing.assert_close(photometric(images, draws, views), expected, atol=1e-5, rtol=0)
 
 
 def test_blurred_white_is_not_brighter_than_white():
     images = torch.full((100, 3, 64, 64), 255, dtype=torch.uint8)
-    result = photometric(images, draws_for(100), Views(blur=1).over(OFF))
+    result = photometric(images, draws_for(100), Augmentation(blur=1).over(OFF))
     assert result.max() <= 1
     assert result.min() > 1 - 1e-5
 
 
 def test_small_images_are_blurred_too():
     images, draws = images_of(1, 8), np.full((1, DRAWS), 0.9)
-    actual = photometric(images, draws, Views(blur=1).over(OFF))
+    actual = photometric(images, draws, Augmentation(blur=1).over(OFF))
     expected = TF.gaussian_blur(images / 255, [3, 3], [float(blur_sigma(draws)[0])] * 2)
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
@@ -412,7 +412,9 @@ def test_kernel_is_a_tenth_of_the_image():
     assert [2 * blur_radius(size) + 1 for size in (32, 64, 96, 224)] == [3, 7, 9, 23]
 
 
-@pytest.mark.parametrize(("size", "views"), [(24, ALL), (32, Views().resolved(32)), (96, ALL)])
+@pytest.mark.parametrize(
+    ("size", "views"), [(24, ALL), (32, Augmentation().resolved(32)), (96, ALL)]
+)
 def test_the_whole_is_torchvisions_one_sample_at_a_time(size, views):
     images, draws = images_of(192, size), draws_for(192)
     # Each of the 24 orders on each kind of image.
@@ -423,7 +425,7 @@ def test_the_whole_is_torchvisions_one_sample_at_a_time(size, views):
 
 def test_result_is_float32_in_the_unit_interval():
     for size in (1, 24):
-        views = ALL if size > 1 else Views(blur=0).over(ALL)
+        views = ALL if size > 1 else Augmentation(blur=0).over(ALL)
         result = photometric(images_of(64, size), draws_for(64), views)
         assert result.dtype == torch.float32
         assert result.shape == (64, 3, size, size)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sogclr.common.options import Views
+from sogclr.common.options import Augmentation
 from sogclr.data.batches.loaders import BatchPlan, view_batches
 from sogclr.data.image_source import open_source
 from sogclr.data.images.arrays import ArraySource
@@ -26,7 +26,12 @@ def draws_for(count, seed=0):
 @pytest.mark.parametrize("size", [16, 48])
 @pytest.mark.parametrize(
     "views",
-    [Views(), Views(blur=0.5, color=1.0), Views(flip=1, color=0, gray=1), Views(flip=0, blur=1)],
+    [
+        Augmentation(),
+        Augmentation(blur=0.5, color=1.0),
+        Augmentation(flip=1, color=0, gray=1),
+        Augmentation(flip=0, blur=1),
+    ],
 )
 def test_static_views_are_the_views(size, views):
     views, draws = views.resolved(size), draws_for(200)
@@ -43,7 +48,7 @@ def test_static_views_are_the_views(size, views):
 def test_nothing_is_looked_up_or_read_back(monkeypatch):
     """On the meta device, which autocast does not know, there is nothing to read."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
-    views = Views(blur=0.5).resolved(16)
+    views = Augmentation(blur=0.5).resolved(16)
     parameters = torch.from_numpy(view_parameters(draws_for(6), views, 16)).to("meta")
     images = torch.zeros(6, 3, 20, 20, dtype=torch.uint8, device="meta")
     crops = crop_on_device(images, torch.zeros(6, 4, device="meta"), 16)

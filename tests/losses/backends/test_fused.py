@@ -19,11 +19,11 @@ import sogclr.losses.pairs
 import sogclr.losses.two_view
 from sogclr import (
     ClipLoss,
+    GlobalClipLoss,
     GlobalContrastiveLoss,
     IndividualTemperature,
     LearnedTemperature,
     NTXentLoss,
-    TwoWayGlobalContrastiveLoss,
 )
 
 pytest.importorskip("triton")
@@ -146,13 +146,11 @@ LOSSES = {
     "two views": lambda: GlobalContrastiveLoss(100),
     "SimCLR": NTXentLoss,
     "learned": lambda: GlobalContrastiveLoss(100, temperature=LearnedTemperature()),
-    "pairs": lambda: TwoWayGlobalContrastiveLoss(100),
-    "individual": lambda: TwoWayGlobalContrastiveLoss(
-        100, temperature=IndividualTemperature(rho=1.0)
-    ),
+    "pairs": lambda: GlobalClipLoss(100),
+    "individual": lambda: GlobalClipLoss(100, temperature=IndividualTemperature(rho=1.0)),
     "CLIP": lambda: ClipLoss(LearnedTemperature()),
     "two views, keys": lambda: GlobalContrastiveLoss(100),
-    "pairs, keys": lambda: TwoWayGlobalContrastiveLoss(100),
+    "pairs, keys": lambda: GlobalClipLoss(100),
 }
 
 
@@ -161,7 +159,7 @@ LOSSES = {
 def test_a_loss_is_that_of_tiles(name, dtype):
     pair, told = features(30, 32, dtype), {"index": torch.arange(30) % 26}
     if "keys" in name:  # samples 0 and 28 are one, 2 and 28 share a row
-        told["key"] = torch.arange(30) % 28 * 2**40
+        told["sample_key"] = torch.arange(30) % 28 * 2**40
     of_pairs = "pairs" in name or name in ("individual", "CLIP")
     module = sogclr.losses.pairs if of_pairs else sogclr.losses.two_view
     fused = LOSSES[name]().to(DEVICE)

@@ -10,17 +10,17 @@ from sogclr import (
     ClipLoss,
     DecoupledClipLoss,
     DecoupledContrastiveLoss,
+    GlobalClipLoss,
     GlobalContrastiveLoss,
     IndividualTemperature,
     LearnedTemperature,
     MoCoLoss,
     NTXentLoss,
-    TwoWayGlobalContrastiveLoss,
 )
 from sogclr.losses.backends.tiled import Negatives
 
-GLOBAL = [GlobalContrastiveLoss, TwoWayGlobalContrastiveLoss]
-TWO_WAY = [TwoWayGlobalContrastiveLoss, ClipLoss, DecoupledClipLoss]
+GLOBAL = [GlobalContrastiveLoss, GlobalClipLoss]
+TWO_WAY = [GlobalClipLoss, ClipLoss, DecoupledClipLoss]
 IN_BATCH = [NTXentLoss, DecoupledContrastiveLoss, ClipLoss, DecoupledClipLoss]
 N, B = 40, 13
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
@@ -65,7 +65,7 @@ def dense_loss(loss, pair, index, tables, taus):
     for (similarity, absent, positive), log_u, tau in zip(sides, tables, taus, strict=True):
         tau = tau.expand(len(similarity))[:, None]
         terms, present, count = dense(
-            kind, similarity, absent, positive, log_u, tau, loss.candidates
+            kind, similarity, absent, positive, log_u, tau, loss.effective_negatives
         )
         aim = torch.where(present, temperatures[0].objective(terms, tau.squeeze(1)), terms)
         if scale == "cross-entropy":
@@ -126,12 +126,12 @@ def test_a_loss_is_the_dense_one(kind, scale, ids, tau, cut):
 @pytest.mark.parametrize("rho", [None, 2.0], ids=["F/tau", "F + rho tau"])
 @pytest.mark.parametrize("start", [0.3, 0.008])
 @pytest.mark.parametrize(
-    ("kind", "candidates"),
+    ("kind", "effective_negatives"),
     [(kind, None) for kind in [*GLOBAL, *IN_BATCH]] + [(kind, 7.0) for kind in GLOBAL],
 )
-def test_so_is_that_of_a_learned_temperature(kind, candidates, start, rho, scale, cut):
+def test_so_is_that_of_a_learned_temperature(kind, effective_negatives, start, rho, scale, cut):
     learned = LearnedTemperature(start, rho=rho, minimum=0.005).double()
-    settings = {} if candidates is None else {"candidates": candidates}
+    settings = {} if effective_negatives is None else {"effective_negatives": effective_negatives}
     loss = made(kind, learned, scale, **settings).eval()
     index, pair = BATCHES["twice"], features()
     log_u = remembered(loss, index, B if kind in TWO_WAY else 2 * B)
@@ -145,12 +145,12 @@ def test_so_is_that_of_a_learned_temperature(kind, candidates, start, rho, scale
 
 
 @tiles
-@pytest.mark.parametrize("candidates", [None, 7.0])
+@pytest.mark.parametrize("effective_negatives", [None, 7.0])
 @pytest.mark.parametrize("scale", ["temperature", "cross-entropy"])
 @pytest.mark.parametrize("kind", GLOBAL)
-def test_so_is_that_of_individual_temperatures(kind, scale, candidates, cut):
+def test_so_is_that_of_individual_temperatures(kind, scale, effective_negatives, cut):
     own = IndividualTemperature(0.2, rho=0.5, momentum=0.0, learning_rate=1e-30)
-    loss = made(kind, own, scale, candidates=candidates).double()
+    loss = made(kind, own, scale, effective_negatives=effective_negatives).double()
     index, pair = BATCHES["distinct"], features()
     temperatures = [temperature for _, temperature in loss.sides()]
     for seed, temperature in enumerate(temperatures):

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ...common.errors import UserError
-from ...common.options import Views
+from ...common.options import Augmentation
 from ..image_source import ImageSource
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class ArraySource(ImageSource):
         ids: Any = None,
         *,
         name: str = "array",
-        views: Views | None = None,
+        views: Augmentation | None = None,
     ) -> None:
         self._images = _as_uint8_rgb(_on_host(images))  # (n, H, W, 3)
         n, height, width, _ = self._images.shape
@@ -51,7 +51,7 @@ class ArraySource(ImageSource):
         if self.labels is not None:
             self.classes = [str(c) for c in range(int(self.labels.max()) + 1)]
         self.image_size = min(height, width, 224)
-        self.views = views or Views()
+        self.views = views or Augmentation()
         self.left_out = []
 
     def image(self, row: int) -> Image.Image:
@@ -73,7 +73,9 @@ def digits() -> ArraySource:
 
     bunch = load_digits()
     images = (bunch.images * (255 / 16)).round().astype(np.uint8)
-    source = ArraySource(images, bunch.target, name="digits", views=Views(crop_min=0.5, flip=0.0))
+    source = ArraySource(
+        images, bunch.target, name="digits", views=Augmentation(crop_min=0.5, flip=0.0)
+    )
     source.image_size = 16
     return source
 

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ...common.errors import UserError
-from ...common.options import Views
+from ...common.options import Augmentation
 from ..image_source import UnreadableImageError, stable_id, to_rgb
 from ..images.folder import DECODING_ERRORS, reason_of, training_size
 from ..randomness import uniforms
@@ -95,7 +95,7 @@ class StreamSource:
         UserError: the first shards cannot be read, or have no image.
     """
 
-    views = Views()
+    views = Augmentation()
     local = False
     damaged: Sequence[str] = ()
 

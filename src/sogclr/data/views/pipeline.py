@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ...common.options import Views
+from ...common.options import Augmentation
 from .photometric import (
     BRIGHTNESS,
     CONTRAST,
@@ -199,17 +199,17 @@ def _channels_first(image: Image.Image) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))  # (3, S, S)
 
 
-def flipped(draws: Floats, views: Views) -> NDArray[np.bool_]:
+def flipped(draws: Floats, views: Augmentation) -> NDArray[np.bool_]:
     """Which samples are flipped, `(B,)` from draws `(B, DRAWS)`."""
     return draws[:, _FLIP] < _given(views.flip)
 
 
-def jittered(draws: Floats, views: Views) -> NDArray[np.bool_]:
+def jittered(draws: Floats, views: Augmentation) -> NDArray[np.bool_]:
     """Which samples have their colours changed, `(B,)`: 0.8 of them, none at strength 0."""
     return draws[:, _JITTER] < (_JITTER_PROBABILITY if _given(views.color) else 0)
 
 
-def jitter_amounts(draws: Floats, views: Views) -> Floats:
+def jitter_amounts(draws: Floats, views: Augmentation) -> Floats:
     """Factors of brightness, contrast and saturation, and hue shift in turns: `(B, 4)`.
 
     With c the strength, factors are uniform in [max(0, 1 - 0.8c), 1 + 0.8c], shifts in
@@ -230,12 +230,12 @@ def jitter_order(draws: Floats) -> NDArray[np.int64]:
     return np.argsort(draws[:, _ORDER], axis=1, kind="stable")
 
 
-def grayed(draws: Floats, views: Views) -> NDArray[np.bool_]:
+def grayed(draws: Floats, views: Augmentation) -> NDArray[np.bool_]:
     """Which samples turn grey, `(B,)`."""
     return draws[:, _GRAY] < _given(views.gray)
 
 
-def blurred(draws: Floats, views: Views) -> NDArray[np.bool_]:
+def blurred(draws: Floats, views: Augmentation) -> NDArray[np.bool_]:
     """Which samples are blurred, `(B,)`."""
     return draws[:, _BLUR] < _given(views.blur)
 
@@ -261,7 +261,7 @@ def _given(value: float | None) -> float:
 
 
 @torch.no_grad()
-def photometric(images: Tensor, draws: Floats, views: Views) -> Tensor:
+def photometric(images: Tensor, draws: Floats, views: Augmentation) -> Tensor:
     """Flip, colour jitter, grey, blur, in this order, each sample with its own parameters.
 
     Every operation gives what `torchvision.transforms.v2.functional` gives for a float image,
@@ -289,7 +289,7 @@ def photometric(images: Tensor, draws: Floats, views: Views) -> Tensor:
 def encoder_inputs(
     images: Tensor,
     draws: Floats,
-    views: Views,
+    views: Augmentation,
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Tensor:
@@ -315,7 +315,9 @@ def encoder_inputs(
     return out
 
 
-def _changed_parts(images: Tensor, draws: Floats, views: Views) -> Iterator[tuple[Tensor, Tensor]]:
+def _changed_parts(
+    images: Tensor, draws: Floats, views: Augmentation
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows and their views, `(b,)` int64 and `(b, 3, S, S)`, until all rows have been given."""
     most = max(1, len(images))
     if images.device.type == "cpu":
@@ -325,7 +327,7 @@ def _changed_parts(images: Tensor, draws: Floats, views: Views) -> Iterator[tupl
         yield index, _changed(images.index_select(0, index), draws[rows], views)
 
 
-def _parts(draws: Floats, views: Views, most: int) -> Iterator[NDArray[np.int64]]:
+def _parts(draws: Floats, views: Augmentation, most: int) -> Iterator[NDArray[np.int64]]:
     """Rows to be worked on together, `most` at a time, such that changes are made in place.
 
     The rows of a part are either all blurred, and of like sigma, or none is. Those that are not
@@ -340,7 +342,7 @@ def _parts(draws: Floats, views: Views, most: int) -> Iterator[NDArray[np.int64]
             yield part[np.argsort(place[part], kind="stable")]
 
 
-def _changed(images: Tensor, draws: Floats, views: Views) -> Tensor:
+def _changed(images: Tensor, draws: Floats, views: Augmentation) -> Tensor:
     """The views of a part; `images` uint8 `(b, 3, S, S)` may be overwritten."""
     # While a pixel is a byte.
     _replace_(images, flipped(draws, views), lambda x: x.flip(-1))

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...common.options import Views
+from ...common.options import Augmentation
 from .photometric import (
     HUE,
     blend_,
@@ -44,7 +44,7 @@ _BEFORE, _AFTER = slice(3, 12), slice(12, 21)  # three weights of each of three 
 _KERNEL = slice(21, None)
 
 
-def view_parameters(draws: Floats, views: Views, size: int) -> NDArray[np.float32]:
+def view_parameters(draws: Floats, views: Augmentation, size: int) -> NDArray[np.float32]:
     """What happens to each view, `(B, P)`; P is given by `size`, of the view in pixels.
 
     Columns: flip, grey, hue shift, blends before the shift, those after it, the blur's kernel.
@@ -75,7 +75,7 @@ def view_parameters(draws: Floats, views: Views, size: int) -> NDArray[np.float3
 def static_inputs(
     crops: Tensor,
     parameters: Tensor,
-    views: Views,
+    views: Augmentation,
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Tensor:
