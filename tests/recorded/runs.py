@@ -1,0 +1,92 @@
+"""Short seeded runs: their last metrics, and two numbers of every tensor that was trained."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import adapter
+import torch
+from safetensors.torch import load_file
+
+sys.path.append(str(Path(__file__).parents[1]))
+from pairs.small_tables import COLOURS, write_pairs
+
+ALWAYS = {"epochs": 2, "device": "cpu", "precision": "32-true", "workers": 0, "seed": 0}
+PRETRAIN = {**ALWAYS, "batch_size": 64, "encoder": "small", "image_size": 16}
+ALIGN = {**ALWAYS, "batch_size": 8, "learning_rate": 3e-3}
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "pretrain, sogclr": ("pretrain", {"method": "sogclr"}),
+    "pretrain, simclr": ("pretrain", {"method": "simclr"}),
+    "pretrain, dcl": ("pretrain", {"method": "dcl"}),
+    "pretrain, moco": ("pretrain", {"method": "moco"}),
+    "pretrain, recent": ("pretrain", {"recent": 32}),
+    "pretrain, accumulate": ("pretrain", {"accumulate": 2}),
+    "align, sogclr": ("align", {"method": "sogclr"}),
+    "align, clip": ("align", {"method": "clip"}),
+    "align, dcl": ("align", {"method": "dcl"}),
+    "align, siglip": ("align", {"method": "siglip"}),
+    "align, learned": ("align", {"tau": "learned"}),
+    "align, learned with rho": ("align", {"tau": "learned", "rho": 0.5}),
+    "align, individual": ("align", {"tau": "individual", "rho": 0.5}),
+    "align, clip, learned": ("align", {"method": "clip", "tau": "learned"}),
+    "align, candidates": ("align", {"candidates": 255.0}),
+    "align, recent": ("align", {"recent": 11}),
+    "align, accumulate": ("align", {"accumulate": 2}),
+}
+WORDS = (
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "picture", "very", *COLOURS,
+    *"0123456789", *(f"##{digit}" for digit in "0123456789"),
+)  # fmt: skip
+MODEL = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        "image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8,
+    },
+    "text_cfg": {
+        "context_length": 16, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1,
+        "pool_type": "eos", "eos_id": 3,
+    },
+}  # fmt: skip
+
+
+def prepare(folder: Path) -> None:
+    """Write what runs on pairs start from: a table, and an open_clip model with few words."""
+    from transformers import BertTokenizerFast
+
+    write_pairs(folder / "table")
+    (folder / "words").mkdir()
+    (folder / "words.txt").write_text("\n".join(WORDS))
+    BertTokenizerFast(vocab=str(folder / "words.txt")).save_pretrained(folder / "words")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    text = {**MODEL["text_cfg"], "hf_tokenizer_name": str(folder / "words")}
+    (folder / "model.json").write_text(json.dumps({**MODEL, "text_cfg": text}))
+
+
+def compute_run(name: str, folder: Path) -> dict[str, Any]:
+    """Train in a folder that was prepared.
+
+    Returns:
+        `metrics`; and `weights`, of each tensor its norm and its product with a random one.
+    """
+    verb, changes = RUNS[name]
+    out, threads = folder / "runs" / name.replace(", ", "-"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        if verb == "pretrain":
+            metrics = adapter.run(verb, "digits", out, **{**PRETRAIN, **changes})
+        else:
+            settings = {**ALIGN, "model": str(folder / "model.json"), **changes}
+            metrics = adapter.run(verb, folder / "table" / "train.csv", out, **settings)
+    finally:
+        torch.set_num_threads(threads)
+    weights = load_file(out / adapter.WEIGHTS[verb])
+    return {"metrics": metrics, "weights": {key: _seen(weights[key]) for key in sorted(weights)}}
+
+
+def _seen(weight: torch.Tensor) -> list[float]:
+    flat = weight.double().flatten()
+    draw = torch.Generator().manual_seed(flat.numel())
+    other = torch.randn(flat.numel(), generator=draw, dtype=torch.float64)
+    return [float(flat.norm()), float(flat @ other)]
