@@ -13,7 +13,7 @@ import sogclr
 
 CLASSES = {
     "sogclr": "GlobalContrastiveLoss",
-    "pairs": "TwoWayGlobalContrastiveLoss",
+    "pairs": "GlobalClipLoss",
     "simclr": "NTXentLoss",
     "dcl": "DecoupledContrastiveLoss",
     "clip": "ClipLoss",
@@ -27,19 +27,19 @@ SETTINGS = {  # of losses
     "temperature": "temperature",
     "scale": "scale",
     "dtype": "dtype",
-    "candidates": "candidates",
-    "recent": "recent",
-    "stored_views": "num_views",
+    "candidates": "effective_negatives",
+    "recent": "memory_size",
+    "stored_views": "num_stored_views",
     "gamma_min": "gamma_min",
-    "gamma_decay": "gamma_decay",
+    "gamma_decay": "gamma_decay_visits",
 }
 RHO = "rho"  # of temperatures
 IDS = {  # of a call, after the features and `index`
     "index_b": "index_b",
     "group": "group",
     "views": "views",
-    "key": "key",
-    "key_b": "key_b",
+    "key": "sample_key",
+    "key_b": "sample_key_b",
 }
 STATE = {  # neutral names to those in a state_dict, and what to take of it
     "log u": ("normalizer.table", 0),
@@ -58,9 +58,9 @@ STATE = {  # neutral names to those in a state_dict, and what to take of it
     "ids in queue": ("queue.ids", None),
     "filled of queue": ("queue.filled", None),
     "place in queue": ("queue.position", None),
-    "recent": ("recent.vectors", None),
-    "ids of recent": ("recent.ids", None),
-    "filled of recent": ("recent.filled", None),
+    "recent": ("memory.vectors", None),
+    "ids of recent": ("memory.ids", None),
+    "filled of recent": ("memory.filled", None),
 }
 PARAMETERS = {  # as STATE; a name that a loss lacks is passed over
     "log tau": "temperature.log_temperature",
@@ -69,9 +69,10 @@ PARAMETERS = {  # as STATE; a name that a loss lacks is passed over
     "bias": "bias",
 }
 RUN_SETTINGS = {  # of `pretrain` and `align`, where neutral names differ or may come to
-    "recent": "recent",
+    "recent": "memory_size",
+    "candidates": "effective_negatives",
     "accumulate": "accumulate",
-    "tau": "tau",
+    "tau": "temperature_mode",
     "rho": "rho",
 }
 WEIGHTS = {"pretrain": "encoder.safetensors", "align": "trained.safetensors"}

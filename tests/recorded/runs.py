@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 sys.path.append(str(Path(__file__).parents[1]))
-from pairs.small_tables import COLOURS, write_pairs
+from helpers.small_tables import COLOURS, write_pairs
 
 ALWAYS = {"epochs": 2, "device": "cpu", "precision": "32-true", "workers": 0, "seed": 0}
 PRETRAIN = {**ALWAYS, "batch_size": 64, "encoder": "small", "image_size": 16}
