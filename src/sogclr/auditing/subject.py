@@ -28,9 +28,10 @@ from ..losses import GlobalClipLoss, GlobalContrastiveLoss, SigLipLoss
 from ..losses.normalizer import NormalizerTable
 from ..losses.temperature import detached
 from ..models.encoders import PROJECTION, EncoderSpec, build_encoder
-from ..planning.images import Request, plan_run
+from ..planning.images import plan_run
+from ..planning.settings_images import ImageSettings
 from ..runs.folder import Run, is_of_pairs, load_encoder
-from ..runs.resume import request_of, usual_settings
+from ..runs.resume import request_of
 from .expected_gradient import at_rest
 from .population import Population
 
@@ -140,7 +141,7 @@ def _trained(run: Run, data: Any, module: nn.Module | None, device: str) -> _Fou
     else:
         source = open_source(data)
         say(source.describe())
-        request = request_of(settings, Request)
+        request = request_of(settings, ImageSettings)
         batch = min(request.batch_size or len(source), len(source))
         plan = plan_run(replace(request, batch_size=batch), source, device, None)
         found = _Found(build_task(source, plan, *load_encoder(run.folder, module)))
@@ -160,15 +161,14 @@ def _untrained(
     own = isinstance(encoder, nn.Module)
     if not own and os.sep in str(encoder):
         raise UserError(f"run: {encoder} does not exist; give a run's folder or an encoder's name")
-    usual = usual_settings("pretrain")
-    asked = {name: usual[name] for name in Request.__dataclass_fields__} | {
-        "encoder": f"custom:{type(encoder).__name__}" if own else str(encoder),
-        "batch_size": batch_size,
-        "temperature": temperature,
-    }
+    settings = ImageSettings(
+        encoder=f"custom:{type(encoder).__name__}" if own else str(encoder),
+        batch_size=batch_size,
+        temperature=temperature,
+    )
     source = open_source(data)
     say(source.describe())
-    plan = plan_run(Request(**asked), source, device, None)
+    plan = plan_run(settings, source, device, None)
     torch.manual_seed(plan.request.seed)
     if own:  # a copy: the user's own keeps its place, mode and statistics
         return _Found(

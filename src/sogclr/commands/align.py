@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 from ..common.console import say
 from ..common.environment import processes, rank, restarts
 from ..common.errors import UserError
-from ..common.options import Device
+from ..common.options import Device, TowerSettings
 from ..data.batches.loaders import BatchPlan, Epochs
 from ..data.batches.stream import StreamPlan
 from ..data.image_source import require_whole
@@ -23,11 +23,12 @@ from ..data.tar.http import is_url, shown
 from ..data.tar.stream_pairs import PairStream
 from ..distributed.launch import choose_device, start
 from ..distributed.sharded_model import require_shardable
-from ..models.build_towers import TowerRequest, build_towers, rebuild_towers, tokenizer_of
+from ..models.build_towers import build_towers, rebuild_towers, tokenizer_of
 from ..models.towers import PairModel, PairSpec, Tower, regularize
-from ..planning.pairs import PairPlan, PairRequest, plan_pairs
+from ..planning.pairs import PairPlan, plan_pairs
+from ..planning.settings_pairs import PairSettings
 from ..runs.folder import Run
-from ..runs.resume import Result, checkpoint_bytes, claim, conduct, request_of
+from ..runs.resume import claim, request_of
 from ..runs.towers import load_frozen, pair_files, read_spec, write_start
 from ..training.loop import Trainer
 from ..training.monitor import NOTHING_YET
@@ -36,6 +37,7 @@ from ..training.pair_inputs import Sides
 from ..training.task_image_stream import open_stream
 from ..training.task_pair_stream import StreamPairTask
 from ..training.task_pairs import SCORED, Held, PairTask, SidesTask
+from .result import Result, checkpoint_bytes, conduct
 
 __all__ = ["align", "task_of"]
 
@@ -43,8 +45,7 @@ __all__ = ["align", "task_of"]
 def align(
     data: Any,
     out: str | Path,
-    request: PairRequest,
-    wanted: TowerRequest,
+    given: PairSettings,
     *,
     freeze: str | Sequence[str],
     val: Any,
@@ -57,7 +58,7 @@ def align(
     """See `sogclr.align`."""
     run = Run(out)
     resume = resume or (restarts() > 0 and run.checkpoint.exists())
-    request = claim(run, request, "align", resume)
+    request = claim(run, given, "align", resume)
     if shard_model:
         require_shardable(request.method)
     kind = choose_device(device, alone=False)
@@ -74,14 +75,14 @@ def align(
         request,
         source,
         frozen=frozen,
-        pretrained=wanted.starts_trained(),
+        pretrained=given.starts_trained(),
         device=kind,
         workers=workers,
     )
     # From here on no process changes what another looks at.
     fabric = start(kind, plan.precision, shard_model=shard_model)
     torch.manual_seed(request.seed)
-    spec, towers = _towers(run, wanted, frozen, source, resume)
+    spec, towers = _towers(run, given, frozen, source, resume)
     _tell(plan, kind, spec, towers)
     model = _model(spec, towers, plan)
     if not any(p.requires_grad for p in model.parameters()):
@@ -110,7 +111,7 @@ def align(
         settings = {"kind": "pairs", "data": _named(data), "val": _named(val)}
         if fabric.is_global_zero:
             run.write_settings(
-                {**settings, "asked": asdict(request), "resolved": asdict(plan.resolved())}
+                {**settings, "asked": given.as_dict(), "resolved": plan.resolved().as_dict()}
             )
     return conduct(trainer, "sogclr evaluate, search, embed, sogclr.load")
 
@@ -130,13 +131,13 @@ def task_of(
         The task, with the weights that the towers started from; the row of side b that is kept
         for each of side a; the width of the joint space.
     """
-    request = request_of(run.read_settings(), PairRequest)
+    request = request_of(run.read_settings(), PairSettings)
     source = open_pairs(data, request.columns)
     say(source.describe())
     partners = source.draw(request.seed, 0, np.arange(len(source.a)))
     source = replace(source, start=np.arange(len(source.a) + 1), partners=partners)
-    wanted = TowerRequest(None, None, module, None, None, None, None)
-    spec, towers = _towers(run, wanted, (), source, resume=True)
+    towers_of_run = replace(request, image_tower=module)
+    spec, towers = _towers(run, towers_of_run, (), source, resume=True)
     batch = min(request.batch_size or len(source.a), len(source.a))
     plan = plan_pairs(
         replace(request, batch_size=batch),
@@ -153,7 +154,7 @@ def task_of(
     return PairTask(model, source, a, b, plan, Held(source, a, b)), partners, spec.width
 
 
-def _opened(data: Any, request: PairRequest) -> PairSource | PairStream:
+def _opened(data: Any, request: PairSettings) -> PairSource | PairStream:
     if is_url(data) and request.columns is not None:
         raise UserError("columns: a stream has none; a caption is a part txt, or `caption` in json")
     stream = open_stream(data, request, PairStream)
@@ -205,7 +206,7 @@ def frozen_kinds(asked: str | Sequence[str], kinds: tuple[str, str]) -> tuple[st
 
 def _towers(
     run: Run,
-    wanted: TowerRequest,
+    wanted: TowerSettings,
     frozen: tuple[str, ...],
     source: PairSource | PairStream,
     resume: bool,

@@ -1,21 +1,19 @@
-"""The verbs (`pretrain`, `align`, ...) from Python and, with the same words, as commands.
+"""The commands (`pretrain`, `align`, ...) as Python functions; the command line calls the same.
 
-Signatures, documentation and defaults only; what does the work is imported when it is called,
-so that `sogclr --help` answers at once.
+Only arguments and documentation stand here. What does the work is imported when it is called, so
+that `sogclr --help` answers at once.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from ..common.options import (
-    Augmentation,
-    Damaged,
-    Device,
-    Method,
-    Optimizer,
-    PairMethod,
-    Precision,
-    Tau,
-)
+from ..common.options import Augmentation, Device
+from ..planning.settings import Folder
+from ..planning.settings_images import ImageSettings, PretrainArguments
+from ..planning.settings_pairs import AlignArguments, PairSettings
+from ..runs.resume import require_new
+from .arguments import takes
+from .early_checks import require_data, require_encoder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,340 +22,106 @@ if TYPE_CHECKING:
 
     from ..auditing.measure import Audit
     from ..data.image_source import Data
-    from ..runs.resume import Result
+    from .result import Result
     from .search import Match
 
-    Encoder = str | nn.Module
     OtherData = Data
     OwnModule = nn.Module | None
     Run: TypeAlias = str | Path
     Audited: TypeAlias = str | Path | nn.Module
-    Folder: TypeAlias = str | Path
-    Pairs: TypeAlias = Any
+    File: TypeAlias = str | Path
     OtherPairs: TypeAlias = Any
     Report: TypeAlias = Any
     Matches: TypeAlias = list[Match]
     Protocols = str | tuple[str, ...] | None
-    Freeze = str | tuple[str, ...]
+    Columns = str
+    Text = str
     Query = str
-else:  # what a command line can say
-    from tyro.conf import Positional, Suppress, arg
+else:  # what the command line accepts, and how its help names the value
+    from tyro.conf import Suppress
 
-    Encoder = Folder = OtherData = OtherPairs = Freeze = str
-    Protocols = str | None
-    Data = Annotated[str, Positional, arg(metavar="DATA")]
-    Pairs = Annotated[str, Positional, arg(metavar="TABLE")]
-    Query = Annotated[str, Positional, arg(metavar="QUERY")]
-    Run = Audited = Annotated[str, Positional, arg(metavar="RUN")]
+    Data = OtherData = Annotated[str, "DATA"]
+    OtherPairs = Annotated[str, "TABLE"]
+    File = Annotated[str, "FILE"]
+    Columns = Annotated[str, "A,B"]
+    Text = Annotated[str, "TEXT"]
+    Query = Annotated[str, "QUERY"]
+    Run = Audited = Annotated[str, "RUN"]
+    Protocols = Annotated[str, "NAMES"] | None
     OwnModule = Suppress[str | None]
     Audit = Matches = Report = Result = Any
 
-USUAL_VIEWS = Augmentation()
-
-__all__ = ["align", "audit", "embed", "evaluate", "pretrain", "search"]
+__all__ = ["Augmentation", "align", "audit", "embed", "evaluate", "pretrain", "search"]
 
 
-def pretrain(
-    data: Data,
-    out: Folder,
-    *,
-    method: Method = "sogclr",
-    encoder: Encoder = "auto",
-    batch_size: int | None = None,
-    epochs: int = 100,
-    image_size: int | None = None,
-    temperature: float | None = None,
-    gamma_min: float = 0.2,
-    gamma_decay_visits: int | None = None,
-    effective_negatives: float | None = None,
-    memory_size: int | None = None,
-    queue_size: int | None = None,
-    momentum: float | None = None,
-    accumulate: int = 1,
-    optimizer: Optimizer = "auto",
-    learning_rate: float | None = None,
-    weight_decay: float | None = None,
-    pretrained: bool = False,
-    weights: str | None = None,
-    views: Augmentation = USUAL_VIEWS,
-    precision: Precision = "auto",
-    device: Device = "auto",
-    workers: int | None = None,
-    on_damaged: Damaged = "skip",
-    table_rows: int | None = None,
-    epoch_samples: int | None = None,
-    seed: int = 0,
-    checkpoint_seconds: float = 120.0,
-    shard_model: bool = False,
-    resume: bool = False,
-) -> Result:
+@takes(PretrainArguments)
+def pretrain(arguments: PretrainArguments) -> "Result":
     """Learn an encoder from unlabelled images.
 
-    What is left out is derived from the data and the machine, and printed with its reason.
-
-    Args:
-        data: A folder of images (flat or nested; JPEG, PNG, WebP), webdataset shards (a .tar
-            file, a pattern like 'photos-{000..099}.tar', or a folder of them), a stream of such
-            by URL ('https://host/photos-{000..099}.tar'), or `digits`. From
-            Python also an array or tensor of images, or a pair (images, labels). Labels, from
-            sub-folders, parts of samples or given, are used only to report kNN accuracy.
-        out: The folder of the run: checkpoint, encoder, metrics, curves.
-        method: sogclr (a normalizer remembered per sample), simclr or dcl (in-batch ones), or
-            moco (a queue of keys of earlier batches, made by a second, averaged encoder).
-        encoder: A timm name or `small` (trains on a CPU). From Python also your own nn.Module,
-            (B, 3, S, S) to (B, d). Default: small on a CPU, resnet18 up to 64 px, else resnet50.
-        batch_size: Images in one forward pass. Default: at most 256, with 32 batches an epoch.
-        epochs: Passes over the data.
-        image_size: Side of the training images in pixels. Default: the images' usual one.
-        temperature: Of the loss. Default: 0.2 up to 64 px, 0.1 above.
-        gamma_min: SogCLR: smallest weight of a new estimate in a sample's normalizer.
-        gamma_decay_visits: SogCLR: visits over which the weight falls there along a cosine, instead
-            of as 1/visits.
-        queue_size: MoCo: keys in the queue, the negatives of every query. Default: a sixteenth
-            of the images, between 4,096 and 65,536, but no more than there are.
-        momentum: MoCo: of the average that makes the keys, per step. Default: 0.99, for
-            100,000 steps and more 0.999.
-        effective_negatives: SogCLR: with how many negatives of average weight a positive
-            competes, like in a batch of one more. Default: all, as published. 255
-            where trained towers or encoders are fine-tuned.
-        memory_size: SogCLR: how many images of earlier batches the batch's are told from as well.
-            Default: none, for earlier features must compare with new ones.
-        accumulate: Forward passes whose gradients make one optimizer step. With sogclr and
-            moco they aim where one large batch would, with the others where small ones do.
-        optimizer: lars, sgd or adamw.
-        learning_rate: At its peak. Default: the optimizer's times the square root of
-            batch_size x accumulate.
-        weight_decay: Not applied to biases and norms.
-        pretrained: Start from timm's pretrained weights.
-        weights: Start from this file of weights (safetensors or torch).
-        views: How the two views of an image are drawn. Default: as SimCLR does at this size.
-        precision: Of the forward pass. Default: bf16-mixed where the device multiplies bfloat16
-            itself (GPUs and newer CPUs), else 32-true.
-        device: cpu, cuda or mps.
-        workers: Loader processes.
-        on_damaged: Whether to skip and name what is damaged (shards from there on, images), or to
-            refuse to start.
-        table_rows: Of a stream, with sogclr: rows of the table of normalizers, into which samples
-            are hashed; 8 bytes each. With ten a sample, a tenth of them share a row.
-        epoch_samples: Of a stream: how many samples make an epoch.
-        seed: Of weights, order and views.
-        checkpoint_seconds: At least this long between checkpoints.
-        shard_model: Under torchrun: each process holds a part of the weights and of the
-            optimizer's state, and no copy, for models too large for a device.
-        resume: Go on with the run in `out`, exactly as if it had not been interrupted.
+    Settings that are left out are derived from the data and the machine, and printed with the
+    reason.
 
     Returns:
-        Where the run is, whether it is complete, and its last metrics.
+        The folder of the run, whether the run is complete, and its last metrics.
 
     Raises:
-        sogclr.UserError: bad input, in one line that says what to do.
+        sogclr.UserError: An error that the user can correct; one line says how.
     """
-    from ..planning.images import Request
+    encoder: Any = arguments.encoder
+    own = None if isinstance(encoder, str) else encoder
+    name = encoder if own is None else f"custom:{type(own).__name__}"
+    settings = ImageSettings.of(replace(arguments, encoder=name))
+    require_data(arguments.data)
+    if not arguments.resume:
+        require_new(arguments.out)
+        require_encoder(settings.encoder, "encoder")
     from .pretrain import pretrain as run
 
-    name = encoder if isinstance(encoder, str) else f"custom:{type(encoder).__name__}"
-    request = Request(
-        method=method,
-        encoder=name,
-        batch_size=batch_size,
-        epochs=epochs,
-        image_size=image_size,
-        temperature=temperature,
-        gamma_min=gamma_min,
-        gamma_decay_visits=gamma_decay_visits,
-        effective_negatives=effective_negatives,
-        memory_size=memory_size,
-        accumulate=accumulate,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        pretrained=pretrained,
-        weights=weights,
-        precision=precision,
-        views=views,
-        seed=seed,
-        on_damaged=on_damaged,
-        table_rows=table_rows,
-        epoch_samples=epoch_samples,
-        queue_size=queue_size,
-        momentum=momentum,
-    )
     return run(
-        data,
-        out,
-        request,
-        module=None if isinstance(encoder, str) else encoder,
-        device=device,
-        workers=workers,
-        checkpoint_seconds=checkpoint_seconds,
-        shard_model=shard_model,
-        resume=resume,
+        arguments.data,
+        arguments.out,
+        settings,
+        module=own,
+        device=arguments.device,
+        workers=arguments.workers,
+        checkpoint_seconds=arguments.checkpoint_seconds,
+        shard_model=arguments.shard_model,
+        resume=arguments.resume,
     )
 
 
-def align(
-    data: Pairs,
-    out: Folder,
-    *,
-    val: OtherPairs | None = None,
-    columns: str | None = None,
-    method: PairMethod = "sogclr",
-    model: str | None = None,
-    pretrained: str | None = None,
-    image_tower: Encoder | None = None,
-    image_weights: str | None = None,
-    text_tower: str | None = None,
-    width: int | None = None,
-    freeze: Freeze = "",
-    batch_size: int | None = None,
-    epochs: int = 30,
-    image_size: int | None = None,
-    temperature: float | None = None,
-    temperature_mode: Tau = "constant",
-    rho: float | None = None,
-    gamma_min: float = 0.2,
-    gamma_decay_visits: int | None = None,
-    effective_negatives: float | None = None,
-    memory_size: int | None = None,
-    dropout: float | None = None,
-    accumulate: int = 1,
-    optimizer: Optimizer = "auto",
-    learning_rate: float | None = None,
-    weight_decay: float | None = None,
-    views: Augmentation = USUAL_VIEWS,
-    precision: Precision = "auto",
-    device: Device = "auto",
-    workers: int | None = None,
-    on_damaged: Damaged = "skip",
-    table_rows: int | None = None,
-    epoch_samples: int | None = None,
-    seed: int = 0,
-    checkpoint_seconds: float = 120.0,
-    shard_model: bool = False,
-    resume: bool = False,
-) -> Result:
+@takes(AlignArguments)
+def align(arguments: AlignArguments) -> "Result":
     """Learn a joint space of images and texts, or of two kinds of text, from pairs.
 
-    What is left out is derived from the data and the machine, and printed with its reason.
-
-    Args:
-        data: A table of pairs (CSV, TSV, JSONL, Parquet; image paths relative to it), a folder
-            that Hugging Face datasets saved, or hf:owner/name. An image in several rows has
-            several captions. Or webdataset shards with images and captions (parts jpg and txt,
-            or json), on this machine or a stream of them by URL
-            ('https://host/pairs-{000..099}.tar'). From Python also a mapping of column names
-            to lists.
-        out: The folder of the run: checkpoint, towers, metrics, curves.
-        val: Such pairs that are held back, on this machine; retrieval on them is reported while
-            training.
-        columns: Of a table: the names of two columns with a comma between. Default: guessed and
-            printed.
-        method: sogclr (a normalizer remembered per sample and side), clip, dcl or siglip.
-        model: An open_clip model by name, its folder, or a file with its configuration.
-        pretrained: Its weights: a tag of open_clip or a file.
-        image_tower: Instead of a model: an image tower by timm name, with its published weights.
-            From Python also your own nn.Module, (B, 3, S, S) to (B, w).
-        image_weights: File of weights for the image tower, instead of the published ones.
-        text_tower: A text tower by Hugging Face name, or its folder. Default: a small one.
-        width: Of the joint space. Default: the model's; 256 for joined towers.
-        freeze: image, text or both with a comma between: only heads of these are trained, and
-            their features are computed once and kept; of a stream, at every step.
-        batch_size: Pairs in one forward pass. Default: at most 256, with 32 batches an epoch.
-        epochs: Passes over the images, each with one of its captions.
-        image_size: Side of the images in pixels. Default: the tower's.
-        temperature: Of the loss; where it is learned, at the start. Default: 0.05.
-        temperature_mode: constant, learned, or individual (one a sample, iSogCLR).
-        rho: Weight of tau in what a learned temperature minimizes (FastCLIP v3, iSogCLR).
-            Default: none, so that F/tau is minimized (CLIP, FastCLIP v0).
-        gamma_min: SogCLR: smallest weight of a new estimate in a sample's normalizer.
-        gamma_decay_visits: SogCLR: visits over which the weight falls there along a cosine, instead
-            of as 1/visits.
-        dropout: In the heads. Default: 0.3 where both towers are frozen, else none.
-        effective_negatives: SogCLR: with how many negatives of average weight a positive
-            competes, like in a batch of one more. Default: all, as published. 255
-            where trained towers or encoders are fine-tuned.
-        memory_size: SogCLR: how many pairs of earlier batches the batch's are told from as well.
-            Default: where both towers are frozen, 256 with the batch; else 0, for earlier rows
-            must compare with new ones.
-        accumulate: Forward passes whose gradients make one optimizer step. With sogclr they
-            aim where one large batch would, with the others where many small ones do.
-        optimizer: lars, sgd or adamw.
-        learning_rate: At its peak. Default: the optimizer's times the square root of
-            batch_size x accumulate; an eighth for heads alone, a hundredth where trained towers
-            are tuned.
-        weight_decay: Not applied to biases and norms.
-        views: How images that are trained on are cropped and changed. Default: as CLIP does.
-        precision: Of the forward pass. Default: bf16-mixed where the device multiplies bfloat16
-            itself (GPUs and newer CPUs), 32-true elsewhere and for heads alone.
-        device: cpu, cuda or mps.
-        workers: Loader processes.
-        on_damaged: Whether to skip and name what is damaged (shards from there on, images, rows of
-            a table), or to refuse to start.
-        table_rows: Of a stream, with sogclr: rows of the table of normalizers of either side,
-            into which images and captions are hashed; 8 bytes each.
-        epoch_samples: Of a stream: how many pairs make an epoch.
-        seed: Of weights, order, captions and views.
-        checkpoint_seconds: At least this long between checkpoints.
-        shard_model: Under torchrun: each process holds a part of the weights and of the
-            optimizer's state, and no copy, for models too large for a device.
-        resume: Go on with the run in `out`, exactly as if it had not been interrupted.
+    Settings that are left out are derived from the data and the machine, and printed with the
+    reason.
 
     Returns:
-        Where the run is, whether it is complete, and its last metrics.
+        The folder of the run, whether the run is complete, and its last metrics.
 
     Raises:
-        sogclr.UserError: bad input, in one line that says what to do.
+        sogclr.UserError: An error that the user can correct; one line says how.
     """
-    from ..models.build_towers import TowerRequest
-    from ..planning.pairs import PairRequest
+    settings = PairSettings.of(arguments)
+    require_data(arguments.data)
+    require_data(arguments.val, "val")
+    if not arguments.resume:
+        require_new(arguments.out)
+        require_encoder(settings.image_tower, "image_tower")
     from .align import align as run
 
-    request = PairRequest(
-        method=method,
-        columns=columns,
-        batch_size=batch_size,
-        epochs=epochs,
-        image_size=image_size,
-        temperature=temperature,
-        temperature_mode=temperature_mode,
-        rho=rho,
-        gamma_min=gamma_min,
-        gamma_decay_visits=gamma_decay_visits,
-        effective_negatives=effective_negatives,
-        memory_size=memory_size,
-        dropout=dropout,
-        accumulate=accumulate,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        precision=precision,
-        views=views,
-        seed=seed,
-        on_damaged=on_damaged,
-        table_rows=table_rows,
-        epoch_samples=epoch_samples,
-    )
-    towers = TowerRequest(
-        model=model,
-        pretrained=pretrained,
-        image_tower=image_tower,
-        image_weights=image_weights,
-        text_tower=text_tower,
-        width=width,
-        image_size=image_size,
-    )
     return run(
-        data,
-        out,
-        request,
-        towers,
-        freeze=freeze,
-        val=val,
-        device=device,
-        workers=workers,
-        checkpoint_seconds=checkpoint_seconds,
-        shard_model=shard_model,
-        resume=resume,
+        arguments.data,
+        arguments.out,
+        settings,
+        freeze=arguments.freeze,
+        val=arguments.val,
+        device=arguments.device,
+        workers=arguments.workers,
+        checkpoint_seconds=arguments.checkpoint_seconds,
+        shard_model=arguments.shard_model,
+        resume=arguments.resume,
     )
 
 

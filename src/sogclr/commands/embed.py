@@ -15,9 +15,8 @@ from ..common.errors import UserError
 from ..common.options import Device
 from ..data.image_source import ImageSource, open_source
 from ..data.pair_source import Texts, are_pairs, open_pairs
-from ..distributed.launch import choose_device
+from ..distributed.launch import choose_device, loader_workers
 from ..evaluation.embed_images import embed_rows
-from ..planning.images import loader_workers
 from ..runs.folder import is_of_pairs, load_encoder
 
 __all__ = ["embed"]

@@ -1,7 +1,6 @@
 """`sogclr.pretrain`, put together: data, plan, model, loop, and what is left in the run."""
 
 import math
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -29,14 +28,16 @@ from ..models.encoders import (
     width_of,
 )
 from ..models.momentum import MomentumModel
-from ..planning.images import Plan, Request, plan_run
+from ..planning.images import Plan, plan_run
+from ..planning.settings_images import ImageSettings
 from ..runs.folder import Run
-from ..runs.resume import Result, checkpoint_bytes, claim, conduct
+from ..runs.resume import claim
 from ..training.loop import Trainer
 from ..training.monitor import NOTHING_YET
 from ..training.normalizer_error import gauge_bytes
 from ..training.task_image_stream import StreamTask, open_stream
 from ..training.task_images import TwoViewTask, ViewsTask
+from .result import Result, checkpoint_bytes, conduct
 
 __all__ = ["build_task", "pretrain"]
 
@@ -44,7 +45,7 @@ __all__ = ["build_task", "pretrain"]
 def pretrain(
     data: Data,
     out: str | Path,
-    request: Request,
+    request: ImageSettings,
     *,
     module: nn.Module | None,
     device: Device,
@@ -78,7 +79,7 @@ def pretrain(
         run.require_space(checkpoint_bytes(task.model, rows, kept))
     resume = run.checkpoint.exists()
     if not resume and fabric.is_global_zero:
-        run.write_settings({"asked": asdict(request), "resolved": asdict(plan.resolved())})
+        run.write_settings({"asked": request.as_dict(), "resolved": plan.resolved().as_dict()})
         # Before the trainer may shard it.
         run.write_encoder(task.model.encoder.state_dict(), task.spec, initial=True)
         _picture(source, plan, run)

@@ -14,9 +14,8 @@ from ..common.console import result, say
 from ..common.errors import UserError
 from ..common.options import Device, Protocol
 from ..data.image_source import Data, ImageSource, open_source
-from ..distributed.launch import choose_device
+from ..distributed.launch import choose_device, loader_workers
 from ..models.encoders import EncoderSpec
-from ..planning.images import loader_workers
 from ..runs.folder import load_encoder
 from .embed_images import Embedding, embed_rows
 from .knn import knn_accuracy

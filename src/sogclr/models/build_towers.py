@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from ..common.errors import UserError, one_line
-from .encoders import IMAGENET_MEAN, IMAGENET_STD, load_weights, width_of
+from ..common.options import TowerSettings
+from .encoders import IMAGENET_MEAN, IMAGENET_STD, load_weights, require_known, width_of
 from .towers import PairSpec, Tower
 
-__all__ = ["TowerRequest", "build_towers", "rebuild_towers", "tokenizer_of"]
+__all__ = ["build_towers", "rebuild_towers", "tokenizer_of"]
 
 SMALL_VISION = {"timm_model_name": "resnet10t", "timm_pool": "avg", "timm_proj": "linear"}
 # A quarter of CLIP's ViT-B/32 text tower in every respect, with its vocabulary.
@@ -28,28 +29,8 @@ SMALL_IMAGE = 64
 JOINED_WIDTH = 256  # of heads on towers that were trained apart
 
 
-@dataclass(frozen=True)
-class TowerRequest:
-    """What was asked for; see `sogclr.align` for the meaning of each."""
-
-    model: str | None
-    pretrained: str | None
-    image_tower: str | nn.Module | None
-    image_weights: str | None
-    text_tower: str | None
-    width: int | None
-    image_size: int | None
-
-    def starts_trained(self) -> bool:
-        """Whether the towers come with trained weights."""
-        if self.model is not None:
-            published = self.pretrained is not None or ":" in self.model
-            return published or Path(self.model).is_dir()
-        return self.image_tower is not None or self.text_tower is not None
-
-
 def build_towers(
-    request: TowerRequest, kinds: tuple[str, str], frozen: tuple[str, ...], image_size: int
+    request: TowerSettings, kinds: tuple[str, str], frozen: tuple[str, ...], image_size: int
 ) -> tuple[PairSpec, dict[str, Tower]]:
     """Towers with their initial weights, and their description.
 
@@ -64,7 +45,6 @@ def build_towers(
             settings that contradict each other.
     """
     require_open_clip()
-    _check(request)
     with _quiet():
         if request.model is not None:
             return _whole(request, kinds, frozen)
@@ -129,20 +109,8 @@ def require_open_clip() -> None:
         raise UserError("pairs need open_clip: pip install 'sogclr[pairs]'") from None
 
 
-def _check(request: TowerRequest) -> None:
-    if request.model is not None:
-        for name in ("image_tower", "image_weights", "text_tower", "width", "image_size"):
-            if getattr(request, name) is not None:
-                flag = name.replace("_", "-")
-                raise UserError(f"{flag}: is for joined towers; a --model brings its own")
-    elif request.pretrained is not None:
-        raise UserError("pretrained: goes with --model; for an image tower, --image-weights FILE")
-    if request.width is not None and request.width < 1:
-        raise UserError(f"width: must be at least 1, got {request.width}")
-
-
 def _whole(
-    request: TowerRequest, kinds: tuple[str, str], frozen: tuple[str, ...]
+    request: TowerSettings, kinds: tuple[str, str], frozen: tuple[str, ...]
 ) -> tuple[PairSpec, dict[str, Tower]]:
     """An open_clip model by name, folder or configuration file."""
     import open_clip
@@ -238,7 +206,7 @@ def _check_tag(name: str, tag: str | None) -> None:
 
 
 def _joined(
-    request: TowerRequest, kinds: tuple[str, str], frozen: tuple[str, ...], image_size: int
+    request: TowerSettings, kinds: tuple[str, str], frozen: tuple[str, ...], image_size: int
 ) -> tuple[PairSpec, dict[str, Tower]]:
     """A timm tower and a Hugging Face tower, or small ones in place of what is not named."""
     named = request.text_tower is not None or request.image_tower is not None
@@ -264,7 +232,7 @@ def _joined(
     return spec, towers
 
 
-def _with_image(spec: PairSpec, request: TowerRequest) -> tuple[PairSpec, nn.Module | None]:
+def _with_image(spec: PairSpec, request: TowerSettings) -> tuple[PairSpec, nn.Module | None]:
     import timm
 
     tower = request.image_tower
@@ -276,12 +244,7 @@ def _with_image(spec: PairSpec, request: TowerRequest) -> tuple[PairSpec, nn.Mod
         return _as_configured(own, request, config), tower
     if tower is None:
         return replace(spec, vision={**SMALL_VISION, "image_size": spec.image_size}), None
-    if not timm.is_model(tower):
-        near = difflib.get_close_matches(tower, timm.list_models(), n=4, cutoff=0.5)
-        raise UserError(
-            f"image-tower: {tower!r} is unknown; nearest: {', '.join(near) or 'none'} "
-            "(timm.list_models() lists all)"
-        )
+    require_known(tower, "image_tower")
     published = timm.get_pretrained_cfg(tower)
     spec = _as_configured(spec, request, published.to_dict() if published else {})
     vision = {
@@ -294,7 +257,7 @@ def _with_image(spec: PairSpec, request: TowerRequest) -> tuple[PairSpec, nn.Mod
     return replace(spec, vision=vision), None
 
 
-def _as_configured(spec: PairSpec, request: TowerRequest, config: dict[str, Any]) -> PairSpec:
+def _as_configured(spec: PairSpec, request: TowerSettings, config: dict[str, Any]) -> PairSpec:
     """Size, mean and standard deviation that timm says an image tower was trained with."""
     size = config.get("input_size", (3, spec.image_size, spec.image_size))[-1]
     return replace(

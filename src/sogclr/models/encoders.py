@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..common.errors import UserError
+from ..common.errors import UserError, flag
 from .small import SmallEncoder
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "describe",
     "load_weights",
     "rebuild_encoder",
+    "require_known",
     "width_of",
 ]
 
@@ -74,14 +75,8 @@ def build_encoder(
     Raises:
         UserError: unknown name (with the nearest ones), weights that cannot be had or do not fit.
     """
-    import timm
-
-    if name != "small" and not timm.is_model(name):
-        near = difflib.get_close_matches(name, [*timm.list_models(), "small"], n=4, cutoff=0.5)
-        raise UserError(
-            f"encoder: {name!r} is unknown; nearest: {', '.join(near) or 'none'} "
-            "(timm.list_models() lists all)"
-        )
+    if name != "small":
+        require_known(name)
     from_scratch = not pretrained and weights is None
     spec = EncoderSpec(name, image_size, options=_options(name, image_size))
     encoder = _create(spec, pretrained=pretrained)
@@ -96,6 +91,26 @@ def build_encoder(
     if weights is not None:
         load_weights(encoder, Path(weights), "weights")
     return encoder, spec
+
+
+def require_known(name: str, option: str = "encoder") -> None:
+    """Refuse a name that timm does not know.
+
+    Args:
+        name: Name of an encoder.
+        option: Name of the option that gave it.
+
+    Raises:
+        UserError: The name is unknown; the message has the nearest names.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, [*timm.list_models(), "small"], n=4, cutoff=0.5)
+        raise UserError(
+            f"{flag(option)}: {name!r} is unknown; nearest: {', '.join(near) or 'none'} "
+            "(timm.list_models() lists all)"
+        )
 
 
 def rebuild_encoder(spec: EncoderSpec) -> nn.Module:

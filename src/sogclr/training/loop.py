@@ -21,10 +21,11 @@ from ..common.errors import UserError
 from ..data.batches.loaders import Epochs
 from ..distributed.exchange import agree
 from ..distributed.sharded_model import are_sharded, as_shards, optimizer_as_shards, told_of, whole
-from ..planning.recipe import Recipe, build_optimizer, build_schedule
+from ..planning.recipe import Recipe
 from ..runs.folder import Run
 from .cuda_graphs import CapturedWork
 from .monitor import Monitor
+from .optimizer import build_optimizer, build_schedule
 from .task import Outcome, Task
 
 __all__ = ["Trainer", "can_capture"]
