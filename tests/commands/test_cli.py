@@ -74,7 +74,7 @@ def test_bad_data_is_one_line(tmp_path, photos, capsys):
         (["--encoder", "resnet19"], "nearest: resnet"),
         (["--encoder", "small", "--pretrained"], "no pretrained weights"),
         (["--device", "cuda"], "cuda is not available"),
-        (["--views.flip", "2"], "flip must be between 0 and 1"),
+        (["--views.flip", "2"], "--views.flip: must be between 0 and 1"),
         (["--queue-size", "8"], "queue-size: goes with --method moco"),
         (["--momentum", "0.9", "--method", "dcl"], "momentum: goes with --method moco"),
         (["--method", "moco", "--queue-size", "33"], "at most 32, two views of each of the 16"),

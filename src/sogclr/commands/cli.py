@@ -132,7 +132,7 @@ def _option(argument: Argument, known: set[str]) -> tuple[str, Any, Any]:
     }
     if (metavar := _metavar(argument.kind)) is not None:
         options["metavar"] = metavar
-    kind: Any = Annotated[argument.kind, arg(**options)]  # type: ignore[name-defined]
+    kind: Any = Annotated[argument.kind, arg(**options)]
     if required and argument.name != "out":
         kind = Annotated[kind, Positional]
     return argument.name, kind, field() if required else field(default=default)
