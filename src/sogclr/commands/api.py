@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from ..common.options import Augmentation, Device
-from ..planning.settings import Folder
 from ..planning.settings_images import ImageSettings, PretrainArguments
 from ..planning.settings_pairs import AlignArguments, PairSettings
 from ..runs.resume import require_new
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
 
     from ..auditing.measure import Audit
     from ..data.image_source import Data
+    from ..evaluation.images import ImageReport
+    from ..evaluation.pairs import PairReport
+    from .embed import Embeddings
     from .result import Result
     from .search import Match
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     Audited: TypeAlias = str | Path | nn.Module
     File: TypeAlias = str | Path
     OtherPairs: TypeAlias = Any
-    Report: TypeAlias = Any
+    Report: TypeAlias = ImageReport | PairReport
     Matches: TypeAlias = list[Match]
     Protocols = str | tuple[str, ...] | None
     Columns = str
@@ -49,7 +51,7 @@ else:  # what the command line accepts, and how its help names the value
     Run = Audited = Annotated[str, "RUN"]
     Protocols = Annotated[str, "NAMES"] | None
     OwnModule = Suppress[str | None]
-    Audit = Matches = Report = Result = Any
+    Audit = Embeddings = Matches = Report = Result = Any
 
 __all__ = ["Augmentation", "align", "audit", "embed", "evaluate", "pretrain", "search"]
 
@@ -131,86 +133,103 @@ def evaluate(
     *,
     test: OtherData | None = None,
     protocol: Protocols = None,
-    columns: str | None = None,
-    templates: str | None = None,
+    columns: Columns | None = None,
+    templates: Text | None = None,
     encoder: OwnModule = None,
     device: Device = "auto",
     workers: int | None = None,
 ) -> Report:
-    """Measure what a run has learned, on data with labels or pairs.
+    """Measure what a run has learned, on data with labels or on pairs.
 
-    A run of `pretrain`: labelled images are classified with frozen features, beside raw pixels
-    and the untrained encoder. knn: 20 neighbours by cosine similarity, votes weighted with
-    temperature 0.1. linear: logistic regression on standardized features, its penalty chosen on
-    a split of the training part. Without `test`, kNN leaves one out and the linear probe is
-    cross-validated in five folds.
+    A run of `pretrain` is measured on labelled images, which are classified by their frozen
+    features; raw pixels and the untrained encoder are measured too, for comparison. Protocol knn:
+    20 neighbours by cosine similarity, votes weighted with temperature 0.1. Protocol linear:
+    logistic regression on standardized features; a split of the training part chooses the penalty.
+    Without `test`, knn leaves one image out and linear cross-validates in five folds.
 
-    A run of `align`: retrieval between the sides of pairs (R@1, R@5, R@10, median rank);
-    zero-shot classification of labelled images by the names of their classes; sts, the rank
-    correlation of similarities with the column `score` of a table of sentence pairs.
+    A run of `align` is measured in one of three ways. Protocol retrieval: R@1, R@5, R@10 and median
+    rank between the sides of pairs. Protocol zero-shot: labelled images are classified by the names
+    of their classes. Protocol sts: rank correlation of similarities with the column `score` of a
+    table of sentence pairs.
 
     Args:
-        run: The folder of a run.
-        data: Labelled images (a folder with sub-folders as labels, shards with labels, or
-            `digits`), or pairs (a table, or shards with captions).
-        test: Other labelled images to test on, with the same labels.
-        protocol: knn, linear or both with a comma between; retrieval, zero-shot or sts. Default:
-            what fits the run and the data.
-        columns: Of a table: the names of two columns with a comma between.
-        templates: Of zero-shot classification: sentences with {} for the class, separated by |.
-            Default: seven of CLIP's.
-        encoder: Where the run trained your own nn.Module: one of that architecture.
-        device: cpu, cuda or mps.
-        workers: Loader processes.
+        run: Folder of the run.
+        data: Labelled images: a folder whose sub-folders are the labels, shards with labels, or
+            `digits`. Or pairs: a table, or shards with captions.
+        test: Other labelled images, with the same labels, to test on. Default: test on `data`.
+        protocol: What to measure: knn, linear or knn,linear; retrieval, zero-shot or sts. Default:
+            knn,linear, or what suits the pairs or images.
+        columns: Names of the table's two columns, with a comma between them. Default: guessed from
+            the usual names.
+        templates: Sentences for zero-shot classification with {} for the name of the class,
+            separated by |. Default: seven templates of CLIP.
+        encoder: An nn.Module of the architecture that was trained, if the run trained your own.
+        device: Device to compute on. auto is cuda if there is one, else mps, else cpu.
+        workers: Number of processes that load samples. Default: 0 on a CPU and for data in memory,
+            else one per CPU core, at most 8.
 
     Returns:
-        What was measured: accuracies in [0, 1] by features and protocol, or a report on pairs.
+        For a run of `pretrain`, an `ImageReport`: `report.trained.knn` is an accuracy in [0, 1].
+        For a run of `align`, a `PairReport`: `report.retrieval`, `report.zero_shot` or
+        `report.sts`.
 
     Raises:
-        sogclr.UserError: bad input, in one line that says what to do.
+        sogclr.UserError: An error that the user can correct; one line says how.
     """
-    from ..runs.folder import is_of_pairs
+    require_data(data)
+    require_data(test, "test")
+    from .evaluate import evaluate as run_evaluation
 
-    if is_of_pairs(run):
-        from ..evaluation.pair_report import evaluate_pairs
-
-        return evaluate_pairs(run, data, protocol, encoder, device, columns, templates)
-    from ..evaluation.images import evaluate as run_evaluation
-
-    return run_evaluation(run, data, test, protocol or "knn,linear", encoder, device, workers)
+    return run_evaluation(
+        run,
+        data,
+        test=test,
+        protocol=protocol,
+        columns=columns,
+        templates=templates,
+        module=encoder,
+        device=device,
+        workers=workers,
+    )
 
 
 def embed(
     run: Run,
     data: Data,
     *,
-    out: Folder,
-    columns: str | None = None,
+    out: File,
+    columns: Columns | None = None,
     encoder: OwnModule = None,
     device: Device = "auto",
     workers: int | None = None,
-) -> None:
-    """Write embeddings: ids, names and vectors, to .npz or .parquet.
+) -> Embeddings:
+    """Write the embeddings of samples, with ids and names, to a .npz or .parquet file.
 
-    Of a run of `align`, vectors are unit vectors of the joint space; a table gives both sides,
-    with a column (or arrays) `side`, a or b.
+    A run of `align` gives unit vectors of the joint space. For pairs both sides are embedded, and
+    an array (or column) `side` says a or b.
 
     Args:
-        run: The folder of a run.
-        data: Images: a folder, shards, or `digits`; or, for a run of `align`, also pairs: a
-            table, or shards with captions.
-        out: File to write: .npz with arrays ids, paths, vectors; or .parquet with such columns.
-        columns: Of a table: the names of two columns with a comma between.
-        encoder: Where the run trained your own nn.Module: one of that architecture.
-        device: cpu, cuda or mps.
-        workers: Loader processes.
+        run: Folder of the run.
+        data: Images: a folder, shards, or `digits`. For a run of `align` also pairs: a table, or
+            shards with captions.
+        out: File to write: .npz with the arrays ids, paths and vectors, or .parquet with the
+            columns id, path and vector.
+        columns: Names of the table's two columns, with a comma between them. Default: guessed from
+            the usual names.
+        encoder: An nn.Module of the architecture that was trained, if the run trained your own.
+        device: Device to compute on. auto is cuda if there is one, else mps, else cpu.
+        workers: Number of processes that load samples. Default: 0 on a CPU and for data in memory,
+            else one per CPU core, at most 8.
+
+    Returns:
+        What was written: ids, names and vectors.
 
     Raises:
-        sogclr.UserError: bad input, in one line that says what to do.
+        sogclr.UserError: An error that the user can correct; one line says how.
     """
     from .embed import embed as run_embedding
 
-    run_embedding(run, data, out, columns, encoder, device, workers)
+    return run_embedding(run, data, out, columns, encoder, device, workers)
 
 
 def search(
@@ -219,30 +238,32 @@ def search(
     *,
     data: OtherPairs | None = None,
     top: int = 12,
-    out: Folder | None = None,
+    out: File | None = None,
     encoder: OwnModule = None,
     device: Device = "auto",
 ) -> Matches:
-    """Find what is nearest to a sentence, or to an image, with the towers of a run of `align`.
+    """Find the samples nearest to a sentence or an image, with the towers of a run of `align`.
 
-    Prints the best matches; of images, writes a picture of them too.
+    Prints the best matches; if they are images, writes a picture of them too.
 
     Args:
-        run: The folder of a run of `align`.
-        query: A sentence, or an image file.
-        data: What is searched: a folder or shards of images, or a table of pairs (its images,
-            or its second texts). Default: the pairs that the run was trained on.
-        top: How many matches.
-        out: The picture. Default: search.png in the run.
-        encoder: Where the run has an image tower of your own: one of that architecture.
-        device: cpu, cuda or mps.
+        run: Folder of a run of `align`.
+        query: A sentence, or the path of an image file.
+        data: Samples to search: a folder or shards of images, or a table of pairs, of which the
+            images (or the second texts) are searched. Default: the pairs that the run was trained
+            on.
+        top: Number of matches.
+        out: File of the picture. Default: search.png in the folder of the run.
+        encoder: An nn.Module of the image tower's architecture, if the run trained your own.
+        device: Device to compute on. auto is cuda if there is one, else mps, else cpu.
 
     Returns:
         Names and similarities, best first.
 
     Raises:
-        sogclr.UserError: bad input, in one line that says what to do.
+        sogclr.UserError: An error that the user can correct; one line says how.
     """
+    require_data(data)
     from .search import search as run_search
 
     return run_search(run, query, data, top=top, out=out, module=encoder, device=device)
@@ -256,38 +277,41 @@ def audit(
     views: int | None = None,
     batch_size: int | None = None,
     temperature: float | None = None,
-    out: Folder | None = None,
+    out: File | None = None,
     encoder: OwnModule = None,
     device: Device = "auto",
 ) -> Audit:
-    """Measure how far a batch's gradient is from that of all data at once.
+    """Measure how far the gradient of a batch is from the gradient of all data.
 
-    The exact gradient of the global objective by the embeddings, against the gradient that a
-    batch of 8 to 4,096 gives on average when it takes its normalizers from itself, and that of
-    SogCLR with the run's own table. Which in-batch batch size is the table worth? A table, a
-    sentence and a picture say; the same numbers go to audit.json. Once embedded, 50,000 images take
-    some ten minutes of two CPU cores.
+    The reference is the exact gradient of the global objective by the embeddings. Compared with it
+    are the average gradients of batches of 8 to 4,096 samples that estimate the normalizers from
+    the batch, and the gradient of SogCLR with the run's table. The result says which batch size the
+    table is worth: as a table, a sentence, a picture, and numbers in audit.json. Once 50,000 images
+    are embedded, the audit takes about ten minutes on two CPU cores.
 
     Args:
-        run: The folder of a run; or, before training, the name of an encoder (from Python also
-            an nn.Module), which is then audited with a table filled by its own embeddings.
-        data: What the run was trained on: images (a folder, shards, `digits`) or pairs (a
-            table, shards); images for an encoder before training.
-        samples: At most this many, drawn at random; of pairs with wide vectors fewer.
-        views: Random views of each sample that stand for all; even. Default: 4, of more than
-            25,000 samples 2.
-        batch_size: Of SogCLR, for an encoder before training. Default: what pretrain would take.
-        temperature: As batch_size.
-        out: The picture. Default: audit.png in the run, or here.
-        encoder: Where the run trained your own nn.Module: one of that architecture.
-        device: Where samples are embedded: cpu, cuda or mps.
+        run: Folder of the run. To audit before training: the name of an encoder, whose table is
+            then filled by its own embeddings. From Python also an nn.Module.
+        data: Data that the run was trained on: images (a folder, shards, `digits`) or pairs (a
+            table, shards). For an encoder before training: images.
+        samples: Largest number of samples, drawn at random; fewer for pairs with wide vectors.
+        views: Number of random views per sample, even, that stand for all views. Default: 4, or 2
+            for more than 25,000 samples.
+        batch_size: Batch size of SogCLR, only for an encoder before training. Default: the one
+            that `pretrain` would derive.
+        temperature: Temperature of the loss, only for an encoder before training. Default: the one
+            that `pretrain` would derive.
+        out: File of the picture. Default: audit.png in the folder of the run, or in this folder.
+        encoder: An nn.Module of the architecture that was trained, if the run trained your own.
+        device: Device to embed the samples on. auto is cuda if there is one, else mps, else cpu.
 
     Returns:
         All that was measured.
 
     Raises:
-        sogclr.UserError: bad input, in one line that says what to do.
+        sogclr.UserError: An error that the user can correct; one line says how.
     """
+    require_data(data)
     from .audit import audit as run_audit
 
     return run_audit(
