@@ -68,7 +68,7 @@ def test_bad_tables_are_one_line(make_pairs, tmp_path, align_fails):
     line = align_fails(written(rows, folder=tmp_path))  # there is no img/ beside it
     assert "45 of 45 images of" in line
     assert "row 2: img/00.png: no such file or directory" in line
-    assert f"looked for from {tmp_path}" in line
+    assert f"searched from {tmp_path}" in line
     line = align_fails(written([(image, 7) for image, _ in rows]))
     assert "caption of" in line
     assert "does not hold text but int values (the first: 7)" in line

@@ -10,8 +10,8 @@ from scipy.stats import spearmanr
 
 import sogclr
 from sogclr import UserError
-from sogclr.data.image_source import open_source
-from sogclr.data.pair_source import open_pairs
+from sogclr.data.open_images import open_source
+from sogclr.data.open_pairs import open_pairs
 from sogclr.evaluation.pair_report import TEMPLATES, embed_side
 
 

@@ -13,7 +13,8 @@ from torch import nn
 from ..common.console import result, say
 from ..common.errors import UserError
 from ..common.options import Device, Protocol
-from ..data.image_source import Data, ImageSource, open_source
+from ..data.image_source import ImageSource
+from ..data.open_images import Data, open_source
 from ..distributed.launch import choose_device
 from ..models.encoders import EncoderSpec
 from ..planning.images import loader_workers

@@ -11,9 +11,12 @@ from torch import nn
 from ..common.console import result, say
 from ..common.errors import UserError
 from ..common.options import Device, PairProtocol
-from ..data.image_source import ImageSource, open_source
-from ..data.pair_source import PairSource, Texts, are_pairs, open_pairs
+from ..data.image_source import ImageSource
+from ..data.open_images import open_source
+from ..data.open_pairs import are_pairs, open_pairs
+from ..data.pair_source import PairSource
 from ..data.tables.read import Table, is_table, read_table
+from ..data.texts import Texts
 from ..distributed.launch import choose_device
 from ..models.tower_features import cached_features, compute_features, plain_inputs
 from ..models.tower_inputs import StoredFeatures
