@@ -84,7 +84,9 @@ def test_unreadable_headers_are_listed_and_left_out(make_folder):
     assert sorted(name for name, _ in source.left_out) == ["red/broken.jpg", "red/empty.png"]
     assert "2 unreadable files left out" in source.describe()
     require_undamaged(source.damaged, "skip")
-    with pytest.raises(UserError, match=r"red/broken\.jpg: not an image; .*replace the damaged files"):
+    with pytest.raises(
+        UserError, match=r"red/broken\.jpg: not an image; .*replace the damaged files"
+    ):
         require_undamaged(source.damaged, "refuse")
 
 

@@ -222,7 +222,10 @@ def test_damage_is_named_in_its_place(make_shards, tmp_path):
     found = batches(source)[:4]
     unreadable = {name: reason for batch in found for name, reason in batch.unreadable}
     assert set(unreadable) == {shard.as_uri(), "x"}
-    assert "damaged (truncated), the samples behind the damage are left out" in unreadable[shard.as_uri()]
+    assert (
+        "damaged (truncated), the samples behind the damage are left out"
+        in unreadable[shard.as_uri()]
+    )
     assert unreadable["x"] == "not an image"
     kept = [sample.name for batch in found for sample in batch.plan.samples]
     expected = [f"set/{n:03}" for n in range(SAMPLES) if n not in range(19, 32)]
