@@ -76,10 +76,10 @@ def test_bad_tables_are_one_line(make_pairs, tmp_path, align_fails):
     assert "no usable pair; 45 rows with an empty caption" in line
     (tmp_path / "table.txt").write_text("image,caption\n")
     assert ".csv, .tsv, .jsonl, .parquet can be read" in align_fails(tmp_path / "table.txt")
-    assert "not one that datasets saved" in align_fails(table.parent)
+    assert "a folder that datasets did not save" in align_fails(table.parent)
     line = align_fails("hf:nobody/nothing")
     assert "could not be loaded from the hub" in line
-    assert "save it elsewhere with dataset.save_to_disk(FOLDER)" in line
+    assert "save it on another machine with dataset.save_to_disk(FOLDER)" in line
 
 
 @pytest.mark.parametrize(
