@@ -15,7 +15,7 @@ from ..commands.pretrain import build_task
 from ..common.console import say
 from ..common.errors import UserError, one_line
 from ..common.options import Device
-from ..data.image_source import open_source
+from ..data.open_images import open_source
 from ..distributed.launch import choose_device
 from ..losses import GlobalClipLoss, GlobalContrastiveLoss, SigLipLoss
 from ..losses.normalizer import NormalizerTable

@@ -17,9 +17,10 @@ from ..common.errors import UserError
 from ..common.options import Device
 from ..data.batches.loaders import BatchPlan, Epochs
 from ..data.batches.stream import StreamPlan
-from ..data.image_source import require_whole
-from ..data.pair_source import PairSource, open_pairs
-from ..data.tar.http import is_url, shown
+from ..data.open_images import require_undamaged
+from ..data.open_pairs import open_pairs
+from ..data.pair_source import PairSource
+from ..data.tar.http import is_url, without_query
 from ..data.tar.stream_pairs import PairStream
 from ..distributed.launch import choose_device, start
 from ..distributed.sharded_model import require_shardable
@@ -63,7 +64,7 @@ def align(
     kind = choose_device(device, alone=False)
     source = _opened(data, request)
     held = None if val is None else open_pairs(val, request.columns)
-    require_whole(
+    require_undamaged(
         [*source.damaged, *(held.damaged if held is not None else ())], request.on_damaged
     )
     say(source.describe())
@@ -248,6 +249,6 @@ def _named(data: Any) -> str | None:
     if not isinstance(data, str | Path):
         return None
     if is_url(data):
-        return shown(str(data))
+        return without_query(str(data))
     is_path = os.path.exists(data) or str(data).endswith(".tar")  # or a pattern of shards
     return os.path.abspath(data) if is_path else str(data)

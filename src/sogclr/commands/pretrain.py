@@ -13,7 +13,8 @@ from ..common.errors import UserError
 from ..common.options import Device
 from ..data.batches.loaders import BatchPlan, Epochs, view_batches
 from ..data.batches.stream import StreamPlan, stream_batches
-from ..data.image_source import Data, ImageSource, open_source, require_whole
+from ..data.image_source import ImageSource
+from ..data.open_images import Data, open_source, require_undamaged
 from ..data.tar.stream import StreamSource
 from ..data.views.pipeline import photometric
 from ..data.views.resident import ResidentImages, resident
@@ -63,7 +64,7 @@ def pretrain(
     source: ImageSource | StreamSource | None = open_stream(data, request, StreamSource)
     if source is None:
         source = open_source(data)
-        require_whole(source.damaged, request.on_damaged)
+        require_undamaged(source.damaged, request.on_damaged)
     plan = plan_run(request, source, kind, workers)
     _tell(source, plan, kind)
     # From here on no process changes what another looks at.
@@ -149,7 +150,7 @@ def _picture(source: ImageSource | StreamSource, plan: Plan, run: Run) -> None:
     shown, settings = min(16, len(source)), (1, 1, plan.request.seed)
     size, crop_min = plan.image_size, plan.views.crop_min or 0.0
     if isinstance(source, StreamSource):
-        few = StreamPlan(source.part(shown), None, shown, *settings)
+        few = StreamPlan(source.shorten(shown), None, shown, *settings)
         loader = stream_batches(few, image_size=size, crop_min=crop_min, workers=0)
     else:
         one = BatchPlan(source.ids, shown, *settings)

@@ -132,7 +132,7 @@ class Preprocess:
         self.spec = spec
 
     def __call__(self, image: Any) -> Tensor:
-        from ..data.image_source import to_rgb
+        from ..data.decode import to_rgb
         from ..data.views.pipeline import center_view, standardize
 
         view = torch.from_numpy(center_view(to_rgb(image), self.spec.image_size))
