@@ -405,9 +405,9 @@ def evaluate(
     Raises:
         sogclr.UserError: bad input, in one line that says what to do.
     """
-    from ..runs.folder import is_of_pairs
+    from ..runs.folder import is_pair_run
 
-    if is_of_pairs(run):
+    if is_pair_run(run):
         from ..evaluation.pair_report import evaluate_pairs
 
         return evaluate_pairs(run, data, protocol, encoder, device, columns, templates)

@@ -18,7 +18,8 @@ from ..data.pair_source import Texts, are_pairs, open_pairs
 from ..distributed.launch import choose_device
 from ..evaluation.embed_images import embed_rows
 from ..planning.images import loader_workers
-from ..runs.folder import is_of_pairs, load_encoder
+from ..runs.folder import is_pair_run
+from ..runs.load import load_encoder
 
 __all__ = ["embed"]
 
@@ -51,7 +52,7 @@ def embed(
         _require_pyarrow()
     if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
         raise UserError(f"out: the folder {target.parent} does not exist or cannot be written to")
-    if is_of_pairs(run):
+    if is_pair_run(run):
         embedded = _of_pairs(run, data, columns, module, device)
     else:
         embedded = _of_images(run, data, module, device, workers)

@@ -17,7 +17,7 @@ from ..data.image_source import Data, ImageSource, open_source
 from ..distributed.launch import choose_device
 from ..models.encoders import EncoderSpec
 from ..planning.images import loader_workers
-from ..runs.folder import load_encoder
+from ..runs.load import load_encoder
 from .embed_images import Embedding, embed_rows
 from .knn import knn_accuracy
 from .linear import linear_accuracy
