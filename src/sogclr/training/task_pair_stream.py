@@ -108,4 +108,4 @@ class StreamPairTask(Streamed, SidesTask):
             return {}
         assert isinstance(batch.plan, StreamMicroBatch)
         keys = batch.plan.keys, batch.keys_b
-        return dict(zip(("key", "sample_key_b"), map(torch.from_numpy, keys), strict=True))
+        return dict(zip(("sample_key", "sample_key_b"), map(torch.from_numpy, keys), strict=True))
