@@ -35,7 +35,8 @@ from machine import machine
 
 from sogclr.common.options import Augmentation, PairMethod, Tau
 from sogclr.data.batches.loaders import BatchPlan
-from sogclr.data.pair_source import PairSource, open_pairs
+from sogclr.data.open_pairs import open_pairs
+from sogclr.data.pair_source import PairSource
 from sogclr.distributed.launch import start
 from sogclr.models.build_towers import TowerRequest, build_towers, tokenizer_of
 from sogclr.models.tower_features import cached_features

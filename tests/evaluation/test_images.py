@@ -5,7 +5,7 @@ import torch
 from helpers.refusal import refused
 
 import sogclr
-from sogclr.data.image_source import open_source
+from sogclr.data.open_images import open_source
 from sogclr.evaluation.embed_images import embed_images
 from sogclr.evaluation.knn import knn_accuracy
 from sogclr.evaluation.linear import linear_accuracy

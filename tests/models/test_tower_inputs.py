@@ -8,7 +8,8 @@ from PIL import Image
 import sogclr
 from sogclr import Augmentation
 from sogclr.data.batches.loaders import BatchPlan
-from sogclr.data.pair_source import Texts, open_pairs
+from sogclr.data.open_pairs import open_pairs
+from sogclr.data.texts import Texts
 from sogclr.models.tower_features import padding_of, plain_inputs
 from sogclr.models.tower_inputs import CenterImages, ImageViews, StoredFeatures, Tokens
 from sogclr.models.towers import PairSpec

@@ -19,8 +19,8 @@ from torch import nn
 
 import sogclr
 from sogclr import MoCoLoss, UserError
-from sogclr.data.image_source import open_source
 from sogclr.data.images.arrays import ArraySource
+from sogclr.data.open_images import open_source
 from sogclr.runs.folder import Run
 from sogclr.training.loop import Trainer
 

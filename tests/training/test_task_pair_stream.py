@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import sogclr
 from sogclr.commands.cli import main
 from sogclr.data.batches.stream import StreamPlan
-from sogclr.data.pair_source import open_pairs
+from sogclr.data.open_pairs import open_pairs
 from sogclr.data.tar.stream_pairs import PairStream
 from sogclr.models.tower_inputs import DrawnViews, ImageViews, Tokenizer
 from sogclr.planning.pairs import CLIP_VIEWS
@@ -223,7 +223,7 @@ def test_what_is_damaged_is_skipped_and_named(shards, pattern, fast, tmp_path, c
     said = capsys.readouterr().err
     assert "skipped bad: not an image (training goes on, " in said
     assert "1.tar: damaged (" in said
-    assert ", what lies behind is left out (training goes on, " in said
+    assert ", the samples behind the damage are left out (training goes on, " in said
 
 
 REFUSED = {

@@ -19,7 +19,7 @@ from torch import nn
 
 import sogclr
 from sogclr import UserError
-from sogclr.data.pair_source import open_pairs
+from sogclr.data.open_pairs import open_pairs
 from sogclr.runs.folder import Run
 from sogclr.training.loop import Trainer
 

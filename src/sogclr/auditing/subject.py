@@ -21,7 +21,7 @@ from ..common.console import say, track
 from ..common.errors import UserError, one_line
 from ..common.options import Device
 from ..data.batches.loaders import BatchPlan, MicroBatch
-from ..data.image_source import open_source
+from ..data.open_images import open_source
 from ..distributed.launch import choose_device
 from ..losses import GlobalClipLoss, GlobalContrastiveLoss, SigLipLoss
 from ..losses.normalizer import NormalizerTable

@@ -11,9 +11,10 @@ import torch
 from ..common.console import say
 from ..common.environment import restarts
 from ..common.options import Device
-from ..data.image_source import require_whole
-from ..data.pair_source import PairSource, open_pairs
-from ..data.tar.http import is_url, shown
+from ..data.open_images import require_undamaged
+from ..data.open_pairs import open_pairs
+from ..data.pair_source import PairSource
+from ..data.tar.http import is_url, without_query
 from ..data.tar.stream_pairs import PairStream
 from ..distributed.launch import choose_device, start
 from ..distributed.sharded_model import require_shardable
@@ -61,7 +62,7 @@ def align(
     source = open_data(data, request)
     validation = None if val is None else open_pairs(val, request.columns)
     damaged = [*source.damaged, *(validation.damaged if validation is not None else ())]
-    require_whole(damaged, request.on_damaged)
+    require_undamaged(damaged, request.on_damaged)
     say(source.describe())
     if validation is not None:
         say(f"held back: {validation.describe()}")
@@ -135,6 +136,6 @@ def _address(data: Any) -> str | None:
     if not isinstance(data, str | Path):
         return None
     if is_url(data):
-        return shown(str(data))
+        return without_query(str(data))
     is_path = os.path.exists(data) or str(data).endswith(".tar")  # or a pattern of shards
     return os.path.abspath(data) if is_path else str(data)

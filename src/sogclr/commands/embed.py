@@ -13,8 +13,10 @@ from torch.nn.functional import normalize
 from ..common.console import say
 from ..common.errors import UserError
 from ..common.options import Device
-from ..data.image_source import ImageSource, open_source
-from ..data.pair_source import Texts, are_pairs, open_pairs
+from ..data.image_source import ImageSource
+from ..data.open_images import open_source
+from ..data.open_pairs import are_pairs, open_pairs
+from ..data.texts import Texts
 from ..distributed.launch import choose_device
 from ..evaluation.embed_images import embed_images
 from ..evaluation.embed_pairs import embed_side

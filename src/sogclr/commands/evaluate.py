@@ -12,8 +12,9 @@ from torch import nn
 from ..common.console import result, say
 from ..common.errors import UserError
 from ..common.options import Device, PairProtocol, Protocol
-from ..data.image_source import Data, ImageSource, open_source
-from ..data.pair_source import are_pairs, open_pairs
+from ..data.image_source import ImageSource
+from ..data.open_images import Data, open_source
+from ..data.open_pairs import are_pairs, open_pairs
 from ..data.tables.read import is_table, read_table
 from ..distributed.launch import choose_device
 from ..evaluation.images import ImageReport, measure_images

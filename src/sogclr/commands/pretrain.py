@@ -9,7 +9,8 @@ from torch import nn
 from ..common.console import say
 from ..common.environment import restarts
 from ..common.options import Device
-from ..data.image_source import Data, ImageSource, open_source, require_whole
+from ..data.image_source import ImageSource
+from ..data.open_images import Data, open_source, require_undamaged
 from ..data.tar.stream import StreamSource
 from ..distributed.launch import choose_device, start
 from ..distributed.sharded_model import require_shardable
@@ -49,7 +50,7 @@ def pretrain(
     source: ImageSource | StreamSource | None = open_stream(data, request, StreamSource)
     if source is None:
         source = open_source(data)
-        require_whole(source.damaged, request.on_damaged)
+        require_undamaged(source.damaged, request.on_damaged)
     plan = plan_run(request, source, kind, workers)
     _print_plan(source, plan, kind)
 

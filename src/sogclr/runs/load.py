@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..common.errors import UserError
-from ..data.image_source import to_rgb
+from ..data.decode import to_rgb
 from ..data.views.pipeline import center_view, standardize
 from ..models.encoders import EncoderSpec, rebuild_encoder
 from .folder import Run, is_pair_run

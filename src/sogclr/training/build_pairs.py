@@ -14,7 +14,8 @@ from ..common.environment import processes, rank
 from ..common.errors import UserError
 from ..data.batches.loaders import BatchPlan, Epochs
 from ..data.batches.stream import StreamPlan
-from ..data.pair_source import PairSource, open_pairs
+from ..data.open_pairs import open_pairs
+from ..data.pair_source import PairSource
 from ..data.tar.http import is_url
 from ..data.tar.stream_pairs import PairStream
 from ..models.build_towers import TowerRequest, build_towers, rebuild_towers, tokenizer_of

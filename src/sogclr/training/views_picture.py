@@ -31,7 +31,7 @@ def write_views_picture(source: ImageSource | StreamSource, plan: Plan, target: 
     count, settings = min(SAMPLES, len(source)), (1, 1, plan.request.seed)
     size, crop_min = plan.image_size, plan.views.crop_min or 0.0
     if isinstance(source, StreamSource):
-        stream = StreamPlan(source.part(count), None, count, *settings)
+        stream = StreamPlan(source.shorten(count), None, count, *settings)
         loader = stream_batches(stream, image_size=size, crop_min=crop_min, workers=0)
     else:
         schedule = BatchPlan(source.ids, count, *settings)
