@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..commands.pretrain import build_task
 from ..common.console import say
 from ..common.errors import UserError, one_line
 from ..common.options import Device
@@ -22,8 +21,11 @@ from ..losses.normalizer import NormalizerTable
 from ..losses.temperature import detached
 from ..models.encoders import PROJECTION, EncoderSpec, build_encoder
 from ..planning.images import Request, plan_run
-from ..runs.folder import Run, is_of_pairs, load_encoder
+from ..runs.folder import Run, is_pair_run
+from ..runs.load import load_encoder
 from ..runs.resume import request_of, usual_settings
+from ..training.build_images import build_task
+from ..training.build_pairs import build_run_task
 from .embed_views import embed_views
 from .expected_gradient import train_with_fixed_temperatures
 from .population import Population
@@ -140,10 +142,8 @@ def _open_run(run: Run, data: Any, module: nn.Module | None, device: str) -> _Ta
         )
     state = run.read_checkpoint()
     module = copy.deepcopy(module)
-    if is_of_pairs(run.folder):
-        from ..commands.align import task_of
-
-        opened = _TaskWithPartners(*task_of(run, data, module, device))
+    if is_pair_run(run.folder):
+        opened = _TaskWithPartners(*build_run_task(run, data, module, device))
     else:
         source = open_source(data)
         say(source.describe())
