@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # what _HOME imports, for type checkers
     from .losses import SigLipLoss as SigLipLoss
     from .losses.temperature import IndividualTemperature as IndividualTemperature
     from .losses.temperature import LearnedTemperature as LearnedTemperature
-    from .runs.folder import load as load
+    from .runs.load import load as load
 
 __version__ = "0.1.0"
 
@@ -66,7 +66,7 @@ _HOME = {
     "embed": "commands.api",
     "evaluate": "commands.api",
     "hashed_rows": "data.hashed_rows",
-    "load": "runs.folder",
+    "load": "runs.load",
     "pretrain": "commands.api",
     "search": "commands.api",
     "stable_keys": "data.hashed_rows",

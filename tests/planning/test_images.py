@@ -7,8 +7,8 @@ import torch
 
 from sogclr import Augmentation, UserError
 from sogclr.common.options import Augmentation as PlainViews
-from sogclr.data.image_source import open_source
 from sogclr.data.images.arrays import ArraySource
+from sogclr.data.open_images import open_source
 from sogclr.distributed.launch import resolve_precision
 from sogclr.planning.images import plan_run
 from sogclr.planning.settings_images import ImageSettings

@@ -16,7 +16,7 @@ from .settings import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..data.image_source import Data
+    from ..data.open_images import Data
 
     File = str
     Encoder = str | nn.Module
