@@ -133,9 +133,7 @@ def test_settings_are_stored_with_what_was_derived(photos, tmp_path):
 def test_candidates_are_those_of_sogclr(photos, tmp_path, capsys):
     asked = ["pretrain", photos, "--out", tmp_path / "run", "--effective-negatives"]
     assert "goes with --method sogclr" in refused(capsys, *asked, "5", "--method", "simclr")
-    assert "--effective-negatives: must be above 0 and finite" in refused(
-        capsys, *asked, "0"
-    )
+    assert "--effective-negatives: must be above 0 and finite" in refused(capsys, *asked, "0")
     main([*map(str, asked), "255", "--epochs", "1", *FAST])
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert settings["resolved"]["effective_negatives"] == 255
