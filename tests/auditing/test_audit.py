@@ -97,7 +97,7 @@ def test_the_lag_of_a_table_is_measured() -> None:
 
 @pytest.mark.parametrize("views", [2, 4])
 def test_noise_of_the_stored_views_is_not_measured_as_lag(views) -> None:
-    """A table averaged many views; the noise of the few stored views is not an error of the table."""
+    """The table averaged many views; the noise of a few stored views is not its error."""
     many = make(1, n=400, views=24 + 2 * views)
     few = replace(many, features=many.features[:, :, :views])
     log_g = few.log_normalizers(many.features)[0]  # (n, 24 + 2 views)

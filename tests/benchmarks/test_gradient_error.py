@@ -89,7 +89,7 @@ def runs(make, batch):
 
 
 def gradients(estimator, batch):
-    """Return gradients `(R, P)`, without the noise that an unbiased gradient has on these batches."""
+    """Return gradients `(R, P)` without the noise of an unbiased gradient on these batches."""
     return runs(ESTIMATORS[estimator], batch) - runs(with_exact_table, batch) + exact("v2")
 
 
