@@ -102,12 +102,12 @@ class ExactTask(_Own):
         self.step = -1
 
     def forward(self, model: Any, batch: Any, device: torch.device) -> Outcome:
-        step = batch.plan.step
+        step = batch.micro_batch.step
         if step % self.every == 0 and step != self.step:
             self.step = step
             with torch.random.fork_rng(), torch.no_grad():
                 self.all = self._features(model, step)
-        own, rows = torch.from_numpy(batch.plan.rows), rows_of(batch)
+        own, rows = torch.from_numpy(batch.micro_batch.rows), rows_of(batch)
         pair = self._projections(model, batch, device)
         given = self.loss.normalizer_a, self.loss.normalizer_b
         for told, z, kept in zip(given, pair, reversed(self.all), strict=True):

@@ -41,7 +41,9 @@ from torch import Tensor, nn
 from sogclr import Augmentation, DecoupledContrastiveLoss, GlobalContrastiveLoss, NTXentLoss
 from sogclr.data.images.arrays import digits
 from sogclr.data.randomness import uniforms
-from sogclr.data.views.pipeline import DRAWS, crop, crop_box, photometric
+from sogclr.data.views.crops import crop
+from sogclr.data.views.draws import DRAWS, crop_box
+from sogclr.data.views.pipeline import photometric
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "gradient_error.json"
@@ -154,7 +156,7 @@ def methods() -> dict[str, Method]:
 def stored_images() -> Tensor:
     """`(n, V, p)` float64: the pixels of all stored augmentations."""
     source = digits()
-    views = source.views.over(Augmentation().resolved(SIZE))
+    views = source.augmentation.over(Augmentation().resolved(SIZE))
     stored = []
     for view in range(VIEWS):
         draws = uniforms(0, 0, source.ids[:SAMPLES], view, DRAWS)

@@ -21,7 +21,7 @@ from ..commands.pretrain import build_task
 from ..common.console import say, track
 from ..common.errors import UserError, one_line
 from ..common.options import Device
-from ..data.batches.loaders import BatchPlan, MicroBatch
+from ..data.batches.schedule import MicroBatch, ShuffledSchedule
 from ..data.open_images import open_source
 from ..distributed.launch import choose_device
 from ..losses import GlobalClipLoss, GlobalContrastiveLoss, SigLipLoss
@@ -217,13 +217,16 @@ def _embed(found: _Found, rows: np.ndarray, views: int, device: torch.device) ->
                 if name not in told:
                     say(f"left out {name}: {reason}")
                 told.add(name)
-            if not len(batch.plan.rows):
+            if not len(batch.micro_batch.rows):
                 continue
             outcome = task.forward(model, batch, device)
             pair = [normalize(z.float(), dim=-1).cpu() for z in outcome.projections]
             if not len(features):
                 features = torch.full((sides, len(rows), views, pair[0].shape[1]), torch.nan)
-            own, epoch = torch.from_numpy(place[batch.plan.rows]), batch.plan.epoch - FRESH
+            own, epoch = (
+                torch.from_numpy(place[batch.micro_batch.rows]),
+                batch.micro_batch.epoch - FRESH,
+            )
             for i, z in enumerate(pair):
                 side, view = (i, epoch) if sides == 2 else (0, 2 * epoch + i)
                 features[side, own, view] = z
@@ -232,7 +235,7 @@ def _embed(found: _Found, rows: np.ndarray, views: int, device: torch.device) ->
     return features
 
 
-class _Visits(BatchPlan):
+class _Visits(ShuffledSchedule):
     """Every chosen row once an epoch, in random order."""
 
     def __init__(self, rows: np.ndarray, batch_size: int, epochs: int, seed: int) -> None:

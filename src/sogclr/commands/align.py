@@ -15,8 +15,8 @@ from ..common.console import say
 from ..common.environment import processes, rank, restarts
 from ..common.errors import UserError
 from ..common.options import Device
-from ..data.batches.loaders import BatchPlan, Epochs
-from ..data.batches.stream import StreamPlan
+from ..data.batches.schedule import Schedule, ShuffledSchedule
+from ..data.batches.stream import StreamSchedule
 from ..data.open_images import require_undamaged
 from ..data.open_pairs import open_pairs
 from ..data.pair_source import PairSource
@@ -168,7 +168,7 @@ def _work(
     inputs: Sides,
     held: PairSource | None,
     autocast: Callable[[], AbstractContextManager],
-) -> tuple[SidesTask, Epochs]:
+) -> tuple[SidesTask, Schedule]:
     """What is learned, and in which steps."""
     request = plan.request
     run = plan.batch_size, request.accumulate, request.epochs, request.seed, rank(), processes()
@@ -176,10 +176,10 @@ def _work(
     if isinstance(source, PairStream):
         a, b, encoded = inputs.streamed(autocast)
         stream = StreamPairTask(model, source, a, b, encoded, plan, scored)
-        return stream, StreamPlan(source, request.table_rows, *run)
+        return stream, StreamSchedule(source, request.table_rows, *run)
     sides = inputs.training(source.a), inputs.training(source.b)
     task = PairTask(model, source, *sides, plan, scored or _sample(source, inputs))
-    return task, BatchPlan(source.a.ids, *run)
+    return task, ShuffledSchedule(source.a.ids, *run)
 
 
 def _model(spec: PairSpec, towers: dict[str, Tower], plan: PairPlan) -> PairModel:

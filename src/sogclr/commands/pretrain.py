@@ -11,8 +11,9 @@ from ..common.console import say
 from ..common.environment import processes, rank, restarts
 from ..common.errors import UserError
 from ..common.options import Device
-from ..data.batches.loaders import BatchPlan, Epochs, view_batches
-from ..data.batches.stream import StreamPlan, stream_batches
+from ..data.batches.loaders import view_batches
+from ..data.batches.schedule import Schedule, ShuffledSchedule
+from ..data.batches.stream import StreamSchedule, stream_batches
 from ..data.image_source import ImageSource
 from ..data.open_images import Data, open_source, require_undamaged
 from ..data.tar.stream import StreamSource
@@ -105,15 +106,15 @@ def build_task(
 
 def _work(
     source: ImageSource | StreamSource, plan: Plan, module: nn.Module | None, device: torch.device
-) -> tuple[ViewsTask, Epochs]:
+) -> tuple[ViewsTask, Schedule]:
     """What is learned, and in which steps."""
     request, (encoder, spec) = plan.request, _encoder(plan, module)
     run = plan.batch_size, request.accumulate, request.epochs, request.seed, rank(), processes()
     if isinstance(source, StreamSource):
         stream = StreamTask(_model(plan, encoder, spec), spec, source, plan)
-        return stream, StreamPlan(source, request.table_rows, *run)
+        return stream, StreamSchedule(source, request.table_rows, *run)
     task = build_task(source, plan, encoder, spec, resident(source, device))
-    return task, BatchPlan(source.ids, *run)
+    return task, ShuffledSchedule(source.ids, *run)
 
 
 def _model(plan: Plan, encoder: nn.Module, spec: EncoderSpec) -> ContrastiveModel | MomentumModel:
@@ -150,10 +151,10 @@ def _picture(source: ImageSource | StreamSource, plan: Plan, run: Run) -> None:
     shown, settings = min(16, len(source)), (1, 1, plan.request.seed)
     size, crop_min = plan.image_size, plan.views.crop_min or 0.0
     if isinstance(source, StreamSource):
-        few = StreamPlan(source.shorten(shown), None, shown, *settings)
+        few = StreamSchedule(source.shorten(shown), None, shown, *settings)
         loader = stream_batches(few, image_size=size, crop_min=crop_min, workers=0)
     else:
-        one = BatchPlan(source.ids, shown, *settings)
+        one = ShuffledSchedule(source.ids, shown, *settings)
         loader = view_batches(source, one, image_size=size, crop_min=crop_min, workers=0)
     batch = next(iter(loader))
     views = photometric(batch.crops, batch.draws, plan.views)  # (2b, 3, S, S)

@@ -133,7 +133,8 @@ class Preprocess:
 
     def __call__(self, image: Any) -> Tensor:
         from ..data.decode import to_rgb
-        from ..data.views.pipeline import center_view, standardize
+        from ..data.views.crops import center_view
+        from ..data.views.pipeline import standardize
 
         view = torch.from_numpy(center_view(to_rgb(image), self.spec.image_size))
         return standardize(view[None].float() / 255, self.spec.mean, self.spec.std)[0]

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ..data.views.pipeline import center_view, standardize
+from ..data.views.crops import center_view
+from ..data.views.pipeline import standardize
 from ..common.errors import UserError
 from .folder import Run, atomically, is_of_pairs, pretty
 from ..models.build_towers import at_home, rebuild_towers, tokenizer_of
