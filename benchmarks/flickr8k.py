@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from machine import machine
 
+from sogclr.common.colors import METHOD_COLORS
 from sogclr.common.options import Augmentation, PairMethod, Tau
 from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.open_pairs import open_pairs
@@ -45,8 +46,7 @@ from sogclr.models.towers import PairModel, Tower, regularize
 from sogclr.planning.pairs import PairRequest, plan_pairs
 from sogclr.runs.folder import Run
 from sogclr.training.loop import Trainer
-from sogclr.training.monitor import NOTHING_YET
-from sogclr.training.task_pairs import Held, PairTask
+from sogclr.training.task_pairs import PairTask, ScoredPairs
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "flickr8k.jsonl"
@@ -147,14 +147,14 @@ class Bench:
             regularize(tower.head, plan.dropout)
         model = PairModel(towers, ("image", "text"), ("image", "text"))
         a, b = self.inputs["train"]
-        held = {s: Held(self.sources[s], *self.inputs[s]) for s in ("val", "test")}
+        held = {s: ScoredPairs(self.sources[s], *self.inputs[s]) for s in ("val", "test")}
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             task = self.task(model, source, a, b, plan, held["val"])
             batches = ShuffledSchedule(source.a.ids, cell.batch, cell.accumulate, EPOCHS, cell.seed)
             fabric = start("cpu", "32-true")
             trainer = Trainer(fabric, task, batches, plan.recipe, Run(folder), math.inf)
-            trainer.monitor.restore(NOTHING_YET, fabric.device)
+            trainer.monitor.start()
             if not trainer.train():  # asked to stop: half a run is no result
                 raise SystemExit(130)
         found = held[cell.split].score(model, fabric.device)
@@ -305,6 +305,7 @@ def picture(done: list[dict[str, Any]], target: Path) -> None:
             [statistics.stdev(t) for t in there.values()],
             marker="o",
             capsize=3,
+            color=METHOD_COLORS[name],
             linewidth=2.4 if name == "sogclr" else 1.2,
             label=name,
         )

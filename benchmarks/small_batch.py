@@ -38,12 +38,14 @@ from cifar10_arrays import Split, cifar10
 from machine import machine
 
 import sogclr
+from sogclr.common.colors import METHOD_COLORS
 from sogclr.common.options import Method
 from sogclr.data.images.arrays import ArraySource
 from sogclr.evaluation.embed_images import embed_images
 from sogclr.evaluation.knn import knn_accuracy
 from sogclr.evaluation.linear import linear_accuracy
-from sogclr.runs.folder import atomically, load_encoder
+from sogclr.runs.folder import atomically
+from sogclr.runs.load import load_encoder
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "small_batch"
@@ -281,6 +283,7 @@ def picture(size: str) -> None:
             [statistics.mean(v) for v in there.values()],
             [statistics.stdev(v) for v in there.values()],
             fmt="o-",
+            color=METHOD_COLORS[method],
             capsize=3,
             linewidth=2.4 if method == "sogclr" else 1.2,
             label={"simclr": "SimCLR", "sogclr": "SogCLR", "dcl": "DCL", "moco": "MoCo"}[method],

@@ -140,7 +140,7 @@ def test_where_rows_are_shared_the_loss_is_told_who_is_who(
     forward, told = sogclr.GlobalClipLoss.forward, []
 
     def listening(self, a, b, index, index_b, **keys):
-        told.append((index, index_b, keys["key"], keys["sample_key_b"]))
+        told.append((index, index_b, keys["sample_key"], keys["sample_key_b"]))
         return forward(self, a, b, index, index_b, **keys)
 
     monkeypatch.setattr(sogclr.GlobalClipLoss, "forward", listening)
@@ -198,7 +198,7 @@ def test_every_verb_takes_such_a_run_with_pairs_of_this_machine(shards, tiny, tm
     assert "sum of the six recalls" in capsys.readouterr().out
     main(["embed", run, here, "--out", str(tmp_path / "x.npz")])
     assert np.load(tmp_path / "x.npz")["side"].tolist().count("a") == SAMPLES
-    assert "the run was trained on a stream; name some" in refused(capsys, "search", run, "red")
+    assert "the run was trained on a stream; name data" in refused(capsys, "search", run, "red")
     main(["search", run, "a red picture", "--data", here, "--top", "3"])
     assert len(capsys.readouterr().out.strip().splitlines()) >= 3
     assert "was trained on a stream, and rows" in refused(capsys, "audit", run, here)

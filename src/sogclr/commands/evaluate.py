@@ -22,7 +22,8 @@ from ..evaluation.pairs import PairReport, measure_retrieval
 from ..evaluation.retrieval import Retrieval
 from ..evaluation.sts import SentenceSimilarity, measure_sts
 from ..evaluation.zero_shot import TEMPLATES, ZeroShot, measure_zero_shot
-from ..runs.folder import is_of_pairs, load_encoder
+from ..runs.folder import is_pair_run
+from ..runs.load import load_encoder
 from ..runs.towers import PairEncoder, load_pairs
 
 __all__ = ["evaluate"]
@@ -41,7 +42,7 @@ def evaluate(
     workers: int | None,
 ) -> ImageReport | PairReport:
     """See `sogclr.evaluate`."""
-    if is_of_pairs(run):
+    if is_pair_run(run):
         return _evaluate_pairs(run, data, protocol, columns, templates, module, device)
     return _evaluate_images(run, data, test, protocol or "knn,linear", module, device, workers)
 

@@ -65,6 +65,6 @@ def pair_batches(
     return schedule_loader(_Pairs(source, a, b, schedule.seed), schedule, workers, pin_memory)
 
 
-def rows_of(batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
+def loss_indices(batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """The ids of both sides, `(b,)` each."""
     return torch.from_numpy(batch.micro_batch.rows), torch.from_numpy(batch.partners)

@@ -21,7 +21,7 @@ from ..models.towers import PairModel
 from ..planning.pairs import PairPlan
 from .pair_batches import PairBatch
 from .task_image_stream import Streamed
-from .task_pairs import Held, SidesTask
+from .task_pairs import ScoredPairs, SidesTask
 
 __all__ = ["StreamPairBatch", "StreamPairTask", "stream_pair_batches"]
 
@@ -96,7 +96,7 @@ class StreamPairTask(Streamed, SidesTask):
         b: Tokenizer,
         encoded: dict[str, Encoded],
         plan: PairPlan,
-        held: Held | None,
+        held: ScoredPairs | None,
     ) -> None:
         rows = plan.request.table_rows or len(source)
         halves = encoded.get("image", a), encoded.get("text", b)
