@@ -36,7 +36,7 @@ from machine import machine
 
 from sogclr.common.colors import METHOD_COLORS
 from sogclr.common.options import PairMethod, TemperatureMode, TowerSettings
-from sogclr.data.batches.loaders import BatchPlan
+from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.open_pairs import open_pairs
 from sogclr.data.pair_source import PairSource
 from sogclr.distributed.launch import start
@@ -152,7 +152,7 @@ class Bench:
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             task = self.task(model, source, a, b, plan, held["val"])
-            batches = BatchPlan(source.a.ids, cell.batch, cell.accumulate, EPOCHS, cell.seed)
+            batches = ShuffledSchedule(source.a.ids, cell.batch, cell.accumulate, EPOCHS, cell.seed)
             fabric = start("cpu", "32-true")
             trainer = Trainer(fabric, task, batches, plan.recipe, Run(folder), math.inf)
             trainer.monitor.start()

@@ -104,12 +104,12 @@ class ExactTask(_CustomForward):
         self.step = -1
 
     def forward(self, model: Any, batch: Any, device: torch.device) -> Outcome:
-        step = batch.plan.step
+        step = batch.micro_batch.step
         if step % self.every == 0 and step != self.step:
             self.step = step
             with torch.random.fork_rng(), torch.no_grad():
                 self.all = self._features(model, step)
-        index, rows = torch.from_numpy(batch.plan.rows), loss_indices(batch)
+        index, rows = torch.from_numpy(batch.micro_batch.rows), loss_indices(batch)
         pair = self._projections(model, batch, device)
         normalizers = self.loss.normalizer_a, self.loss.normalizer_b
         for normalizer, z, others in zip(normalizers, pair, reversed(self.all), strict=True):

@@ -42,7 +42,9 @@ from sogclr import Augmentation, DecoupledContrastiveLoss, GlobalContrastiveLoss
 from sogclr.common.colors import METHOD_COLORS
 from sogclr.data.images.arrays import digits
 from sogclr.data.randomness import uniforms
-from sogclr.data.views.pipeline import DRAWS, crop, crop_box, photometric
+from sogclr.data.views.crops import crop
+from sogclr.data.views.draws import DRAWS, crop_box
+from sogclr.data.views.pipeline import photometric
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "gradient_error.json"
@@ -157,7 +159,7 @@ def methods() -> dict[str, Method]:
 def stored_images() -> Tensor:
     """Draw the stored augmentations and return their pixels, `(n, V, p)` float64."""
     source = digits()
-    views = source.views.over(Augmentation().resolved(SIZE))
+    views = source.augmentation.over(Augmentation().resolved(SIZE))
     stored = []
     for view in range(VIEWS):
         draws = uniforms(0, 0, source.ids[:SAMPLES], view, DRAWS)

@@ -43,7 +43,7 @@ from torch.utils.data import DataLoader, Dataset
 from view_speed import TwoViews, lightly_view, photos, torchvision_view
 
 from sogclr.common.options import Augmentation, Method, Precision
-from sogclr.data.batches.loaders import BatchPlan
+from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.images.arrays import ArraySource
 from sogclr.data.views.resident import resident
 from sogclr.distributed.launch import choose_device, start
@@ -177,7 +177,7 @@ def _trainer(
     net, spec = build_encoder(encoder, 32)
     fabric = start(device, plan.precision)
     task = build_task(source, plan, net, spec, resident(source, fabric.device))
-    batches = BatchPlan(source.ids, batch, accumulate=1, epochs=1, seed=0)
+    batches = ShuffledSchedule(source.ids, batch, accumulate=1, epochs=1, seed=0)
     trainer = Trainer(fabric, task, batches, plan.recipe, Run(folder), math.inf)
     trainer.monitor.start()
     return trainer

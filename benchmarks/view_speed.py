@@ -44,11 +44,13 @@ from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader, Dataset
 
 from sogclr.common.options import Augmentation
-from sogclr.data.batches.loaders import BatchPlan, view_batches
+from sogclr.data.batches.loaders import view_batches
+from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.image_source import ImageSource
 from sogclr.data.images.arrays import ArraySource
 from sogclr.data.images.folder import FolderSource
-from sogclr.data.views.pipeline import blur_radius, encoder_inputs
+from sogclr.data.views.draws import blur_radius
+from sogclr.data.views.pipeline import encoder_inputs
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "view_speed.json"
@@ -114,7 +116,7 @@ def lightly_view(size: int, views: Augmentation) -> View:
 
 def run_own(source: ImageSource, size: int, views: Augmentation) -> None:
     """Draw views as in training: crop each image, then change the whole batch at once."""
-    plan = BatchPlan(source.ids, BATCH, accumulate=1, epochs=1, seed=0)
+    plan = ShuffledSchedule(source.ids, BATCH, accumulate=1, epochs=1, seed=0)
     for batch in view_batches(
         source, plan, image_size=size, crop_min=views.crop_min or 0.0, workers=0
     ):

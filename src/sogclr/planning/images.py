@@ -105,9 +105,9 @@ def plan_run(
     if request.method == "moco":
         queue_size, momentum = _plan_moco(request, n, batch, reasons)
 
-    views = request.views.over(source.views).resolved(image_size)
+    views = request.views.over(source.augmentation).resolved(image_size)
     values = ", ".join(f"{k} {v:g}" for k, v in vars(views).items())
-    by_data = [k for k, v in vars(source.views).items() if v is not None]
+    by_data = [k for k, v in vars(source.augmentation).items() if v is not None]
     exceptions = f"; {', '.join(by_data)} as this data needs" if by_data else ""
     derive("views", None, values, "SimCLR's for this image size" + exceptions)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..common.console import say
 from ..common.errors import UserError
-from ..data.batches.loaders import Epochs
+from ..data.batches.schedule import Schedule
 from ..distributed.exchange import agree
 from ..distributed.sharded_model import are_sharded, as_shards, optimizer_as_shards, told_of, whole
 from ..planning.recipe import Recipe
@@ -47,7 +47,7 @@ class Trainer:
         self,
         fabric: Fabric,
         task: Task,
-        batches: Epochs,
+        batches: Schedule,
         recipe: Recipe,
         run: Run,
         checkpoint_seconds: float,
@@ -155,9 +155,9 @@ class Trainer:
         with _stop_signals() as stop, self.monitor.showing(self.step):
             for batch in loader:
                 self._accumulate(batch)
-                if not batch.plan.last:
+                if not batch.micro_batch.last:
                     continue
-                self._step(batch.plan.step)
+                self._step(batch.micro_batch.step)
                 stopping = self._anyone(bool(stop))
                 epoch_ends = self.step % self.batches.steps_per_epoch == 0
                 if epoch_ends or self.step % self.log_every == 0:
@@ -176,7 +176,7 @@ class Trainer:
     def _accumulate(self, batch: Any) -> None:
         for name, reason in batch.unreadable:
             self.monitor.report_skipped(name, reason)
-        plan = batch.plan
+        plan = batch.micro_batch
         if not len(plan.rows):
             if self.fabric.world_size > 1:
                 raise UserError(
@@ -189,7 +189,7 @@ class Trainer:
         self.monitor.observe(plan.step, torch.from_numpy(plan.rows), outcome)
 
     def _eager(self, batch: Any) -> Outcome:
-        plan, copies = batch.plan, self.fabric.world_size > 1 and not self.sharded
+        plan, copies = batch.micro_batch, self.fabric.world_size > 1 and not self.sharded
         # Summed at the end, gradients are whole until then: as large as what sharding saves.
         with self.fabric.no_backward_sync(self.model, enabled=copies and not plan.last):
             outcome = self.task.forward(self.model, batch, self.fabric.device)
@@ -197,7 +197,7 @@ class Trainer:
         return outcome
 
     def _replayed(self, batch: Any, work: CapturedWork) -> Outcome:
-        inputs = *self.task.inputs(batch), torch.tensor(batch.plan.weight)
+        inputs = *self.task.inputs(batch), torch.tensor(batch.micro_batch.weight)
         return self.task.outcome(batch, work(*inputs))
 
     def _learn(self, *inputs: Tensor) -> tuple[Tensor, ...]:

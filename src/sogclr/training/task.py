@@ -51,7 +51,7 @@ class Task(ABC):
     @abstractmethod
     def loader(self, plan: Any, *, pin_memory: bool) -> Iterable[Any]:
         """Batches with a `plan` (a `MicroBatch`, of the rows that could be read) and `unreadable`,
-        from `plan.start_step` to the end of the run. `plan` is the task's kind of `Epochs`."""
+        from `plan.start_step` to the end of the run. `plan` is the task's kind of `Schedule`."""
 
     @abstractmethod
     def forward(self, model: nn.Module, batch: Any, device: torch.device) -> Outcome:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data.batches.loaders import Batch
-from ..data.batches.stream import StreamMicroBatch, StreamPlan, stream_batches
+from ..data.batches.stream import StreamMicroBatch, StreamSchedule, stream_batches
 from ..data.tar.stream import StreamSource
 from ..losses import GlobalContrastiveLoss
 from ..models.encoders import ContrastiveModel, EncoderSpec
@@ -40,7 +40,7 @@ class Streamed(Task):
         """The same; their samples' names are remembered."""
         self.names = _Names()
         for batch in batches:
-            self.names.note(batch.plan)
+            self.names.note(batch.micro_batch)
             yield batch
 
     def identity(self) -> dict[str, Fingerprint]:
@@ -78,7 +78,7 @@ class StreamTask(Streamed, ViewsTask):
         super().__init__(model, spec, plan, plan.request.table_rows or len(source))
         self.source = source
 
-    def loader(self, plan: StreamPlan, *, pin_memory: bool) -> Iterable[Batch]:
+    def loader(self, plan: StreamSchedule, *, pin_memory: bool) -> Iterable[Batch]:
         batches = stream_batches(
             plan,
             image_size=self.plan.image_size,
@@ -88,13 +88,13 @@ class StreamTask(Streamed, ViewsTask):
         )
         return self.noted(batches)
 
-    def first_batches(self) -> StreamPlan:
-        return StreamPlan(self.source, None, self.plan.batch_size, 1, 1, self.plan.request.seed)
+    def first_batches(self) -> StreamSchedule:
+        return StreamSchedule(self.source, None, self.plan.batch_size, 1, 1, self.plan.request.seed)
 
     def told(self, batch: Batch) -> Tensor:
         """Rows and keys, `(2, b)`."""
-        assert isinstance(batch.plan, StreamMicroBatch)
-        return torch.from_numpy(np.stack([batch.plan.rows, batch.plan.keys]))
+        assert isinstance(batch.micro_batch, StreamMicroBatch)
+        return torch.from_numpy(np.stack([batch.micro_batch.rows, batch.micro_batch.keys]))
 
     def value(self, sides: list[Tensor], told: Tensor) -> Tensor:
         rows, keys = told

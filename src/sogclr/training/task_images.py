@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.batches.loaders import Batch, BatchPlan, Epochs, view_batches
+from ..data.batches.loaders import Batch, view_batches
+from ..data.batches.schedule import Schedule, ShuffledSchedule
 from ..data.image_source import ImageSource
 from ..data.views.pipeline import encoder_inputs
 from ..data.views.resident import ResidentImages
@@ -72,7 +73,7 @@ class ViewsTask(Task):
         self.static = not plan.encoder.startswith("custom:")
 
     def forward(self, model: nn.Module, batch: Batch, device: torch.device) -> Outcome:
-        views, rows = self._views(batch, device), torch.from_numpy(batch.plan.rows)
+        views, rows = self._views(batch, device), torch.from_numpy(batch.micro_batch.rows)
         return self._outcome(self._compare(model, views, self.told(batch)), rows)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -84,11 +85,11 @@ class ViewsTask(Task):
         return self._compare(model, self._static_views(told, *views), told)
 
     def outcome(self, batch: Batch, results: tuple[Tensor, ...]) -> Outcome:
-        return self._outcome(results, torch.from_numpy(batch.plan.rows))
+        return self._outcome(results, torch.from_numpy(batch.micro_batch.rows))
 
     def told(self, batch: Batch) -> Tensor:
         """Who the samples are, as `value` takes it: `(b,)` rows."""
-        return torch.from_numpy(batch.plan.rows)
+        return torch.from_numpy(batch.micro_batch.rows)
 
     def value(self, sides: list[Tensor], told: Tensor) -> Tensor:
         """The loss of what is compared, `(b, d)` each."""
@@ -111,11 +112,11 @@ class ViewsTask(Task):
         if not isinstance(self.model, MomentumModel):
             return
         for batch in self.loader(self.first_batches(), pin_memory=False):
-            if len(batch.plan.rows):
+            if len(batch.micro_batch.rows):
                 self.model.prime(self._views(batch, device))
                 return
 
-    def first_batches(self) -> Epochs:
+    def first_batches(self) -> Schedule:
         """An epoch of whole batches, the same in every process."""
         raise NotImplementedError
 
@@ -163,7 +164,7 @@ class TwoViewTask(ViewsTask):
         super().__init__(model, spec, plan, len(source))
         self.source, self.images, self.names = source, images, source.names
 
-    def loader(self, plan: BatchPlan, *, pin_memory: bool) -> Iterable[Batch]:
+    def loader(self, plan: ShuffledSchedule, *, pin_memory: bool) -> Iterable[Batch]:
         return view_batches(
             self.source,
             plan,
@@ -174,8 +175,8 @@ class TwoViewTask(ViewsTask):
             images=self.images,
         )
 
-    def first_batches(self) -> BatchPlan:
-        return BatchPlan(self.source.ids, self.plan.batch_size, 1, 1, self.plan.request.seed)
+    def first_batches(self) -> ShuffledSchedule:
+        return ShuffledSchedule(self.source.ids, self.plan.batch_size, 1, 1, self.plan.request.seed)
 
     def identity(self) -> dict[str, Fingerprint]:
         return {"": fingerprint(self.source.ids, self.source.marks)}

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.batches.loaders import plan_loader
-from ..data.batches.stream import StreamMicroBatch, StreamPlan, drawn, placed
+from ..data.batches.loaders import schedule_loader
+from ..data.batches.stream import StreamMicroBatch, StreamSchedule, stream_draws, table_rows_of
 from ..data.hashed_rows import stable_keys
 from ..data.pair_source import PARTNER_STREAM
 from ..data.tar.stream_pairs import PairStream
-from ..data.views.pipeline import DRAWS
+from ..data.views.draws import DRAWS
 from ..losses import GlobalClipLoss
 from ..models.tower_inputs import CenterViews, DrawnViews, Encoded, Prepared, Tokenizer
 from ..models.towers import PairModel
@@ -28,7 +28,7 @@ __all__ = ["StreamPairBatch", "StreamPairTask", "stream_pair_batches"]
 
 @dataclass(frozen=True)
 class StreamPairBatch(PairBatch):
-    """As `PairBatch`; `plan` is a `StreamMicroBatch`.
+    """As `PairBatch`; `micro_batch` is a `StreamMicroBatch`.
 
     Attributes:
         keys_b: `(b,)` int64, who the captions are.
@@ -45,10 +45,12 @@ class _StreamPairs(Dataset):
     ) -> None:
         self.a, self.b, self.table_rows, self.seed = a, b, table_rows, seed
 
-    def __getitems__(self, plan: StreamMicroBatch) -> StreamPairBatch:
-        samples = plan.samples
-        a = self.a.read(lambda i: samples[i].image(), drawn(plan, self.seed, 0, DRAWS))
-        choice = drawn(plan, self.seed, PARTNER_STREAM, 1)[:, 0]
+    def __getitems__(self, micro_batch: StreamMicroBatch) -> StreamPairBatch:
+        samples = micro_batch.samples
+        a = self.a.read(
+            lambda i: samples[i].image(), stream_draws(micro_batch, self.seed, 0, DRAWS)
+        )
+        choice = stream_draws(micro_batch, self.seed, PARTNER_STREAM, 1)[:, 0]
         captions = [
             samples[i].captions[int(choice[i] * len(samples[i].captions))]
             for i in np.flatnonzero(a.readable)
@@ -56,20 +58,24 @@ class _StreamPairs(Dataset):
         keys = stable_keys(captions)
         all_readable = np.ones(len(captions), dtype=bool)
         b = Prepared(self.b.tokens(captions), None, all_readable, [])
-        rows = placed(keys, self.table_rows).numpy()
-        return StreamPairBatch(plan.kept(a.readable), rows, a, b, a.unreadable, keys.numpy())
+        rows = table_rows_of(keys, self.table_rows).numpy()
+        return StreamPairBatch(
+            micro_batch.select(a.readable), rows, a, b, a.unreadable, keys.numpy()
+        )
 
 
 def stream_pair_batches(
-    plan: StreamPlan,
+    schedule: StreamSchedule,
     a: DrawnViews | CenterViews,
     b: Tokenizer,
     *,
     workers: int,
     pin_memory: bool,
 ) -> DataLoader:
-    """A loader of `StreamPairBatch`, from `plan.start_step` to the end of the run."""
-    return plan_loader(_StreamPairs(a, b, plan.table_rows, plan.seed), plan, workers, pin_memory)
+    """A loader of `StreamPairBatch`, from `schedule.start_step` to the end of the run."""
+    return schedule_loader(
+        _StreamPairs(a, b, schedule.table_rows, schedule.seed), schedule, workers, pin_memory
+    )
 
 
 class StreamPairTask(Streamed, SidesTask):
@@ -97,7 +103,7 @@ class StreamPairTask(Streamed, SidesTask):
         super().__init__(model, *halves, plan, (rows, rows), held)
         self.source, self.read = source, (a, b)
 
-    def loader(self, plan: StreamPlan, *, pin_memory: bool) -> Iterable[Any]:
+    def loader(self, plan: StreamSchedule, *, pin_memory: bool) -> Iterable[Any]:
         return self.noted(
             stream_pair_batches(plan, *self.read, workers=self.plan.workers, pin_memory=pin_memory)
         )
@@ -106,6 +112,6 @@ class StreamPairTask(Streamed, SidesTask):
         # Losses that keep nothing know the rows, which are the keys where there is no table.
         if not isinstance(self.loss, GlobalClipLoss):
             return {}
-        assert isinstance(batch.plan, StreamMicroBatch)
-        keys = batch.plan.keys, batch.keys_b
+        assert isinstance(batch.micro_batch, StreamMicroBatch)
+        keys = batch.micro_batch.keys, batch.keys_b
         return dict(zip(("sample_key", "sample_key_b"), map(torch.from_numpy, keys), strict=True))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.batches.loaders import BatchPlan
+from ..data.batches.schedule import ShuffledSchedule
 from ..data.pair_source import PairSource
 from ..evaluation.retrieval import Retrieval, retrieval
 from ..losses import (
@@ -189,7 +189,7 @@ class PairTask(SidesTask):
         super().__init__(model, a, b, plan, source.sizes, held)
         self.source, self.names = source, source.a.names
 
-    def loader(self, plan: BatchPlan, *, pin_memory: bool) -> Iterable[Any]:
+    def loader(self, plan: ShuffledSchedule, *, pin_memory: bool) -> Iterable[Any]:
         return pair_batches(
             self.source,
             plan,
