@@ -1,6 +1,7 @@
 """Runs on pairs: what they learn and leave behind, and that an interruption leaves no trace."""
 
 import json
+from dataclasses import fields
 import os
 import signal
 import statistics
@@ -19,6 +20,7 @@ from torch import nn
 
 import sogclr
 from sogclr import UserError
+from sogclr.common.options import TowerSettings
 from sogclr.data.open_pairs import open_pairs
 from sogclr.runs.folder import Run
 from sogclr.training.loop import Trainer
@@ -78,6 +80,7 @@ def test_a_run_leaves_what_it_says(trained, joined):
         "memory_size",
     }
     open_still |= {"table_rows", "epoch_samples"}
+    open_still |= {f.name for f in fields(TowerSettings)}  # towers.json has what was derived
     assert {k for k, v in settings["resolved"].items() if v is None} <= open_still
 
 
@@ -472,4 +475,4 @@ def test_recent_pairs_are_derived_where_towers_are_frozen(pairs, fast, frozen, t
         state = torch.load(tmp_path / name / "checkpoint.pt")["loss"]
         found[name] = len(state["memory.filled"]) if "memory.filled" in state else 0
     assert found == {"heads": 16, "towers": 0, "none": 0}  # of 24 pairs
-    assert "256 rows are told from each other" in capsys.readouterr().err
+    assert "256 pairs with the batch" in capsys.readouterr().err
