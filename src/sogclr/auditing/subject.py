@@ -33,6 +33,7 @@ from ..runs.load import load_encoder
 from ..runs.resume import request_of, usual_settings
 from ..training.build_images import build_task
 from ..training.build_pairs import build_run_task
+from ..training.task import to_device
 from .expected_gradient import at_rest
 from .population import Population
 
@@ -143,7 +144,9 @@ def _trained(run: Run, data: Any, module: nn.Module | None, device: str) -> _Fou
         request = request_of(settings, Request)
         batch = min(request.batch_size or len(source), len(source))
         plan = plan_run(replace(request, batch_size=batch), source, device, None)
-        found = _Found(build_task(source, plan, *load_encoder(run.folder, module)))
+        found = _Found(
+            build_task(source, plan, *load_encoder(run.folder, module), torch.device(device))
+        )
     try:
         told = found.task.restore(state, run)
     except RuntimeError as error:
@@ -171,10 +174,10 @@ def _untrained(
     plan = plan_run(Request(**asked), source, device, None)
     torch.manual_seed(plan.request.seed)
     if own:  # a copy: the user's own keeps its place, mode and statistics
-        return _Found(
-            build_task(source, plan, copy.deepcopy(encoder), EncoderSpec("custom", plan.image_size))
-        )
-    return _Found(build_task(source, plan, *build_encoder(plan.encoder, plan.image_size)))
+        spec = EncoderSpec("custom", plan.image_size)
+        return _Found(build_task(source, plan, copy.deepcopy(encoder), spec, torch.device(device)))
+    built = build_encoder(plan.encoder, plan.image_size)
+    return _Found(build_task(source, plan, *built, torch.device(device)))
 
 
 def _chosen(found: _Found, samples: int, filled: bool) -> np.ndarray:
@@ -219,7 +222,7 @@ def _embed(found: _Found, rows: np.ndarray, views: int, device: torch.device) ->
                 told.add(name)
             if not len(batch.plan.rows):
                 continue
-            outcome = task.forward(model, batch, device)
+            outcome = task.forward(model, to_device(task.prepare(batch), device), device)
             pair = [normalize(z.float(), dim=-1).cpu() for z in outcome.projections]
             if not len(features):
                 features = torch.full((sides, len(rows), views, pair[0].shape[1]), torch.nan)

@@ -1,4 +1,4 @@
-"""Batches of pairs: which partner is drawn, and the inputs of both sides."""
+"""Load batches of pairs: draw a partner for each sample, and read the inputs of both sides."""
 
 from dataclasses import dataclass, replace
 
@@ -18,10 +18,11 @@ class PairBatch:
     """A micro-batch of pairs.
 
     Attributes:
-        plan: whence it came; `plan.rows` are the rows of side a of pairs that could be read.
-        partners: `(b,)` the rows of side b that were drawn for them.
-        a, b: their inputs.
-        unreadable: `(name, reason)` of the samples that had to be skipped.
+        plan: the micro-batch of the schedule; `plan.rows` `(b,)` are the samples of side a, of
+            pairs that could be read.
+        partners: `(b,)` the samples of side b, drawn from the partners of `plan.rows`.
+        a, b: the inputs of both sides.
+        unreadable: `(name, reason)` of the samples that could not be read.
     """
 
     plan: MicroBatch
@@ -35,7 +36,7 @@ class PairBatch:
 
 
 class _Pairs(Dataset):
-    """Micro-batches to inputs. The loader hands `__getitems__` what the plan yields."""
+    """Reads the inputs of both sides of a micro-batch, for torch's loader."""
 
     def __init__(self, source: PairSource, a: Inputs, b: Inputs, seed: int) -> None:
         self.source, self.a, self.b, self.seed = source, a, b, seed
@@ -52,12 +53,26 @@ class _Pairs(Dataset):
 
 
 def pair_batches(
-    source: PairSource, plan: BatchPlan, a: Inputs, b: Inputs, *, workers: int, pin_memory: bool
+    source: PairSource,
+    schedule: BatchPlan,
+    a: Inputs,
+    b: Inputs,
+    *,
+    workers: int,
+    pin_memory: bool,
 ) -> DataLoader:
-    """A loader of `PairBatch`, from `plan.start_step` to the end of the run."""
-    return plan_loader(_Pairs(source, a, b, plan.seed), plan, workers, pin_memory)
+    """Load `PairBatch` from `schedule.start_step` to the end of the run.
+
+    Args:
+        source: the pairs.
+        schedule: the micro-batches of the run.
+        a, b: make the inputs of both sides.
+        workers: loader processes.
+        pin_memory: whether tensors are placed in page-locked memory.
+    """
+    return plan_loader(_Pairs(source, a, b, schedule.seed), schedule, workers, pin_memory)
 
 
 def loss_indices(batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ids of both sides, `(b,)` each."""
+    """Return the indices of both sides for the loss, `(b,)` int64 each."""
     return torch.from_numpy(batch.plan.rows), torch.from_numpy(batch.partners)
