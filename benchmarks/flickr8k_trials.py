@@ -31,7 +31,6 @@ from torch.nn.functional import normalize
 
 from sogclr.auditing.expected_gradient import Given
 from sogclr.losses.normalizer import NormalizerTable
-from sogclr.training.pair_batches import loss_indices
 from sogclr.training.task import Outcome
 from sogclr.training.task_pairs import PairTask
 
@@ -77,9 +76,8 @@ class Whitened(NormalizerTable):
 class _Own(PairTask):
     """What trials with a forward pass of their own share."""
 
-    def _projections(self, model: Any, batch: Any, device: torch.device) -> list[Tensor]:
-        inputs = self.a.to_model(batch.a, device), self.b.to_model(batch.b, device)
-        return [z for _, z in model(*inputs)]
+    def _projections(self, model: Any, a: Any, b: Any, device: torch.device) -> list[Tensor]:
+        return [z for _, z in model(self.a.to_model(a, device), self.b.to_model(b, device))]
 
 
 class WhitenedTask(PairTask):
@@ -101,21 +99,24 @@ class ExactTask(_Own):
         self.loss.normalizer_a, self.loss.normalizer_b = Given(), Given()
         self.step = -1
 
-    def forward(self, model: Any, batch: Any, device: torch.device) -> Outcome:
-        step = batch.plan.step
+    def prepare(self, batch: Any) -> tuple[Any, ...]:
+        return *super().prepare(batch), batch.plan.step
+
+    def forward(self, model: Any, inputs: tuple[Any, ...], device: torch.device) -> Outcome:
+        index, index_b, a, b, step = inputs
         if step % self.every == 0 and step != self.step:
             self.step = step
             with torch.random.fork_rng(), torch.no_grad():
                 self.all = self._features(model, step)
-        own, rows = torch.from_numpy(batch.plan.rows), loss_indices(batch)
-        pair = self._projections(model, batch, device)
+        pair = self._projections(model, a, b, device)
         given = self.loss.normalizer_a, self.loss.normalizer_b
         for told, z, kept in zip(given, pair, reversed(self.all), strict=True):
             logits = normalize(z.detach(), dim=1) @ kept.T / TAU  # (b, n)
-            logits[torch.arange(len(own)), own] = -math.inf
+            logits[torch.arange(len(index)), index] = -math.inf
             told.log_u = logits.logsumexp(dim=1) - math.log(logits.shape[1] - 1)
         first, second = (z.detach() for z in pair)
-        return Outcome(self.loss(*pair, *rows), (first, second), (first, second), rows)
+        loss = self.loss(*pair, index, index_b)
+        return Outcome(loss, (first, second), (first, second), (index, index_b))
 
     def _features(self, model: Any, step: int) -> list[Tensor]:
         inputs: Any = (self.a, self.b)
@@ -135,9 +136,10 @@ class QueueTask(_Own):
         super().__init__(*arguments)
         self.queue: list[Tensor] = []
 
-    def forward(self, model: Any, batch: Any, device: torch.device) -> Outcome:
-        pair = self._projections(model, batch, device)
-        rows = loss_indices(batch)
+    def forward(self, model: Any, inputs: tuple[Any, ...], device: torch.device) -> Outcome:
+        index, index_b, a, b = inputs
+        pair = self._projections(model, a, b, device)
+        rows = index, index_b
         now = [normalize(z, dim=1) for z in pair]
         old = self.queue or [z.detach()[:0] for z in now] + [r[:0] for r in rows]
         loss = (self._side(0, now, old, rows) + self._side(1, now, old, rows)) / 2
