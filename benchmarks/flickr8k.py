@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from machine import machine
 
+from sogclr.common.colors import METHOD_COLORS
 from sogclr.common.options import Augmentation, PairMethod, Tau
 from sogclr.data.batches.loaders import BatchPlan
 from sogclr.data.open_pairs import open_pairs
@@ -304,6 +305,7 @@ def picture(done: list[dict[str, Any]], target: Path) -> None:
             [statistics.stdev(t) for t in there.values()],
             marker="o",
             capsize=3,
+            color=METHOD_COLORS[name],
             linewidth=2.4 if name == "sogclr" else 1.2,
             label=name,
         )

@@ -29,7 +29,7 @@ from machine import machine
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sogclr.auditing.expected_gradient import Given
+from sogclr.auditing.expected_gradient import FixedNormalizer
 from sogclr.losses.normalizer import NormalizerTable
 from sogclr.training.task import Outcome
 from sogclr.training.task_pairs import PairTask
@@ -96,7 +96,7 @@ class ExactTask(_Own):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.loss.normalizer_a, self.loss.normalizer_b = Given(), Given()
+        self.loss.normalizer_a, self.loss.normalizer_b = FixedNormalizer(), FixedNormalizer()
         self.step = -1
 
     def prepare(self, batch: Any) -> tuple[Any, ...]:

@@ -39,6 +39,7 @@ from machine import machine
 from torch import Tensor, nn
 
 from sogclr import Augmentation, DecoupledContrastiveLoss, GlobalContrastiveLoss, NTXentLoss
+from sogclr.common.colors import METHOD_COLORS
 from sogclr.data.images.arrays import digits
 from sogclr.data.randomness import uniforms
 from sogclr.data.views.pipeline import DRAWS, crop, crop_box, photometric
@@ -261,7 +262,8 @@ def draw(rows: dict[str, Any]) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
-    for name, color in (("SimCLR", "#c0504d"), ("DCL (decoupled SimCLR)", "#d08a20")):
+    for name in ("SimCLR", "DCL (decoupled SimCLR)"):
+        color = METHOD_COLORS[name.split()[0].lower()]
         biases = [rows[f"{name.split()[0]}, B = {batch}"]["F"] for batch in BATCHES]
         for batch, bias in zip(BATCHES, biases, strict=True):
             axes.errorbar(batch, *heights(bias), fmt="o", color=color, capsize=3)
@@ -272,7 +274,8 @@ def draw(rows: dict[str, Any]) -> None:
     axes.annotate("twice the batch,\nhalf the error", (120, 0.5), (8, 4), color="grey", **LABEL)
     for gamma in ("0.9", "0.5", "0.2", "0.1", "1/visits"):
         draw_remembering(axes, gamma, rows[f"SogCLR, gamma {gamma}, B = 16"]["F2"])
-    axes.annotate("SogCLR, batch 16", (16, 0.28), (-20, 0), ha="center", color="#1f77b4", **LABEL)
+    color = METHOD_COLORS["sogclr"]
+    axes.annotate("SogCLR, batch 16", (16, 0.28), (-20, 0), ha="center", color=color, **LABEL)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(BATCHES, [str(batch) for batch in BATCHES])
@@ -289,7 +292,7 @@ def draw(rows: dict[str, Any]) -> None:
 
 def draw_remembering(axes: Any, gamma: str, bias: dict[str, float]) -> None:
     """SogCLR at batch 16, and a line to the batch at which others are as good."""
-    color = "#1f77b4"
+    color = METHOD_COLORS["sogclr"]
     if bias["low"] > 0:
         height = bias["value"]
         axes.errorbar(16, *heights(bias), fmt="s", color=color, capsize=3, zorder=3)

@@ -38,6 +38,7 @@ from cifar10_arrays import Split, cifar10
 from machine import machine
 
 import sogclr
+from sogclr.common.colors import METHOD_COLORS
 from sogclr.common.options import Method
 from sogclr.data.images.arrays import ArraySource
 from sogclr.evaluation.embed_images import embed_images
@@ -282,6 +283,7 @@ def picture(size: str) -> None:
             [statistics.mean(v) for v in there.values()],
             [statistics.stdev(v) for v in there.values()],
             fmt="o-",
+            color=METHOD_COLORS[method],
             capsize=3,
             linewidth=2.4 if method == "sogclr" else 1.2,
             label={"simclr": "SimCLR", "sogclr": "SogCLR", "dcl": "DCL", "moco": "MoCo"}[method],

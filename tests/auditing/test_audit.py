@@ -12,9 +12,9 @@ from PIL import Image
 import sogclr
 from sogclr import GlobalContrastiveLoss
 from sogclr.auditing import measure
-from sogclr.auditing.measure import Audit, Measured, audit_of
+from sogclr.auditing.measure import Audit, Measured, audit_subject
 from sogclr.auditing.population import Population
-from sogclr.auditing.subject import Subject, subject_of
+from sogclr.auditing.subject import Subject, open_subject
 from sogclr.commands.cli import main
 from sogclr.data.open_images import open_source
 from sogclr.losses.objective import two_view_objective
@@ -68,7 +68,7 @@ def test_a_thousand_samples_in_single_precision_are_brute_force() -> None:
 def test_an_exact_table_is_worth_more_than_any_batch() -> None:
     population = make(1, n=64)
     exact = log_mean(population.log_normalizers(), dim=-1)[0, :, 0]
-    audit = audit_of(subject(population, exact))
+    audit = audit_subject(subject(population, exact))
     table, batch = found_row(audit, "table at rest").v2, found_row(audit, "batch").v1
     assert batch.relative > 0.1
     assert table.relative < 0.2 * batch.relative
@@ -81,7 +81,7 @@ def test_an_exact_table_is_worth_more_than_any_batch() -> None:
 def test_a_table_that_lags_is_told_so() -> None:
     population = make(1, n=64)
     exact = log_mean(population.log_normalizers(), dim=-1)[0, :, 0]
-    audit = audit_of(subject(population, exact + math.log(4)))
+    audit = audit_subject(subject(population, exact + math.log(4)))
     # A percent has gone already: the table is filled on.
     assert audit.lag.mean == pytest.approx(math.log(4), abs=0.03)
     assert audit.lag.spread < 0.03
@@ -103,8 +103,8 @@ def test_views_that_nobody_has_any_more_do_not_pass_for_lag(views) -> None:
     log_g = few.log_normalizers(many.features)[0]  # (n, 24 + 2 views)
     exact = log_mean(log_g[:, 2 * views :], dim=-1)[:, 0]
     others = many.features[:, :, views : 2 * views]
-    honest = audit_of(subject(few, exact, others))
-    naive = audit_of(subject(few, exact))
+    honest = audit_subject(subject(few, exact, others))
+    naive = audit_subject(subject(few, exact))
     found, seeming = (found_row(audit, "table at rest").v2 for audit in (honest, naive))
     assert seeming.relative > 0.02
     assert found.relative < 0.01 or not found.seen
@@ -135,12 +135,12 @@ def test_the_table_is_the_runs_own(run, photos) -> None:
     """Rows belong to samples, also where some are left out."""
     options = {"views": 2, "batch_size": None, "temperature": None, "module": None, "device": "cpu"}
     state = torch.load(run / "checkpoint.pt")["loss"]
-    found = subject_of(run, photos, samples=20, **options)
+    found = open_subject(run, photos, samples=20, **options)
     assert len(found.population) == 20
     assert found.trained
     table = found.loss.normalizer
     torch.testing.assert_close(table.log_u, state["normalizer.table"][:, 0])
-    again = subject_of(run, photos, samples=20, **options)
+    again = open_subject(run, photos, samples=20, **options)
     torch.testing.assert_close(again.population.features, found.population.features)
     norms = found.population.features.norm(dim=-1)
     torch.testing.assert_close(norms, torch.ones_like(norms))

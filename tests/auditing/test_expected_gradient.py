@@ -15,7 +15,12 @@ from sogclr import (
     GlobalContrastiveLoss,
     NTXentLoss,
 )
-from sogclr.auditing.expected_gradient import bias, expected_gradients, fill, in_batch
+from sogclr.auditing.expected_gradient import (
+    expected_gradients,
+    fill_table,
+    measure_bias,
+    with_batch_normalizers,
+)
 from sogclr.auditing.population import Population
 from sogclr.losses.objective_tiled import log_mean
 
@@ -32,7 +37,7 @@ def measured_gradients(
     log_g = population.log_normalizers()
     known = population.normalizer_gradients(log_g, log_g[None])[0]
     return expected_gradients(
-        loss, population, batch, passes, generator(), log_u=log_g, known=known
+        loss, population, batch, passes, generator(), log_u=log_g, baseline_gradient=known
     )
 
 
@@ -62,7 +67,7 @@ def test_a_batch_of_everything_is_exact(sides: int) -> None:
         one = replace(population, features=population.features[:, :, :1])
         found = measured_gradients(loss, one, len(one), 1)
         torch.testing.assert_close(found[1], exact_parts(one)[0])
-    assert bias((v1, v1), (v1, v1), whole).relative == 0
+    assert measure_bias((v1, v1), (v1, v1), whole).relative == 0
 
 
 @pytest.mark.parametrize("sides", [1, 2])
@@ -78,14 +83,14 @@ def test_a_table_of_exact_normalizers_has_no_bias(sides: int) -> None:
         table.log_u[:-1] = log_mean(log_g, dim=-1)[side, :, 0]
         table.visits[:-1] = 1
     found = measured_gradients(loss.eval(), population, 8, 20)
-    measured = bias(found, (v2, v2), whole)
+    measured = measure_bias(found, (v2, v2), whole)
     assert not measured.seen
     assert measured.at_most < 0.05
     # The same with every u 1.3 times too large is seen, and is the 23 % of this part.
     for table in tables:
         table.log_u.add_(0.26236)
     found = measured_gradients(loss, population, 8, 20)
-    measured = bias(found, (v2, v2), whole)
+    measured = measure_bias(found, (v2, v2), whole)
     share = float(v2.norm() / whole.norm()) * (1 - 1 / 1.3)
     assert measured.relative == pytest.approx(share, abs=3 * measured.uncertainty)
     assert measured.absolute == pytest.approx(measured.relative * float(whole.norm()))
@@ -110,7 +115,7 @@ def test_the_bias_of_the_batch_agrees_with_brute_force(sides: int) -> None:
     truth = float((torch.stack(gradients).mean(dim=0) - whole).norm() / whole.norm())
     assert truth > 0.1
     found = measured_gradients(loss, population, 2, 100)
-    measured = bias(found, (v1, v1), whole)
+    measured = measure_bias(found, (v1, v1), whole)
     assert measured.relative == pytest.approx(truth, rel=0.1)
 
 
@@ -118,12 +123,12 @@ def test_noise_does_not_pass_for_bias() -> None:
     chance = generator()
     exact = torch.randn(1, 500, 2, 8, generator=chance, dtype=torch.float64)
     noisy = [exact + 3 * torch.randn(exact.shape, generator=chance).double() for _ in range(2)]
-    measured = bias((noisy[0], noisy[1]), (exact, exact), exact)
+    measured = measure_bias((noisy[0], noisy[1]), (exact, exact), exact)
     assert float((noisy[0] - exact).norm() / exact.norm()) > 2.9  # what one average would show
     assert not measured.seen
     assert measured.at_most < 0.6
     shifted = [half + 0.8 * exact for half in noisy]
-    measured = bias((shifted[0], shifted[1]), (exact, exact), exact)
+    measured = measure_bias((shifted[0], shifted[1]), (exact, exact), exact)
     assert measured.relative == pytest.approx(0.8, abs=3 * measured.uncertainty)
 
 
@@ -140,7 +145,7 @@ def test_the_twin_is_the_in_batch_loss(sides: int) -> None:
         else (DecoupledContrastiveLoss(TAU), NTXentLoss(TAU))
     )
     for positive, expected in zip((False, True), plain, strict=True):
-        twin = in_batch(loss, positive=positive)
+        twin = with_batch_normalizers(loss, positive=positive)
         torch.testing.assert_close(twin(a, b, ids), expected(a, b, ids))
     for key, value in loss.state_dict().items():
         torch.testing.assert_close(value, before[key])
@@ -149,7 +154,7 @@ def test_the_twin_is_the_in_batch_loss(sides: int) -> None:
 def test_measuring_leaves_the_table_as_it_was_and_filling_does_not() -> None:
     population = make(1, n=12)
     loss = global_loss(1, 12, gamma_min=1e-3)
-    fill(loss, population, 4, 5, generator())
+    fill_table(loss, population, 4, 5, generator())
     assert (loss.normalizer.visits[:-1] == 5).all()
     before = loss.normalizer.log_u.clone()
     measured_gradients(loss, population, 4, 3)
@@ -160,6 +165,6 @@ def test_measuring_leaves_the_table_as_it_was_and_filling_does_not() -> None:
 def test_a_filled_table_converges_to_v2() -> None:
     population = make(1, n=40)
     loss = global_loss(1, 40, gamma_min=1e-3)
-    fill(loss, population, 8, 200, generator())
+    fill_table(loss, population, 8, 200, generator())
     exact = log_mean(population.log_normalizers(), dim=-1)[0, :, 0]
     assert (loss.normalizer.log_u[:-1] - exact).abs().mean() < 0.04

@@ -9,7 +9,7 @@ from helpers.refusal import refused
 
 import sogclr
 from sogclr.auditing import measure
-from sogclr.auditing.subject import subject_of
+from sogclr.auditing.subject import open_subject
 from sogclr.commands.cli import main
 from sogclr.data.open_pairs import open_pairs
 
@@ -22,7 +22,7 @@ def _quick(monkeypatch):
 
 def looked_at(run, pairs):
     nothing = {"batch_size": None, "temperature": None, "module": None}
-    return subject_of(run, pairs, samples=100, views=2, device="cpu", **nothing)
+    return open_subject(run, pairs, samples=100, views=2, device="cpu", **nothing)
 
 
 @pytest.mark.parametrize("name", ["trained", "joined"])
