@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from ..common.console import say, track
 from ..common.errors import UserError
-from ..data.batches.loaders import BatchPlan, MicroBatch
+from ..data.batches.schedule import MicroBatch, ShuffledSchedule
 from ..training.task import to_device
 
 __all__ = ["embed_views"]
@@ -54,15 +54,15 @@ def embed_views(
                 if name not in reported:
                     say(f"left out {name}: {reason}")
                 reported.add(name)
-            if not len(batch.plan.rows):
+            if not len(batch.micro_batch.rows):
                 continue
             outcome = task.forward(model, to_device(task.prepare(batch), device), device)
             pair = [normalize(z.float(), dim=-1).cpu() for z in outcome.projections]
             if not len(features):
                 shape = (sides, len(indices), views, pair[0].shape[1])
                 features = torch.full(shape, torch.nan)
-            samples = torch.from_numpy(place[batch.plan.rows])
-            visit = batch.plan.epoch - FIRST_EPOCH
+            samples = torch.from_numpy(place[batch.micro_batch.rows])
+            visit = batch.micro_batch.epoch - FIRST_EPOCH
             for i, z in enumerate(pair):
                 side, view = (i, visit) if sides == 2 else (0, 2 * visit + i)
                 features[side, samples, view] = z
@@ -71,7 +71,7 @@ def embed_views(
     return features
 
 
-class _Visits(BatchPlan):
+class _Visits(ShuffledSchedule):
     """A schedule that visits each chosen sample once an epoch, in random order."""
 
     def __init__(self, indices: np.ndarray, batch_size: int, epochs: int, seed: int) -> None:

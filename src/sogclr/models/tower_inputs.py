@@ -18,7 +18,9 @@ from ..data.decode import UnreadableImageError
 from ..data.image_source import ImageSource
 from ..data.randomness import uniforms
 from ..data.texts import Texts, UnreadableTextError
-from ..data.views.pipeline import DRAWS, center_view, crop, crop_box, encoder_inputs, standardize
+from ..data.views.crops import center_view, crop
+from ..data.views.draws import DRAWS, crop_box
+from ..data.views.pipeline import encoder_inputs, standardize
 from .towers import PairSpec
 
 __all__ = [

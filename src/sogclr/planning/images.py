@@ -163,9 +163,9 @@ def plan_run(
     if request.method == "moco":
         queue_size, momentum = _plan_moco(request, n, batch, reasons)
 
-    views = request.views.over(source.views).resolved(image_size)
+    views = request.views.over(source.augmentation).resolved(image_size)
     shown = ", ".join(f"{k} {v:g}" for k, v in vars(views).items())
-    changed = [k for k, v in vars(source.views).items() if v is not None]
+    changed = [k for k, v in vars(source.augmentation).items() if v is not None]
     asks = f"; {', '.join(changed)} as this data asks for" if changed else ""
     derive("views", None, shown, "SimCLR's for this image size" + asks)
 

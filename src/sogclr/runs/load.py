@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..common.errors import UserError
 from ..data.decode import to_rgb
-from ..data.views.pipeline import center_view, standardize
+from ..data.views.crops import center_view
+from ..data.views.pipeline import standardize
 from ..models.encoders import EncoderSpec, rebuild_encoder
 from .folder import Run, is_pair_run
 from .towers import load_pairs

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ..common.errors import UserError
-from ..data.views.pipeline import center_view, standardize
+from ..data.views.crops import center_view
+from ..data.views.pipeline import standardize
 from ..models.build_towers import at_home, rebuild_towers, tokenizer_of
 from ..models.tower_features import padding_of
 from ..models.towers import PairModel, PairSpec, Tower

@@ -6,8 +6,8 @@ from torch import nn
 from ..common.console import say
 from ..common.environment import processes, rank
 from ..common.errors import UserError
-from ..data.batches.loaders import BatchPlan, Epochs
-from ..data.batches.stream import StreamPlan
+from ..data.batches.schedule import Schedule, ShuffledSchedule
+from ..data.batches.stream import StreamSchedule
 from ..data.image_source import ImageSource
 from ..data.tar.stream import StreamSource
 from ..data.views.resident import ResidentImages, resident
@@ -29,7 +29,7 @@ __all__ = ["build_task", "build_training"]
 
 def build_training(
     source: ImageSource | StreamSource, plan: Plan, module: nn.Module | None, device: torch.device
-) -> tuple[ViewsTask, Epochs]:
+) -> tuple[ViewsTask, Schedule]:
     """Build the task of a run and the schedule of its micro-batches.
 
     Args:
@@ -46,10 +46,10 @@ def build_training(
     size = plan.batch_size, request.accumulate, request.epochs, request.seed, rank(), processes()
     if isinstance(source, StreamSource):
         stream_task = StreamTask(_build_model(plan, encoder, spec), spec, source, plan, device)
-        return stream_task, StreamPlan(source, request.table_rows, *size)
+        return stream_task, StreamSchedule(source, request.table_rows, *size)
     images = resident(source, device)
     task = build_task(source, plan, encoder, spec, device, images)
-    return task, BatchPlan(source.ids, *size)
+    return task, ShuffledSchedule(source.ids, *size)
 
 
 def build_task(

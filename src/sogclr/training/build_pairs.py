@@ -12,8 +12,8 @@ from torch import nn
 from ..common.console import say
 from ..common.environment import processes, rank
 from ..common.errors import UserError
-from ..data.batches.loaders import BatchPlan, Epochs
-from ..data.batches.stream import StreamPlan
+from ..data.batches.schedule import Schedule, ShuffledSchedule
+from ..data.batches.stream import StreamSchedule
 from ..data.open_pairs import open_pairs
 from ..data.pair_source import PairSource
 from ..data.tar.http import is_url
@@ -134,7 +134,7 @@ def build_training(
     inputs: PairInputs,
     validation: PairSource | None,
     autocast: Callable[[], AbstractContextManager],
-) -> tuple[SidesTask, Epochs]:
+) -> tuple[SidesTask, Schedule]:
     """Build the task of a run and the schedule of its micro-batches.
 
     Args:
@@ -151,10 +151,10 @@ def build_training(
     if isinstance(source, PairStream):
         a, b, encoded = inputs.streamed(autocast)
         stream = StreamPairTask(model, source, a, b, encoded, plan, scored)
-        return stream, StreamPlan(source, request.table_rows, *size)
+        return stream, StreamSchedule(source, request.table_rows, *size)
     sides = inputs.training(source.a), inputs.training(source.b)
     task = PairTask(model, source, *sides, plan, scored or _training_sample(source, inputs))
-    return task, BatchPlan(source.a.ids, *size)
+    return task, ShuffledSchedule(source.a.ids, *size)
 
 
 def build_run_task(

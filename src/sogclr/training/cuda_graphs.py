@@ -52,7 +52,7 @@ class GraphStep:
         self.forward_backward = GraphedFunction(self._forward_backward, fabric.device)
 
     def __call__(self, batch: Any) -> Outcome:
-        inputs = *self.task.prepare(batch), torch.tensor(batch.plan.weight)
+        inputs = *self.task.prepare(batch), torch.tensor(batch.micro_batch.weight)
         return Outcome.from_tensors(self.forward_backward(*inputs))
 
     def _forward_backward(self, *inputs: Tensor) -> tuple[Tensor, ...]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..common.console import say
 from ..common.errors import UserError
-from ..data.batches.loaders import Epochs
+from ..data.batches.schedule import Schedule
 from ..distributed.exchange import agree
 from ..distributed.sharded_model import choose_weights
 from ..planning.recipe import Recipe, build_optimizer, build_schedule
@@ -44,7 +44,7 @@ class Trainer:
         self,
         fabric: Fabric,
         task: Task,
-        schedule: Epochs,
+        schedule: Schedule,
         recipe: Recipe,
         run: Run,
         checkpoint_seconds: float,
@@ -89,9 +89,9 @@ class Trainer:
         with watch_stop_signals() as stop, self.monitor.showing(self.step):
             for batch in loader:
                 self.add_gradient(batch)
-                if not batch.plan.last:
+                if not batch.micro_batch.last:
                     continue
-                self.update_weights(batch.plan.step)
+                self.update_weights(batch.micro_batch.step)
 
                 stopping = self._any_process(stop.received)
                 epoch_ends = self.step % self.schedule.steps_per_epoch == 0
@@ -111,13 +111,13 @@ class Trainer:
         """Run the forward and backward pass of a micro-batch; does not wait for the device."""
         for name, reason in batch.unreadable:
             self.monitor.report_skipped(name, reason)
-        plan = batch.plan
-        if len(plan.rows):
+        micro_batch = batch.micro_batch
+        if len(micro_batch.rows):
             outcome = self.run_step(batch)
-            self.monitor.observe(plan.step, torch.from_numpy(plan.rows), outcome)
+            self.monitor.observe(micro_batch.step, torch.from_numpy(micro_batch.rows), outcome)
         elif self.fabric.world_size > 1:
             raise UserError(
-                f"step {plan.step + 1}: a process could read none of its samples; the last "
+                f"step {micro_batch.step + 1}: a process could read none of its samples; the last "
                 "checkpoint is from before; restore the files and go on with --resume"
             )
 
@@ -185,7 +185,7 @@ class Trainer:
         if message is None:
             self.step = state["step"]
         else:
-            # Epochs now have another number of steps: go on at the same fraction of the run.
+            # Schedule now have another number of steps: go on at the same fraction of the run.
             self.step = round(state["step"] / state["total_steps"] * self.schedule.total_steps)
             say(message)
         self.monitor.restore(state["monitor"], self.fabric.device)

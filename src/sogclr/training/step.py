@@ -41,7 +41,7 @@ class EagerStep:
     def __call__(self, batch: Any) -> Outcome:
         device = self.fabric.device
         inputs = to_device(self.task.prepare(batch), device)
-        with self.weights.accumulate(self.model, last=batch.plan.last):
+        with self.weights.accumulate(self.model, last=batch.micro_batch.last):
             outcome = self.task.forward(self.model, inputs, device)
-            self.fabric.backward(outcome.loss * batch.plan.weight)
+            self.fabric.backward(outcome.loss * batch.micro_batch.weight)
         return outcome

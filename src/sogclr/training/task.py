@@ -62,11 +62,11 @@ class Task(ABC):
         """Load the micro-batches of a schedule, from `schedule.start_step` to its end.
 
         Args:
-            schedule: the kind of `Epochs` that fits the data.
+            schedule: the kind of `Schedule` that fits the data.
             pin_memory: whether tensors are placed in page-locked memory.
 
         Returns:
-            Batches with a `plan` (a `MicroBatch` of the samples that could be read) and
+            Batches with `micro_batch` (a `MicroBatch` of the samples that could be read) and
             `unreadable` (`(name, reason)` of the others).
         """
 

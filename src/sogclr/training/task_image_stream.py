@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..data.batches.loaders import Batch
-from ..data.batches.stream import StreamMicroBatch, StreamPlan, stream_batches
+from ..data.batches.stream import StreamMicroBatch, StreamSchedule, stream_batches
 from ..data.tar.stream import StreamSource
 from ..losses import GlobalContrastiveLoss
 from ..models.encoders import ContrastiveModel, EncoderSpec
@@ -38,7 +38,7 @@ class Streamed(Task):
         """Yield the batches, and keep the names of their samples."""
         self.names = _LatestNames()
         for batch in batches:
-            self.names.add(batch.plan)
+            self.names.add(batch.micro_batch)
             yield batch
 
     def identity(self) -> dict[str, Fingerprint]:
@@ -77,7 +77,7 @@ class StreamTask(Streamed, ViewsTask):
         super().__init__(model, spec, plan, plan.request.table_rows or len(source), device)
         self.source = source
 
-    def loader(self, schedule: StreamPlan, *, pin_memory: bool) -> Iterable[Batch]:
+    def loader(self, schedule: StreamSchedule, *, pin_memory: bool) -> Iterable[Batch]:
         batches = stream_batches(
             schedule,
             image_size=self.plan.image_size,
@@ -87,16 +87,16 @@ class StreamTask(Streamed, ViewsTask):
         )
         return self.keep_names(batches)
 
-    def first_epoch(self) -> StreamPlan:
-        return StreamPlan(self.source, None, self.plan.batch_size, 1, 1, self.plan.request.seed)
+    def first_epoch(self) -> StreamSchedule:
+        return StreamSchedule(self.source, None, self.plan.batch_size, 1, 1, self.plan.request.seed)
 
     def prepare(self, batch: Batch) -> tuple[Any, ...]:
         """As `ViewsTask.prepare`, with sample keys `(b,)` for a table whose rows are shared."""
         inputs = super().prepare(batch)
         if not isinstance(self.loss, GlobalContrastiveLoss):
             return inputs  # Without a table, the index is the sample key.
-        assert isinstance(batch.plan, StreamMicroBatch)
-        return *inputs, torch.from_numpy(batch.plan.keys)
+        assert isinstance(batch.micro_batch, StreamMicroBatch)
+        return *inputs, torch.from_numpy(batch.micro_batch.keys)
 
     def score(self, device: torch.device) -> dict[str, float]:
         return {}
@@ -105,8 +105,9 @@ class StreamTask(Streamed, ViewsTask):
 class _LatestNames(dict[int, str]):
     """Names of the samples of the last batches, by index."""
 
-    def add(self, plan: StreamMicroBatch) -> None:
-        self.update(zip(plan.rows.tolist(), (sample.name for sample in plan.samples), strict=True))
+    def add(self, micro_batch: StreamMicroBatch) -> None:
+        names = (sample.name for sample in micro_batch.samples)
+        self.update(zip(micro_batch.rows.tolist(), names, strict=True))
         while len(self) > MOST_NAMES:
             del self[next(iter(self))]
 

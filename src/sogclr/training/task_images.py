@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.batches.loaders import Batch, BatchPlan, Epochs, view_batches
+from ..data.batches.loaders import Batch, view_batches
+from ..data.batches.schedule import Schedule, ShuffledSchedule
 from ..data.image_source import ImageSource
 from ..data.views.pipeline import encoder_inputs
 from ..data.views.resident import ResidentImages
@@ -92,7 +93,7 @@ class ViewsTask(Task):
 
     def prepare(self, batch: Batch) -> tuple[Any, ...]:
         """Return the index `(b,)`, crops, and what the augmentation of each view depends on."""
-        index = torch.from_numpy(batch.plan.rows)
+        index = torch.from_numpy(batch.micro_batch.rows)
         if not self.static_views:
             return index, batch.crops, batch.draws
         parameters = view_parameters(batch.draws, self.plan.views, self.plan.image_size)
@@ -142,12 +143,12 @@ class ViewsTask(Task):
         if not isinstance(self.model, MomentumModel):
             return
         for batch in self.loader(self.first_epoch(), pin_memory=False):
-            if len(batch.plan.rows):
+            if len(batch.micro_batch.rows):
                 inputs = to_device(self.prepare(batch), device)
                 self.model.prime(self.augment(*inputs[:3]))
                 return
 
-    def first_epoch(self) -> Epochs:
+    def first_epoch(self) -> Schedule:
         """Return the schedule of one epoch of full batches, the same in every process."""
         raise NotImplementedError
 
@@ -182,7 +183,7 @@ class TwoViewTask(ViewsTask):
         super().__init__(model, spec, plan, len(source), device)
         self.source, self.images, self.names = source, images, source.names
 
-    def loader(self, schedule: BatchPlan, *, pin_memory: bool) -> Iterable[Batch]:
+    def loader(self, schedule: ShuffledSchedule, *, pin_memory: bool) -> Iterable[Batch]:
         return view_batches(
             self.source,
             schedule,
@@ -193,8 +194,8 @@ class TwoViewTask(ViewsTask):
             images=self.images,
         )
 
-    def first_epoch(self) -> BatchPlan:
-        return BatchPlan(self.source.ids, self.plan.batch_size, 1, 1, self.plan.request.seed)
+    def first_epoch(self) -> ShuffledSchedule:
+        return ShuffledSchedule(self.source.ids, self.plan.batch_size, 1, 1, self.plan.request.seed)
 
     def identity(self) -> dict[str, Fingerprint]:
         return {"": fingerprint(self.source.ids, self.source.marks)}

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.batches.loaders import plan_loader
-from ..data.batches.stream import StreamMicroBatch, StreamPlan, drawn, placed
+from ..data.batches.loaders import schedule_loader
+from ..data.batches.stream import StreamMicroBatch, StreamSchedule, stream_draws, table_rows_of
 from ..data.hashed_rows import stable_keys
 from ..data.pair_source import PARTNER_STREAM
 from ..data.tar.stream_pairs import PairStream
-from ..data.views.pipeline import DRAWS
+from ..data.views.draws import DRAWS
 from ..losses import GlobalClipLoss
 from ..models.tower_inputs import CenterViews, DrawnViews, Encoded, Prepared, Tokenizer
 from ..models.towers import PairModel
@@ -27,7 +27,7 @@ __all__ = ["StreamPairBatch", "StreamPairTask", "stream_pair_batches"]
 
 @dataclass(frozen=True)
 class StreamPairBatch(PairBatch):
-    """A `PairBatch` of a stream; `plan` is a `StreamMicroBatch`.
+    """A `PairBatch` of a stream; `micro_batch` is a `StreamMicroBatch`.
 
     Attributes:
         keys_b: `(b,)` int64, the sample keys of the captions.
@@ -44,10 +44,12 @@ class _StreamPairs(Dataset):
     ) -> None:
         self.a, self.b, self.table_rows, self.seed = a, b, table_rows, seed
 
-    def __getitems__(self, plan: StreamMicroBatch) -> StreamPairBatch:
-        samples = plan.samples
-        a = self.a.read(lambda i: samples[i].image(), drawn(plan, self.seed, 0, DRAWS))
-        choice = drawn(plan, self.seed, PARTNER_STREAM, 1)[:, 0]
+    def __getitems__(self, micro_batch: StreamMicroBatch) -> StreamPairBatch:
+        samples = micro_batch.samples
+        a = self.a.read(
+            lambda i: samples[i].image(), stream_draws(micro_batch, self.seed, 0, DRAWS)
+        )
+        choice = stream_draws(micro_batch, self.seed, PARTNER_STREAM, 1)[:, 0]
         captions = [
             samples[i].captions[int(choice[i] * len(samples[i].captions))]
             for i in np.flatnonzero(a.readable)
@@ -55,12 +57,14 @@ class _StreamPairs(Dataset):
         keys = stable_keys(captions)
         all_readable = np.ones(len(captions), dtype=bool)
         b = Prepared(self.b.tokens(captions), None, all_readable, [])
-        rows = placed(keys, self.table_rows).numpy()
-        return StreamPairBatch(plan.kept(a.readable), rows, a, b, a.unreadable, keys.numpy())
+        rows = table_rows_of(keys, self.table_rows).numpy()
+        return StreamPairBatch(
+            micro_batch.select(a.readable), rows, a, b, a.unreadable, keys.numpy()
+        )
 
 
 def stream_pair_batches(
-    schedule: StreamPlan,
+    schedule: StreamSchedule,
     a: DrawnViews | CenterViews,
     b: Tokenizer,
     *,
@@ -77,7 +81,7 @@ def stream_pair_batches(
         pin_memory: whether tensors are placed in page-locked memory.
     """
     pairs = _StreamPairs(a, b, schedule.table_rows, schedule.seed)
-    return plan_loader(pairs, schedule, workers, pin_memory)
+    return schedule_loader(pairs, schedule, workers, pin_memory)
 
 
 class StreamPairTask(Streamed, SidesTask):
@@ -106,7 +110,7 @@ class StreamPairTask(Streamed, SidesTask):
         super().__init__(model, *halves, plan, (rows, rows), scored)
         self.source, self.read = source, (a, b)
 
-    def loader(self, schedule: StreamPlan, *, pin_memory: bool) -> Iterable[Any]:
+    def loader(self, schedule: StreamSchedule, *, pin_memory: bool) -> Iterable[Any]:
         workers = self.plan.workers
         batches = stream_pair_batches(schedule, *self.read, workers=workers, pin_memory=pin_memory)
         return self.keep_names(batches)
@@ -117,5 +121,5 @@ class StreamPairTask(Streamed, SidesTask):
         if not isinstance(self.loss, GlobalClipLoss):
             return inputs  # Without a table, the indices are the sample keys.
         assert isinstance(batch, StreamPairBatch)
-        assert isinstance(batch.plan, StreamMicroBatch)
-        return *inputs, torch.from_numpy(batch.plan.keys), torch.from_numpy(batch.keys_b)
+        assert isinstance(batch.micro_batch, StreamMicroBatch)
+        return *inputs, torch.from_numpy(batch.micro_batch.keys), torch.from_numpy(batch.keys_b)

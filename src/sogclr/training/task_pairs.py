@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.batches.loaders import BatchPlan
+from ..data.batches.schedule import ShuffledSchedule
 from ..data.pair_source import PairSource
 from ..evaluation.retrieval import Retrieval, retrieval
 from ..losses import (
@@ -195,7 +195,7 @@ class PairTask(SidesTask):
         super().__init__(model, a, b, plan, source.sizes, scored)
         self.source, self.names = source, source.a.names
 
-    def loader(self, schedule: BatchPlan, *, pin_memory: bool) -> Iterable[Any]:
+    def loader(self, schedule: ShuffledSchedule, *, pin_memory: bool) -> Iterable[Any]:
         return pair_batches(
             self.source,
             schedule,

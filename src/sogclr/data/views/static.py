@@ -14,6 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...common.options import Augmentation
+from .draws import (
+    blur_radius,
+    blur_sigma,
+    blurred,
+    flipped,
+    grayed,
+    jitter_amounts,
+    jitter_order,
+    jittered,
+)
 from .photometric import (
     HUE,
     blend_,
@@ -23,16 +33,6 @@ from .photometric import (
     gray,
     hue_position,
     shift_hue_,
-)
-from .pipeline import (
-    blur_radius,
-    blur_sigma,
-    blurred,
-    flipped,
-    grayed,
-    jitter_amounts,
-    jitter_order,
-    jittered,
 )
 
 __all__ = ["static_inputs", "view_parameters"]
