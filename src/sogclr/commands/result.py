@@ -39,7 +39,7 @@ def conduct(trainer: "Trainer", hint: str) -> Result:
     from ..distributed.launch import finish
 
     if trainer.step:
-        say(f"going on from step {trainer.step:,} of {trainer.batches.total_steps:,}")
+        say(f"going on from step {trainer.step:,} of {trainer.schedule.total_steps:,}")
     complete = trainer.train()
     finish(trainer.fabric)
     folder = trainer.run.folder
