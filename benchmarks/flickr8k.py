@@ -40,10 +40,10 @@ from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.open_pairs import open_pairs
 from sogclr.data.pair_source import PairSource
 from sogclr.distributed.launch import start
-from sogclr.models.build_towers import TowerRequest, build_towers, tokenizer_of
+from sogclr.models.build_towers import build_towers, tokenizer_of
 from sogclr.models.tower_features import cached_features
 from sogclr.models.tower_inputs import StoredFeatures
-from sogclr.models.towers import PairModel, Tower, regularize
+from sogclr.models.towers import PairModel, Tower, TowerRequest, regularize
 from sogclr.planning.pairs import PairRequest, plan_pairs
 from sogclr.runs.folder import Run
 from sogclr.training.loop import Trainer

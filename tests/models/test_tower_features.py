@@ -76,7 +76,7 @@ def test_unreadable_rows_are_nan_and_told_once(make_pairs, capsys):
     inputs = CenterImages(source, SPEC)
     told = set()
     for _ in range(2):
-        found = compute_features(Body(), source, inputs, CPU, told=told)
+        found = compute_features(Body(), source, inputs, CPU, reported=told)
         assert np.flatnonzero(np.isnan(found).any(axis=1)).tolist() == [3]
     assert told == {"img/03.png"}
     assert capsys.readouterr().err.count("skipped img/03.png: ") == 1

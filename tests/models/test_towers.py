@@ -10,9 +10,16 @@ from torch import nn
 
 import sogclr
 from sogclr import UserError
-from sogclr.models.build_towers import TowerRequest, build_towers, rebuild_towers, tokenizer_of
-from sogclr.models.towers import PairModel, PairSpec, Tower, regularize, weights_digest
-from sogclr.runs.towers import PairEncoder
+from sogclr.models.build_towers import build_towers, rebuild_towers, tokenizer_of
+from sogclr.models.pair_encoder import PairEncoder
+from sogclr.models.towers import (
+    PairModel,
+    PairSpec,
+    Tower,
+    TowerRequest,
+    regularize,
+    weights_digest,
+)
 
 NOTHING = TowerRequest(None, None, None, None, None, None, None)
 VISION = {

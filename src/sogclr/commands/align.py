@@ -18,8 +18,8 @@ from ..data.tar.http import is_url, without_query
 from ..data.tar.stream_pairs import PairStream
 from ..distributed.launch import choose_device, start
 from ..distributed.sharded_model import require_shardable
-from ..models.build_towers import TowerRequest, tokenizer_of
-from ..models.towers import PairModel, PairSpec, Tower
+from ..models.build_towers import tokenizer_of
+from ..models.towers import PairModel, PairSpec, Tower, TowerRequest
 from ..planning.pairs import PairPlan, PairRequest, plan_pairs
 from ..runs.folder import Run
 from ..runs.resume import Result, checkpoint_bytes, claim, conduct

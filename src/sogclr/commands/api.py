@@ -311,7 +311,7 @@ def align(
     Raises:
         sogclr.UserError: bad input, in one line that says what to do.
     """
-    from ..models.build_towers import TowerRequest
+    from ..models.towers import TowerRequest
     from ..planning.pairs import PairRequest
     from .align import align as run
 

@@ -18,8 +18,8 @@ from ..data.open_pairs import open_pairs
 from ..data.pair_source import PairSource
 from ..data.tar.http import is_url
 from ..data.tar.stream_pairs import PairStream
-from ..models.build_towers import TowerRequest, build_towers, rebuild_towers, tokenizer_of
-from ..models.towers import PairModel, PairSpec, Tower, regularize
+from ..models.build_towers import build_towers, rebuild_towers, tokenizer_of
+from ..models.towers import PairModel, PairSpec, Tower, TowerRequest, regularize
 from ..planning.pairs import PairPlan, PairRequest, plan_pairs
 from ..runs.folder import Run
 from ..runs.resume import request_of

@@ -112,7 +112,7 @@ class ScoredPairs:
             self.a,
             device,
             rows=self.rows,
-            told=self._told,
+            reported=self._told,
         )
         b = compute_features(
             lambda x: model.side(kind_b, x)[1], source.b, self.b, device, rows=partners
