@@ -95,7 +95,7 @@ def _add_image_tower(spec: PairSpec, request: TowerRequest) -> tuple[PairSpec, n
 def _use_pretrained_config(
     spec: PairSpec, request: TowerRequest, config: dict[str, Any]
 ) -> PairSpec:
-    """Take over the image size, mean and standard deviation of the tower's pretraining."""
+    """Use the image size, mean and standard deviation of the tower's pretraining."""
     size = config.get("input_size", (3, spec.image_size, spec.image_size))[-1]
     return replace(
         spec,

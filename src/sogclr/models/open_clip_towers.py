@@ -73,7 +73,7 @@ def build_open_clip(
 
 
 def _register(path: Path) -> str:
-    """Register a configuration file with open_clip, for this process; return its name there."""
+    """Register a configuration file with open_clip; return its name there."""
     import open_clip
 
     try:
