@@ -31,7 +31,6 @@ from torch.nn.functional import normalize
 
 from sogclr.auditing.expected_gradient import FixedNormalizer
 from sogclr.losses.normalizer import NormalizerTable
-from sogclr.training.pair_batches import loss_indices
 from sogclr.training.task import Outcome
 from sogclr.training.task_pairs import PairTask
 
@@ -79,9 +78,8 @@ class Whitened(NormalizerTable):
 class _CustomForward(PairTask):
     """A task whose subclasses define the forward pass."""
 
-    def _projections(self, model: Any, batch: Any, device: torch.device) -> list[Tensor]:
-        inputs = self.a.to_model(batch.a, device), self.b.to_model(batch.b, device)
-        return [z for _, z in model(*inputs)]
+    def _projections(self, model: Any, a: Any, b: Any, device: torch.device) -> list[Tensor]:
+        return [z for _, z in model(self.a.to_model(a, device), self.b.to_model(b, device))]
 
 
 class WhitenedTask(PairTask):
@@ -103,21 +101,24 @@ class ExactTask(_CustomForward):
         self.loss.normalizer_a, self.loss.normalizer_b = FixedNormalizer(), FixedNormalizer()
         self.step = -1
 
-    def forward(self, model: Any, batch: Any, device: torch.device) -> Outcome:
-        step = batch.micro_batch.step
+    def prepare(self, batch: Any) -> tuple[Any, ...]:
+        return *super().prepare(batch), batch.micro_batch.step
+
+    def forward(self, model: Any, inputs: tuple[Any, ...], device: torch.device) -> Outcome:
+        index, index_b, a, b, step = inputs
         if step % self.every == 0 and step != self.step:
             self.step = step
             with torch.random.fork_rng(), torch.no_grad():
                 self.all = self._features(model, step)
-        index, rows = torch.from_numpy(batch.micro_batch.rows), loss_indices(batch)
-        pair = self._projections(model, batch, device)
+        pair = self._projections(model, a, b, device)
         normalizers = self.loss.normalizer_a, self.loss.normalizer_b
         for normalizer, z, others in zip(normalizers, pair, reversed(self.all), strict=True):
             logits = normalize(z.detach(), dim=1) @ others.T / TAU  # (b, n)
             logits[torch.arange(len(index)), index] = -math.inf
             normalizer.log_u = logits.logsumexp(dim=1) - math.log(logits.shape[1] - 1)
         first, second = (z.detach() for z in pair)
-        return Outcome(self.loss(*pair, *rows), (first, second), (first, second), rows)
+        loss = self.loss(*pair, index, index_b)
+        return Outcome(loss, (first, second), (first, second), (index, index_b))
 
     def _features(self, model: Any, step: int) -> list[Tensor]:
         inputs: Any = (self.a, self.b)
@@ -140,9 +141,9 @@ class QueueTask(_CustomForward):
         super().__init__(*arguments)
         self.queue: list[Tensor] = []
 
-    def forward(self, model: Any, batch: Any, device: torch.device) -> Outcome:
-        pair = self._projections(model, batch, device)
-        rows = loss_indices(batch)
+    def forward(self, model: Any, inputs: tuple[Any, ...], device: torch.device) -> Outcome:
+        *rows, a, b = inputs
+        pair = self._projections(model, a, b, device)
         batch_units = [normalize(z, dim=1) for z in pair]
         queue = self.queue or [z.detach()[:0] for z in batch_units] + [r[:0] for r in rows]
         sides = [self._loss_of_side(side, batch_units, queue, rows) for side in (0, 1)]
@@ -150,7 +151,7 @@ class QueueTask(_CustomForward):
         new = [*(z.detach() for z in batch_units), *rows]
         self.queue = [torch.cat(two)[-self.length :] for two in zip(queue, new, strict=True)]
         first, second = (z.detach() for z in pair)
-        return Outcome(loss, (first, second), (first, second), rows)
+        return Outcome(loss, (first, second), (first, second), (rows[0], rows[1]))
 
     def _loss_of_side(self, side: int, batch_units: Any, queue: Any, rows: Any) -> Tensor:
         tables = self.loss.normalizer_a, self.loss.normalizer_b

@@ -182,7 +182,7 @@ def _trainer(
     plan = plan_run(request, source, device, workers=None)
     net, spec = build_encoder(encoder, 32)
     fabric = start(device, plan.precision)
-    task = build_task(source, plan, net, spec, resident(source, fabric.device))
+    task = build_task(source, plan, net, spec, fabric.device, resident(source, fabric.device))
     batches = ShuffledSchedule(source.ids, batch, accumulate=1, epochs=1, seed=0)
     trainer = Trainer(fabric, task, batches, plan.recipe, Run(folder), math.inf)
     trainer.monitor.start()

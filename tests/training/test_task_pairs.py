@@ -164,7 +164,7 @@ def test_what_dies_before_its_first_checkpoint_keeps_the_weights_it_came_with(
     settings = {**frozen, "freeze": freeze}
     sogclr.align(pairs, tmp_path / "whole", **settings)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", lambda self, step: 1 / 0)
+        patch.setattr(Trainer, "update_weights", lambda self, step: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             sogclr.align(pairs, tmp_path / "parts", **settings)
     assert sogclr.align(pairs, tmp_path / "parts", resume=True).complete

@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from ..common.console import say, track
 from ..common.errors import UserError
 from ..data.batches.schedule import MicroBatch, ShuffledSchedule
+from ..training.task import to_device
 
 __all__ = ["embed_views"]
 
@@ -55,7 +56,7 @@ def embed_views(
                 reported.add(name)
             if not len(batch.micro_batch.rows):
                 continue
-            outcome = task.forward(model, batch, device)
+            outcome = task.forward(model, to_device(task.prepare(batch), device), device)
             pair = [normalize(z.float(), dim=-1).cpu() for z in outcome.projections]
             if not len(features):
                 shape = (sides, len(indices), views, pair[0].shape[1])

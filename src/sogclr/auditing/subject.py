@@ -150,7 +150,9 @@ def _open_run(run: Run, data: Any, module: nn.Module | None, device: str) -> _Ta
         request = request_of(settings, Request)
         batch = min(request.batch_size or len(source), len(source))
         plan = plan_run(replace(request, batch_size=batch), source, device, None)
-        opened = _TaskWithPartners(build_task(source, plan, *load_encoder(run.folder, module)))
+        encoder, spec = load_encoder(run.folder, module)
+        task = build_task(source, plan, encoder, spec, torch.device(device))
+        opened = _TaskWithPartners(task)
     try:
         message = opened.task.restore(state, run)
     except RuntimeError as error:
@@ -180,10 +182,10 @@ def _open_encoder(
     if is_module:
         # A copy, since embedding moves the module and updates its batch statistics.
         spec = EncoderSpec("custom", plan.image_size)
-        return _TaskWithPartners(build_task(source, plan, copy.deepcopy(encoder), spec))
-    return _TaskWithPartners(
-        build_task(source, plan, *build_encoder(plan.encoder, plan.image_size))
-    )
+        module = copy.deepcopy(encoder)
+    else:
+        module, spec = build_encoder(plan.encoder, plan.image_size)
+    return _TaskWithPartners(build_task(source, plan, module, spec, torch.device(device)))
 
 
 def _choose_samples(opened: _TaskWithPartners, samples: int, has_table: bool) -> np.ndarray:

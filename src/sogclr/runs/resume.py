@@ -82,7 +82,7 @@ def request_of(settings: dict[str, Any], kind: type[R]) -> R:
 def conduct(trainer: Trainer, hint: str) -> Result:
     """Train to the end, or until asked to stop; `hint` says what one can do then."""
     if trainer.step:
-        say(f"going on from step {trainer.step:,} of {trainer.batches.total_steps:,}")
+        say(f"going on from step {trainer.step:,} of {trainer.schedule.total_steps:,}")
     complete = trainer.train()
     finish(trainer.fabric)
     folder = trainer.run.folder

@@ -1,9 +1,9 @@
-"""What a run on pairs leaves of its towers, and how they are had again.
+"""Read and write the towers of a run of `sogclr.align`.
 
-towers.json           how to build the towers and what they expect as input
+towers.json           how to build the towers, and which input they expect
 trained.safetensors   the weights that training changes, and the temperature
 frozen.safetensors    the bodies of frozen towers, written once
-text/                 configuration and tokenizer of a text tower, where they are Hugging Face's
+text/                 configuration and tokenizer of a Hugging Face text tower
 """
 
 import json
@@ -27,7 +27,7 @@ LOG_TEMPERATURE, BIAS = "log_temperature", "bias"
 
 
 def pair_files(run: Run) -> dict[str, Path]:
-    """Where the files of the module's list are."""
+    """Return the paths of the files listed above, by name."""
     folder = run.folder
     return {
         "spec": folder / "towers.json",
@@ -38,13 +38,20 @@ def pair_files(run: Run) -> dict[str, Path]:
 
 
 def write_start(run: Run, spec: PairSpec, towers: dict[str, Tower], tokenizer: Any) -> None:
-    """What does not change while training."""
+    """Write what training does not change.
+
+    Args:
+        run: the run's folder.
+        spec: the description of the towers.
+        towers: the towers by kind.
+        tokenizer: the tokenizer of the text tower.
+    """
     files = pair_files(run)
     atomically(files["spec"], lambda path: path.write_text(pretty(spec.as_dict())))
     frozen = {
         f"{kind}.{name}": value
         for kind in spec.frozen
-        for name, value in _plain(towers[kind].body.state_dict()).items()
+        for name, value in _on_cpu(towers[kind].body.state_dict()).items()
     }
     if frozen:
         atomically(files["frozen"], lambda path: save_file(frozen, path))
@@ -58,8 +65,15 @@ def write_start(run: Run, spec: PairSpec, towers: dict[str, Tower], tokenizer: A
 def write_trained(
     run: Run, weights: dict[str, Tensor], temperature: float, bias: float | None
 ) -> None:
-    """What training changes; `weights` is the state of a `PairModel`."""
-    state = _plain(weights)
+    """Write what training changes.
+
+    Args:
+        run: the run's folder.
+        weights: the full state_dict of a `PairModel`.
+        temperature: tau of the loss; the mean of individual ones.
+        bias: the bias of SigLIP's loss, or None.
+    """
+    state = _on_cpu(weights)
     state[LOG_TEMPERATURE] = torch.tensor(temperature).log()
     if bias is not None:
         state[BIAS] = torch.tensor(bias)
@@ -67,14 +81,15 @@ def write_trained(
 
 
 def load_pairs(run: str | Path, module: nn.Module | None = None) -> PairEncoder:
-    """The towers of a run.
+    """Load the trained towers of a run.
 
     Args:
-        run: its folder.
-        module: an image tower of the architecture trained, where it was the user's own.
+        run: the run's folder.
+        module: the user's own image tower, of the trained architecture; None if the run has none.
 
     Raises:
-        UserError: not a run, nothing saved in it yet, or a tower that does not fit.
+        UserError: the folder is not a run of pairs, has saved no towers yet, or a tower does not
+            fit.
     """
     if not is_pair_run(run):
         raise UserError(f"run: {run} was trained on images alone; give one of sogclr align")
@@ -106,12 +121,12 @@ def load_pairs(run: str | Path, module: nn.Module | None = None) -> PairEncoder:
 
 
 def read_spec(run: Run) -> PairSpec:
-    """The description of a run's towers."""
+    """Read the description of a run's towers."""
     return PairSpec.from_dict(json.loads(pair_files(run)["spec"].read_text()))
 
 
 def load_frozen(run: Run, towers: dict[str, Tower]) -> None:
-    """The frozen bodies, into towers that were built anew."""
+    """Load the weights of frozen bodies into rebuilt towers."""
     target = pair_files(run)["frozen"]
     state = load_file(target) if target.is_file() else {}
     for kind in {name.split(".")[0] for name in state}:
@@ -120,5 +135,6 @@ def load_frozen(run: Run, towers: dict[str, Tower]) -> None:
         towers[kind].body.load_state_dict(body)
 
 
-def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors as safetensors needs them: contiguous, and sharing no memory."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}

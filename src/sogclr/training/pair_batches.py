@@ -1,4 +1,4 @@
-"""Batches of pairs: which partner is drawn, and the inputs of both sides."""
+"""Load batches of pairs: draw a partner for each sample, and read the inputs of both sides."""
 
 from dataclasses import dataclass, replace
 
@@ -19,10 +19,10 @@ class PairBatch:
     """A micro-batch of pairs.
 
     Attributes:
-        micro_batch: the pairs that could be read; its rows are those of side a.
-        partners: `(b,)` the rows of side b that were drawn for them.
-        a, b: their inputs.
-        unreadable: `(name, reason)` of the samples that had to be skipped.
+        micro_batch: the pairs that could be read; `micro_batch.rows` `(b,)` are those of side a.
+        partners: `(b,)` the samples of side b, drawn from the partners of `micro_batch.rows`.
+        a, b: the inputs of both sides.
+        unreadable: `(name, reason)` of the samples that could not be read.
     """
 
     micro_batch: MicroBatch
@@ -36,7 +36,7 @@ class PairBatch:
 
 
 class _Pairs(Dataset):
-    """Inputs of micro-batches; the loader passes each micro-batch to `__getitems__`."""
+    """Reads the inputs of both sides of a micro-batch, for torch's loader."""
 
     def __init__(self, source: PairSource, a: Inputs, b: Inputs, seed: int) -> None:
         self.source, self.a, self.b, self.seed = source, a, b, seed
@@ -61,10 +61,18 @@ def pair_batches(
     workers: int,
     pin_memory: bool,
 ) -> DataLoader:
-    """A loader of `PairBatch`, from `schedule.start_step` to the end of the run."""
+    """Load `PairBatch` from `schedule.start_step` to the end of the run.
+
+    Args:
+        source: the pairs.
+        schedule: the micro-batches of the run.
+        a, b: make the inputs of both sides.
+        workers: loader processes.
+        pin_memory: whether tensors are placed in page-locked memory.
+    """
     return schedule_loader(_Pairs(source, a, b, schedule.seed), schedule, workers, pin_memory)
 
 
 def loss_indices(batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ids of both sides, `(b,)` each."""
+    """Return the indices of both sides for the loss, `(b,)` int64 each."""
     return torch.from_numpy(batch.micro_batch.rows), torch.from_numpy(batch.partners)

@@ -1,4 +1,4 @@
-"""The task of pairs that come as a stream: an image is known by its key, a caption by its text."""
+"""The task of a stream of pairs: a key identifies an image, and its text identifies a caption."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.batches.loaders import schedule_loader
@@ -28,17 +27,17 @@ __all__ = ["StreamPairBatch", "StreamPairTask", "stream_pair_batches"]
 
 @dataclass(frozen=True)
 class StreamPairBatch(PairBatch):
-    """As `PairBatch`; `micro_batch` is a `StreamMicroBatch`.
+    """A `PairBatch` of a stream; `micro_batch` is a `StreamMicroBatch`.
 
     Attributes:
-        keys_b: `(b,)` int64, who the captions are.
+        keys_b: `(b,)` int64, the sample keys of the captions.
     """
 
     keys_b: np.ndarray
 
 
 class _StreamPairs(Dataset):
-    """Micro-batches to inputs."""
+    """Reads the inputs of both sides of a micro-batch."""
 
     def __init__(
         self, a: DrawnViews | CenterViews, b: Tokenizer, table_rows: int | None, seed: int
@@ -72,20 +71,28 @@ def stream_pair_batches(
     workers: int,
     pin_memory: bool,
 ) -> DataLoader:
-    """A loader of `StreamPairBatch`, from `schedule.start_step` to the end of the run."""
-    return schedule_loader(
-        _StreamPairs(a, b, schedule.table_rows, schedule.seed), schedule, workers, pin_memory
-    )
+    """Load `StreamPairBatch` from `schedule.start_step` to the end of the run.
+
+    Args:
+        schedule: the micro-batches of the run.
+        a: makes inputs of images.
+        b: makes inputs of captions.
+        workers: loader processes.
+        pin_memory: whether tensors are placed in page-locked memory.
+    """
+    pairs = _StreamPairs(a, b, schedule.table_rows, schedule.seed)
+    return schedule_loader(pairs, schedule, workers, pin_memory)
 
 
 class StreamPairTask(Streamed, SidesTask):
-    """See the module.
+    """The task of a stream of pairs.
 
     Args:
-        model, plan, held: as of `SidesTask`.
+        model, plan, scored: see `SidesTask`.
         source: the stream.
-        a, b: what its images and captions are made to.
-        encoded: of a frozen tower, by kind: the same as its body makes features of it.
+        a: makes inputs of images.
+        b: makes inputs of captions.
+        encoded: by kind of a frozen tower, makes features of the inputs.
     """
 
     def __init__(
@@ -96,22 +103,23 @@ class StreamPairTask(Streamed, SidesTask):
         b: Tokenizer,
         encoded: dict[str, Encoded],
         plan: PairPlan,
-        held: ScoredPairs | None,
+        scored: ScoredPairs | None,
     ) -> None:
         rows = plan.request.table_rows or len(source)
         halves = encoded.get("image", a), encoded.get("text", b)
-        super().__init__(model, *halves, plan, (rows, rows), held)
+        super().__init__(model, *halves, plan, (rows, rows), scored)
         self.source, self.read = source, (a, b)
 
-    def loader(self, plan: StreamSchedule, *, pin_memory: bool) -> Iterable[Any]:
-        return self.noted(
-            stream_pair_batches(plan, *self.read, workers=self.plan.workers, pin_memory=pin_memory)
-        )
+    def loader(self, schedule: StreamSchedule, *, pin_memory: bool) -> Iterable[Any]:
+        workers = self.plan.workers
+        batches = stream_pair_batches(schedule, *self.read, workers=workers, pin_memory=pin_memory)
+        return self.keep_names(batches)
 
-    def keys(self, batch: StreamPairBatch) -> dict[str, Tensor]:
-        # Losses that keep nothing know the rows, which are the keys where there is no table.
+    def prepare(self, batch: PairBatch) -> tuple[Any, ...]:
+        """As `SidesTask.prepare`, with `(b,)` sample keys of both sides for a table."""
+        inputs = super().prepare(batch)
         if not isinstance(self.loss, GlobalClipLoss):
-            return {}
+            return inputs  # Without a table, the indices are the sample keys.
+        assert isinstance(batch, StreamPairBatch)
         assert isinstance(batch.micro_batch, StreamMicroBatch)
-        keys = batch.micro_batch.keys, batch.keys_b
-        return dict(zip(("sample_key", "sample_key_b"), map(torch.from_numpy, keys), strict=True))
+        return *inputs, torch.from_numpy(batch.micro_batch.keys), torch.from_numpy(batch.keys_b)
