@@ -10,8 +10,8 @@ from sogclr import Augmentation
 from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.open_pairs import open_pairs
 from sogclr.data.texts import Texts
-from sogclr.models.tower_features import padding_of, plain_inputs
-from sogclr.models.tower_inputs import CenterImages, ImageViews, StoredFeatures, Tokens
+from sogclr.models.tower_features import plain_inputs
+from sogclr.models.tower_inputs import CenterImages, ImageViews, StoredFeatures, Tokens, padding_of
 from sogclr.models.towers import PairSpec
 from sogclr.planning.pairs import CLIP_VIEWS
 from sogclr.training.pair_batches import loss_indices, pair_batches

@@ -12,8 +12,14 @@ import sogclr
 from sogclr import UserError
 from sogclr.common.options import TowerSettings
 from sogclr.models.build_towers import build_towers, rebuild_towers, tokenizer_of
-from sogclr.models.towers import PairModel, PairSpec, Tower, regularize, weights_digest
-from sogclr.runs.towers import PairEncoder
+from sogclr.models.pair_encoder import PairEncoder
+from sogclr.models.towers import (
+    PairModel,
+    PairSpec,
+    Tower,
+    regularize,
+    weights_digest,
+)
 
 NOTHING = TowerSettings()
 VISION = {

@@ -34,6 +34,7 @@ __all__ = [
     "StoredFeatures",
     "Tokenizer",
     "Tokens",
+    "padding_of",
 ]
 
 
@@ -95,6 +96,17 @@ class Tokenizer:
 
     def to_model(self, prepared: Prepared, device: torch.device) -> Tensor:
         return _move(prepared.tensor, device)
+
+
+def padding_of(spec: PairSpec, tokenizer: Any) -> int | None:
+    """Return the id of padding that may be cut off, or None.
+
+    Hugging Face towers mask padding, so trailing padding may go; open_clip's own towers read it.
+    """
+    if "hf_model_name" not in spec.text:
+        return None
+    plain = tokenizer.tokenizer
+    return plain.pad_token_id if plain.padding_side == "right" else None
 
 
 class Tokens(Tokenizer):

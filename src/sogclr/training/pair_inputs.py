@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..data.pair_source import PairSource
-from ..models.tower_features import cached_features, padding_of, plain_inputs
+from ..models.tower_features import cached_features, plain_inputs
 from ..models.tower_inputs import (
     CenterViews,
     DrawnViews,
@@ -16,6 +16,7 @@ from ..models.tower_inputs import (
     Inputs,
     StoredFeatures,
     Tokenizer,
+    padding_of,
 )
 from ..models.towers import PairSpec, Tower
 from ..planning.pairs import PairPlan

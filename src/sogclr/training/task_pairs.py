@@ -118,7 +118,7 @@ class ScoredPairs:
             self.a,
             device,
             rows=self.rows,
-            told=self._reported,
+            reported=self._reported,
         )
         b = compute_features(
             lambda x: model.side(kind_b, x)[1], source.b, self.b, device, rows=partners
