@@ -5,59 +5,38 @@ that `sogclr --help` answers at once.
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Any
 
-from ..common.options import Augmentation, Device
+from ..common.options import Device
 from ..planning.settings_images import ImageSettings, PretrainArguments
 from ..planning.settings_pairs import AlignArguments, PairSettings
 from ..runs.resume import require_new
+from .argument_types import (
+    Audit,
+    Audited,
+    Columns,
+    Data,
+    Embeddings,
+    File,
+    Matches,
+    OtherData,
+    OtherPairs,
+    OwnModule,
+    Protocols,
+    Query,
+    Report,
+    Result,
+    Run,
+    Text,
+)
 from .arguments import takes
 from .early_checks import require_data, require_encoder
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import nn
-
-    from ..auditing.measure import Audit
-    from ..data.open_images import Data
-    from ..evaluation.images import ImageReport
-    from ..evaluation.pairs import PairReport
-    from .embed import Embeddings
-    from .result import Result
-    from .search import Match
-
-    OtherData = Data
-    OwnModule = nn.Module | None
-    Run: TypeAlias = str | Path
-    Audited: TypeAlias = str | Path | nn.Module
-    File: TypeAlias = str | Path
-    OtherPairs: TypeAlias = Any
-    Report: TypeAlias = ImageReport | PairReport
-    Matches: TypeAlias = list[Match]
-    Protocols = str | tuple[str, ...] | None
-    Columns = str
-    Text = str
-    Query = str
-else:  # what the command line accepts, and how its help names the value
-    from tyro.conf import Suppress
-
-    Data = OtherData = Annotated[str, "DATA"]
-    OtherPairs = Annotated[str, "TABLE"]
-    File = Annotated[str, "FILE"]
-    Columns = Annotated[str, "A,B"]
-    Text = Annotated[str, "TEXT"]
-    Query = Annotated[str, "QUERY"]
-    Run = Audited = Annotated[str, "RUN"]
-    Protocols = Annotated[str, "NAMES"] | None
-    OwnModule = Suppress[str | None]
-    Audit = Embeddings = Matches = Report = Result = Any
-
-__all__ = ["Augmentation", "align", "audit", "embed", "evaluate", "pretrain", "search"]
+__all__ = ["align", "audit", "embed", "evaluate", "pretrain", "search"]
 
 
 @takes(PretrainArguments)
-def pretrain(arguments: PretrainArguments) -> "Result":
+def pretrain(arguments: PretrainArguments) -> Result:
     """Learn an encoder from unlabelled images.
 
     Settings that are left out are derived from the data and the machine, and printed with the
@@ -93,7 +72,7 @@ def pretrain(arguments: PretrainArguments) -> "Result":
 
 
 @takes(AlignArguments)
-def align(arguments: AlignArguments) -> "Result":
+def align(arguments: AlignArguments) -> Result:
     """Learn a joint space of images and texts, or of two kinds of text, from pairs.
 
     Settings that are left out are derived from the data and the machine, and printed with the

@@ -15,6 +15,7 @@ from .. import __version__
 from ..common.documentation import field_docs
 from ..common.environment import connected, rank
 from ..common.errors import UserError, flag
+from ..common.options import Augmentation
 from . import api
 from .arguments import REQUIRED, Argument, arguments_of, summary_of
 
@@ -156,7 +157,7 @@ def _values(parsed: Any) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in vars(parsed).items():
         if name == "views" and is_dataclass(value):
-            values[name] = api.Augmentation(**vars(value))
+            values[name] = Augmentation(**vars(value))
         elif is_dataclass(value):
             values |= vars(value)
         else:
