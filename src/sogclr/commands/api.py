@@ -39,8 +39,7 @@ __all__ = ["align", "audit", "embed", "evaluate", "pretrain", "search"]
 def pretrain(arguments: PretrainArguments) -> Result:
     """Learn an encoder from unlabelled images.
 
-    Settings that are left out are derived from the data and the machine, and printed with the
-    reason.
+    Settings that are left out are derived from data and machine, and printed with the reason.
 
     Returns:
         The folder of the run, whether the run is complete, and its last metrics.
@@ -75,8 +74,7 @@ def pretrain(arguments: PretrainArguments) -> Result:
 def align(arguments: AlignArguments) -> Result:
     """Learn a joint space of images and texts, or of two kinds of text, from pairs.
 
-    Settings that are left out are derived from the data and the machine, and printed with the
-    reason.
+    Settings that are left out are derived from data and machine, and printed with the reason.
 
     Returns:
         The folder of the run, whether the run is complete, and its last metrics.
@@ -120,16 +118,14 @@ def evaluate(
 ) -> Report:
     """Measure what a run has learned, on data with labels or on pairs.
 
-    A run of `pretrain` is measured on labelled images, which are classified by their frozen
-    features; raw pixels and the untrained encoder are measured too, for comparison. Protocol knn:
-    20 neighbours by cosine similarity, votes weighted with temperature 0.1. Protocol linear:
-    logistic regression on standardized features; a split of the training part chooses the penalty.
-    Without `test`, knn leaves one image out and linear cross-validates in five folds.
+    Labelled images measure a run of `pretrain`, beside raw pixels and the untrained encoder. knn:
+    20 neighbours by cosine similarity, votes weighted with temperature 0.1. linear: logistic
+    regression on standardized features, its penalty chosen on a split. Without `test`, knn leaves
+    one image out and linear cross-validates in five folds.
 
-    A run of `align` is measured in one of three ways. Protocol retrieval: R@1, R@5, R@10 and median
-    rank between the sides of pairs. Protocol zero-shot: labelled images are classified by the names
-    of their classes. Protocol sts: rank correlation of similarities with the column `score` of a
-    table of sentence pairs.
+    A run of `align` is measured in one of three ways. retrieval: R@1, R@5, R@10 and median rank
+    between the sides of pairs. zero-shot: labelled images are classified by the names of their
+    classes. sts: rank correlation of similarities with the column `score` of sentence pairs.
 
     Args:
         run: Folder of the run.
@@ -265,8 +261,7 @@ def audit(
     The reference is the exact gradient of the global objective by the embeddings. Compared with it
     are the average gradients of batches of 8 to 4,096 samples that estimate the normalizers from
     the batch, and the gradient of SogCLR with the run's table. The result says which batch size the
-    table is worth: as a table, a sentence, a picture, and numbers in audit.json. Once 50,000 images
-    are embedded, the audit takes about ten minutes on two CPU cores.
+    table is worth; audit.json has the numbers. 50,000 embedded images take two cores ten minutes.
 
     Args:
         run: Folder of the run. To audit before training: the name of an encoder, whose table is
