@@ -110,7 +110,7 @@ def width_of(encoder: nn.Module, image_size: int, flag: str = "encoder") -> int:
     """Return the width d of the features, measured by a forward pass.
 
     Raises:
-        UserError: the module does not map `(B, 3, S, S)` to `(B, d)`. The message starts with `flag`.
+        UserError: the module does not map `(B, 3, S, S)` to `(B, d)`. Messages begin with `flag`.
     """
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     was_training = encoder.training
@@ -211,7 +211,7 @@ def load_weights(encoder: nn.Module, path: Path, flag: str) -> None:
     """Load weights from a safetensors or torch file; tensors that the encoder lacks are ignored.
 
     Raises:
-        UserError: the file is missing, unreadable, or does not fit. The message starts with `flag`.
+        UserError: the file is missing, unreadable, or does not fit. Messages begin with `flag`.
     """
     state: dict[str, Any]
     try:

@@ -47,7 +47,7 @@ class MomentumModel(nn.Module):
         return self.query.encoder
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map images `(B, 3, S, S)` to features `(B, width)`, projections `(B, d)`, keys `(B, d)`."""
+        """Map images `(B, 3, S, S)` to features `(B, width)`, projections and keys `(B, d)`."""
         features, queries = self.query(images)
         with torch.no_grad():
             _, keys = self.key(images)
