@@ -225,8 +225,7 @@ def search(
         run: Folder of a run of `align`.
         query: A sentence, or the path of an image file.
         data: Samples to search: a folder or shards of images, or a table of pairs, of which the
-            images (or the second texts) are searched. Default: the pairs that the run was trained
-            on.
+            images (or the second texts) are searched. Default: the run's training pairs.
         top: Number of matches.
         out: File of the picture. Default: search.png in the folder of the run.
         encoder: An nn.Module of the image tower's architecture, if the run trained your own.
