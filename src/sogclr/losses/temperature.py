@@ -15,9 +15,12 @@ ICML 2023 (iSogCLR); Wei et al., "FastCLIP", arXiv 2407.01445.
 """
 
 import math
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from .equal_rows import mean_over_equal_rows
 from .per_sample import PerSample
@@ -26,11 +29,19 @@ __all__ = [
     "ConstantTemperature",
     "IndividualTemperature",
     "LearnedTemperature",
+    "Tau",
     "Temperature",
     "as_temperature",
     "column",
     "detached",
+    "slope_by_tau",
+    "temperatures_of",
+    "with_gradient_by_tau",
+    "without_graph",
 ]
+
+# One number for all anchors, a scalar on the device, or one of each anchor, `(S, M)` or `(M,)`.
+Tau: TypeAlias = float | Tensor
 
 BARE = (
     "a temperature that is learned on the objective itself grows for ever (d/dtau is never "
@@ -42,10 +53,12 @@ class Temperature(nn.Module):
     """The interface: tau of some anchors, and what it turns their objective into.
 
     Attributes:
-        minimum: a number that tau is not below, known without asking the device.
+        minimum: a number that tau is not below, known without waiting for the device.
+        per_sample: whether samples have different tau.
     """
 
     minimum: float
+    per_sample = False
 
     def for_rows(self, num_rows: int | None) -> "Temperature":
         """What one side with this many samples uses; itself where samples share it."""
@@ -58,10 +71,6 @@ class Temperature(nn.Module):
     def objective(self, loss: Tensor, tau: float | Tensor) -> Tensor:
         """What is minimized, given F of each anchor `(M,)`, on the scale of F."""
         return loss
-
-    def by_tau(self, loss: Tensor, slope: Tensor, tau: float | Tensor) -> Tensor:
-        """dobjective/dtau, given F and dF/dtau of each anchor, `(M,)`."""
-        return slope
 
     def learns(self) -> bool:
         """Whether `learn` wants to be told gradients now."""
@@ -126,9 +135,6 @@ class LearnedTemperature(Temperature):
             return loss / tau * tau.detach()
         return loss + self.rho * tau
 
-    def by_tau(self, loss: Tensor, slope: Tensor, tau: float | Tensor) -> Tensor:
-        return slope - loss / tau if self.rho is None else slope + self.rho
-
     def extra_repr(self) -> str:
         aim = "F/tau" if self.rho is None else f"F + {self.rho:g} tau"
         return f"minimizes {aim}, minimum={self.minimum:g}"
@@ -155,6 +161,7 @@ class IndividualTemperature(PerSample, Temperature):
         ValueError: a value out of range.
     """
 
+    per_sample = True
     tau: Tensor
     velocity: Tensor
 
@@ -245,11 +252,71 @@ def column(tau: float | Tensor) -> float | Tensor:
     return tau[:, None] if isinstance(tau, Tensor) and tau.ndim == 1 else tau
 
 
-def detached(tau: float | Tensor) -> float | Tensor:
-    """tau without graph: a number where all rows share it, else `(M,)`. Waits for the device."""
+def detached(tau: Tau) -> Tau:
+    """Return tau without graph, a scalar as a number. Waits for the device."""
     if isinstance(tau, Tensor):
         return tau.detach() if tau.ndim else tau.item()
     return tau
+
+
+def without_graph(tau: Tau) -> Tau:
+    """Return tau without graph, where it is."""
+    return tau.detach() if isinstance(tau, Tensor) else tau
+
+
+def temperatures_of(sides: Sequence[tuple[Temperature, Tensor]]) -> Tau:
+    """Return tau of all anchors with its graph: a number, a scalar, or `(S, M)`.
+
+    Args:
+        sides: for each of S sides its temperature and its anchors' rows `(M,)` in it.
+    """
+    first, rows = sides[0]
+    if all(temperature is first for temperature, _ in sides):
+        tau = first(rows)
+        return tau[None] if isinstance(tau, Tensor) and tau.ndim else tau
+    return torch.stack([temperature(own) for temperature, own in sides])
+
+
+def with_gradient_by_tau(log_sum: Tensor, tau: Tau, mean: Tensor | None) -> Tensor:
+    """Attach the gradient by a learned tau to a log-sum-exp over s / tau; its value stays.
+
+    Args:
+        log_sum: `(S, M)`, differentiable by the features alone.
+        tau: with its graph.
+        mean: `(S, M)` mean of s / tau under the softmax: minus d log_sum / d log tau.
+    """
+    if mean is None or not (isinstance(tau, Tensor) and tau.requires_grad):
+        return log_sum
+    return log_sum + mean * (1 - tau / tau.detach())
+
+
+def slope_by_tau(
+    log_u: Tensor,
+    log_g: Tensor,
+    mean: Tensor,
+    positive: Tensor,
+    tau: Tau,
+    effective_negatives: float | None,
+) -> Tensor:
+    """Compute dF/dtau of each anchor, `(S, M)`, NaN without negatives.
+
+    The derivative of tau log ĝ is log ĝ - mean. With u in the place of ĝ the first term is that of
+    the value, log u; the second comes from this batch, so ĝ / u weighs it.
+
+    Args:
+        log_u, log_g: `(S, M)`.
+        mean: `(S, M)` mean of s / tau over the negatives under the softmax.
+        positive: `(M,)` similarity to the positive.
+        tau: a number, a scalar or `(S, M)`.
+        effective_negatives: see `sogclr.losses.objective.against_candidates`.
+    """
+    log_g = log_g.detach()
+    slope = log_u - (log_g - log_u).exp() * mean
+    if effective_negatives is not None:
+        log_k, own = math.log(effective_negatives), positive.detach() / tau
+        x = log_u - own + log_k
+        slope = softplus(x) - log_k + x.sigmoid() * (slope - log_u + own)
+    return slope.masked_fill(log_g == -math.inf, math.nan)
 
 
 def _check_rho(rho: float | None) -> None:
