@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,11 @@ def one_run(method: Method, seed: int, train: Path, test: Path, out: Path) -> di
     started, cpu = time.monotonic(), time.process_time()
     sogclr.pretrain(train, out, method=method, seed=seed, **SETTINGS)
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu
-    accuracy = sogclr.evaluate(out, train, test=test).accuracy
+    report = asdict(sogclr.evaluate(out, train, test=test))
     return {
         "method": method,
         "seed": seed,
-        "accuracy": accuracy,
+        "accuracy": {name.replace("_", " "): accuracy for name, accuracy in report.items()},
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu, 1),
     }

@@ -40,7 +40,7 @@ from machine import machine
 import sogclr
 from sogclr.common.options import Method
 from sogclr.data.images.arrays import ArraySource
-from sogclr.evaluation.embed_images import embed_rows
+from sogclr.evaluation.embed_images import embed_images
 from sogclr.evaluation.knn import knn_accuracy
 from sogclr.evaluation.linear import linear_accuracy
 from sogclr.runs.folder import atomically, load_encoder
@@ -169,7 +169,7 @@ def scores(folder: Path, train: Split, test: Split) -> dict[str, float]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder, spec = load_encoder(folder)
     vectors = [
-        embed_rows(
+        embed_images(
             encoder.to(device), ArraySource(part[0]), spec, device=device, quiet=True
         ).vectors
         for part in (train, test)

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.slow
 
 def test_digits_halve_the_untrained_encoders_error(tmp_path):
     sogclr.pretrain("digits", tmp_path / "run", epochs=30, device="cpu")
-    accuracy = sogclr.evaluate(tmp_path / "run", "digits").accuracy
-    assert 1 - accuracy["trained"]["knn"] <= (1 - accuracy["untrained"]["knn"]) / 2
+    report = sogclr.evaluate(tmp_path / "run", "digits")
+    assert 1 - report.trained.knn <= (1 - report.untrained.knn) / 2
 
 
 def test_cifar10_subset_reaches_42_percent(tmp_path, shared_data, monkeypatch):

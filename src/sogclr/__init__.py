@@ -7,11 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .auditing.measure import Audit
     from .commands.api import align, audit, embed, evaluate, pretrain, search
+    from .commands.embed import Embeddings
+    from .commands.search import Match
     from .common.errors import UserError
     from .common.options import Augmentation
     from .data.hashed_rows import collision_rate, hashed_rows, stable_keys
     from .data.indexed import IndexedDataset
+    from .evaluation.images import ImageReport
+    from .evaluation.pairs import PairReport
     from .losses import (
         ClipLoss,
         DecoupledClipLoss,
@@ -37,6 +42,11 @@ _HOME = {
     "IndividualTemperature": "losses.temperature",
     "LearnedTemperature": "losses.temperature",
     "IndexedDataset": "data.indexed",
+    "Audit": "auditing.measure",
+    "Embeddings": "commands.embed",
+    "ImageReport": "evaluation.images",
+    "Match": "commands.search",
+    "PairReport": "evaluation.pairs",
     "UserError": "common.errors",
     "Augmentation": "common.options",
     "align": "commands.api",
@@ -53,17 +63,22 @@ _HOME = {
 
 __version__ = "0.1.0"
 __all__ = [
+    "Audit",
     "Augmentation",
     "ClipLoss",
     "DecoupledClipLoss",
     "DecoupledContrastiveLoss",
+    "Embeddings",
     "GlobalClipLoss",
     "GlobalContrastiveLoss",
+    "ImageReport",
     "IndexedDataset",
     "IndividualTemperature",
     "LearnedTemperature",
+    "Match",
     "MoCoLoss",
     "NTXentLoss",
+    "PairReport",
     "SigLipLoss",
     "UserError",
     "align",

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sogclr.data.pair_source import open_pairs
-from sogclr.evaluation.retrieval import rank_of_first, retrieval
+from sogclr.evaluation.retrieval import rank_first_match, retrieval
 
 
 def _source(n_a, captions, seed=0):
@@ -117,9 +117,9 @@ def test_a_perfect_encoder_finds_everything_beyond_the_first_block():
 def test_ranks_count_from_one_and_ties_count_against():
     queries = torch.eye(2)
     items = torch.tensor([[1.0, 0.0], [0.8, 0.6], [1.0, 0.0], [0.0, 1.0]])
-    ranks = rank_of_first(queries, items, torch.tensor([0, 1]), torch.tensor([0, 1, 2, 1]))
+    ranks = rank_first_match(queries, items, torch.tensor([0, 1]), torch.tensor([0, 1, 2, 1]))
     assert ranks.tolist() == [2, 1]
-    ranks = rank_of_first(queries, items, torch.tensor([3, 1]), torch.tensor([0, 1, 2, 3]))
+    ranks = rank_first_match(queries, items, torch.tensor([3, 1]), torch.tensor([0, 1, 2, 3]))
     assert ranks.tolist() == [4, 2]
 
 

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
     from ..auditing.measure import Audit
     from ..data.image_source import Data
+    from ..evaluation.images import ImageReport
+    from ..evaluation.pairs import PairReport
     from ..runs.resume import Result
+    from .embed import Embeddings
     from .search import Match
 
     Encoder = str | nn.Module
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     Folder: TypeAlias = str | Path
     Pairs: TypeAlias = Any
     OtherPairs: TypeAlias = Any
-    Report: TypeAlias = Any
+    Report: TypeAlias = ImageReport | PairReport
     Matches: TypeAlias = list[Match]
     Protocols = str | tuple[str, ...] | None
     Freeze = str | tuple[str, ...]
@@ -50,7 +53,7 @@ else:  # what a command line can say
     Query = Annotated[str, Positional, arg(metavar="QUERY")]
     Run = Audited = Annotated[str, Positional, arg(metavar="RUN")]
     OwnModule = Suppress[str | None]
-    Audit = Matches = Report = Result = Any
+    Audit = Embeddings = Matches = Report = Result = Any
 
 USUAL_VIEWS = Augmentation()
 
@@ -400,20 +403,26 @@ def evaluate(
         workers: Loader processes.
 
     Returns:
-        What was measured: accuracies in [0, 1] by features and protocol, or a report on pairs.
+        For a run of `pretrain`, an `ImageReport`: `report.trained.knn` is an accuracy in [0, 1].
+        For a run of `align`, a `PairReport`: `report.retrieval`, `report.zero_shot` or
+        `report.sts`.
 
     Raises:
         sogclr.UserError: bad input, in one line that says what to do.
     """
-    from ..runs.folder import is_of_pairs
+    from .evaluate import evaluate as run_evaluation
 
-    if is_of_pairs(run):
-        from ..evaluation.pair_report import evaluate_pairs
-
-        return evaluate_pairs(run, data, protocol, encoder, device, columns, templates)
-    from ..evaluation.images import evaluate as run_evaluation
-
-    return run_evaluation(run, data, test, protocol or "knn,linear", encoder, device, workers)
+    return run_evaluation(
+        run,
+        data,
+        test=test,
+        protocol=protocol,
+        columns=columns,
+        templates=templates,
+        module=encoder,
+        device=device,
+        workers=workers,
+    )
 
 
 def embed(
@@ -425,7 +434,7 @@ def embed(
     encoder: OwnModule = None,
     device: Device = "auto",
     workers: int | None = None,
-) -> None:
+) -> Embeddings:
     """Write embeddings: ids, names and vectors, to .npz or .parquet.
 
     Of a run of `align`, vectors are unit vectors of the joint space; a table gives both sides,
@@ -441,12 +450,15 @@ def embed(
         device: cpu, cuda or mps.
         workers: Loader processes.
 
+    Returns:
+        What was written: ids, names and vectors.
+
     Raises:
         sogclr.UserError: bad input, in one line that says what to do.
     """
     from .embed import embed as run_embedding
 
-    run_embedding(run, data, out, columns, encoder, device, workers)
+    return run_embedding(run, data, out, columns, encoder, device, workers)
 
 
 def search(

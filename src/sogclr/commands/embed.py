@@ -1,4 +1,4 @@
-"""`sogclr.embed`: the vectors of a data set, in a file that other tools read."""
+"""`sogclr.embed`: write the vectors of a data set to a file that other tools read."""
 
 import os
 from dataclasses import dataclass
@@ -16,17 +16,25 @@ from ..common.options import Device
 from ..data.image_source import ImageSource, open_source
 from ..data.pair_source import Texts, are_pairs, open_pairs
 from ..distributed.launch import choose_device
-from ..evaluation.embed_images import embed_rows
+from ..evaluation.embed_images import embed_images
+from ..evaluation.embed_pairs import embed_side
 from ..planning.images import loader_workers
 from ..runs.folder import is_of_pairs, load_encoder
+from ..runs.towers import load_pairs
 
-__all__ = ["embed"]
+__all__ = ["Embeddings", "embed"]
 
 
 @dataclass(frozen=True)
-class _Embedded:
-    """What is written: `ids` `(n,)`, names, `vectors` `(n, d)`, and of a table, which side each
-    row is of."""
+class Embeddings:
+    """The result of `sogclr.embed`, as it was written; samples that cannot be read are missing.
+
+    Attributes:
+        ids: `(n,)` uint64 sample ids.
+        names: n file names; of texts, the texts themselves.
+        vectors: `(n, d)` float32; unit vectors for a run of `align`.
+        sides: for pairs, n times "a" or "b"; None for a single kind of data.
+    """
 
     ids: np.ndarray
     names: list[str]
@@ -42,51 +50,59 @@ def embed(
     module: nn.Module | None,
     device: Device,
     workers: int | None,
-) -> None:
+) -> Embeddings:
     """See `sogclr.embed`."""
     target = Path(out)
+    _require_writable(target)
+    if is_of_pairs(run):
+        embeddings = _embed_pairs(run, data, columns, module, device)
+    else:
+        embeddings = _embed_images(run, data, module, device, workers)
+    try:
+        _write(target, embeddings)
+    except OSError as error:
+        raise UserError(f"out: could not write {target} ({error.strerror or error})") from error
+    count, width = embeddings.vectors.shape
+    say(f"wrote {count:,} vectors of width {width} to {target}")
+    return embeddings
+
+
+def _require_writable(target: Path) -> None:
+    """Raise UserError before hours of embedding if the file cannot be written after them."""
     if target.suffix not in (".npz", ".parquet"):
         raise UserError(f"out: {target} must end in .npz or .parquet")
     if target.suffix == ".parquet":
-        _require_pyarrow()
+        try:
+            import pyarrow  # noqa: F401 (is it installed?)
+        except ImportError:
+            raise UserError(
+                "out: .parquet needs pyarrow: pip install 'sogclr[parquet]'; or use .npz"
+            ) from None
     if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
         raise UserError(f"out: the folder {target.parent} does not exist or cannot be written to")
-    if is_of_pairs(run):
-        embedded = _of_pairs(run, data, columns, module, device)
-    else:
-        embedded = _of_images(run, data, module, device, workers)
-    try:
-        _write(target, embedded)
-    except OSError as error:
-        raise UserError(f"out: could not write {target} ({error.strerror or error})") from error
-    count, width = embedded.vectors.shape
-    say(f"wrote {count:,} vectors of width {width} to {target}")
 
 
-def _of_images(
+def _embed_images(
     run: str | Path, data: Any, module: nn.Module | None, device: Device, workers: int | None
-) -> _Embedded:
+) -> Embeddings:
     kind = choose_device(device)
     encoder, spec = load_encoder(run, module)
     source = open_source(data)
     say(source.describe())
-    embedding = embed_rows(
+    embedded = embed_images(
         encoder.to(kind),
         source,
         spec,
         device=kind,
         workers=loader_workers(source.local, kind, workers),
     )
-    names = [source.names[row] for row in embedding.rows]
-    return _Embedded(source.ids[embedding.rows], names, embedding.vectors)
+    names = [source.names[index] for index in embedded.indices]
+    return Embeddings(source.ids[embedded.indices], names, embedded.vectors)
 
 
-def _of_pairs(
+def _embed_pairs(
     run: str | Path, data: Any, columns: str | None, module: nn.Module | None, device: Device
-) -> _Embedded:
-    from ..evaluation.pair_report import embed_side
-    from ..runs.towers import load_pairs
-
+) -> Embeddings:
     encoder = load_pairs(run, module).to(choose_device(device))
     parts: list[tuple[str, ImageSource | Texts]]
     if are_pairs(data):
@@ -99,47 +115,38 @@ def _of_pairs(
         parts = [("a", images)]
     ids, names, vectors, sides = [], [], [], []
     for name, side in parts:
-        found = normalize(torch.from_numpy(embed_side(encoder, side)), dim=1).numpy()
-        rows = np.flatnonzero(~np.isnan(found[:, 0]))
-        told = side.texts if isinstance(side, Texts) else side.names
-        ids.append(side.ids[rows])
-        names += [told[row] for row in rows.tolist()]
-        vectors.append(found[rows])
-        sides += [name] * len(rows)
-    return _Embedded(
+        units = normalize(torch.from_numpy(embed_side(encoder, side)), dim=1).numpy()
+        readable = np.flatnonzero(~np.isnan(units[:, 0]))
+        side_names = side.texts if isinstance(side, Texts) else side.names
+        ids.append(side.ids[readable])
+        names += [side_names[index] for index in readable.tolist()]
+        vectors.append(units[readable])
+        sides += [name] * len(readable)
+    return Embeddings(
         np.concatenate(ids), names, np.concatenate(vectors), sides if len(parts) > 1 else None
     )
 
 
-def _write(target: Path, embedded: _Embedded) -> None:
-    sides = {} if embedded.sides is None else {"side": embedded.sides}
+def _write(target: Path, embeddings: Embeddings) -> None:
+    sides = {} if embeddings.sides is None else {"side": embeddings.sides}
     if target.suffix == ".npz":
         arrays: dict[str, Any] = {name: np.array(values) for name, values in sides.items()}
         np.savez(
             target,
-            ids=embedded.ids,
-            paths=np.array(embedded.names),
-            vectors=embedded.vectors,
+            ids=embeddings.ids,
+            paths=np.array(embeddings.names),
+            vectors=embeddings.vectors,
             **arrays,
         )
         return
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    flat = pa.array(embedded.vectors.reshape(-1))
+    flat = pa.array(embeddings.vectors.reshape(-1))
     columns = {
-        "id": pa.array(embedded.ids),
-        "path": pa.array(embedded.names),
-        "vector": pa.FixedSizeListArray.from_arrays(flat, embedded.vectors.shape[1]),
+        "id": pa.array(embeddings.ids),
+        "path": pa.array(embeddings.names),
+        "vector": pa.FixedSizeListArray.from_arrays(flat, embeddings.vectors.shape[1]),
         **{name: pa.array(values) for name, values in sides.items()},
     }
     pq.write_table(pa.table(columns), target)
-
-
-def _require_pyarrow() -> None:
-    try:
-        import pyarrow  # noqa: F401 (only whether it is there, before hours of embedding)
-    except ImportError:
-        raise UserError(
-            "out: .parquet needs pyarrow: pip install 'sogclr[parquet]'; or use .npz"
-        ) from None

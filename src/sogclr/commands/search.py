@@ -1,4 +1,4 @@
-"""`sogclr.search`: what of some data is nearest to a sentence, or to a picture."""
+"""`sogclr.search`: find the samples nearest to a sentence or to a picture."""
 
 import math
 from contextlib import suppress
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from ..common.console import result, say
 from ..common.errors import UserError
@@ -19,19 +20,24 @@ from ..data.images.folder import DECODING_ERRORS, SUFFIXES, reason_of
 from ..data.pair_source import Texts, are_pairs, open_pairs
 from ..data.tar.http import is_url
 from ..distributed.launch import choose_device
-from ..evaluation.pair_report import embed_side
+from ..evaluation.embed_pairs import embed_side
 from ..models.tower_features import stored_embeddings
 from ..runs.folder import Run
 from ..runs.towers import PairEncoder, load_pairs
 
 __all__ = ["Match", "search"]
 
-TILE, MARGIN, LINE = 180, 8, 16
+TILE, MARGIN, LINE = 180, 8, 16  # pixels: side of an image, space between images, height of text
 
 
 @dataclass(frozen=True)
 class Match:
-    """A sample that was found: its name and its cosine similarity with the query."""
+    """A sample that `sogclr.search` found.
+
+    Attributes:
+        name: the file name; of a text, the text itself.
+        similarity: cosine similarity with the query, in [-1, 1].
+    """
 
     name: str
     similarity: float
@@ -51,25 +57,30 @@ def search(
     if top < 1:
         raise UserError(f"top: must be at least 1, got {top}")
     encoder = load_pairs(run, module)
-    side = _side(run, data)
-    vector = _query(encoder, query)  # before everything is embedded: can it be read?
+    side = _open_side(run, data)
+    vector = _encode_query(encoder, query)  # first, so that a wrong query fails at once
     encoder = encoder.to(choose_device(device))
     vectors = stored_embeddings(Run(run), side, lambda: embed_side(encoder, side))
-    similarity = nn.functional.normalize(torch.from_numpy(np.array(vectors)), dim=1) @ vector.cpu()
-    order = similarity.nan_to_num(-2).argsort(descending=True, stable=True).tolist()
-    best = [row for row in order if not similarity[row].isnan()][:top]
-    matches = [Match(side.names[row], float(similarity[row])) for row in best]
+    similarity = normalize(torch.from_numpy(np.array(vectors)), dim=1) @ vector.cpu()  # (n,)
+    best = _select_best(similarity, top)
+    matches = [Match(side.names[index], float(similarity[index])) for index in best]
     for match in matches:
         result(f"{match.similarity:.3f}  {match.name}")
     if isinstance(side, ImageSource):
         target = Path(out) if out is not None else Run(run).folder / "search.png"
-        _picture(side, best, matches, query, target)
+        _write_picture(side, best, matches, query, target)
         say(f"picture: {target}")
     return matches
 
 
-def _query(encoder: PairEncoder, query: str) -> torch.Tensor:
-    """The vector `(d,)` of a sentence, or of an image file."""
+def _select_best(similarity: Tensor, top: int) -> list[int]:
+    """Return the indices of the largest similarities; NaN (unreadable samples) is left out."""
+    order = similarity.nan_to_num(-2).argsort(descending=True, stable=True).tolist()
+    return [index for index in order if not similarity[index].isnan()][:top]
+
+
+def _encode_query(encoder: PairEncoder, query: str) -> Tensor:
+    """Return the unit vector `(d,)` of a sentence or an image file."""
     if not query.lower().endswith(SUFFIXES):
         if not query.strip():
             raise UserError("query: is empty; give a sentence, or an image file")
@@ -83,8 +94,8 @@ def _query(encoder: PairEncoder, query: str) -> torch.Tensor:
         ) from error
 
 
-def _side(run: str | Path, data: Any) -> ImageSource | Texts:
-    """What is searched: images of a folder or table, or texts of a table of texts."""
+def _open_side(run: str | Path, data: Any) -> ImageSource | Texts:
+    """Open the samples to search: images, or the second texts of a table of two texts."""
     columns = None
     if data is None:
         settings = Run(run).read_settings()
@@ -92,7 +103,7 @@ def _side(run: str | Path, data: Any) -> ImageSource | Texts:
         if data is None or is_url(data):
             what = "data in memory" if data is None else "a stream"
             raise UserError(
-                f"data: the run was trained on {what}; name some of this machine with --data"
+                f"data: the run was trained on {what}; name data on this machine with --data"
             )
     if not are_pairs(data):
         return open_source(data)
@@ -100,22 +111,22 @@ def _side(run: str | Path, data: Any) -> ImageSource | Texts:
     return source.a if isinstance(source.a, ImageSource) else source.b
 
 
-def _picture(
-    side: ImageSource, rows: list[int], matches: list[Match], query: str, target: Path
+def _write_picture(
+    side: ImageSource, indices: list[int], matches: list[Match], query: str, target: Path
 ) -> None:
-    """The images in a grid, best first, each with its similarity."""
-    columns = min(len(rows), 6)
-    lines = math.ceil(len(rows) / columns)
+    """Draw the images in a grid, best first, each with its similarity below."""
+    columns = min(len(indices), 6)
+    lines = math.ceil(len(indices) / columns)
     width = columns * (TILE + MARGIN) + MARGIN
     height = 2 * LINE + lines * (TILE + LINE + MARGIN) + MARGIN
     sheet = Image.new("RGB", (width, height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
     draw.text((MARGIN, MARGIN), query, fill="black", font=font)
-    for place, (row, match) in enumerate(zip(rows, matches, strict=True)):
+    for place, (index, match) in enumerate(zip(indices, matches, strict=True)):
         x = MARGIN + (place % columns) * (TILE + MARGIN)
         y = 2 * LINE + (place // columns) * (TILE + LINE + MARGIN)
-        with suppress(UnreadableImageError):  # gone since it was embedded: an empty place
-            image = ImageOps.contain(side.image(row), (TILE, TILE))
+        with suppress(UnreadableImageError):  # deleted since it was embedded: leave a gap
+            image = ImageOps.contain(side.image(index), (TILE, TILE))
             sheet.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))
         draw.text((x, y + TILE), f"{match.similarity:.3f}", fill="gray", font=font)
     try:

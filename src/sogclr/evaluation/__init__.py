@@ -1,1 +1,1 @@
-"""How good an embedding is: kNN, linear probe, geometry."""
+"""Measure embeddings: kNN, linear probe, retrieval, zero-shot classification, STS, geometry."""

@@ -1,4 +1,8 @@
-"""How views of one sample lie to each other, and samples to one another, on the sphere."""
+"""Alignment and uniformity of embeddings on the unit sphere.
+
+Source: Wang and Isola, "Understanding Contrastive Representation Learning through Alignment and
+Uniformity on the Hypersphere", ICML 2020.
+"""
 
 import math
 
@@ -10,26 +14,28 @@ __all__ = ["alignment", "uniformity"]
 
 
 def alignment(view1: Tensor, view2: Tensor) -> Tensor:
-    """Mean squared distance of positive pairs, in [0, 4]; lower is better aligned.
-
-    Wang and Isola, "Understanding Contrastive Representation Learning through Alignment and
-    Uniformity on the Hypersphere", ICML 2020, with alpha = 2.
+    """Return the mean squared distance of positive pairs, with the exponent alpha = 2.
 
     Args:
-        view1, view2: `(B, d)`, not necessarily normalized.
+        view1: `(B, d)` features of one view, normalized here.
+        view2: `(B, d)` features of the other view of the same samples.
+
+    Returns:
+        A scalar in [0, 4]; lower is better aligned.
     """
     unit1, unit2 = normalize(view1.float(), dim=1), normalize(view2.float(), dim=1)
     return (unit1 - unit2).square().sum(dim=1).mean()
 
 
 def uniformity(features: Tensor) -> Tensor:
-    """log of the mean Gaussian potential of all pairs; lower is more uniform.
-
-    0 where all rows are one point, about -4 for the uniform distribution in many dimensions.
-    The same paper, with t = 2. -inf for fewer than two rows.
+    """Return log of the mean Gaussian potential over all pairs, with t = 2.
 
     Args:
-        features: `(B, d)`, not necessarily normalized.
+        features: `(B, d)`, normalized here.
+
+    Returns:
+        A scalar; lower is more uniform. 0 if all features are equal, about -4 for the uniform
+        distribution in many dimensions, -inf for fewer than two features.
     """
     unit = normalize(features.float(), dim=1)
     potential = -2 * torch.pdist(unit).square()  # (B(B-1)/2,)

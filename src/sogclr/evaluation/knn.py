@@ -16,32 +16,32 @@ def knn_accuracy(
     k: int = 20,
     temperature: float = 0.1,
 ) -> float:
-    """Share of queries whose label their k nearest neighbours vote for.
+    """Classify queries by the votes of their k nearest neighbours in the bank.
 
-    Votes are weighted by exp(s / temperature), s the cosine similarity (Wu et al.,
+    A neighbour of cosine similarity s votes with weight exp(s / temperature) (Wu et al.,
     "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018).
 
     Args:
-        bank: `(n, d)` embeddings, any scale.
+        bank: `(n, d)` embeddings, normalized here.
         bank_labels: `(n,)` int64 from 0.
-        queries: `(m, d)`; None to classify each row of the bank by the others.
+        queries: `(m, d)` embeddings; None to classify each element of the bank by the others.
         query_labels: `(m,)` int64.
-        k: neighbours; fewer where the bank is smaller.
-        temperature: of the votes. 20 and 0.1 are what is customary at this scale.
+        k: number of neighbours; a smaller bank lowers it. 20 is usual for data of this size.
+        temperature: divides the similarities of votes. 0.1 is usual with 20 neighbours.
 
     Returns:
         Accuracy in [0, 1].
     """
-    itself = queries is None
+    leave_one_out = queries is None
     bank = normalize(bank.float(), dim=1)
     queries = bank if queries is None else normalize(queries.float(), dim=1)
     query_labels = bank_labels if query_labels is None else query_labels
     classes = int(max(bank_labels.max(), query_labels.max())) + 1
-    k = min(k, len(bank) - itself)
+    k = min(k, len(bank) - leave_one_out)
     correct = 0
     for start in range(0, len(queries), 1024):
         similarity = queries[start : start + 1024] @ bank.T  # (b, n)
-        if itself:
+        if leave_one_out:
             similarity.diagonal(start).fill_(-torch.inf)
         nearest, neighbours = similarity.topk(k, dim=1)  # (b, k)
         votes = torch.zeros(len(similarity), classes, device=bank.device)

@@ -11,7 +11,7 @@ from ..data.image_source import ImageSource
 from ..data.views.pipeline import encoder_inputs
 from ..data.views.resident import ResidentImages
 from ..data.views.static import static_inputs, view_parameters
-from ..evaluation.embed_images import embed_rows
+from ..evaluation.embed_images import embed_images
 from ..evaluation.knn import knn_accuracy
 from ..losses import DecoupledContrastiveLoss, GlobalContrastiveLoss, MoCoLoss, NTXentLoss
 from ..losses.contrast import ContrastiveLoss
@@ -185,8 +185,8 @@ class TwoViewTask(ViewsTask):
         if self.source.labels is None:
             return {}
         rows = np.sort(np.argsort(self.source.ids, kind="stable")[:KNN_SAMPLES])
-        embedding = embed_rows(
+        embedded = embed_images(
             self.model.encoder, self.source, self.spec, rows, device=device, quiet=True
         )
-        labels = torch.from_numpy(self.source.labels[embedding.rows])
-        return {"knn": knn_accuracy(torch.from_numpy(embedding.vectors), labels)}
+        labels = torch.from_numpy(self.source.labels[embedded.indices])
+        return {"knn": knn_accuracy(torch.from_numpy(embedded.vectors), labels)}

@@ -1,0 +1,194 @@
+"""`sogclr.evaluate`: open the run and the data, measure, and print the report."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.table import Table
+from torch import nn
+
+from ..common.console import result, say
+from ..common.errors import UserError
+from ..common.options import Device, PairProtocol, Protocol
+from ..data.image_source import Data, ImageSource, open_source
+from ..data.pair_source import are_pairs, open_pairs
+from ..data.tables.read import is_table, read_table
+from ..distributed.launch import choose_device
+from ..evaluation.images import ImageReport, measure_images
+from ..evaluation.pairs import PairReport, measure_retrieval
+from ..evaluation.retrieval import Retrieval
+from ..evaluation.sts import SentenceSimilarity, measure_sts
+from ..evaluation.zero_shot import TEMPLATES, ZeroShot, measure_zero_shot
+from ..runs.folder import is_of_pairs, load_encoder
+from ..runs.towers import PairEncoder, load_pairs
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    run: str | Path,
+    data: Any,
+    *,
+    test: "Data | None",
+    protocol: str | Sequence[str] | None,
+    columns: str | None,
+    templates: str | None,
+    module: nn.Module | None,
+    device: Device,
+    workers: int | None,
+) -> ImageReport | PairReport:
+    """See `sogclr.evaluate`."""
+    if is_of_pairs(run):
+        return _evaluate_pairs(run, data, protocol, columns, templates, module, device)
+    return _evaluate_images(run, data, test, protocol or "knn,linear", module, device, workers)
+
+
+def _evaluate_images(
+    run: str | Path,
+    data: Data,
+    test: "Data | None",
+    protocol: str | Sequence[str],
+    module: nn.Module | None,
+    device: Device,
+    workers: int | None,
+) -> ImageReport:
+    protocols = _choose_protocols(protocol)
+    # Load the run before the data, so that a wrong folder is reported at once.
+    trained, spec = load_encoder(run, copy.deepcopy(module))
+    untrained, _ = load_encoder(run, module, initial=True)
+    train_source = _open_labelled(data)
+    test_source = None if test is None else _open_labelled(test)
+    if test_source is not None:
+        _require_same_classes(train_source, test_source)
+    report = measure_images(
+        untrained,
+        trained,
+        spec,
+        train_source,
+        test_source,
+        protocols,
+        device=choose_device(device),
+        workers=workers,
+    )
+    how = "(leave-one-out kNN, 5-fold linear)" if test_source is None else "on --test"
+    result(f"accuracy {how}")
+    result(_image_table(report, protocols))
+    return report
+
+
+def _evaluate_pairs(
+    run: str | Path,
+    data: Any,
+    protocol: str | Sequence[str] | None,
+    columns: str | None,
+    templates: str | None,
+    module: nn.Module | None,
+    device: Device,
+) -> PairReport:
+    chosen = _choose_pair_protocol(data, protocol)
+    encoder = load_pairs(run, module).to(choose_device(device))
+    if chosen == "zero-shot":
+        return PairReport(zero_shot=_measure_zero_shot(encoder, data, templates))
+    if chosen == "sts":
+        return PairReport(sts=_measure_sts(encoder, data, columns))
+    source = open_pairs(data, columns)
+    say(source.describe())
+    retrieval = measure_retrieval(encoder, source)
+    result(_retrieval_table(retrieval, source.columns))
+    return PairReport(retrieval=retrieval)
+
+
+def _measure_zero_shot(encoder: PairEncoder, data: Data, templates: str | None) -> ZeroShot:
+    sentences = TEMPLATES if templates is None else templates.split("|")
+    measured = measure_zero_shot(encoder, open_source(data), sentences)
+    result(
+        f"zero-shot accuracy {measured.accuracy:.2%} of {measured.images:,} images in "
+        f"{len(measured.classes)} classes"
+    )
+    return measured
+
+
+def _measure_sts(encoder: PairEncoder, data: Any, columns: str | None) -> SentenceSimilarity:
+    table = read_table(data)
+    if "score" not in table.columns:
+        raise UserError(
+            f"data: {table.name} has no column score; it has {', '.join(table.columns)}"
+        )
+    source = open_pairs(data, columns)
+    if source.kinds[0] == "image":
+        raise UserError(f"data: {source.name} holds images; sts is for two texts, try retrieval")
+    measured = measure_sts(encoder, table, source.columns)
+    result(f"Spearman correlation {measured.correlation:.4f} over {measured.pairs:,} pairs")
+    return measured
+
+
+def _choose_protocols(requested: str | Sequence[str]) -> tuple[Protocol, ...]:
+    names = requested.split(",") if isinstance(requested, str) else requested
+    protocols = {protocol: protocol for protocol in get_args(Protocol)}
+    for name in names:
+        if name not in protocols:
+            raise UserError(f"protocol: {name!r} is unknown; give knn, linear or both")
+    return tuple(protocols[name] for name in names)
+
+
+def _choose_pair_protocol(data: Any, requested: str | Sequence[str] | None) -> PairProtocol:
+    """Return the requested protocol, or the one that fits the kind of data."""
+    names = requested.split(",") if isinstance(requested, str) else list(requested or ())
+    protocols: dict[str, PairProtocol] = {protocol: protocol for protocol in get_args(PairProtocol)}
+    if len(names) > 1 or (names and names[0] not in protocols):
+        raise UserError(
+            f"protocol: {','.join(names)!r} does not fit a run on pairs; give one of "
+            f"{', '.join(protocols)}"
+        )
+    if names:
+        return protocols[names[0]]
+    if not are_pairs(data):
+        return "zero-shot"
+    has_scores = is_table(data) and "score" in read_table(data).columns
+    return "sts" if has_scores else "retrieval"
+
+
+def _open_labelled(data: Data) -> ImageSource:
+    source = open_source(data)
+    if source.labels is None:
+        raise UserError(
+            f"data: {source.describe()}: no labels; "
+            "put each class in a sub-folder, or give every sample of shards a part cls"
+        )
+    if source.left_out:
+        say(source.describe())
+    return source
+
+
+def _require_same_classes(train: ImageSource, test: ImageSource) -> None:
+    if train.classes != test.classes:
+        unknown = sorted(set(test.classes or []) ^ set(train.classes or []))
+        raise UserError(
+            f"test: its classes differ from the data's ({', '.join(unknown[:5])} on one side only)"
+        )
+
+
+def _image_table(report: ImageReport, protocols: Sequence[Protocol]) -> Table:
+    table = Table()
+    table.add_column("features")
+    for protocol in protocols:
+        table.add_column(protocol, justify="right")
+    for name, accuracy in asdict(report).items():
+        cells = [f"{accuracy[protocol]:.2%}" for protocol in protocols]
+        table.add_row(name.replace("_", " "), *cells)
+    return table
+
+
+def _retrieval_table(retrieval: Retrieval, columns: tuple[str, str]) -> Table:
+    table = Table()
+    table.add_column("retrieval")
+    for name in ("R@1", "R@5", "R@10", "median rank", "queries"):
+        table.add_column(name, justify="right")
+    a, b = columns
+    for name, direction in ((f"{a} to {b}", retrieval.a_to_b), (f"{b} to {a}", retrieval.b_to_a)):
+        recalls = [f"{value:.1%}" for value in direction.recall.values()]
+        table.add_row(name, *recalls, f"{direction.median_rank:g}", f"{direction.queries:,}")
+    table.caption = f"sum of the six recalls: {retrieval.total:.1f}"
+    return table

@@ -1,0 +1,65 @@
+"""Semantic textual similarity: compare cosine similarities with human scores."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..common.errors import UserError
+from ..data.pair_source import Texts
+from ..data.tables.read import Table
+from ..runs.towers import PairEncoder
+from .embed_pairs import embed_side
+
+__all__ = ["SentenceSimilarity", "measure_sts"]
+
+
+@dataclass(frozen=True)
+class SentenceSimilarity:
+    """The result on a table of scored sentence pairs.
+
+    Attributes:
+        correlation: Spearman's rank correlation of cosine similarities with scores, in [-1, 1].
+        pairs: number of pairs with two sentences.
+    """
+
+    correlation: float
+    pairs: int
+
+
+def measure_sts(encoder: PairEncoder, table: Table, columns: tuple[str, str]) -> SentenceSimilarity:
+    """Correlate the similarities of sentence pairs with the scores of the table.
+
+    Args:
+        encoder: a run's towers, one of them for texts.
+        table: a table with a column `score`.
+        columns: names of the two columns that hold the sentences.
+
+    Raises:
+        UserError: a score is not a number.
+    """
+    from scipy.stats import spearmanr
+
+    first, second, scores = _read_scored_texts(table, columns)
+    a, b = (torch.from_numpy(embed_side(encoder, Texts(texts))) for texts in (first, second))
+    similarity = torch.cosine_similarity(a, b).numpy()  # (n,)
+    return SentenceSimilarity(float(spearmanr(similarity, scores).statistic), len(scores))
+
+
+def _read_scored_texts(
+    table: Table, columns: tuple[str, str]
+) -> tuple[list[str], list[str], list[float]]:
+    """Return both sentences and the score of each pair without an empty sentence."""
+    first, second, scores = [], [], []
+    values = (table.columns[name] for name in (*columns, "score"))
+    for row, one, other, score in zip(table.rows, *values, strict=True):
+        if not all(isinstance(text, str) and text.strip() for text in (one, other)):
+            continue
+        first.append(" ".join(one.split()))
+        second.append(" ".join(other.split()))
+        try:
+            scores.append(float(score))
+        except (TypeError, ValueError):
+            raise UserError(
+                f"data: the score in row {row} of {table.name} is not a number: {score!r}"
+            ) from None
+    return first, second, scores
