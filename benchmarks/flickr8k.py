@@ -35,7 +35,8 @@ from machine import machine
 
 from sogclr.common.options import Augmentation, PairMethod, Tau
 from sogclr.data.batches.loaders import BatchPlan
-from sogclr.data.pair_source import PairSource, open_pairs
+from sogclr.data.open_pairs import open_pairs
+from sogclr.data.pair_source import PairSource
 from sogclr.distributed.launch import start
 from sogclr.models.build_towers import TowerRequest, build_towers, tokenizer_of
 from sogclr.models.tower_features import cached_features
@@ -44,8 +45,7 @@ from sogclr.models.towers import PairModel, Tower, regularize
 from sogclr.planning.pairs import PairRequest, plan_pairs
 from sogclr.runs.folder import Run
 from sogclr.training.loop import Trainer
-from sogclr.training.monitor import NOTHING_YET
-from sogclr.training.task_pairs import Held, PairTask
+from sogclr.training.task_pairs import PairTask, ScoredPairs
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "flickr8k.jsonl"
@@ -146,14 +146,14 @@ class Bench:
             regularize(tower.head, plan.dropout)
         model = PairModel(towers, ("image", "text"), ("image", "text"))
         a, b = self.inputs["train"]
-        held = {s: Held(self.sources[s], *self.inputs[s]) for s in ("val", "test")}
+        held = {s: ScoredPairs(self.sources[s], *self.inputs[s]) for s in ("val", "test")}
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             task = self.task(model, source, a, b, plan, held["val"])
             batches = BatchPlan(source.a.ids, cell.batch, cell.accumulate, EPOCHS, cell.seed)
             fabric = start("cpu", "32-true")
             trainer = Trainer(fabric, task, batches, plan.recipe, Run(folder), math.inf)
-            trainer.monitor.restore(NOTHING_YET, fabric.device)
+            trainer.monitor.start()
             if not trainer.train():  # asked to stop: half a run is no result
                 raise SystemExit(130)
         found = held[cell.split].score(model, fabric.device)

@@ -31,7 +31,7 @@ from torch.nn.functional import normalize
 
 from sogclr.auditing.expected_gradient import Given
 from sogclr.losses.normalizer import NormalizerTable
-from sogclr.training.pair_batches import rows_of
+from sogclr.training.pair_batches import loss_indices
 from sogclr.training.task import Outcome
 from sogclr.training.task_pairs import PairTask
 
@@ -107,7 +107,7 @@ class ExactTask(_Own):
             self.step = step
             with torch.random.fork_rng(), torch.no_grad():
                 self.all = self._features(model, step)
-        own, rows = torch.from_numpy(batch.plan.rows), rows_of(batch)
+        own, rows = torch.from_numpy(batch.plan.rows), loss_indices(batch)
         pair = self._projections(model, batch, device)
         given = self.loss.normalizer_a, self.loss.normalizer_b
         for told, z, kept in zip(given, pair, reversed(self.all), strict=True):
@@ -137,7 +137,7 @@ class QueueTask(_Own):
 
     def forward(self, model: Any, batch: Any, device: torch.device) -> Outcome:
         pair = self._projections(model, batch, device)
-        rows = rows_of(batch)
+        rows = loss_indices(batch)
         now = [normalize(z, dim=1) for z in pair]
         old = self.queue or [z.detach()[:0] for z in now] + [r[:0] for r in rows]
         loss = (self._side(0, now, old, rows) + self._side(1, now, old, rows)) / 2

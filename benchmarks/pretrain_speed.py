@@ -40,7 +40,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from view_speed import TwoViews, lightly_view, photos, torchvision_view
 
-from sogclr.commands.pretrain import build_task
 from sogclr.common.options import Augmentation, Method, Precision
 from sogclr.data.batches.loaders import BatchPlan
 from sogclr.data.images.arrays import ArraySource
@@ -49,8 +48,8 @@ from sogclr.distributed.launch import choose_device, start
 from sogclr.models.encoders import ContrastiveModel, build_encoder, build_projector, width_of
 from sogclr.planning.images import Request, plan_run
 from sogclr.runs.folder import Run
+from sogclr.training.build_images import build_task
 from sogclr.training.loop import Trainer
-from sogclr.training.monitor import NOTHING_YET
 
 GPU = torch.cuda.is_available()
 NAME = "pretrain_speed_cuda.json" if GPU else "pretrain_speed.json"
@@ -183,7 +182,7 @@ def _trainer(
     task = build_task(source, plan, net, spec, resident(source, fabric.device))
     batches = BatchPlan(source.ids, batch, accumulate=1, epochs=1, seed=0)
     trainer = Trainer(fabric, task, batches, plan.recipe, Run(folder), math.inf)
-    trainer.monitor.restore(NOTHING_YET, fabric.device)
+    trainer.monitor.start()
     return trainer
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         SigLipLoss,
     )
     from .losses.temperature import IndividualTemperature, LearnedTemperature
-    from .runs.folder import load
+    from .runs.load import load
 
 _HOME = {
     "GlobalContrastiveLoss": "losses",
@@ -54,7 +54,7 @@ _HOME = {
     "embed": "commands.api",
     "evaluate": "commands.api",
     "hashed_rows": "data.hashed_rows",
-    "load": "runs.folder",
+    "load": "runs.load",
     "pretrain": "commands.api",
     "search": "commands.api",
     "collision_rate": "data.hashed_rows",

@@ -16,7 +16,7 @@ from sogclr.auditing.measure import Audit, Measured, audit_of
 from sogclr.auditing.population import Population
 from sogclr.auditing.subject import Subject, subject_of
 from sogclr.commands.cli import main
-from sogclr.data.image_source import open_source
+from sogclr.data.open_images import open_source
 from sogclr.losses.objective import two_view_objective
 from sogclr.losses.objective_tiled import log_mean
 

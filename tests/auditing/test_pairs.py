@@ -11,7 +11,7 @@ import sogclr
 from sogclr.auditing import measure
 from sogclr.auditing.subject import subject_of
 from sogclr.commands.cli import main
-from sogclr.data.pair_source import open_pairs
+from sogclr.data.open_pairs import open_pairs
 
 
 @pytest.fixture(autouse=True)

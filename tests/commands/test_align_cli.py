@@ -68,7 +68,7 @@ def test_bad_tables_are_one_line(make_pairs, tmp_path, align_fails):
     line = align_fails(written(rows, folder=tmp_path))  # there is no img/ beside it
     assert "45 of 45 images of" in line
     assert "row 2: img/00.png: no such file or directory" in line
-    assert f"looked for from {tmp_path}" in line
+    assert f"searched from {tmp_path}" in line
     line = align_fails(written([(image, 7) for image, _ in rows]))
     assert "caption of" in line
     assert "does not hold text but int values (the first: 7)" in line
@@ -76,10 +76,10 @@ def test_bad_tables_are_one_line(make_pairs, tmp_path, align_fails):
     assert "no usable pair; 45 rows with an empty caption" in line
     (tmp_path / "table.txt").write_text("image,caption\n")
     assert ".csv, .tsv, .jsonl, .parquet can be read" in align_fails(tmp_path / "table.txt")
-    assert "not one that datasets saved" in align_fails(table.parent)
+    assert "a folder that datasets did not save" in align_fails(table.parent)
     line = align_fails("hf:nobody/nothing")
     assert "could not be loaded from the hub" in line
-    assert "save it elsewhere with dataset.save_to_disk(FOLDER)" in line
+    assert "save it on another machine with dataset.save_to_disk(FOLDER)" in line
 
 
 @pytest.mark.parametrize(

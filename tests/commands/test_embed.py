@@ -6,7 +6,7 @@ import torch
 from helpers.pictures import encode_pictures
 
 import sogclr
-from sogclr.data.pair_source import open_pairs
+from sogclr.data.open_pairs import open_pairs
 
 
 def test_both_sides_of_a_table_are_written(trained, pairs, tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 import sogclr
 from sogclr.commands.search import LINE, MARGIN, TILE
-from sogclr.data.pair_source import open_pairs
+from sogclr.data.open_pairs import open_pairs
 
 
 def _images(model, table):

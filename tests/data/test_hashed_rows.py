@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import sogclr
-from sogclr.data.image_source import stable_id
+from sogclr.data.randomness import stable_id
 
 WORD = 2**64
 

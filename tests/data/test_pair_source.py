@@ -8,8 +8,9 @@ from PIL import Image
 
 from sogclr import UserError
 from sogclr.data.batches.loaders import BatchPlan
-from sogclr.data.image_source import UnreadableImageError, stable_id
-from sogclr.data.pair_source import are_pairs, open_pairs
+from sogclr.data.decode import UnreadableImageError
+from sogclr.data.open_pairs import are_pairs, open_pairs
+from sogclr.data.randomness import stable_id
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_a_table_whose_images_are_mostly_missing_is_refused(write, tmp_path):
         open_pairs(table)
     message = str(caught.value)
     assert message.startswith(f"data: 20 of 20 images of {table} cannot be read")
-    assert f"looked for from {tmp_path / 'pairs'}" in message
+    assert f"searched from {tmp_path / 'pairs'}" in message
     assert "row 2: img/0.png: no such file" in message
     assert "row 6" in message
     assert "row 7" not in message

@@ -5,7 +5,7 @@ import torch
 from helpers.pictures import encode_pictures
 
 import sogclr
-from sogclr.data.pair_source import open_pairs
+from sogclr.data.open_pairs import open_pairs
 from sogclr.evaluation.embed_pairs import embed_side
 
 

@@ -5,11 +5,11 @@ import torch
 from helpers.refusal import refused
 
 import sogclr
-from sogclr.data.image_source import open_source
+from sogclr.data.open_images import open_source
 from sogclr.evaluation.embed_images import embed_images
 from sogclr.evaluation.knn import knn_accuracy
 from sogclr.evaluation.linear import linear_accuracy
-from sogclr.runs.folder import load_encoder
+from sogclr.runs.load import load_encoder
 
 SMALL = {"encoder": "small", "image_size": 8, "batch_size": 8, "epochs": 1, "device": "cpu"}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sogclr.data.pair_source import open_pairs
+from sogclr.data.open_pairs import open_pairs
 from sogclr.evaluation.retrieval import rank_first_match, retrieval
 
 

@@ -6,7 +6,7 @@ import torch
 from helpers.pictures import encode_pictures
 
 import sogclr
-from sogclr.data.image_source import open_source
+from sogclr.data.open_images import open_source
 from sogclr.evaluation.zero_shot import TEMPLATES
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 import sogclr
-import sogclr.commands.pretrain
 from helpers.interrupting import interrupt_after
 from sogclr.common.environment import rank
 from sogclr.runs.folder import Run
+from sogclr.training import build_images
 
 SAMPLES, ROWS = 101, 150
 
@@ -42,7 +42,7 @@ def main(patch, out, epochs, stop_after=None, stream=None, write_seconds=0.0, **
             write_checkpoint(run, state)
 
         patch.setattr(Run, "write_checkpoint", slowly)
-    patch.setattr(sogclr.commands.pretrain, "build_projector", lambda width: nn.Linear(width, 128))
+    patch.setattr(build_images, "build_projector", lambda width: nn.Linear(width, 128))
     torch.manual_seed(rank())  # that of the first process counts
     layers = nn.Flatten(), nn.Linear(3 * 8 * 8, 15), Block(), Block()
     view = nn.Unflatten(1, (15, 1)), nn.Flatten()  # as pooling may return

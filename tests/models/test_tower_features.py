@@ -12,7 +12,8 @@ from torch import nn
 
 import sogclr
 from sogclr import UserError
-from sogclr.data.pair_source import Texts, open_pairs
+from sogclr.data.open_pairs import open_pairs
+from sogclr.data.texts import Texts
 from sogclr.models.tower_features import (
     cached_features,
     compute_features,

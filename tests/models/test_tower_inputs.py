@@ -8,12 +8,13 @@ from PIL import Image
 import sogclr
 from sogclr import Augmentation
 from sogclr.data.batches.loaders import BatchPlan
-from sogclr.data.pair_source import Texts, open_pairs
+from sogclr.data.open_pairs import open_pairs
+from sogclr.data.texts import Texts
 from sogclr.models.tower_features import padding_of, plain_inputs
 from sogclr.models.tower_inputs import CenterImages, ImageViews, StoredFeatures, Tokens
 from sogclr.models.towers import PairSpec
 from sogclr.planning.pairs import CLIP_VIEWS
-from sogclr.training.pair_batches import pair_batches, rows_of
+from sogclr.training.pair_batches import loss_indices, pair_batches
 
 SPEC = PairSpec(("image", "text"), 16, {}, {}, image_size=16)
 CPU = torch.device("cpu")
@@ -139,7 +140,7 @@ def test_an_epoch_of_batches_has_every_image_once_with_a_caption_of_its_own(pair
     drawn = []
     for batches in _epochs(source, inputs):
         rows, partners = (
-            torch.cat([rows_of(b)[side] for b in batches]).tolist() for side in (0, 1)
+            torch.cat([loss_indices(b)[side] for b in batches]).tolist() for side in (0, 1)
         )
         assert sorted(rows) == list(range(24))
         assert set(zip(rows, partners, strict=True)) <= owners

@@ -7,8 +7,8 @@ import torch
 
 from sogclr import Augmentation, UserError
 from sogclr.common.options import Augmentation as PlainViews
-from sogclr.data.image_source import open_source
 from sogclr.data.images.arrays import ArraySource
+from sogclr.data.open_images import open_source
 from sogclr.planning.images import Request, plan_run, resolve_precision
 
 USUAL = Request(

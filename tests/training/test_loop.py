@@ -19,8 +19,8 @@ from torch import nn
 
 import sogclr
 from sogclr import MoCoLoss, UserError
-from sogclr.data.image_source import open_source
 from sogclr.data.images.arrays import ArraySource
+from sogclr.data.open_images import open_source
 from sogclr.runs.folder import Run
 from sogclr.training.loop import Trainer
 
@@ -140,12 +140,12 @@ def test_a_folder_that_grew_keeps_what_is_known(make_folder, tmp_path, capsys):
 def test_rows_of_earlier_batches_are_forgotten_where_samples_moved(make_folder, tmp_path):
     photos, run = make_folder(), tmp_path / "run"
     sogclr.pretrain(photos, run, memory_size=7, epochs=2, **SHORT)
-    assert Run(run).read_checkpoint()["loss"]["recent.filled"].all()
+    assert Run(run).read_checkpoint()["loss"]["memory.filled"].all()
     sogclr.pretrain(photos, run, resume=True)
-    assert Run(run).read_checkpoint()["loss"]["recent.filled"].all()
+    assert Run(run).read_checkpoint()["loss"]["memory.filled"].all()
     Image.new("RGB", (12, 10), (9, 90, 9)).save(photos / "blue" / "0000.png")  # moves all behind
     sogclr.pretrain(photos, run, resume=True)
-    assert not Run(run).read_checkpoint()["loss"]["recent.filled"].any()
+    assert not Run(run).read_checkpoint()["loss"]["memory.filled"].any()
 
 
 def test_keys_in_the_queue_follow_their_samples_in_a_folder_that_changed(make_folder, tmp_path):

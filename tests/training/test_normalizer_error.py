@@ -16,7 +16,7 @@ from sogclr import (
     SigLipLoss,
 )
 from sogclr.losses.objective import log_two_view_normalizers, log_two_way_normalizers
-from sogclr.training.normalizer_error import KEPT, NormalizerGauge
+from sogclr.training.normalizer_error import STORED_BATCHES, NormalizerError
 from sogclr.training.task import Outcome
 
 TAU, BATCH = 0.4, 16
@@ -36,10 +36,10 @@ def outcome(z: Tensor, rows: Tensor) -> Outcome:
     return Outcome(torch.zeros(()), pair, pair, (rows, rows))
 
 
-def see(gauge: NormalizerGauge, z: Tensor, batches: int = KEPT) -> None:
+def observe(errors: NormalizerError, z: Tensor, batches: int = STORED_BATCHES) -> None:
     """The first batches of the data, one of its samples after another."""
     for rows in torch.arange(batches * BATCH).split(BATCH):
-        gauge.observe(outcome(z, rows))
+        errors.observe(outcome(z, rows))
 
 
 def two_views(z: Tensor, shift: float = 0.0) -> GlobalContrastiveLoss:
@@ -61,23 +61,27 @@ def pairs(z: Tensor, shift: float = 0.0) -> GlobalClipLoss:
 
 @pytest.mark.parametrize("make", [two_views, pairs])
 def test_an_exact_table_is_nearer_than_the_batch(make) -> None:
-    z, gauge = features(2_000), NormalizerGauge()
-    see(gauge, z)
-    found = gauge.read(make(z))
+    z, errors = features(2_000), NormalizerError()
+    observe(errors, z)
+    found = errors.read(make(z))
     assert found["in_batch_error"] > 0.1
     assert found["normalizer_error"] < 0.5 * found["in_batch_error"]
-    see(gauge, z)
-    assert gauge.read(make(z, shift=0.8))["normalizer_error"] == pytest.approx(0.8, abs=0.1)
+    observe(errors, z)
+    assert errors.read(make(z, shift=0.8))["normalizer_error"] == pytest.approx(0.8, abs=0.1)
 
 
 @pytest.mark.parametrize("loss", [NTXentLoss(TAU), ClipLoss(TAU)])
 def test_the_batch_alone_by_explicit_loops(loss) -> None:
-    z, gauge = features(KEPT * BATCH), NormalizerGauge()
-    see(gauge, z)
-    last = range((KEPT - 1) * BATCH, KEPT * BATCH)
+    z, errors = features(STORED_BATCHES * BATCH), NormalizerError()
+    observe(errors, z)
+    last = range((STORED_BATCHES - 1) * BATCH, STORED_BATCHES * BATCH)
     # The batches before, from the first to the last but one, in turn.
     halves = [
-        [row for k in range(start, KEPT - 1, 2) for row in range(k * BATCH, (k + 1) * BATCH)]
+        [
+            row
+            for k in range(start, STORED_BATCHES - 1, 2)
+            for row in range(k * BATCH, (k + 1) * BATCH)
+        ]
         for start in (0, 1)
     ]
     products = []
@@ -94,51 +98,51 @@ def test_the_batch_alone_by_explicit_loops(loss) -> None:
             missing = 2 * log_g(halves[0] + halves[1]) - one - other
             products.append((own - one - missing) * (own - other - missing))
     expected = torch.stack(products).mean().sqrt()
-    found = gauge.read(loss)
+    found = errors.read(loss)
     assert list(found) == ["in_batch_error"]
     torch.testing.assert_close(torch.tensor(found["in_batch_error"]), expected, rtol=1e-4, atol=0)
 
 
 def test_the_batches_reading_has_used_are_forgotten() -> None:
-    z, gauge = features(200), NormalizerGauge()
-    assert gauge.read(two_views(z)) == {}
-    see(gauge, z, batches=2)
-    assert gauge.read(two_views(z)) == {}
-    see(gauge, z, batches=3)
-    assert gauge.read(two_views(z))
-    assert gauge.read(two_views(z)) == {}
-    see(gauge, z)
-    assert gauge.read(SigLipLoss()) == {}
+    z, errors = features(200), NormalizerError()
+    assert errors.read(two_views(z)) == {}
+    observe(errors, z, batches=2)
+    assert errors.read(two_views(z)) == {}
+    observe(errors, z, batches=3)
+    assert errors.read(two_views(z))
+    assert errors.read(two_views(z)) == {}
+    observe(errors, z)
+    assert errors.read(SigLipLoss()) == {}
 
 
 def test_what_was_seen_survives() -> None:
-    z, gauge, other = features(200), NormalizerGauge(), NormalizerGauge()
-    see(gauge, z, batches=5)
-    other.restore(gauge.state(), torch.device("cpu"))
-    assert gauge.read(two_views(z)) == other.read(two_views(z))
+    z, errors, other = features(200), NormalizerError(), NormalizerError()
+    observe(errors, z, batches=5)
+    other.restore(errors.state(), torch.device("cpu"))
+    assert errors.read(two_views(z)) == other.read(two_views(z))
 
 
 def test_samples_without_negatives_do_not_count() -> None:
-    gauge = NormalizerGauge()
+    errors = NormalizerError()
     z = features(4)
     rows = torch.tensor([0, 0, 1])
     for _ in range(3):
-        gauge.observe(outcome(z, rows))
-    assert math.isfinite(gauge.read(two_views(z))["normalizer_error"])
+        errors.observe(outcome(z, rows))
+    assert math.isfinite(errors.read(two_views(z))["normalizer_error"])
 
 
 def test_samples_that_share_a_text_are_no_negatives_of_each_other() -> None:
     """Two images in three have one of a few texts."""
-    gauge, z = NormalizerGauge(), features(600)
+    errors, z = NormalizerError(), features(600)
     text = torch.arange(600).where(torch.arange(600) % 3 == 0, torch.arange(600) % 7)
     z[1] = z[1, text]
     loss = GlobalClipLoss((600, 600), temperature=TAU)
     exact = log_two_way_normalizers(*z, TAU, group=text)
     loss.normalizer_a.log_u[:-1], loss.normalizer_b.log_u[text] = exact
-    for rows in torch.arange(KEPT * BATCH).split(BATCH):
+    for rows in torch.arange(STORED_BATCHES * BATCH).split(BATCH):
         pair = z[0, rows], z[1, rows]
-        gauge.observe(Outcome(torch.zeros(()), pair, pair, (rows, text[rows])))
-    found = gauge.read(loss)
+        errors.observe(Outcome(torch.zeros(()), pair, pair, (rows, text[rows])))
+    found = errors.read(loss)
     assert found["normalizer_error"] < 0.5 * found["in_batch_error"]
 
 
@@ -146,9 +150,9 @@ def test_samples_that_share_a_text_are_no_negatives_of_each_other() -> None:
 def test_a_learned_temperature_is_the_number_it_is(kind) -> None:
     z, readings = features(200), []
     for temperature in (TAU, LearnedTemperature(TAU)):
-        gauge = NormalizerGauge()
-        see(gauge, z)
-        readings.append(gauge.read(kind(temperature))["in_batch_error"])
+        errors = NormalizerError()
+        observe(errors, z)
+        readings.append(errors.read(kind(temperature))["in_batch_error"])
     assert readings[0] == pytest.approx(readings[1], rel=1e-5)
 
 
@@ -156,11 +160,11 @@ def test_samples_may_be_any_numbers():
     """As keys are, of a loss that keeps nothing of them."""
     found = []
     for factor in (1, -(2**57)):
-        gauge = NormalizerGauge()
+        errors = NormalizerError()
         # Some samples of the last batch are among those before it.
         for rows in (torch.arange(first, first + BATCH) for first in (0, 16, 32, 40)):
             pair = features(64)[0, rows], features(64)[1, rows]
-            gauge.observe(Outcome(torch.zeros(()), pair, pair, (rows * factor, rows * factor)))
-        found.append(gauge.read(NTXentLoss(TAU)))
+            errors.observe(Outcome(torch.zeros(()), pair, pair, (rows * factor, rows * factor)))
+        found.append(errors.read(NTXentLoss(TAU)))
     assert found[0].keys() == {"in_batch_error"}
     assert found[0] == found[1]

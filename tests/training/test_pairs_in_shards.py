@@ -10,8 +10,8 @@ from helpers.small_tables import read_rows
 import sogclr
 from sogclr.commands.cli import main
 from sogclr.data.batches.loaders import BatchPlan
-from sogclr.data.pair_source import open_pairs
-from sogclr.data.tar.images import find_shards
+from sogclr.data.open_pairs import open_pairs
+from sogclr.data.tar.patterns import find_shards
 from sogclr.data.texts import Texts
 from sogclr.models.tower_features import plain_inputs
 from sogclr.models.tower_inputs import CenterImages

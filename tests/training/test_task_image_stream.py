@@ -160,7 +160,7 @@ REFUSED = {
     ),
     "refuse": (
         ["--epoch-samples", 40, "--table-rows", 9, "--on-damaged", "refuse"],
-        "a stream is not looked through before the first step",
+        "a stream cannot be checked before the first step",
     ),
 }
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import sogclr
 from sogclr.commands.cli import main
 from sogclr.data.batches.stream import StreamPlan
-from sogclr.data.pair_source import open_pairs
+from sogclr.data.open_pairs import open_pairs
 from sogclr.data.tar.stream_pairs import PairStream
 from sogclr.models.tower_inputs import DrawnViews, ImageViews, Tokenizer
 from sogclr.planning.pairs import CLIP_VIEWS
@@ -138,7 +138,7 @@ def test_where_rows_are_shared_the_loss_is_told_who_is_who(
     forward, told = sogclr.GlobalClipLoss.forward, []
 
     def listening(self, a, b, index, index_b, **keys):
-        told.append((index, index_b, keys["key"], keys["sample_key_b"]))
+        told.append((index, index_b, keys["sample_key"], keys["sample_key_b"]))
         return forward(self, a, b, index, index_b, **keys)
 
     monkeypatch.setattr(sogclr.GlobalClipLoss, "forward", listening)
@@ -196,7 +196,7 @@ def test_every_verb_takes_such_a_run_with_pairs_of_this_machine(shards, tiny, tm
     assert "sum of the six recalls" in capsys.readouterr().out
     main(["embed", run, here, "--out", str(tmp_path / "x.npz")])
     assert np.load(tmp_path / "x.npz")["side"].tolist().count("a") == SAMPLES
-    assert "the run was trained on a stream; name some" in refused(capsys, "search", run, "red")
+    assert "the run was trained on a stream; name data" in refused(capsys, "search", run, "red")
     main(["search", run, "a red picture", "--data", here, "--top", "3"])
     assert len(capsys.readouterr().out.strip().splitlines()) >= 3
     assert "was trained on a stream, and rows" in refused(capsys, "audit", run, here)
@@ -223,7 +223,7 @@ def test_what_is_damaged_is_skipped_and_named(shards, pattern, fast, tmp_path, c
     said = capsys.readouterr().err
     assert "skipped bad: not an image (training goes on, " in said
     assert "1.tar: damaged (" in said
-    assert ", what lies behind is left out (training goes on, " in said
+    assert ", the samples behind the damage are left out (training goes on, " in said
 
 
 REFUSED = {

@@ -19,7 +19,7 @@ from torch import nn
 
 import sogclr
 from sogclr import UserError
-from sogclr.data.pair_source import open_pairs
+from sogclr.data.open_pairs import open_pairs
 from sogclr.runs.folder import Run
 from sogclr.training.loop import Trainer
 
@@ -470,6 +470,6 @@ def test_recent_pairs_are_derived_where_towers_are_frozen(pairs, fast, frozen, t
     for name, settings in runs.items():
         sogclr.align(pairs, tmp_path / name, **{**settings, "epochs": 1, "batch_size": 8})
         state = torch.load(tmp_path / name / "checkpoint.pt")["loss"]
-        found[name] = len(state["recent.filled"]) if "recent.filled" in state else 0
+        found[name] = len(state["memory.filled"]) if "memory.filled" in state else 0
     assert found == {"heads": 16, "towers": 0, "none": 0}  # of 24 pairs
     assert "256 rows are told from each other" in capsys.readouterr().err

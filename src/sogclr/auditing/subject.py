@@ -17,20 +17,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ..commands.pretrain import build_task
 from ..common.console import say, track
 from ..common.errors import UserError, one_line
 from ..common.options import Device
 from ..data.batches.loaders import BatchPlan, MicroBatch
-from ..data.image_source import open_source
+from ..data.open_images import open_source
 from ..distributed.launch import choose_device
 from ..losses import GlobalClipLoss, GlobalContrastiveLoss, SigLipLoss
 from ..losses.normalizer import NormalizerTable
 from ..losses.temperature import detached
 from ..models.encoders import PROJECTION, EncoderSpec, build_encoder
 from ..planning.images import Request, plan_run
-from ..runs.folder import Run, is_of_pairs, load_encoder
+from ..runs.folder import Run, is_pair_run
+from ..runs.load import load_encoder
 from ..runs.resume import request_of, usual_settings
+from ..training.build_images import build_task
+from ..training.build_pairs import build_run_task
 from .expected_gradient import at_rest
 from .population import Population
 
@@ -133,10 +135,8 @@ def _trained(run: Run, data: Any, module: nn.Module | None, device: str) -> _Fou
         )
     state = run.read_checkpoint()
     module = copy.deepcopy(module)
-    if is_of_pairs(run.folder):
-        from ..commands.align import task_of
-
-        found = _Found(*task_of(run, data, module, device))
+    if is_pair_run(run.folder):
+        found = _Found(*build_run_task(run, data, module, device))
     else:
         source = open_source(data)
         say(source.describe())

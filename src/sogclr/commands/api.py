@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..auditing.measure import Audit
-    from ..data.image_source import Data
+    from ..data.open_images import Data
     from ..evaluation.images import ImageReport
     from ..evaluation.pairs import PairReport
     from ..runs.resume import Result

@@ -13,13 +13,16 @@ from torch.nn.functional import normalize
 from ..common.console import say
 from ..common.errors import UserError
 from ..common.options import Device
-from ..data.image_source import ImageSource, open_source
-from ..data.pair_source import Texts, are_pairs, open_pairs
+from ..data.image_source import ImageSource
+from ..data.open_images import open_source
+from ..data.open_pairs import are_pairs, open_pairs
+from ..data.texts import Texts
 from ..distributed.launch import choose_device
 from ..evaluation.embed_images import embed_images
 from ..evaluation.embed_pairs import embed_side
 from ..planning.images import loader_workers
-from ..runs.folder import is_of_pairs, load_encoder
+from ..runs.folder import is_pair_run
+from ..runs.load import load_encoder
 from ..runs.towers import load_pairs
 
 __all__ = ["Embeddings", "embed"]
@@ -54,7 +57,7 @@ def embed(
     """See `sogclr.embed`."""
     target = Path(out)
     _require_writable(target)
-    if is_of_pairs(run):
+    if is_pair_run(run):
         embeddings = _embed_pairs(run, data, columns, module, device)
     else:
         embeddings = _embed_images(run, data, module, device, workers)

@@ -12,8 +12,9 @@ from torch import nn
 from ..common.console import result, say
 from ..common.errors import UserError
 from ..common.options import Device, PairProtocol, Protocol
-from ..data.image_source import Data, ImageSource, open_source
-from ..data.pair_source import are_pairs, open_pairs
+from ..data.image_source import ImageSource
+from ..data.open_images import Data, open_source
+from ..data.open_pairs import are_pairs, open_pairs
 from ..data.tables.read import is_table, read_table
 from ..distributed.launch import choose_device
 from ..evaluation.images import ImageReport, measure_images
@@ -21,7 +22,8 @@ from ..evaluation.pairs import PairReport, measure_retrieval
 from ..evaluation.retrieval import Retrieval
 from ..evaluation.sts import SentenceSimilarity, measure_sts
 from ..evaluation.zero_shot import TEMPLATES, ZeroShot, measure_zero_shot
-from ..runs.folder import is_of_pairs, load_encoder
+from ..runs.folder import is_pair_run
+from ..runs.load import load_encoder
 from ..runs.towers import PairEncoder, load_pairs
 
 __all__ = ["evaluate"]
@@ -40,7 +42,7 @@ def evaluate(
     workers: int | None,
 ) -> ImageReport | PairReport:
     """See `sogclr.evaluate`."""
-    if is_of_pairs(run):
+    if is_pair_run(run):
         return _evaluate_pairs(run, data, protocol, columns, templates, module, device)
     return _evaluate_images(run, data, test, protocol or "knn,linear", module, device, workers)
 

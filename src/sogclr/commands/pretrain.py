@@ -1,6 +1,5 @@
-"""`sogclr.pretrain`, put together: data, plan, model, loop, and what is left in the run."""
+"""Run `sogclr.pretrain`: open the data, plan, print the plan, build the task, train."""
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,37 +7,25 @@ import torch
 from torch import nn
 
 from ..common.console import say
-from ..common.environment import processes, rank, restarts
-from ..common.errors import UserError
+from ..common.environment import restarts
 from ..common.options import Device
-from ..data.batches.loaders import BatchPlan, Epochs, view_batches
-from ..data.batches.stream import StreamPlan, stream_batches
-from ..data.image_source import Data, ImageSource, open_source, require_whole
+from ..data.image_source import ImageSource
+from ..data.open_images import Data, open_source, require_undamaged
 from ..data.tar.stream import StreamSource
-from ..data.views.pipeline import photometric
-from ..data.views.resident import ResidentImages, resident
 from ..distributed.launch import choose_device, start
 from ..distributed.sharded_model import require_shardable
-from ..models.encoders import (
-    PROJECTION,
-    ContrastiveModel,
-    EncoderSpec,
-    build_encoder,
-    build_projector,
-    describe,
-    width_of,
-)
-from ..models.momentum import MomentumModel
+from ..models.encoders import PROJECTION
 from ..planning.images import Plan, Request, plan_run
 from ..runs.folder import Run
 from ..runs.resume import Result, checkpoint_bytes, claim, conduct
+from ..training.build_images import build_training
 from ..training.loop import Trainer
-from ..training.monitor import NOTHING_YET
-from ..training.normalizer_error import gauge_bytes
-from ..training.task_image_stream import StreamTask, open_stream
-from ..training.task_images import TwoViewTask, ViewsTask
+from ..training.normalizer_error import stored_bytes
+from ..training.open_streams import open_stream
+from ..training.task_images import ViewsTask
+from ..training.views_picture import write_views_picture
 
-__all__ = ["build_task", "pretrain"]
+__all__ = ["pretrain"]
 
 
 def pretrain(
@@ -53,7 +40,7 @@ def pretrain(
     shard_model: bool,
     resume: bool,
 ) -> Result:
-    """See `sogclr.pretrain`; `module` is the user's own encoder, if it is one."""
+    """See `sogclr.pretrain`; `module` is the user's own encoder, None if `request` names one."""
     run = Run(out)
     resume = resume or (restarts() > 0 and run.checkpoint.exists())
     request = claim(run, request, "pretrain", resume)
@@ -63,100 +50,40 @@ def pretrain(
     source: ImageSource | StreamSource | None = open_stream(data, request, StreamSource)
     if source is None:
         source = open_source(data)
-        require_whole(source.damaged, request.on_damaged)
+        require_undamaged(source.damaged, request.on_damaged)
     plan = plan_run(request, source, kind, workers)
-    _tell(source, plan, kind)
-    # From here on no process changes what another looks at.
+    _print_plan(source, plan, kind)
+
+    # Processes wait for each other here: until now they read files that the first one may change.
     fabric = start(kind, plan.precision, shard_model=shard_model)
     torch.manual_seed(request.seed)
-    task, batches = _work(source, plan, module, fabric.device)
+    task, schedule = build_training(source, plan, module, fabric.device)
     if fabric.is_global_zero:
         run.create()
-        queue = 4 * (PROJECTION + 3) * (plan.queue_size or 0)
-        kept = queue + gauge_bytes(plan.batch_size, PROJECTION)
-        rows = request.table_rows or len(source)
-        run.require_space(checkpoint_bytes(task.model, rows, kept))
+        run.require_space(_bytes_on_disk(task, plan, len(source)))
     resume = run.checkpoint.exists()
     if not resume and fabric.is_global_zero:
         run.write_settings({"asked": asdict(request), "resolved": asdict(plan.resolved())})
-        # Before the trainer may shard it.
+        # The trainer may shard the encoder, so save it before.
         run.write_encoder(task.model.encoder.state_dict(), task.spec, initial=True)
-        _picture(source, plan, run)
-    trainer = Trainer(fabric, task, batches, plan.recipe, run, checkpoint_seconds)
+        write_views_picture(source, plan, run.views)
+    trainer = Trainer(fabric, task, schedule, plan.recipe, run, checkpoint_seconds)
     if resume:
         trainer.restore()
     else:
-        trainer.monitor.restore(NOTHING_YET, fabric.device)
+        trainer.monitor.start()
         task.prime(fabric.device)
     return conduct(trainer, "sogclr evaluate, sogclr embed, sogclr.load")
 
 
-def build_task(
-    source: ImageSource,
-    plan: Plan,
-    encoder: nn.Module,
-    spec: EncoderSpec,
-    images: ResidentImages | None = None,
-) -> TwoViewTask:
-    """The task, with a new projector on the encoder."""
-    return TwoViewTask(_model(plan, encoder, spec), spec, source, plan, images)
-
-
-def _work(
-    source: ImageSource | StreamSource, plan: Plan, module: nn.Module | None, device: torch.device
-) -> tuple[ViewsTask, Epochs]:
-    """What is learned, and in which steps."""
-    request, (encoder, spec) = plan.request, _encoder(plan, module)
-    run = plan.batch_size, request.accumulate, request.epochs, request.seed, rank(), processes()
-    if isinstance(source, StreamSource):
-        stream = StreamTask(_model(plan, encoder, spec), spec, source, plan)
-        return stream, StreamPlan(source, request.table_rows, *run)
-    task = build_task(source, plan, encoder, spec, resident(source, device))
-    return task, BatchPlan(source.ids, *run)
-
-
-def _model(plan: Plan, encoder: nn.Module, spec: EncoderSpec) -> ContrastiveModel | MomentumModel:
-    width = width_of(encoder, plan.image_size)
-    say(f"  {describe(encoder, spec, width)}")
-    query = ContrastiveModel(encoder, build_projector(width))
-    return query if plan.momentum is None else MomentumModel(query, plan.momentum)
-
-
-def _encoder(plan: Plan, module: nn.Module | None) -> tuple[nn.Module, EncoderSpec]:
-    if module is not None:
-        return module, EncoderSpec("custom", plan.image_size)
-    if plan.encoder.startswith("custom:"):
-        raise UserError("encoder: the run trained a module of your own; pass it from Python again")
-    return build_encoder(
-        plan.encoder,
-        plan.image_size,
-        pretrained=plan.request.pretrained,
-        weights=plan.request.weights,
-    )
-
-
-def _tell(source: ImageSource | StreamSource, plan: Plan, device: str) -> None:
+def _print_plan(source: ImageSource | StreamSource, plan: Plan, device: str) -> None:
     say(source.describe())
     say(f"{plan.request.method} for {plan.request.epochs} epochs on {device}")
     for name, value, reason in plan.reasons:
         say(f"  {name:<15} {value:<12} {reason}")
 
 
-def _picture(source: ImageSource | StreamSource, plan: Plan, run: Run) -> None:
-    """Sixteen samples, two views each, side by side: a look at them catches most mistakes."""
-    from torchvision.utils import save_image
-
-    shown, settings = min(16, len(source)), (1, 1, plan.request.seed)
-    size, crop_min = plan.image_size, plan.views.crop_min or 0.0
-    if isinstance(source, StreamSource):
-        few = StreamPlan(source.part(shown), None, shown, *settings)
-        loader = stream_batches(few, image_size=size, crop_min=crop_min, workers=0)
-    else:
-        one = BatchPlan(source.ids, shown, *settings)
-        loader = view_batches(source, one, image_size=size, crop_min=crop_min, workers=0)
-    batch = next(iter(loader))
-    views = photometric(batch.crops, batch.draws, plan.views)  # (2b, 3, S, S)
-    pairs = torch.stack(views.chunk(2), dim=1).flatten(0, 1)  # (2b, ...), pairs adjacent
-    scale = max(1, math.ceil(64 / plan.image_size))
-    pairs = pairs.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
-    save_image(pairs, run.views, nrow=8, padding=4, pad_value=1.0)
+def _bytes_on_disk(task: ViewsTask, plan: Plan, samples: int) -> int:
+    queue = 4 * (PROJECTION + 3) * (plan.queue_size or 0)
+    extra = queue + stored_bytes(plan.batch_size, PROJECTION)
+    return checkpoint_bytes(task.model, plan.request.table_rows or samples, extra)

@@ -15,10 +15,12 @@ from torch.nn.functional import normalize
 from ..common.console import result, say
 from ..common.errors import UserError
 from ..common.options import Device
-from ..data.image_source import ImageSource, UnreadableImageError, open_source
-from ..data.images.folder import DECODING_ERRORS, SUFFIXES, reason_of
-from ..data.pair_source import Texts, are_pairs, open_pairs
+from ..data.decode import DECODING_ERRORS, SUFFIXES, UnreadableImageError, reason_of
+from ..data.image_source import ImageSource
+from ..data.open_images import open_source
+from ..data.open_pairs import are_pairs, open_pairs
 from ..data.tar.http import is_url
+from ..data.texts import Texts
 from ..distributed.launch import choose_device
 from ..evaluation.embed_pairs import embed_side
 from ..models.tower_features import stored_embeddings

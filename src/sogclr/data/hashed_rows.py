@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..losses.sample_ids import check_integers
-from .image_source import stable_id
+from .randomness import stable_id
 
 __all__ = ["collision_rate", "hashed_rows", "stable_keys"]
 

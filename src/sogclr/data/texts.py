@@ -1,31 +1,33 @@
-"""A side of texts: in memory, or read at their place when they are wanted."""
+"""Texts as one side of pairs: in memory, or read from shards when they are looked up."""
 
 import json
 from collections.abc import Sequence
 
 import numpy as np
 
-from .image_source import stable_id
+from .randomness import stable_id
 
-__all__ = ["WHOLE", "Texts", "UnreadableTextError", "captions_in", "tidy"]
+__all__ = ["SINGLE", "Texts", "UnreadableTextError", "captions_in", "tidy"]
 
-WHOLE = -1  # instead of a number among several: a part that is one text
+SINGLE = -1  # number of a caption that has its part to itself
 
 
 class UnreadableTextError(Exception):
-    """A text whose file is gone or has changed: `(name, reason)`."""
+    """A text whose file is missing or has changed; the arguments are `(name, reason)`."""
 
 
 class Texts:
-    """A side of texts.
+    """Distinct texts by row.
+
+    Args:
+        texts: n distinct strings.
 
     Attributes:
-        texts: n distinct strings. Looking one up may raise UnreadableTextError, if they are not
-            in memory.
-        ids: `(n,)` uint64, hashes of them.
-        marks: `(n,)` zeros: another text has another id.
-        lengths: `(n,)`, of each, in characters.
-        names: for people.
+        texts: the strings. Looking one up may raise UnreadableTextError if it is not in memory.
+        ids: `(n,)` uint64, hashes of the texts.
+        marks: `(n,)` zeros: a text that changes gets another id, so its mark never does.
+        lengths: `(n,)` int64, characters of each text.
+        names: n strings for messages: the texts, cut to 60 characters.
     """
 
     texts: Sequence[str]
@@ -46,25 +48,28 @@ class Texts:
 
 
 def tidy(text: str) -> str:
-    """A text without line breaks, repeated blanks, and halves of characters that JSON may hold."""
+    """Remove line breaks, repeated blanks, and lone surrogates, which JSON may contain."""
     return " ".join(text.encode(errors="replace").decode().split())
 
 
 def captions_in(part: str, content: bytes) -> list[str]:
-    """The captions that a part of a sample holds, `[]` if none that can be read.
+    """Read the captions in a part of a sample.
 
     Args:
-        part: "txt", which is one caption in UTF-8, or "json", which has one or a list of them as
-            `caption` or `captions`.
-        content: of the part.
+        part: "txt" is one caption in UTF-8; "json" has a string or a list of strings as `captions`
+            or `caption`.
+        content: the bytes of the part.
+
+    Returns:
+        The captions, or `[]` if the part has none or cannot be read.
     """
     try:
         if part == "txt":
-            found = content.decode("utf-8-sig")
+            value = content.decode("utf-8-sig")
         else:
             document = json.loads(content)
-            found = document.get("captions", document.get("caption"))
+            value = document.get("captions", document.get("caption"))
     except (ValueError, AttributeError, RecursionError):
         return []
-    values = found if isinstance(found, list) else [found]
-    return [tidy(value) for value in values if isinstance(value, str) and value.strip()]
+    values = value if isinstance(value, list) else [value]
+    return [tidy(v) for v in values if isinstance(v, str) and v.strip()]

@@ -1,0 +1,1 @@
+"""Run on several processes: launch them, exchange tensors between them, shard weights."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..common.errors import UserError
 from ..data.image_source import ImageSource
-from ..data.pair_source import Texts
+from ..data.texts import Texts
 from ..models.tower_features import cached_features, compute_features, plain_inputs
 from ..models.tower_inputs import StoredFeatures
 from ..runs.towers import PairEncoder

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from ..common.errors import UserError
-from ..data.pair_source import Texts
 from ..data.tables.read import Table
+from ..data.texts import Texts
 from ..runs.towers import PairEncoder
 from .embed_pairs import embed_side
 

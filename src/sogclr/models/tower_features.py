@@ -15,7 +15,7 @@ from ..common.cache import cache_folder
 from ..common.console import say, track
 from ..common.errors import UserError
 from ..data.image_source import ImageSource
-from ..data.pair_source import Texts
+from ..data.texts import Texts
 from ..runs.folder import Run
 from .tower_inputs import CenterImages, Inputs, Tokens
 from .towers import PairSpec, weights_digest

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..common.options import Augmentation
-from ..data.image_source import ImageSource, UnreadableImageError
+from ..data.decode import UnreadableImageError
+from ..data.image_source import ImageSource
 from ..data.randomness import uniforms
 from ..data.texts import Texts, UnreadableTextError
 from ..data.views.pipeline import DRAWS, center_view, crop, crop_box, encoder_inputs, standardize

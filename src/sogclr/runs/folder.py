@@ -1,12 +1,12 @@
-"""A run is a folder: settings, checkpoint, encoder, metrics. Written atomically, read safely.
+"""Read and write the folder of a run. Files are written atomically and read without trust.
 
-settings.json         what was asked for and what was derived
-checkpoint.pt         all it takes to go on: weights, optimizer, table, random state, ids
-encoder.safetensors   the encoder alone, as `timm.create_model(...)` takes it
+settings.json         the settings that were given, and those that were derived
+checkpoint.pt         everything to resume: weights, optimizer, table, random state, sample ids
+encoder.safetensors   the trained encoder, with the names of weights that timm uses
 initial.safetensors   the encoder before training, for comparison
-encoder.json          how to build the encoder and what it expects as input
-metrics.jsonl, tb/    the curves
-views.png             what the encoder was shown
+encoder.json          how to build the encoder, and which input it expects
+metrics.jsonl, tb/    the training curves
+views.png             some augmented views that the encoder was trained on
 """
 
 import json
@@ -19,20 +19,20 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 
 from ..common.errors import UserError
-from ..models.encoders import EncoderSpec, rebuild_encoder
+from ..models.encoders import EncoderSpec
 
-__all__ = ["Preprocess", "Run", "atomically", "is_of_pairs", "load", "load_encoder", "pretty"]
+__all__ = ["Run", "atomically", "is_pair_run", "pretty"]
 
 
 class Run:
-    """The files of a run.
+    """The folder of a run and the paths of its files.
 
     Args:
-        folder: where they are; need not exist yet.
+        folder: the path of the folder; need not exist yet.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -47,13 +47,14 @@ class Run:
         self.views = self.folder / "views.png"
 
     def exists(self) -> bool:
+        """Tell whether the folder holds a run: settings are the last file that a start writes."""
         return self.settings.is_file()
 
     def create(self) -> None:
-        """Make the folder.
+        """Create the folder.
 
         Raises:
-            UserError: a file is in the way, or the place cannot be written to.
+            UserError: a file of this name exists, or the folder cannot be written to.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -64,10 +65,11 @@ class Run:
             raise UserError(f"out: cannot write to {self.folder} ({error.strerror})") from error
 
     def write_settings(self, settings: dict[str, Any]) -> None:
+        """Write the settings: `asked`, as they were given, and `resolved`, with derived values."""
         atomically(self.settings, lambda path: path.write_text(pretty(settings)))
 
     def read_settings(self) -> dict[str, Any]:
-        """What `write_settings` wrote.
+        """Read what `write_settings` wrote.
 
         Raises:
             UserError: the folder is not a run.
@@ -85,28 +87,40 @@ class Run:
     def write_encoder(
         self, weights: dict[str, Tensor], spec: EncoderSpec, *, initial: bool = False
     ) -> None:
-        """The encoder's weights, its state_dict, and description."""
+        """Write an encoder and its description.
+
+        Args:
+            weights: the encoder's state_dict.
+            spec: its description.
+            initial: whether this is the encoder before training.
+
+        Raises:
+            UserError: the disk is full or fails.
+        """
         state = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
         target = self.initial if initial else self.encoder
         atomically(target, lambda path: save_file(state, path))
         atomically(self.encoder_spec, lambda path: path.write_text(pretty(spec.as_dict())))
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
-        """Tensors and plain data, so that reading needs no trust in the file.
+        """Write a checkpoint.
+
+        Args:
+            state: tensors and plain data alone, so that reading the file cannot run code.
 
         Raises:
-            UserError: the disk is full or fails; the previous checkpoint is intact then.
+            UserError: the disk is full or fails; the previous checkpoint stays intact.
         """
         atomically(self.checkpoint, lambda path: torch.save(state, path))
 
     def read_checkpoint(self, *, mapped: bool = False) -> dict[str, Any]:
-        """What `write_checkpoint` wrote, on the CPU.
+        """Read what `write_checkpoint` wrote, with tensors on the CPU.
 
         Args:
-            mapped: whether tensors stay in the file until they are looked at.
+            mapped: whether tensors stay in the file, mapped into memory, until they are used.
 
         Raises:
-            UserError: there is none, or it cannot be read.
+            UserError: the run has no checkpoint, or the file cannot be read.
         """
         try:
             return torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=mapped)
@@ -116,7 +130,7 @@ class Run:
             raise UserError(f"run: {self.checkpoint} cannot be read ({error})") from error
 
     def require_space(self, needed: int) -> None:
-        """Raise UserError unless `needed` bytes are free where the run is."""
+        """Raise UserError unless `needed` bytes are free on the disk of the folder."""
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise UserError(
@@ -125,97 +139,29 @@ class Run:
             )
 
 
-class Preprocess:
-    """A Pillow image to the encoder's input, `(3, S, S)` float32, as during evaluation."""
-
-    def __init__(self, spec: EncoderSpec) -> None:
-        self.spec = spec
-
-    def __call__(self, image: Any) -> Tensor:
-        from ..data.image_source import to_rgb
-        from ..data.views.pipeline import center_view, standardize
-
-        view = torch.from_numpy(center_view(to_rgb(image), self.spec.image_size))
-        return standardize(view[None].float() / 255, self.spec.mean, self.spec.std)[0]
-
-    def __repr__(self) -> str:
-        return f"Preprocess({self.spec.image_size} px, mean={self.spec.mean}, std={self.spec.std})"
-
-
-def is_of_pairs(run: str | Path) -> bool:
-    """Whether a run is one of `sogclr.align`.
+def is_pair_run(run: str | Path) -> bool:
+    """Tell whether a folder is a run of `sogclr.align` rather than `sogclr.pretrain`.
 
     Raises:
-        UserError: it is not a run.
+        UserError: the folder is not a run.
     """
     return Run(run).read_settings().get("kind") == "pairs"
 
 
-def load(run: str | Path, encoder: nn.Module | None = None, *, initial: bool = False) -> Any:
-    """The trained encoder of a run: a plain `nn.Module`, in eval mode, on the CPU.
-
-    Of a run of `align` it is a `PairEncoder`: `encode_image`, `encode_text`, `to_open_clip`.
-    Of a run of `pretrain` it maps `(B, 3, S, S)` float32 to `(B, width)`, and
-    `model.preprocess` turns a Pillow image into such an input:
-    `model(model.preprocess(image)[None])`.
-
-    Args:
-        run: the folder.
-        encoder: a module of the architecture trained, where it was the user's own.
-        initial: the encoder as it was before training instead.
-
-    Raises:
-        UserError: not a run, nothing saved in it yet, or an encoder that does not fit.
-    """
-    if is_of_pairs(run):
-        from .towers import load_pairs
-
-        return load_pairs(run, encoder)
-    model, spec = load_encoder(run, encoder, initial=initial)
-    # torch types attributes of a module as tensors or modules.
-    model.preprocess = Preprocess(spec)  # type: ignore[assignment]
-    return model
-
-
-def load_encoder(
-    run: str | Path, encoder: nn.Module | None = None, *, initial: bool = False
-) -> tuple[nn.Module, EncoderSpec]:
-    """As `load`, with the encoder's description beside it."""
-    files = Run(run)
-    files.read_settings()
-    weights = files.initial if initial else files.encoder
-    if not (weights.is_file() and files.encoder_spec.is_file()):
-        raise UserError(f"run: {files.folder} has saved no encoder yet; go on with --resume")
-    try:
-        spec = EncoderSpec.from_dict(json.loads(files.encoder_spec.read_text()))
-        state = load_file(weights)
-    except (ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"run: {files.folder} has a damaged encoder ({error})") from error
-    if encoder is None:
-        if spec.name == "custom":
-            raise UserError(
-                f"run: {files.folder} trained a module of your own; "
-                "pass one of the same architecture: sogclr.load(run, encoder=module)"
-            )
-        encoder = rebuild_encoder(spec)
-    try:
-        encoder.load_state_dict(state)
-    except RuntimeError as error:
-        lines = str(error).split("\n\t")
-        raise UserError(f"encoder: does not fit {weights}: {lines[-1].strip()}") from error
-    return encoder.eval(), spec
-
-
 def pretty(data: dict[str, Any]) -> str:
-    """JSON that people read."""
+    """Format data as indented JSON."""
     return json.dumps(data, indent=2) + "\n"
 
 
 def atomically(target: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the target, flush to disk, then take its place: it is never half-written.
+    """Write a temporary file, flush it to disk and rename it, so no file is ever half-written.
+
+    Args:
+        target: the path of the file.
+        write: writes the content to the path that it is given.
 
     Raises:
-        UserError: the disk is full or fails.
+        UserError: the disk is full or fails; a previous file stays intact.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -223,7 +169,7 @@ def atomically(target: Path, write: Callable[[Path], object]) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
-    # torch and safetensors report a failing disk as errors of their own kinds.
+    # torch and safetensors raise their own errors when the disk fails.
     except (OSError, RuntimeError, SafetensorError) as error:
         with suppress(OSError):
             temporary.unlink()

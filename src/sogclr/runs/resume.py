@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 from torch import nn
 
 from ..commands import api
-from ..distributed.launch import finish
-from ..common.errors import UserError
-from ..common.environment import restarts
 from ..common.console import say
-from .folder import Run
+from ..common.environment import restarts
+from ..common.errors import UserError
 from ..common.options import Augmentation
+from ..distributed.launch import finish
 from ..training.loop import Trainer
+from .folder import Run
 
 __all__ = ["Result", "checkpoint_bytes", "claim", "conduct", "request_of", "usual_settings"]
 

@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ..data.views.pipeline import center_view, standardize
 from ..common.errors import UserError
-from .folder import Run, atomically, is_of_pairs, pretty
+from ..data.views.pipeline import center_view, standardize
 from ..models.build_towers import at_home, rebuild_towers, tokenizer_of
 from ..models.tower_features import padding_of
 from ..models.towers import PairModel, PairSpec, Tower
+from .folder import Run, atomically, is_pair_run, pretty
 
 __all__ = ["PairEncoder", "load_pairs", "pair_files", "write_start", "write_trained"]
 
@@ -158,7 +158,7 @@ def load_pairs(run: str | Path, module: nn.Module | None = None) -> PairEncoder:
     Raises:
         UserError: not a run, nothing saved in it yet, or a tower that does not fit.
     """
-    if not is_of_pairs(run):
+    if not is_pair_run(run):
         raise UserError(f"run: {run} was trained on images alone; give one of sogclr align")
     files = pair_files(Run(run))
     if not (files["spec"].is_file() and files["trained"].is_file()):

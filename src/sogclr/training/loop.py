@@ -174,7 +174,7 @@ class Trainer:
 
     def _accumulate(self, batch: Any) -> None:
         for name, reason in batch.unreadable:
-            self.monitor.skipped(name, reason)
+            self.monitor.report_skipped(name, reason)
         plan = batch.plan
         if not len(plan.rows):
             if self.fabric.world_size > 1:
@@ -221,7 +221,7 @@ class Trainer:
         epoch = self.step / self.batches.steps_per_epoch
         scores = {}
         # Where weights are sharded, no process can compute without the others.
-        scores_here = self.monitor.first or self.sharded
+        scores_here = self.monitor.is_first or self.sharded
         if scores_here and epoch_ends and self._is_scored(round(epoch)):
             scores = self.task.score(self.fabric.device)
         rate = self.optimizer.param_groups[0]["lr"]

@@ -1,14 +1,14 @@
-"""What a run tells while it trains: a progress line, metrics.jsonl, TensorBoard, alarms.
+"""Report what a run measures while it trains: a progress line, metrics.jsonl, TensorBoard.
 
-Of several processes the first one tells it, the others raise alarms alone.
-
-Results stay on the device until a log point; only then does the host wait for them.
+Results stay on the device until a log point; only then does the host wait for them. The first
+process reports. Every process raises an error if its own features are no longer finite.
 """
 
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,13 +20,15 @@ from ..common.environment import processes, rank
 from ..common.errors import UserError
 from ..evaluation.geometry import alignment, uniformity
 from ..runs.folder import Run
-from .normalizer_error import NormalizerGauge
+from .normalizer_error import NormalizerError
 from .task import Outcome
 
-__all__ = ["NOTHING_YET", "Monitor"]
+__all__ = ["Monitor"]
 
-NAMED = 5  # samples or files listed in a message
-OF_EVERY_RUN = {
+MOST_NAMES = 5  # samples listed in a message
+QUIET_SECONDS = 20  # between progress lines where there is no terminal
+# Names in a row of metrics.jsonl that are no scores of the task.
+COMMON_METRICS = {
     "step",
     "epoch",
     "objective",
@@ -37,70 +39,79 @@ OF_EVERY_RUN = {
     "learning_rate",
     "samples_per_second",
 }
-NOTHING_YET: dict[str, Any] = {
-    "rows": [],
-    "pending": [],
-    "gauge": [],
-}  # the state at the start of a run
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """The results of one micro-batch that the host has not read yet."""
+
+    step: int
+    indices: Tensor  # (b,) int64 on the CPU
+    not_finite: Tensor  # (b,) bool on the device
+    loss: Tensor  # scalar on the device
 
 
 class Monitor:
-    """Observes every micro-batch, reports at log points.
+    """Observes every micro-batch and reports at log points.
 
     Args:
-        run: where curves go.
-        total_steps: for the time left.
+        run: the run's folder, for metrics.jsonl and TensorBoard.
+        total_steps: the optimizer steps of the run.
     """
 
     def __init__(self, run: Run, total_steps: int) -> None:
-        self.run, self.first = run, rank() == 0
+        self.run, self.is_first = run, rank() == 0
         self.total_steps = total_steps
         self.rows: list[dict[str, Any]] = []
-        self._pending: list[tuple[int, Tensor, Tensor, Tensor]] = []
-        self._gauge = NormalizerGauge()
+        self._observed: list[_Observed] = []
+        self._normalizer_error = NormalizerError()
         self._samples = 0
         self._started = time.monotonic()
         self._first_step = 0
-        self._said_at = self._started
-        self._read_at = self._started
+        self._last_line_at = self._started
+        self._last_log_at = self._started
         self._skipped: set[str] = set()
         self._progress: Progress | None = None
 
-    def observe(self, step: int, rows: Tensor, outcome: Outcome) -> None:
-        """Take note of a micro-batch; waits for nothing.
+    def observe(self, step: int, indices: Tensor, outcome: Outcome) -> None:
+        """Record a micro-batch; does not wait for the device.
 
         Args:
-            step: the optimizer step.
-            rows: `(b,)` on the CPU.
-            outcome: of its forward pass.
+            step: the optimizer step that the micro-batch belongs to.
+            indices: `(b,)` int64 on the CPU, to name the samples in messages.
+            outcome: the results of its forward pass.
         """
         bad = _not_finite(outcome.features)
-        # A projector's batch norm spreads one bad sample over all: ask it only if need be.
+        # Batch norm in a projector spreads one bad sample over the batch: features come first.
         bad = torch.where(bad.any(), bad, _not_finite(outcome.projections))
-        self._pending.append((step, rows, bad, outcome.loss.detach()))
-        self._gauge.observe(outcome)
-        self._samples += len(rows) * processes()
+        self._observed.append(_Observed(step, indices, bad, outcome.loss.detach()))
+        self._normalizer_error.observe(outcome)
+        self._samples += len(indices) * processes()
 
-    def skipped(self, name: str, reason: str) -> None:
-        """A sample that could not be read; told once a file."""
+    def report_skipped(self, name: str, reason: str) -> None:
+        """Print that a sample could not be read; once for each name."""
         if name not in self._skipped:
             self._skipped.add(name)
             so_far = f"{len(self._skipped)} so far"
             say(f"skipped {name}: {reason} (training goes on, {so_far})", for_all=False)
 
     def check_finite(self, names: Sequence[str] | Mapping[int, str]) -> None:
-        """Raise UserError if features or the loss stopped being finite since the last log point."""
-        if not self._pending:
+        """Raise UserError if features or the loss stopped being finite since the last log point.
+
+        Args:
+            names: names of samples by index.
+        """
+        if not self._observed:
             return
-        bad = torch.stack([b.any() | ~loss.isfinite() for _, _, b, loss in self._pending])
+        bad = torch.stack([o.not_finite.any() | ~o.loss.isfinite() for o in self._observed])
         if not bool(bad.any()):
             return
-        step, rows, flags, _ = self._pending[int(bad.int().argmax())]
-        culprits = rows[flags.cpu()].tolist()
-        listed = ", ".join(f"{row} ({names[row]})" for row in culprits[:NAMED])
-        more = f" and {len(culprits) - NAMED} more" if len(culprits) > NAMED else ""
+        first = self._observed[int(bad.int().argmax())]
+        culprits = first.indices[first.not_finite.cpu()].tolist()
+        listed = ", ".join(f"{index} ({names[index]})" for index in culprits[:MOST_NAMES])
+        more = f" and {len(culprits) - MOST_NAMES} more" if len(culprits) > MOST_NAMES else ""
         raise UserError(
-            f"step {step + 1}: features are not finite, of sample {listed or 'none'}{more}; "
+            f"step {first.step + 1}: features are not finite, of sample {listed or 'none'}{more}; "
             "the last checkpoint is from before it; try a lower --learning-rate "
             "or --precision 32-true, or look at these samples"
         )
@@ -108,16 +119,26 @@ class Monitor:
     def log(
         self, step: int, epoch: float, *, loss: Any, learning_rate: float, scores: dict[str, float]
     ) -> None:
-        """Read results, write them down, show them. Call `check_finite` before."""
-        if not self._pending:  # no image could be read since the last time
+        """Read the results since the last log point, write and show them.
+
+        All processes call it, after `check_finite`.
+
+        Args:
+            step: optimizer steps done.
+            epoch: epochs done.
+            loss: the loss that is trained.
+            learning_rate: of the last step.
+            scores: what the task measured, by name.
+        """
+        if not self._observed:  # No sample could be read since the last log point.
             return
-        self._gauge.gather()
-        if not self.first:
-            self._pending.clear()
-            self._gauge.clear()
+        self._normalizer_error.gather()
+        if not self.is_first:
+            self._observed.clear()
+            self._normalizer_error.clear()
             return
-        losses = torch.stack([loss for _, _, _, loss in self._pending])
-        view1, view2 = (side.cpu() for side in self._gauge.latest())
+        losses = torch.stack([observed.loss for observed in self._observed])
+        view1, view2 = (side.cpu() for side in self._normalizer_error.latest())
         now = time.monotonic()
         row: dict[str, Any] = {
             "step": step,
@@ -126,35 +147,46 @@ class Monitor:
             "alignment": float(alignment(view1, view2)),
             "uniformity": float(uniformity(view1)) if len(view1) > 1 else None,
             "learning_rate": learning_rate,
-            "samples_per_second": round(self._samples / (now - self._read_at), 1),
+            "samples_per_second": round(self._samples / (now - self._last_log_at), 1),
         }
-        row.update(self._gauge.read(loss))
+        row.update(self._normalizer_error.read(loss))
         row.update(scores)
         self.rows.append(row)
-        self._pending.clear()
-        self._samples, self._read_at = 0, time.monotonic()
+        self._observed.clear()
+        self._samples, self._last_log_at = 0, time.monotonic()
         self._write(row)
         self._show(row)
 
     def advance(self, step: int) -> None:
-        """Move the bar on; needs nothing from the device."""
+        """Move the progress bar to `step`; does not wait for the device."""
         if self._progress is not None:
             self._progress.update(self._task, completed=step)
 
+    def start(self) -> None:
+        """Start the curves of a new run: drop what an earlier start of it has logged."""
+        self._rewrite_curves()
+
     def state(self) -> dict[str, Any]:
-        """What a resumed run has to know: the rows so far, and losses not yet averaged."""
-        pending = [(step, rows, bad.cpu(), loss.cpu()) for step, rows, bad, loss in self._pending]
-        return {"rows": list(self.rows), "pending": pending, "gauge": self._gauge.state()}
+        """Return what a resumed run needs: rows of metrics, and results not read yet."""
+        pending = [(o.step, o.indices, o.not_finite.cpu(), o.loss.cpu()) for o in self._observed]
+        return {
+            "rows": list(self.rows),
+            "pending": pending,
+            "normalizer_error": self._normalizer_error.state(),
+        }
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
         """Take over `state`, and drop from the run's curves what was logged after it."""
         self.rows = list(state["rows"])
-        self._pending = [
-            (step, rows, bad.to(device), loss.to(device))
-            for step, rows, bad, loss in state["pending"]
+        self._observed = [
+            _Observed(step, indices, bad.to(device), loss.to(device))
+            for step, indices, bad, loss in state["pending"]
         ]
-        self._gauge.restore(state.get("gauge", []), device)
-        if not self.first:
+        self._normalizer_error.restore(state["normalizer_error"], device)
+        self._rewrite_curves()
+
+    def _rewrite_curves(self) -> None:
+        if not self.is_first:
             return
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
         self.run.metrics.write_text(text)
@@ -164,13 +196,17 @@ class Monitor:
 
     @contextmanager
     def showing(self, step: int) -> Iterator[None]:
-        """Keep the curves open and the progress line on screen."""
-        if not self.first:
+        """Keep TensorBoard's file open and the progress line on screen while training.
+
+        Args:
+            step: optimizer steps done before.
+        """
+        if not self.is_first:
             yield
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        self._started = self._read_at = self._said_at = time.monotonic()
+        self._started = self._last_log_at = self._last_line_at = time.monotonic()
         self._first_step = step
         self._curves = SummaryWriter(str(self.run.curves))
         for row in self.rows:
@@ -225,20 +261,20 @@ class Monitor:
         numbers += "".join(f"  {name} {value:.1%}" for name, value in latest.items())
         if self._progress is not None and console.is_terminal:
             self._progress.update(self._task, numbers=numbers)
-        elif _scores(row) or row["step"] == self.total_steps or self._quiet_for() > 20:
-            self._said_at = time.monotonic()
+        elif _scores(row) or row["step"] == self.total_steps or self._quiet_for() > QUIET_SECONDS:
+            self._last_line_at = time.monotonic()
             say(numbers)
 
     def _quiet_for(self) -> float:
-        return time.monotonic() - self._said_at
+        return time.monotonic() - self._last_line_at
 
 
 def _not_finite(sides: tuple[Tensor, Tensor]) -> Tensor:
-    """Which samples have a number that is not finite on either side, `(b,)`."""
+    """Find the samples with a number that is not finite on either side, `(b,)` bool."""
     first, second = (~side.isfinite().all(dim=1) for side in sides)
     return first | second
 
 
 def _scores(row: dict[str, Any]) -> dict[str, float]:
-    """What the task added to a row."""
-    return {name: value for name, value in row.items() if name not in OF_EVERY_RUN}
+    """Return the scores of the task in a row of metrics."""
+    return {name: value for name, value in row.items() if name not in COMMON_METRICS}

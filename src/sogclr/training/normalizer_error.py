@@ -1,13 +1,13 @@
-"""How good the normalizers are while training: an audit in miniature, at every log point.
+"""Measure the error of the normalizers while training, at every log point.
 
-The log-normalizers that the last batch was trained with are held against those among the batches
-just before it, whose features are a few steps old.
+The last batch was trained with estimates of its log-normalizers. They are compared with the
+log-normalizers among the batches just before it, whose features are a few steps old.
 """
 
 import math
 from collections import deque
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,108 +21,140 @@ from ..losses.objective_tiled import Anchors, log_mean
 from ..losses.temperature import detached
 from .task import Outcome
 
-__all__ = ["NormalizerGauge", "gauge_bytes"]
+__all__ = ["NormalizerError", "stored_bytes"]
 
-KEPT, FEWEST = 9, 3  # batches: the last, and the same number for each of two references
-
-
-def gauge_bytes(batch: int, width: int) -> int:
-    """What a checkpoint holds of it at most."""
-    return KEPT * batch * 2 * (4 * width + 8)
+# Batches: the last one, and the same number for each of two references.
+STORED_BATCHES, FEWEST_BATCHES = 9, 3
 
 
-class NormalizerGauge:
-    """Keeps what the batches since the last reading were; waits for nothing until it is read."""
+def stored_bytes(batch_size: int, width: int) -> int:
+    """Bound the bytes that `NormalizerError.state` takes in a checkpoint."""
+    return STORED_BATCHES * batch_size * 2 * (4 * width + 8)
+
+
+class _Batch(NamedTuple):
+    projections: tuple[Tensor, Tensor]  # (b, d) of both sides
+    indices: tuple[Tensor, Tensor]  # (b,) of both sides
+
+
+class NormalizerError:
+    """Stores the projections of the latest batches, and computes errors when it is read.
+
+    Storing a batch does not wait for the device.
+    """
 
     def __init__(self) -> None:
-        self._kept: deque[tuple[Tensor, ...]] = deque(maxlen=KEPT)
+        self._batches: deque[_Batch] = deque(maxlen=STORED_BATCHES)
 
     def observe(self, outcome: Outcome) -> None:
-        """Take note of a micro-batch."""
-        self._kept.append((*outcome.projections, *outcome.rows))
+        """Store the projections of a micro-batch."""
+        self._batches.append(_Batch(outcome.projections, outcome.indices))
 
     def gather(self) -> None:
-        """Have the batches whole where processes share them; all call it, and one may `read`."""
-        for i, parts in enumerate(self._kept):
-            shares, device = agree("auto", len(parts[0])), parts[0].device
+        """Gather the batches from all processes. All processes call it; then one may `read`."""
+        for i, (projections, indices) in enumerate(self._batches):
+            shares = agree("auto", len(projections[0]))
             if shares is not None:
-                whole = (shares.gather(part.to(device)).to(part.device) for part in parts)
-                self._kept[i] = tuple(whole)
+                device = projections[0].device
+                self._batches[i] = _Batch(
+                    (shares.gather(projections[0]), shares.gather(projections[1])),
+                    (shares.gather(indices[0].to(device)), shares.gather(indices[1].to(device))),
+                )
 
     def clear(self) -> None:
-        """Forget them."""
-        self._kept.clear()
+        """Drop the stored batches."""
+        self._batches.clear()
 
     def latest(self) -> tuple[Tensor, Tensor]:
-        """Projections of the last batch, `(b, d)` of either side."""
-        first, second, *_ = self._kept[-1]
-        return first, second
+        """Return the projections of the last batch, `(b, d)` for each side."""
+        return self._batches[-1].projections
 
     def state(self) -> list[tuple[Tensor, ...]]:
-        """What a resumed run has to know."""
-        if processes() > 1:  # each has its own share of them
+        """Return the stored batches for a checkpoint; none if several processes share them."""
+        if processes() > 1:
             return []
-        return [tuple(part.cpu() for part in batch) for batch in self._kept]
+        return [
+            tuple(part.cpu() for part in (*batch.projections, *batch.indices))
+            for batch in self._batches
+        ]
 
     def restore(self, state: list[tuple[Tensor, ...]], device: torch.device) -> None:
-        """Take over `state`."""
-        self._kept = deque(((a.to(device), b.to(device), *rows) for a, b, *rows in state), KEPT)
+        """Take the stored batches from `state`."""
+        batches = ([part.to(device) for part in parts] for parts in state)
+        self._batches = deque(
+            (_Batch((a, b), (index_a, index_b)) for a, b, index_a, index_b in batches),
+            STORED_BATCHES,
+        )
 
     @torch.no_grad()
     def read(self, loss: Any) -> dict[str, float]:
-        """Root mean square errors of log g over the anchors of the last batch; forgets them all.
+        """Compute root mean square errors of log g over the anchors of the last batch.
+
+        Drops the stored batches. The noise of the reference does not count, because errors
+        against two independent references are multiplied.
+
+        Args:
+            loss: the loss that is trained.
 
         Returns:
             `normalizer_error`, of the table's log u after the step, and `in_batch_error`, of
-            log ĝ, taken from the batch alone. Empty for a loss without normalizers, or where
-            there were too few batches. The noise of the reference is not counted: errors against
-            two independent ones are multiplied.
+            log ĝ from the batch alone. Empty for a loss without normalizers, or if fewer than
+            three batches are stored.
         """
-        kept = list(self._kept)
-        self._kept.clear()
-        if len(kept) < FEWEST or not isinstance(loss, TwoViewLoss | PairLoss):
+        batches = list(self._batches)
+        self._batches.clear()
+        if len(batches) < FEWEST_BATCHES or not isinstance(loss, TwoViewLoss | PairLoss):
             return {}
-        *before, last = kept
+        *before, last = batches
         squares: dict[str, list[Tensor]] = {}
         for side, (normalizer, temperature) in enumerate(loss.sides()):
-            rows = last[2 + side].to(last[0].device)
+            rows = last.indices[side].to(last.projections[0].device)
             tau = detached(temperature(rows))
-            both = isinstance(loss, TwoViewLoss)
-            among = partial(_log_normalizers, last, side=side, both=both, tau=tau)
-            references = _unbiased(among(before[::2]), among(before[1::2]))
-            own = among([last])
-            squares.setdefault("in_batch_error", []).append(_product(own, *references))
+            both_views = isinstance(loss, TwoViewLoss)
+            among = partial(_log_normalizers, last, side=side, both_views=both_views, tau=tau)
+            references = _correct_bias(among(before[::2]), among(before[1::2]))
+            in_batch = among([last])
+            squares.setdefault("in_batch_error", []).append(_product(in_batch, *references))
             if isinstance(normalizer, NormalizerTable):
-                log_u = normalizer.log_u[rows].expand_as(own)
+                log_u = normalizer.log_u[rows].expand_as(in_batch)
                 over_views = (log_mean(reference, dim=0) for reference in references)
                 squares.setdefault("normalizer_error", []).append(_product(log_u, *over_views))
-        found = {name: float(torch.stack(parts).mean()) for name, parts in squares.items()}
-        return {n: math.sqrt(max(0.0, v)) for n, v in found.items() if math.isfinite(v)}
+        means = {name: float(torch.stack(parts).mean()) for name, parts in squares.items()}
+        return {n: math.sqrt(max(0.0, v)) for n, v in means.items() if math.isfinite(v)}
 
 
 def _log_normalizers(
-    anchors: tuple[Tensor, ...],
-    others: list[tuple[Tensor, ...]],
-    *,
-    side: int,
-    both: bool,
-    tau: Any,
+    anchors: _Batch, others: list[_Batch], *, side: int, both_views: bool, tau: Any
 ) -> Tensor:
-    """log g `(v, b)` of a batch among other batches, v the views that are anchors of this side."""
-    sides = (0, 1) if both else (side,)
-    opposite = (0, 1) if both else (1 - side,)
-    vectors = [normalize(anchors[s].float(), dim=1) for s in sides]
-    candidates = [normalize(batch[s].float(), dim=1) for batch in others for s in opposite]
-    # Whoever shares a text is no negative either; an image is met once in an epoch.
-    group, theirs = anchors[-1], [batch[-1] for batch in others for _ in opposite]
-    tau = tau.repeat(len(sides)) if isinstance(tau, Tensor) else tau
+    """Compute log g of a batch's anchors among the samples of other batches.
+
+    Args:
+        anchors: the batch.
+        others: the other batches.
+        side: the side of the anchors.
+        both_views: whether both sides are anchors and negatives, as with two views.
+        tau: the temperature, or `(b,)` one of each anchor.
+
+    Returns:
+        `(v, b)`, v the number of sides that are anchors.
+    """
+    sides = (0, 1) if both_views else (side,)
+    opposite = (0, 1) if both_views else (1 - side,)
+    vectors = [normalize(anchors.projections[s].float(), dim=1) for s in sides]
+    candidates = [
+        normalize(batch.projections[s].float(), dim=1) for batch in others for s in opposite
+    ]
+    # Samples that share a text are no negatives of each other. An image occurs once an epoch.
+    group = anchors.indices[1]
     device = vectors[0].device
+    candidate_groups = [batch.indices[1].to(device) for batch in others for _ in opposite]
+    tau = tau.repeat(len(sides)) if isinstance(tau, Tensor) else tau
     return (
         Anchors(
             torch.cat(vectors),
             torch.cat(candidates),
             group.repeat(len(sides)).to(device),
-            torch.cat(theirs).to(device),
+            torch.cat(candidate_groups),
             tau,
         )
         .log_normalizers()
@@ -130,14 +162,17 @@ def _log_normalizers(
     )
 
 
-def _unbiased(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Without most of what the logarithm of a noisy mean is too small by: twice as much of each
-    half as of both together (the jackknife)."""
-    missing = 2 * (torch.logaddexp(one, other) - math.log(2) - (one + other) / 2)
-    return one + missing, other + missing
+def _correct_bias(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Remove most of the bias of two estimates of log g, by the jackknife.
+
+    The logarithm of a noisy mean is too small on average. Each half of the samples is twice as
+    far off as both halves together.
+    """
+    bias = 2 * (torch.logaddexp(one, other) - math.log(2) - (one + other) / 2)
+    return one + bias, other + bias
 
 
-def _product(found: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """Mean square error, without the references' noise; of what has negatives at all."""
-    product = (found - one) * (found - other)
+def _product(estimate: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Return the mean square error without the references' noise, over anchors with negatives."""
+    product = (estimate - one) * (estimate - other)
     return product[product.isfinite()].mean()

@@ -58,6 +58,6 @@ def pair_batches(
     return plan_loader(_Pairs(source, a, b, plan.seed), plan, workers, pin_memory)
 
 
-def rows_of(batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
+def loss_indices(batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """The ids of both sides, `(b,)` each."""
     return torch.from_numpy(batch.plan.rows), torch.from_numpy(batch.partners)

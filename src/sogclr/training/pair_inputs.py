@@ -20,10 +20,10 @@ from ..models.tower_inputs import (
 from ..models.towers import PairSpec, Tower
 from ..planning.pairs import PairPlan
 
-__all__ = ["Sides"]
+__all__ = ["PairInputs"]
 
 
-class Sides:
+class PairInputs:
     """The inputs of sides: of a frozen tower its features, computed once.
 
     Args:

@@ -22,13 +22,13 @@ class Outcome:
         loss: scalar, with its graph.
         features: `(b, w)` of either side, of the encoders, without graph.
         projections: `(b, d)` of either side, what the loss saw, without graph.
-        rows: `(b,)` on the CPU, the samples of either side, as the loss knows them.
+        indices: `(b,)` on the CPU, the index of the samples of either side.
     """
 
     loss: Tensor
     features: tuple[Tensor, Tensor]
     projections: tuple[Tensor, Tensor]
-    rows: tuple[Tensor, Tensor]
+    indices: tuple[Tensor, Tensor]
 
 
 class Task(ABC):

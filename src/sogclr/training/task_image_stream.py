@@ -2,16 +2,14 @@
 have in common, and that of images."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..common.errors import UserError
 from ..data.batches.loaders import Batch
 from ..data.batches.stream import StreamMicroBatch, StreamPlan, stream_batches
-from ..data.tar.http import is_url
 from ..data.tar.stream import StreamSource
 from ..losses import GlobalContrastiveLoss
 from ..models.encoders import ContrastiveModel, EncoderSpec
@@ -22,51 +20,9 @@ from ..runs.folder import Run
 from .task import Task
 from .task_images import ViewsTask
 
-__all__ = ["StreamTask", "Streamed", "open_stream"]
+__all__ = ["StreamTask", "Streamed"]
 
 REMEMBERED = 100_000  # names, for messages: many more than between two log points
-
-S = TypeVar("S", bound=StreamSource)
-
-
-def open_stream(data: Any, request: Any, kind: type[S]) -> S | None:
-    """The stream that is meant, if one is.
-
-    Args:
-        data: what a person passed.
-        request: of `pretrain` or `align`.
-        kind: of images or of pairs.
-
-    Raises:
-        UserError: it cannot be read; or what is asked does not go with a stream, or only with one.
-    """
-    rows, samples = request.table_rows, request.epoch_samples
-    if not is_url(data):
-        for name, value in (("table-rows", rows), ("epoch-samples", samples)):
-            if value is not None:
-                raise UserError(
-                    f"{name}: goes with a stream, shards by URL; other data is known whole"
-                )
-        return None
-    if samples is None:
-        raise UserError("data: a stream does not tell how long it is; give --epoch-samples")
-    if samples < 2:
-        raise UserError(f"epoch-samples: must be at least 2, got {samples}")
-    if request.method == "sogclr" and rows is None:
-        raise UserError(
-            "data: samples of a stream have no row of their own; give --table-rows, for example "
-            f"{10 * samples:,} (a tenth of the samples of an epoch then share one)"
-        )
-    if request.method != "sogclr" and rows is not None:
-        raise UserError("table-rows: goes with --method sogclr; the others keep none")
-    if rows is not None and rows < 1:
-        raise UserError(f"table-rows: must be at least 1, got {rows}")
-    if request.on_damaged != "skip":
-        raise UserError(
-            "on-damaged: a stream is not looked through before the first step; "
-            "leave out --on-damaged refuse, what is damaged is named when it is met"
-        )
-    return kind(data, samples)
 
 
 class Streamed(Task):

@@ -21,7 +21,7 @@ from ..models.towers import PairModel
 from ..planning.pairs import PairPlan
 from .pair_batches import PairBatch
 from .task_image_stream import Streamed
-from .task_pairs import Held, SidesTask
+from .task_pairs import ScoredPairs, SidesTask
 
 __all__ = ["StreamPairBatch", "StreamPairTask", "stream_pair_batches"]
 
@@ -90,7 +90,7 @@ class StreamPairTask(Streamed, SidesTask):
         b: Tokenizer,
         encoded: dict[str, Encoded],
         plan: PairPlan,
-        held: Held | None,
+        held: ScoredPairs | None,
     ) -> None:
         rows = plan.request.table_rows or len(source)
         halves = encoded.get("image", a), encoded.get("text", b)
@@ -108,4 +108,4 @@ class StreamPairTask(Streamed, SidesTask):
             return {}
         assert isinstance(batch.plan, StreamMicroBatch)
         keys = batch.plan.keys, batch.keys_b
-        return dict(zip(("key", "sample_key_b"), map(torch.from_numpy, keys), strict=True))
+        return dict(zip(("sample_key", "sample_key_b"), map(torch.from_numpy, keys), strict=True))

@@ -30,12 +30,12 @@ from ..planning.pairs import PairPlan
 from ..runs.changed_data import Fingerprint, fingerprint
 from ..runs.folder import Run
 from ..runs.towers import write_trained
-from .pair_batches import PairBatch, pair_batches, rows_of
+from .pair_batches import PairBatch, loss_indices, pair_batches
 from .task import Outcome, Task
 
-__all__ = ["Held", "PairTask", "SidesTask", "build_loss"]
+__all__ = ["PairTask", "ScoredPairs", "SidesTask", "build_loss"]
 
-SCORED = 1_000  # pairs of the training data that are scored where nothing is held back
+SCORED_PAIRS = 1_000  # pairs of the training data that are scored where nothing is held back
 
 
 def build_loss(plan: PairPlan, sizes: tuple[int, int]) -> nn.Module:
@@ -82,7 +82,7 @@ def _temperature_now(loss: Any) -> tuple[float, float | None]:
     return float(temperature.tau[:-1][met].mean() if met.any() else temperature.tau[0]), None
 
 
-class Held:
+class ScoredPairs:
     """Pairs that are embedded to score the towers.
 
     Args:
@@ -139,7 +139,7 @@ class SidesTask(Task):
         b: Any,
         plan: PairPlan,
         sizes: tuple[int, int],
-        held: Held | None,
+        held: ScoredPairs | None,
     ) -> None:
         self.model: PairModel = model
         self.a, self.b, self.plan, self.held = a, b, plan, held
@@ -148,7 +148,7 @@ class SidesTask(Task):
     def forward(self, model: nn.Module, batch: PairBatch, device: torch.device) -> Outcome:
         inputs = self.a.to_model(batch.a, device), self.b.to_model(batch.b, device)
         (features_a, z_a), (features_b, z_b) = model(*inputs)
-        rows = rows_of(batch)
+        rows = loss_indices(batch)
         loss = self.loss(z_a, z_b, *rows, **self.keys(batch))
         return Outcome(
             loss, (features_a.detach(), features_b.detach()), (z_a.detach(), z_b.detach()), rows
@@ -184,7 +184,7 @@ class PairTask(SidesTask):
         a: Inputs,
         b: Inputs,
         plan: PairPlan,
-        held: Held,
+        held: ScoredPairs,
     ) -> None:
         super().__init__(model, a, b, plan, source.sizes, held)
         self.source, self.names = source, source.a.names

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from sogclr.data.batches.loaders import BatchPlan, center_batches, view_batches
-from sogclr.data.image_source import open_source
+from sogclr.data.open_images import open_source
 
 IDS = np.random.default_rng(0).integers(0, 2**63, 101).astype(np.uint64)
 
@@ -92,7 +92,7 @@ def test_what_cannot_be_decoded_is_skipped_and_named(tmp_path):
 HOLDING = """
 import multiprocessing, sys
 from sogclr.data.batches.loaders import BatchPlan, view_batches
-from sogclr.data.image_source import open_source
+from sogclr.data.open_images import open_source
 
 source = open_source("digits")
 plan = BatchPlan(source.ids, 512, 1, 50, seed=0)

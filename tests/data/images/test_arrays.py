@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from sogclr import UserError
-from sogclr.data.image_source import open_source
 from sogclr.data.images.arrays import ArraySource
+from sogclr.data.open_images import open_source
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 6, 3), dtype=np.uint8)
 

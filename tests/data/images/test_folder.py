@@ -5,8 +5,10 @@ import pytest
 from PIL import Image
 
 from sogclr import UserError
-from sogclr.data.image_source import UnreadableImageError, open_source, require_whole, stable_id
-from sogclr.data.images import folder as folder_module
+from sogclr.data.decode import UnreadableImageError
+from sogclr.data.images import files as files_module
+from sogclr.data.open_images import open_source, require_undamaged
+from sogclr.data.randomness import stable_id
 
 
 def test_labels_are_the_first_level_of_sub_folders(make_folder):
@@ -81,9 +83,11 @@ def test_unreadable_headers_are_listed_and_left_out(make_folder):
     assert len(source) == 16
     assert sorted(name for name, _ in source.left_out) == ["red/broken.jpg", "red/empty.png"]
     assert "2 unreadable files left out" in source.describe()
-    require_whole(source.damaged, "skip")
-    with pytest.raises(UserError, match=r"red/broken\.jpg: not an image; .*put whole ones"):
-        require_whole(source.damaged, "refuse")
+    require_undamaged(source.damaged, "skip")
+    with pytest.raises(
+        UserError, match=r"red/broken\.jpg: not an image; .*replace the damaged files"
+    ):
+        require_undamaged(source.damaged, "refuse")
 
 
 def test_a_truncated_file_is_found_when_decoded(tmp_path):
@@ -111,9 +115,9 @@ def test_headers_are_read_again_only_where_files_changed(make_folder, monkeypatc
     open_source(root)
     Image.new("RGB", (30, 40)).save(root / "red" / "000.png")
     read = []
-    original = folder_module._read_header
+    original = files_module._read_header
     monkeypatch.setattr(
-        folder_module,
+        files_module,
         "_read_header",
         lambda path, *rest: read.append(path) or original(path, *rest),
     )
@@ -124,15 +128,15 @@ def test_headers_are_read_again_only_where_files_changed(make_folder, monkeypatc
 
 def test_failures_are_tried_again(make_folder, monkeypatch):
     root = make_folder()
-    original = folder_module._read_header
+    original = files_module._read_header
 
     def broken(path, *rest):
-        return folder_module._Header(*rest, 0, 0, "input/output error")
+        return files_module._Header(*rest, 0, 0, "input/output error")
 
-    monkeypatch.setattr(folder_module, "_read_header", broken)
+    monkeypatch.setattr(files_module, "_read_header", broken)
     with pytest.raises(UserError, match="input/output error"):
         open_source(root)
-    monkeypatch.setattr(folder_module, "_read_header", original)
+    monkeypatch.setattr(files_module, "_read_header", original)
     assert len(open_source(root)) == 16
 
 
@@ -147,7 +151,7 @@ def test_file_names_need_not_be_unicode(make_folder):
 def test_a_damaged_cache_is_no_obstacle(make_folder):
     root = make_folder()
     open_source(root)
-    cache = folder_module._cache_file(root)
+    cache = files_module._cache_file(root)
     cache.write_text("{")
     assert len(open_source(root)) == 16
 

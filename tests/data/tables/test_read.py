@@ -147,7 +147,7 @@ def test_what_is_not_a_table_with_rows_says_so(tmp_path, name, text, message):
 def test_missing_tables_and_other_folders_say_so(tmp_path):
     with pytest.raises(UserError, match=r"none\.csv does not exist; give a table"):
         read_table(tmp_path / "none.csv")
-    with pytest.raises(UserError, match="is a folder, but not one that datasets saved"):
+    with pytest.raises(UserError, match="is a folder that datasets did not save"):
         read_table(tmp_path)
     with pytest.raises(UserError, match="has no rows"):
         read_table({})

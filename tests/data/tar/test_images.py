@@ -15,9 +15,12 @@ from PIL import Image
 from sogclr import UserError
 from sogclr.commands.cli import main
 from sogclr.data.batches.loaders import BatchPlan, view_batches
-from sogclr.data.image_source import UnreadableImageError, open_source, require_whole, stable_id
+from sogclr.data.decode import UnreadableImageError
+from sogclr.data.open_images import open_source, require_undamaged
+from sogclr.data.randomness import stable_id
 from sogclr.data.tar import index as shard_index
-from sogclr.data.tar.images import ShardSource, find_shards
+from sogclr.data.tar.images import ShardSource
+from sogclr.data.tar.patterns import find_shards
 
 FAST = ["--encoder", "small", "--image-size", "8", "--batch-size", "8", "--device", "cpu"]
 BLOCK = tarfile.BLOCKSIZE
@@ -278,7 +281,7 @@ def test_damage_is_refused_where_asked_and_the_run_remembers(make_shards, tmp_pa
     whole = first_of(pattern).read_bytes()
     DAMAGE["cut within an image"](first_of(pattern))
     line = refused(capsys, *start)
-    assert f"data: damaged: {first_of(pattern)}: damaged (it breaks off), only its first" in line
+    assert f"data: damaged: {first_of(pattern)}: damaged (truncated), only its first" in line
     assert "--on-damaged skip" in line
     assert not run.exists()
     first_of(pattern).write_bytes(whole)
@@ -291,7 +294,7 @@ def test_damage_is_refused_where_asked_and_the_run_remembers(make_shards, tmp_pa
 def test_samples_without_an_image_are_not_damage(tmp_path):
     source = open_source(pack(tmp_path / "a.tar", [*flat(range(3)), ("b.txt", b"text")]))
     assert source.left_out
-    require_whole(source.damaged, "refuse")
+    require_undamaged(source.damaged, "refuse")
 
 
 def test_what_lies_behind_the_end_of_a_shard_is_not_lost_silently(tmp_path):
@@ -362,7 +365,7 @@ def test_bad_shards_are_one_line(make_shards, tmp_path, capsys):
     pattern = make_shards()
     first_of(pattern).unlink()
     assert "1 of the 3 shards" in line(pattern)
-    assert "000.tar); complete them" in line(pattern)
+    assert "000.tar); add them" in line(pattern)
 
     packed = tmp_path / "packed" / "a.tar.gz"
     packed.parent.mkdir()

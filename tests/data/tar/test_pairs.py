@@ -10,8 +10,8 @@ from helpers.packing import encoded, pack
 from helpers.refusal import refused
 
 from sogclr import UserError
-from sogclr.data.image_source import stable_id
-from sogclr.data.pair_source import are_pairs, open_pairs
+from sogclr.data.open_pairs import are_pairs, open_pairs
+from sogclr.data.randomness import stable_id
 from sogclr.data.texts import UnreadableTextError, captions_in
 
 
@@ -146,7 +146,7 @@ def test_a_damaged_shard_is_told_of_pairs_as_well(make_shards, tmp_path):
     source = open_pairs(pattern)
     assert len(source.a) < 24
     (damage,) = source.damaged
-    assert damage.startswith(f"{shard}: damaged (it breaks off")
+    assert damage.startswith(f"{shard}: damaged (truncated")
     assert source.left_out == [damage]
 
 

@@ -12,7 +12,8 @@ import sogclr
 from sogclr import UserError
 from sogclr.data.batches.stream import StreamPlan, stream_batches
 from sogclr.data.randomness import uniforms
-from sogclr.data.tar.images import ShardSource, find_shards
+from sogclr.data.tar.images import ShardSource
+from sogclr.data.tar.patterns import find_shards
 from sogclr.data.tar.stream import StreamSample, StreamSource, read_ahead
 from sogclr.data.views.pipeline import DRAWS
 
@@ -77,8 +78,8 @@ def test_an_epoch_of_fewer_is_the_first_ones_and_of_more_begins_again(make_shard
     many = names(stream(pattern, 2 * SAMPLES + 9, buffer=1))
     assert many[:SAMPLES] == whole != many[SAMPLES : 2 * SAMPLES]
     assert Counter(Counter(many).values()) == {3: 9, 2: SAMPLES - 9}
-    assert names(stream(pattern, 15).part(6)) != few[0][:6]
-    assert sorted(names(stream(pattern, 15).part(6))) == sorted(few[0][:6])
+    assert names(stream(pattern, 15).shorten(6)) != few[0][:6]
+    assert sorted(names(stream(pattern, 15).shorten(6))) == sorted(few[0][:6])
 
 
 @pytest.mark.parametrize("buffer", [3, 6])
@@ -221,7 +222,10 @@ def test_damage_is_named_in_its_place(make_shards, tmp_path):
     found = batches(source)[:4]
     unreadable = {name: reason for batch in found for name, reason in batch.unreadable}
     assert set(unreadable) == {shard.as_uri(), "x"}
-    assert "damaged (it breaks off), what lies behind is left out" in unreadable[shard.as_uri()]
+    assert (
+        "damaged (truncated), the samples behind the damage are left out"
+        in unreadable[shard.as_uri()]
+    )
     assert unreadable["x"] == "not an image"
     kept = [sample.name for batch in found for sample in batch.plan.samples]
     expected = [f"set/{n:03}" for n in range(SAMPLES) if n not in range(19, 32)]

@@ -6,8 +6,8 @@ import pytest
 from helpers.packing import encoded, pack
 
 from sogclr import UserError
-from sogclr.data.image_source import stable_id
-from sogclr.data.pair_source import open_pairs
+from sogclr.data.open_pairs import open_pairs
+from sogclr.data.randomness import stable_id
 from sogclr.data.tar.stream_pairs import PairStream
 
 
@@ -57,12 +57,12 @@ def test_damage_takes_the_last_pair_before_it(tmp_path):
     source = PairStream(shard.as_uri(), 3)
     found = {sample.name: sample.damage for sample in source.epoch(0, 0)}
     assert set(found) == {"0", "1", shard.as_uri()}
-    assert "what lies behind is left out" in found[shard.as_uri()]
+    assert "the samples behind the damage are left out" in found[shard.as_uri()]
     assert source.sizes == (3, 3)
 
 
 def test_without_pairs_it_is_refused_before_all_shards_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("sogclr.data.tar.stream.LOOKED_INTO", 2)
+    monkeypatch.setattr("sogclr.data.tar.stream.SEARCHED", 2)
     for shard in range(2):
         packed(tmp_path / f"{shard}.tar", (f"{shard}", [image(shard)]))
     folder = tmp_path.as_uri()

@@ -9,8 +9,8 @@ from PIL import Image
 
 from sogclr.common.options import Augmentation
 from sogclr.data.batches.loaders import BatchPlan, view_batches
-from sogclr.data.image_source import open_source
 from sogclr.data.images.arrays import ArraySource
+from sogclr.data.open_images import open_source
 from sogclr.data.views.pipeline import DRAWS, crop, crop_box, crop_boxes, encoder_inputs
 from sogclr.data.views.resident import ResidentImages, crop_on_device
 from sogclr.data.views.static import static_inputs, view_parameters

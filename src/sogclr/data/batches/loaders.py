@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..image_source import ImageSource, UnreadableImageError
+from ..decode import UnreadableImageError
+from ..image_source import ImageSource
 from ..randomness import shuffled, uniforms
 from ..views.pipeline import DRAWS, center_view, crop, crop_box, crop_boxes
 from ..views.resident import ResidentImages

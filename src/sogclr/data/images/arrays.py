@@ -1,4 +1,4 @@
-"""Images that are in memory, and the embedded set of handwritten digits."""
+"""Images in memory, and the handwritten digits that ship with scikit-learn."""
 
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -20,14 +20,16 @@ class ArraySource(ImageSource):
     """An array of images.
 
     Args:
-        images: `(n, H, W)`, `(n, H, W, 3)`, `(n, 3, H, W)` or with one channel; uint8, or
-            floats in [0, 1]. NumPy or torch.
-        labels: `(n,)` integers, or None.
-        ids: `(n,)` integers, distinct; default: the position. Pass them where samples are
-            added, removed or reordered between runs.
+        images: `(n, H, W)`, `(n, H, W, 3)`, `(n, 3, H, W)`, or the same with one channel; uint8,
+            or floats in [0, 1]; NumPy or torch.
+        labels: `(n,)` integers from 0, or None.
+        ids: `(n,)` distinct integers; default: 0 ... n-1. Pass ids if samples are added, removed
+            or reordered between runs.
+        name: what messages call the data.
+        views: augmentation settings that differ from the usual ones.
 
     Raises:
-        UserError: another shape or range, lengths that differ, ids that repeat.
+        UserError: wrong shape, range or length, or an id that occurs twice.
     """
 
     local = True
@@ -41,13 +43,13 @@ class ArraySource(ImageSource):
         name: str = "array",
         views: Augmentation | None = None,
     ) -> None:
-        self._images = _as_uint8_rgb(_on_host(images))  # (n, H, W, 3)
+        self._images = _as_uint8_rgb(_to_numpy(images))  # (n, H, W, 3)
         n, height, width, _ = self._images.shape
         self._name = name
         self.names = [str(row) for row in range(n)]
-        self.ids = np.arange(n, dtype=np.uint64) if ids is None else _as_ids(_on_host(ids), n)
+        self.ids = np.arange(n, dtype=np.uint64) if ids is None else _as_ids(_to_numpy(ids), n)
         self.marks = np.array([_mark(image) for image in self._images], dtype=np.int64)
-        self.labels = None if labels is None else _as_labels(_on_host(labels), n)
+        self.labels = None if labels is None else _as_labels(_to_numpy(labels), n)
         if self.labels is not None:
             self.classes = [str(c) for c in range(int(self.labels.max()) + 1)]
         self.image_size = min(height, width, 224)
@@ -63,11 +65,11 @@ class ArraySource(ImageSource):
 
 
 def digits() -> ArraySource:
-    """1,797 handwritten digits of 8 x 8 pixels in ten classes, from scikit-learn.
+    """Load 1,797 handwritten digits of 8 x 8 pixels in ten classes from scikit-learn.
 
-    Mirroring a digit makes it another sign, so its views are not flipped, and half of one can
-    be half of another, so crops keep at least half. Shown at twice their size, since a
-    network's strides leave nothing of 8 pixels.
+    Views are not flipped, because a mirrored digit is another sign. Crops keep at least half of
+    the image, because smaller parts of different digits look alike. Images are trained at 16 x 16
+    pixels, because strides would reduce 8 pixels to nothing.
     """
     from sklearn.datasets import load_digits
 
@@ -80,7 +82,7 @@ def digits() -> ArraySource:
     return source
 
 
-def _on_host(values: Any) -> np.ndarray:
+def _to_numpy(values: Any) -> np.ndarray:
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 

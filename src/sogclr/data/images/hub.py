@@ -1,4 +1,4 @@
-"""Images that a Hugging Face data set holds."""
+"""Images in a column of a Hugging Face data set."""
 
 import io
 from hashlib import blake2b
@@ -7,26 +7,26 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..image_source import ImageSource, UnreadableImageError, to_rgb
-from .folder import DECODING_ERRORS, reason_of, training_size
+from ..decode import DECODING_ERRORS, UnreadableImageError, decode_image, reason_of, training_size
+from ..image_source import ImageSource
 
 __all__ = ["HubImages"]
 
 
 class HubImages(ImageSource):
-    """A column of images; one that occurs in several rows is one sample.
+    """A column of images; an image that occurs in several records is one sample.
 
-    A sample's id is a hash of its encoded bytes. Rows without an image, or with one whose header
-    cannot be read, are left out.
+    A sample's id is a hash of the encoded bytes. Records without an image, or with an unreadable
+    header, are left out.
 
     Args:
         dataset: a `datasets.Dataset`.
-        column: its column of images.
-        name: for messages.
+        column: name of the column of images.
+        name: what messages call the data.
 
     Attributes:
-        row_of: for each row of the data set, its row here; None where it is left out.
-        reasons: for each row of the data set, why it is left out; "" where it is not.
+        row_of: for each record, the row of its image; None if the record is left out.
+        reasons: for each record, why it is left out, or "".
     """
 
     def __init__(self, dataset: Any, column: str, name: str) -> None:
@@ -37,11 +37,11 @@ class HubImages(ImageSource):
         )
         self._column, self._name = column, name
         position: dict[int, int] = {}
-        self._first: list[int] = []
+        self._record_of: list[int] = []  # of each row, the first record that holds its image
         self.row_of: list[int | None] = []
         self.reasons: list[str] = []
         sides: list[int] = []
-        for row, record in enumerate(self._encoded):
+        for number, record in enumerate(self._encoded):
             try:
                 content = _content(record[column])
                 key = int.from_bytes(blake2b(content, digest_size=8).digest(), "little")
@@ -49,7 +49,7 @@ class HubImages(ImageSource):
                     with Image.open(io.BytesIO(content)) as image:
                         sides.append(min(image.size))
                     position[key] = len(position)
-                    self._first.append(row)
+                    self._record_of.append(number)
                 self.row_of.append(position[key])
                 self.reasons.append("")
             except DECODING_ERRORS as error:
@@ -57,16 +57,14 @@ class HubImages(ImageSource):
                 self.reasons.append(reason_of(error))
         self.ids = np.array(list(position), dtype=np.uint64)
         self.marks = np.zeros(len(position), dtype=np.int64)
-        self.names = [f"row {row + 1}" for row in self._first]
+        self.names = [f"row {number + 1}" for number in self._record_of]
         self.left_out = []
         self.image_size = training_size(float(np.median(sides))) if sides else 0
 
     def image(self, row: int) -> Image.Image:
         try:
-            content = _content(self._encoded[self._first[row]][self._column])
-            with Image.open(io.BytesIO(content)) as image:
-                image.load()
-                return to_rgb(image)
+            content = _content(self._encoded[self._record_of[row]][self._column])
+            return decode_image(io.BytesIO(content))
         except DECODING_ERRORS as error:
             raise UnreadableImageError(self.names[row], reason_of(error)) from error
 
@@ -75,6 +73,7 @@ class HubImages(ImageSource):
 
 
 def _content(encoded: Any) -> bytes:
+    """Return the bytes of an image that `datasets` did not decode."""
     if encoded is None:
         raise ValueError("no image")
     if encoded["bytes"] is not None:

@@ -1,7 +1,6 @@
-"""Tables of pairs: CSV, TSV, JSONL, Parquet, columns in memory, Hugging Face data sets.
+"""Read tables: CSV, TSV, JSONL, Parquet, columns in memory, Hugging Face data sets.
 
-Every row keeps its number as a person counts it (in a file with a header, that is row 1), so
-that what is wrong can be told.
+Rows keep the numbers that a text editor shows (the header of a file is row 1), for messages.
 """
 
 import json
@@ -22,13 +21,13 @@ class Table:
     """Columns of equal length.
 
     Attributes:
-        name: for messages.
-        root: what relative paths in it start from.
-        columns: by name; a list of values, or a column of a Hugging Face data set.
-        rows: the number of each row.
-        broken: `(row, reason)` of rows that could not be read at all.
-        images: names of columns that hold images themselves, not paths.
-        dataset: the Hugging Face data set, if it is one.
+        name: what messages call the table.
+        root: folder that relative paths in the table start from.
+        columns: by name, a list of values or a column of a Hugging Face data set.
+        rows: the number of each row, for messages.
+        broken: `(row number, reason)` of each row that cannot be read at all.
+        images: names of the columns that hold images instead of paths.
+        dataset: the Hugging Face data set, if the table is one.
     """
 
     name: str
@@ -41,17 +40,17 @@ class Table:
 
 
 def read_table(data: Any) -> Table:
-    """A table from whatever a person passed.
+    """Read a table of any kind.
 
     Args:
-        data: path of a file (CSV, TSV without quoting, JSONL, Parquet); folder of a data set
-            that `datasets` saved; `"hf:owner/name"` or `"hf:owner/name:split"` on the hub; from
-            Python also a mapping of column names to lists, or a `datasets.Dataset`.
+        data: a CSV, TSV (without quoting), JSONL or Parquet file; a folder that `datasets` saved;
+            `"hf:owner/name"` or `"hf:owner/name:split"` on the Hugging Face hub; in Python also
+            a mapping of column names to lists, or a `datasets.Dataset`.
 
     Raises:
-        UserError: missing, empty, of an unknown kind, or unreadable.
+        UserError: the table is missing, empty, of an unknown kind, or unreadable.
     """
-    if hasattr(data, "column_names"):  # of splits it is a Mapping too
+    if hasattr(data, "column_names"):  # first, because a DatasetDict is a Mapping too
         table = _from_dataset(data, "data set")
     elif isinstance(data, Mapping):
         table = _from_columns(data)
@@ -66,11 +65,11 @@ def read_table(data: Any) -> Table:
 
 
 def is_table(data: Any) -> bool:
-    """Whether `data` looks like something for `read_table`, be it there or not."""
+    """Tell whether `read_table` reads this kind of data; a file need not exist."""
     if not isinstance(data, str | Path):
         return isinstance(data, Mapping) or hasattr(data, "column_names")
     path = Path(data)
-    return path.suffix in TABLE_SUFFIXES or str(data).startswith("hf:") or _is_saved(path)
+    return path.suffix in TABLE_SUFFIXES or str(data).startswith("hf:") or _is_saved_dataset(path)
 
 
 def _from_columns(columns: Mapping[str, Any]) -> Table:
@@ -117,7 +116,7 @@ def _from_delimited(path: Path) -> Table:
 
     table = csv.read_csv(
         path,
-        read_options=csv.ReadOptions(use_threads=False),  # or rows are not numbered
+        read_options=csv.ReadOptions(use_threads=False),  # with threads, rows have no number
         parse_options=csv.ParseOptions(
             delimiter="\t" if path.suffix == ".tsv" else ",",
             quote_char=False if path.suffix == ".tsv" else '"',
@@ -126,9 +125,9 @@ def _from_delimited(path: Path) -> Table:
         ),
         convert_options=csv.ConvertOptions(strings_can_be_null=False),
     )
-    lost = {number for number, _ in broken}
-    numbers = range(2, 2 + table.num_rows + len(lost))
-    rows = [number for number in numbers if number not in lost]
+    skipped = {number for number, _ in broken}
+    numbers = range(2, 2 + table.num_rows + len(skipped))
+    rows = [number for number in numbers if number not in skipped]
     return Table(str(path), path.parent, table.to_pydict(), rows, broken)
 
 
@@ -162,9 +161,9 @@ def _from_parquet(path: Path) -> Table:
 
 
 def _from_folder(path: Path) -> Table:
-    if not _is_saved(path):
+    if not _is_saved_dataset(path):
         raise UserError(
-            f"data: {path} is a folder, but not one that datasets saved; give a table with a "
+            f"data: {path} is a folder that datasets did not save; give a table with a "
             "column of image paths (or use sogclr pretrain for images alone)"
         )
     from datasets import load_from_disk
@@ -172,8 +171,8 @@ def _from_folder(path: Path) -> Table:
     return _from_dataset(load_from_disk(str(path)), str(path))
 
 
-def _is_saved(folder: Path) -> bool:
-    """Whether `datasets` saved it."""
+def _is_saved_dataset(folder: Path) -> bool:
+    """Tell whether `datasets` saved this folder."""
     return any((folder / name).exists() for name in ("state.json", "dataset_dict.json"))
 
 
@@ -186,13 +185,13 @@ def _from_hub(data: str) -> Table:
     except Exception as error:
         raise UserError(
             f"data: {name} could not be loaded from the hub ({one_line(error)}); without a "
-            "network, save it elsewhere with dataset.save_to_disk(FOLDER) and give that folder"
+            "network, save it on another machine with dataset.save_to_disk(FOLDER) and give FOLDER"
         ) from error
     return _from_dataset(loaded, data)
 
 
 def _from_dataset(dataset: Any, name: str) -> Table:
-    if isinstance(dataset, Mapping):  # of splits
+    if isinstance(dataset, Mapping):  # a DatasetDict, by split
         split = "train" if "train" in dataset else next(iter(dataset))
         dataset, name = dataset[split], f"{name} ({split})"
     images = tuple(

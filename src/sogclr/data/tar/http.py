@@ -1,4 +1,4 @@
-"""Tar shards that are read once, from start to end, by URL."""
+"""Read tar shards at URLs, from start to end, across lost connections."""
 
 import re
 import tarfile
@@ -10,43 +10,47 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from ...common.errors import UserError
-from .images import expanded
+from .patterns import expand_braces
 
-__all__ = ["is_url", "members", "require_readable_anywhere", "shown", "urls_of"]
+__all__ = ["expand_urls", "is_url", "read_members", "require_random_access", "without_query"]
 
 SCHEMES = ("https", "http", "file")
-# How often a place in a shard is asked for, seconds before it is again, and to wait for an answer.
-ATTEMPTS, PAUSE, TIMEOUT = 5, 1.0, 60.0
+ATTEMPTS = 5  # to read on from the same place in a shard
+PAUSE = 1.0  # seconds, doubled before each attempt
+TIMEOUT = 60.0  # seconds to wait for an answer
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_LOST = (OSError, HTTPException)
-_FINAL = range(400, 500)  # what a server says of the request; but for these:
-_LATER = (408, 425, 429)
+_CONNECTION_ERRORS = (OSError, HTTPException)
+_CLIENT_ERRORS = range(400, 500)  # the same request would fail again, except for these:
+_RETRIED = (408, 425, 429)  # timeout, too early, too many requests
 
 
 def is_url(data: object) -> bool:
-    """Whether it is one, or a pattern of such."""
+    """Tell whether `data` is a URL, or a pattern of URLs."""
     return isinstance(data, str) and _URL.match(data) is not None
 
 
-def require_readable_anywhere(data: object) -> None:
-    """Refuse a stream where samples are read in any order.
+def require_random_access(data: object) -> None:
+    """Refuse a stream, for callers that read samples in random order.
 
     Raises:
-        UserError: it is one.
+        UserError: `data` is a URL.
     """
     if isinstance(data, str) and is_url(data):
         raise UserError(
-            f"data: {shown(data)} is a stream, which only sogclr pretrain and align train on; "
-            "here samples are read in any order: give a folder or shards on this machine"
+            f"data: {without_query(data)} is a stream, which only sogclr pretrain and align train "
+            "on; here samples are read in random order: give a folder or shards on this machine"
         )
 
 
-def urls_of(pattern: str) -> list[str]:
-    """Every URL that a pattern with braces stands for, see `sogclr.data.tar.images.find_shards`.
+def expand_urls(pattern: str) -> list[str]:
+    """List every URL that a pattern with braces stands for.
+
+    Args:
+        pattern: see `sogclr.data.tar.patterns.expand_braces`.
 
     Raises:
-        UserError: of a kind that is not read here.
+        UserError: the scheme is not https, http or file.
     """
     scheme = pattern.partition("://")[0].lower()
     if scheme not in SCHEMES:
@@ -54,22 +58,25 @@ def urls_of(pattern: str) -> list[str]:
             f"data: {scheme}:// is not read here; give shards by https:// (as object stores offer "
             "them), http:// or file://, or on a mounted file system"
         )
-    return expanded(pattern)
+    return expand_braces(pattern)
 
 
-def shown(url: str) -> str:
-    """For messages: without what grants access."""
+def without_query(url: str) -> str:
+    """Remove the query, which may hold an access token, from a URL for messages."""
     return url.partition("?")[0]
 
 
-def members(url: str) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files in a tar, in order.
+def read_members(url: str) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of each file in a tar archive, in order.
 
-    Where the connection is lost it is made anew, and what was there already is passed over.
+    A lost connection is opened again, and members that were read already are skipped.
+
+    Args:
+        url: address of the archive.
 
     Raises:
-        UserError: it cannot be read, now or at all.
-        tarfile.TarError: it is damaged; what lies before the damage has been there.
+        UserError: the archive cannot be read, even after several attempts.
+        tarfile.TarError: the archive is damaged. The members before the damage were yielded.
     """
     done = failures = 0
     while True:
@@ -79,44 +86,47 @@ def members(url: str) -> Iterator[tuple[str, bytes]]:
                     done, failures = number + 1, 0
                     yield member
             return
-        except _LOST as error:
+        except _CONNECTION_ERRORS as error:
             if isinstance(error, HTTPError):
-                error.close()  # it has the response
+                error.close()  # the error holds the open response
             failures += 1
             if failures == ATTEMPTS or _is_final(url, error):
                 raise UserError(
-                    f"data: cannot read {shown(url)} ({_reason(error)}); see that it can be "
-                    "reached; a run that has begun goes on from its checkpoint with --resume"
+                    f"data: cannot read {without_query(url)} ({_reason(error)}); check that it can "
+                    "be reached; continue a started run from its checkpoint with --resume"
                 ) from error
         time.sleep(PAUSE * 2**failures)
 
 
 def _members(url: str) -> Iterator[tuple[str, bytes]]:
     with urlopen(url, timeout=TIMEOUT) as response:
-        file = _Forward(response)
-        # To the types it needs to be more of a file than the library makes use of.
+        file = _ForwardFile(response)
+        # The type stubs ask for more methods than tarfile uses.
         with tarfile.open(fileobj=file, mode="r:") as archive:  # type: ignore[call-overload]
             while (member := archive.next()) is not None:
-                # It would keep them all, a kilobyte each.
+                # tarfile would keep all members, a kilobyte each.
                 archive.members.clear()
                 if member.isfile():
                     file.seek(member.offset_data)
                     content = file.read(member.size)
                     if len(content) < member.size:
-                        raise tarfile.ReadError("it breaks off")
+                        raise tarfile.ReadError("truncated")
                     yield member.name, content
-        # The library takes the first header that it cannot read for the end.
+        # tarfile treats the first unreadable header as the end of the archive.
         if len(file.latest) < tarfile.BLOCKSIZE:
-            raise tarfile.ReadError("it breaks off, its end is not marked")
+            raise tarfile.ReadError("truncated, the mark of its end is missing")
         if file.latest.strip(b"\0"):
-            raise tarfile.ReadError("a header in it is damaged")
+            raise tarfile.ReadError("a damaged header")
 
 
-class _Forward:
-    """What the library wants of a file, over a response that can only be read on.
+class _ForwardFile:
+    """The file methods that tarfile calls, on a response that cannot seek back.
+
+    Args:
+        response: an open response of `urlopen`.
 
     Attributes:
-        latest: what was read last.
+        latest: the bytes of the last read.
     """
 
     def __init__(self, response: Any) -> None:
@@ -125,10 +135,10 @@ class _Forward:
         self.length = None if length is None else int(length)
 
     def read(self, size: int) -> bytes:
-        """So many bytes, or what there is before the end.
+        """Read `size` bytes, or fewer at the end.
 
         Raises:
-            ConnectionError: the response ends before its end.
+            ConnectionError: the response ended before its announced length.
         """
         parts, left = [], size
         while left and (part := self.response.read(left)):
@@ -137,7 +147,7 @@ class _Forward:
         self.latest = b"".join(parts)
         self.position += len(self.latest)
         if left and self.length is not None and self.position < self.length:
-            raise ConnectionError(f"it broke off at byte {self.position:,} of {self.length:,}")
+            raise ConnectionError(f"connection lost at byte {self.position:,} of {self.length:,}")
         return self.latest
 
     def seek(self, position: int) -> None:
@@ -149,9 +159,9 @@ class _Forward:
 
 
 def _is_final(url: str, error: BaseException) -> bool:
-    """Whether it would be the same a second later."""
+    """Tell whether another attempt would fail in the same way."""
     if isinstance(error, HTTPError):
-        return error.code in _FINAL and error.code not in _LATER
+        return error.code in _CLIENT_ERRORS and error.code not in _RETRIED
     return url.lower().startswith("file:")
 
 

@@ -1,33 +1,29 @@
-"""Images in tar shards, as webdataset writes them, read from any place in any order."""
+"""Images in tar shards in webdataset's layout, read in random order."""
 
 import io
 import os
-import re
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ...common.errors import UserError
-from ..image_source import ImageSource, UnreadableImageError, listed, to_rgb
-from ..images.folder import DECODING_ERRORS, SUFFIXES, reason_of, training_size
-from .index import IMAGE_PARTS, NO_LABEL, PACKED, ShardIndex, index_shards
+from ..decode import DECODING_ERRORS, UnreadableImageError, decode_image, reason_of, training_size
+from ..image_source import ImageSource, summarize
+from .index import IMAGE_PARTS, NO_LABEL, ShardIndex, index_shards
 from .packed_strings import Keys
 
-__all__ = ["ShardFiles", "ShardSource", "expanded", "find_shards"]
+__all__ = ["ShardFiles", "ShardSource"]
 
-MEASURED = 256  # images that the usual size is found from
-
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+MEASURED = 256  # images that the median size is computed from
 
 
 class ShardFiles:
-    """Shards as they were when they were indexed.
+    """Read bytes from shards that are unchanged since they were indexed.
 
     Args:
         shards: the files.
-        indexes: of each of them.
+        indexes: the index of each file.
     """
 
     def __init__(self, shards: list[Path], indexes: list[ShardIndex]) -> None:
@@ -35,14 +31,19 @@ class ShardFiles:
         self._stamps = np.stack([index.stamp for index in indexes])
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
-        """So many bytes from this place.
+        """Read `size` bytes at `offset` from a shard.
 
-        The file is opened each time: a small part of what decoding takes, and nothing that
-        forked or spawned loader processes have to share or thousands of shards could exhaust.
+        The file is opened anew each time. That takes a small part of the time of decoding, needs
+        no handles shared with loader processes, and works with thousands of shards.
+
+        Args:
+            shard: number of the shard.
+            offset: first byte.
+            size: number of bytes.
 
         Raises:
-            OSError: the shard is gone.
-            ValueError: it has changed.
+            OSError: the shard is missing.
+            ValueError: the shard has changed.
         """
         with self.paths[shard].open("rb", buffering=0) as file:
             stat = os.fstat(file.fileno())
@@ -53,24 +54,23 @@ class ShardFiles:
 
 
 class ShardSource(ImageSource):
-    """The samples of uncompressed tar files, one row each, shard after shard.
+    """The samples of uncompressed tar files, shard after shard.
 
-    A sample is what shares a key: the path of a member up to the first dot of its base name. Its
-    image is its part jpg, jpeg, png, webp, bmp, tif or tiff; its label an integer from 0, in cls,
-    cls.txt or as `label` in json. A sample's id is a hash of its key, so that it is the same
-    whatever shard it lies in.
+    The members that share a key are one sample. The key is a member's path up to the first dot of
+    its base name; the rest of the name is the part. A sample's image is the part jpg, jpeg, png,
+    webp, bmp, tif or tiff. Its label is an integer from 0 in the part cls or cls.txt, or `label`
+    in the part json. The sample id is a hash of the key, and so independent of the shard.
 
-    Where the shards' images lie is remembered by path, size and time of change of each shard.
-    A damaged shard counts as far as it can be read; it is listed in `left_out`, as are samples
-    without an image.
+    The index of each shard is cached by path, size and time of change. A damaged shard keeps the
+    samples before the damage; the shard and all samples without an image are in `left_out`.
 
     Args:
         shards: the files.
-        name: for messages. Default: the first shard's.
-        indexes: of the shards, where they are known.
+        name: what messages call the data. Default: the first shard's path.
+        indexes: the shards' indexes, if they exist already.
 
     Raises:
-        UserError: a compressed shard, a key that occurs twice, no image, or none that can be read.
+        UserError: a shard is compressed, a key occurs twice, or no image can be read.
     """
 
     names: Keys
@@ -92,15 +92,15 @@ class ShardSource(ImageSource):
         self._shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
         damaged = _damaged(shards, indexes)
         self.damaged = [f"{shard}: {reason}" for shard, reason in damaged]
-        # Shards first: of them, an unknown number of samples is lost.
+        # Shards come first, because each of them lost an unknown number of samples.
         self.left_out = damaged + [sample for index in indexes for sample in index.left_out]
         if not len(self.ids):
             raise UserError(
                 f"data: no sample of {self._name} has a part {', '.join(IMAGE_PARTS)}"
-                + self._told_left_out()
+                + self._describe_left_out()
             )
         self._require_distinct()
-        self.image_size = training_size(self._usual_side())
+        self.image_size = training_size(self._median_side())
         labels = np.concatenate([index.labels for index in indexes])
         self._unlabelled = int((labels == NO_LABEL).sum())
         numbers, places = np.unique(labels, return_inverse=True)
@@ -110,9 +110,7 @@ class ShardSource(ImageSource):
 
     def image(self, row: int) -> Image.Image:
         try:
-            with Image.open(io.BytesIO(self._content(row))) as image:
-                image.load()
-                return to_rgb(image)
+            return decode_image(io.BytesIO(self._content(row)))
         except DECODING_ERRORS as error:
             name = f"{self._files.paths[self._shard_of[row]].name}: {self.names[row]}"
             raise UnreadableImageError(name, reason_of(error)) from error
@@ -124,14 +122,14 @@ class ShardSource(ImageSource):
             text += f", with labels of {len(self.classes):,} classes"
         elif 0 < self._unlabelled < len(self):
             text += f", without labels: {self._unlabelled:,} of them have none"
-        return text + self._told_left_out()
+        return text + self._describe_left_out()
 
     def _content(self, row: int) -> bytes:
-        """The encoded image."""
+        """Return the encoded image."""
         return self._files.read(self._shard_of[row], self._offsets[row], self.marks[row])
 
-    def _usual_side(self) -> float:
-        """The median of the shorter side over a random part, the same however it is sharded."""
+    def _median_side(self) -> float:
+        """Return the median shorter side of some images, chosen independently of the shards."""
         rows = np.argsort(self.ids, kind="stable")[:MEASURED]
         sides, failure = [], ""
         for row in np.sort(rows):
@@ -158,89 +156,13 @@ class ShardSource(ImageSource):
                 f"({len(same):,} such); keys must be distinct over all shards"
             )
 
-    def _told_left_out(self) -> str:
-        told = listed([f"{name}: {reason}" for name, reason in self.left_out])
-        return told and f"; left out: {told}"
-
-
-def find_shards(data: str | Path) -> list[Path] | None:
-    """The shards that are meant, if any are.
-
-    Args:
-        data: a `.tar` file, a pattern of such with braces, as in `photos-{000..099}.tar` or
-            `{train,val}-{0..9}.tar`, or a folder with such files that has neither sub-folders
-            nor images.
-
-    Returns:
-        Files that exist, in the order of the pattern or of their names. None: something else.
-
-    Raises:
-        UserError: none of the pattern's shards is there, or some are not; or they are compressed.
-    """
-    pattern, path = str(data), Path(data)
-    if os.path.isdir(path):  # where a pattern is too long to be a name, Path's would raise
-        return _shards_in(path)
-    if pattern.lower().endswith(PACKED):
-        raise _packed(path)
-    if path.suffix.lower() != ".tar":
-        return None
-    expected = [path] if os.path.exists(path) else [Path(name) for name in expanded(pattern)]
-    missing = [shard for shard in expected if not shard.exists()]
-    if len(missing) == len(expected):
-        raise UserError(f"data: no shard matches {pattern}; give tar files on this machine")
-    if missing:
-        raise UserError(
-            f"data: {len(missing):,} of the {len(expected):,} shards {pattern} are missing "
-            f"(the first, {missing[0]}); complete them, or give a pattern of those that are there"
-        )
-    return expected
-
-
-def _shards_in(folder: Path) -> list[Path] | None:
-    shards, packed = [], []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = entry.name.lower()
-                if name.startswith("."):
-                    continue
-                if entry.is_dir() or name.endswith(SUFFIXES):
-                    return None
-                if name.endswith(".tar"):
-                    shards.append(Path(entry.path))
-                elif name.endswith(PACKED):
-                    packed.append(Path(entry.path))
-    except OSError:
-        return None
-    if packed:
-        raise _packed(min(packed))
-    return sorted(shards) or None
-
-
-def _packed(path: Path) -> UserError:
-    return UserError(
-        f"data: {path} is compressed; unpack it: samples are read from any place in it"
-    )
-
-
-def expanded(pattern: str) -> list[str]:
-    """Every name that a pattern stands for, the last braces varying fastest."""
-    braces = _BRACES.search(pattern)
-    if braces is None:
-        return [pattern]
-    before, after = pattern[: braces.start()], pattern[braces.end() :]
-    bounds = _RANGE.fullmatch(braces[1])
-    choices = braces[1].split(",") if bounds is None else _numbers(*bounds.groups())
-    return [name for choice in choices for name in expanded(before + choice + after)]
-
-
-def _numbers(first: str, last: str) -> list[str]:
-    padded = any(bound.startswith("0") and len(bound) > 1 for bound in (first, last))
-    width = max(len(first), len(last)) if padded else 0
-    return [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
+    def _describe_left_out(self) -> str:
+        left_out = summarize([f"{name}: {reason}" for name, reason in self.left_out])
+        return left_out and f"; left out: {left_out}"
 
 
 def _damaged(shards: list[Path], indexes: list[ShardIndex]) -> list[tuple[str, str]]:
+    """List `(path, reason)` of the damaged shards."""
     return [
         (str(path), f"damaged ({index.damage}), only its first {len(index.ids):,} images are kept")
         for path, index in zip(shards, indexes, strict=True)

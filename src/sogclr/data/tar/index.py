@@ -1,4 +1,4 @@
-"""What lies where in a tar shard: found by one pass over its headers, and remembered."""
+"""Index a tar shard: find images, labels and captions in one pass over its headers; cached."""
 
 import json
 import os
@@ -16,38 +16,38 @@ import numpy as np
 from ...common.cache import cache_folder
 from ...common.console import track
 from ...common.errors import UserError
-from ..image_source import stable_id
-from ..images.folder import reason_of
-from ..texts import WHOLE, captions_in
+from ..decode import reason_of
+from ..randomness import stable_id
+from ..texts import SINGLE, captions_in
 from .packed_strings import Keys
+from .patterns import compressed_shard
 
 __all__ = [
     "CAPTION",
     "CAPTION_PARTS",
     "IMAGE_PARTS",
     "NO_LABEL",
-    "PACKED",
     "ShardIndex",
     "index_shard",
     "index_shards",
     "key_and_part",
 ]
 
-# What an image is called within a sample; of several, the first is taken.
+# Parts that are images; if a sample has several, the first in this order counts.
 IMAGE_PARTS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 LABEL_PARTS = ("cls", "cls.txt", "json")
 CAPTION_PARTS = ("txt", "json")
 NO_LABEL = -1
 
-# Where a caption is: the hash of its text, the row of its sample, the part that holds it, its
-# number among those of the part (`WHOLE` if the part is the caption), its length in characters.
+# A caption: hash of its text; row of its sample; first byte and size of the part that holds it;
+# its number in the part (`SINGLE` if the part is one caption); its length in characters.
 _PLACE = [("offset", "i8"), ("size", "i8"), ("number", "i4"), ("length", "i4")]
 CAPTION = np.dtype([("id", "u8"), ("row", "i8"), *_PLACE])
 
-PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-_PACKED_STARTS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
+# First bytes of gzip, bzip2, xz and zstandard files.
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 
-# Part of what an index is remembered by: another one wherever an index comes to say other things.
+# Part of the cache's file name. Increase it whenever the contents of an index change.
 _EDITION = 2
 
 _DAMAGE = (OSError, tarfile.TarError, ValueError)
@@ -55,18 +55,18 @@ _DAMAGE = (OSError, tarfile.TarError, ValueError)
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """The samples of one shard that have an image, in the order in which they lie there.
+    """The samples of one shard that have an image, in the shard's order.
 
     Attributes:
-        stamp: `(2,)` int64, the file's size in bytes and time of change, when it was indexed.
-        ids: `(n,)` uint64, hashes of the keys.
-        offsets: `(n,)` int64, where each image starts, in bytes.
-        sizes: `(n,)` int64, its length in bytes.
-        labels: `(n,)` int64, `NO_LABEL` where there is none.
+        stamp: `(2,)` int64, the file's size in bytes and its time of change.
+        ids: `(n,)` uint64 sample ids, hashes of the keys.
+        offsets: `(n,)` int64, first byte of each image.
+        sizes: `(n,)` int64, bytes of each image.
+        labels: `(n,)` int64, `NO_LABEL` if a sample has none.
         keys: n strings.
-        captions: `(m,)` of `CAPTION`, sample after sample.
-        left_out: `(key, reason)` of samples without an image.
-        damage: why the shard could not be read to its end, if so.
+        captions: `(m,)` of dtype `CAPTION`, sample after sample.
+        left_out: `(key, reason)` of each sample without an image.
+        damage: why the shard cannot be read to its end, or None.
     """
 
     stamp: np.ndarray
@@ -82,8 +82,14 @@ class ShardIndex:
 
 @dataclass(slots=True)
 class _Sample:
-    """The parts of a sample met so far: `(offset, size)` of images, labels, hash and place of
-    captions, names of others."""
+    """The parts of one sample, by name.
+
+    Attributes:
+        images: `(offset, size)` of each image.
+        labels: value of each label.
+        captions: fields of `CAPTION` but the row, of each caption.
+        others: names of all other parts.
+    """
 
     images: dict[str, tuple[int, int]] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
@@ -92,15 +98,18 @@ class _Sample:
 
 
 def index_shards(paths: list[Path]) -> list[ShardIndex]:
-    """The index of each shard, see `index_shard`."""
+    """Index each shard, see `index_shard`."""
     return [index_shard(path) for path in track(paths, "indexing shards")]
 
 
 def index_shard(path: Path) -> ShardIndex:
-    """The index of a shard, from the user's cache if the file is as it was.
+    """Index a shard, or read its index from the user's cache if the file is unchanged.
 
-    A shard that is damaged is indexed as far as it can be read, without the last sample before
-    the damage, parts of which may lie behind it.
+    The index of a damaged shard ends before the last sample that precedes the damage, because
+    parts of that sample may be lost.
+
+    Args:
+        path: the shard.
 
     Raises:
         UserError: the shard is compressed, or a sample has the same part twice.
@@ -111,17 +120,15 @@ def index_shard(path: Path) -> ShardIndex:
     except OSError as error:
         return _index(np.zeros(2, dtype=np.int64), {}, reason_of(error))
     cache = _cache_file(path)
-    known = _remembered(cache)
-    if known is not None and np.array_equal(known.stamp, stamp):
-        return known
+    cached = _read_cache(cache)
+    if cached is not None and np.array_equal(cached.stamp, stamp):
+        return cached
     samples: dict[str, _Sample] = {}
     damage = None
     try:
         with path.open("rb") as file:
-            if file.read(6).startswith(_PACKED_STARTS):
-                raise UserError(
-                    f"data: {path} is compressed; unpack it: samples are read from any place in it"
-                )
+            if file.read(6).startswith(_COMPRESSED):
+                raise compressed_shard(path)
             for member in _members(file, stat.st_size):
                 _add(samples, member, file, path)
     except _DAMAGE as error:
@@ -129,30 +136,34 @@ def index_shard(path: Path) -> ShardIndex:
         if samples:
             samples.popitem()
     index = _index(stamp, samples, damage)
-    if damage is None:  # damage is looked at again: disks and network shares come back
-        _remember(index, cache)
+    if damage is None:  # retry damaged shards: disks and network shares may be restored
+        _write_cache(index, cache)
     return index
 
 
 def _members(file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo]:
-    """All members of the archive, which lies in a file of `size` bytes.
+    """Yield all members of an archive.
+
+    Args:
+        file: the archive.
+        size: bytes of the file.
 
     Raises:
-        tarfile.TarError: not an archive; or one that breaks off, or goes on behind its end. The
-            library takes the first header that it cannot read for the end.
+        tarfile.TarError: the file is not an archive, is truncated, or has data after its end.
+            (tarfile treats the first unreadable header as the end.)
     """
     file.seek(0)
     with tarfile.open(fileobj=file, mode="r:") as archive:
         while (member := archive.next()) is not None:
             if member.offset_data + member.size > size and member.isfile():
-                raise tarfile.ReadError("it breaks off")
+                raise tarfile.ReadError("truncated")
             yield member
-            # It would keep them all, a kilobyte each; to the types they are internal.
+            # tarfile would keep all members, a kilobyte each; the type stubs omit `members`.
             archive.members.clear()  # type: ignore[attr-defined]
         end = archive.offset
     file.seek(end)
     if len(mark := file.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
-        raise tarfile.ReadError("it breaks off, its end is not marked")
+        raise tarfile.ReadError("truncated, the mark of its end is missing")
     while mark:
         if mark.strip(b"\0"):
             raise tarfile.ReadError(f"no header of a member at byte {end:,}")
@@ -161,7 +172,7 @@ def _members(file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo]:
 
 
 def _add(samples: dict[str, _Sample], member: tarfile.TarInfo, file: BinaryIO, path: Path) -> None:
-    """Note a member under its sample."""
+    """Add a member of the archive to its sample."""
     key, part = key_and_part(member.name)
     if not (key and part) or member.isdir():
         return
@@ -178,7 +189,7 @@ def _add(samples: dict[str, _Sample], member: tarfile.TarInfo, file: BinaryIO, p
         if part in LABEL_PARTS:
             sample.labels[part] = _label(part, content)
         if part in CAPTION_PARTS:
-            first = WHOLE if part == "txt" else 0
+            first = SINGLE if part == "txt" else 0
             sample.captions[part] = [
                 (stable_id(text), member.offset_data, member.size, number, len(text))
                 for number, text in enumerate(captions_in(part, content), first)
@@ -188,9 +199,10 @@ def _add(samples: dict[str, _Sample], member: tarfile.TarInfo, file: BinaryIO, p
 
 
 def key_and_part(name: str) -> tuple[str, str]:
-    """Of a member's name: webdataset's key is what stands before the base name's first dot.
+    """Split a member's name as webdataset does, at the first dot of its base name.
 
-    Either is empty where the member is no part of a sample.
+    Returns:
+        Key and part. One of them is empty if the member is no part of a sample.
     """
     folder, slash, base = name.removeprefix("./").rpartition("/")
     stem, _, part = base.partition(".")
@@ -206,6 +218,7 @@ def _label(part: str, content: bytes) -> int:
 
 
 def _index(stamp: np.ndarray, samples: dict[str, _Sample], damage: str | None) -> ShardIndex:
+    """Gather the parts of all samples in arrays; leave out samples without an image."""
     keys: list[str] = []
     places: list[tuple[int, int]] = []
     labels: list[int] = []
@@ -214,15 +227,16 @@ def _index(stamp: np.ndarray, samples: dict[str, _Sample], damage: str | None) -
     for key, sample in samples.items():
         image = next((part for part in IMAGE_PARTS if part in sample.images), None)
         if image is None:
-            there = dict.fromkeys([*sample.labels, *sample.captions, *sample.others])
-            left_out.append((key, f"no image, only {', '.join(there)}"))
+            parts = dict.fromkeys([*sample.labels, *sample.captions, *sample.others])
+            left_out.append((key, f"no image, only {', '.join(parts)}"))
             continue
-        found = next(filter(None, map(sample.captions.get, CAPTION_PARTS)), [])
-        captions += [(id, len(keys), *place) for id, *place in found]
+        own = next(filter(None, map(sample.captions.get, CAPTION_PARTS)), [])
+        captions += [(id, len(keys), *place) for id, *place in own]
         keys.append(key)
         places.append(sample.images[image])
-        told = [sample.labels[part] for part in LABEL_PARTS if part in sample.labels]
-        labels.append(told[0] if told else NO_LABEL)
+        labels.append(
+            next((sample.labels[part] for part in LABEL_PARTS if part in sample.labels), NO_LABEL)
+        )
     offsets, sizes = np.array(places, dtype=np.int64).reshape(-1, 2).T.copy()
     return ShardIndex(
         stamp,
@@ -237,7 +251,7 @@ def _index(stamp: np.ndarray, samples: dict[str, _Sample], damage: str | None) -
     )
 
 
-def _remembered(cache: Path) -> ShardIndex | None:
+def _read_cache(cache: Path) -> ShardIndex | None:
     try:
         with cache.open("rb") as file, np.load(file) as stored:
             left_out = [(key, reason) for key, reason in json.loads(str(stored["left_out"]))]
@@ -255,8 +269,8 @@ def _remembered(cache: Path) -> ShardIndex | None:
         return None
 
 
-def _remember(index: ShardIndex, cache: Path) -> None:
-    # Only a convenience: a read-only home is no reason to stop.
+def _write_cache(index: ShardIndex, cache: Path) -> None:
+    # The cache is optional: ignore a read-only home folder.
     with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
         temporary = cache.with_suffix(f".{os.getpid()}")

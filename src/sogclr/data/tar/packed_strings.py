@@ -1,4 +1,4 @@
-"""Sequences of strings that are made when they are looked up."""
+"""Sequences of strings that are created on access, to save memory."""
 
 import operator
 import os
@@ -12,11 +12,11 @@ __all__ = ["Keys", "Strings"]
 
 
 class Strings(Sequence[str]):
-    """A sequence, given what stands in each row."""
+    """A read-only sequence; subclasses say which string is in a row."""
 
     @abstractmethod
     def _at(self, row: int) -> str:
-        """In a row from 0."""
+        """Return the string in this row, counted from 0."""
 
     @overload
     def __getitem__(self, row: int) -> str: ...
@@ -31,12 +31,14 @@ class Strings(Sequence[str]):
 
 
 class Keys(Strings):
-    """Strings in two arrays: of millions, a tenth of what a list takes, and nothing that loader
-    processes would copy by looking at it.
+    """Strings packed into two arrays.
+
+    Millions of strings take a tenth of a list's memory. Loader processes share the arrays; reading
+    a list would change reference counts and so copy its pages.
 
     Args:
-        text: `(bytes,)` uint8, all strings without a gap.
-        ends: `(n,)` int64, where each of them ends.
+        text: `(bytes,)` uint8, all strings without gaps.
+        ends: `(n,)` int64, end of each string in `text`.
     """
 
     def __init__(self, text: np.ndarray, ends: np.ndarray) -> None:
@@ -44,12 +46,14 @@ class Keys(Strings):
 
     @classmethod
     def of(cls, strings: list[str]) -> "Keys":
+        """Pack a list of strings."""
         encoded = [os.fsencode(string) for string in strings]
         ends = np.cumsum([len(string) for string in encoded], dtype=np.int64)
         return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends)
 
     @classmethod
     def joined(cls, parts: list["Keys"]) -> "Keys":
+        """Concatenate packed strings."""
         starts = np.cumsum([0] + [len(part.text) for part in parts])
         ends = [part.ends + start for part, start in zip(parts, starts, strict=False)]
         return cls(np.concatenate([part.text for part in parts]), np.concatenate(ends))

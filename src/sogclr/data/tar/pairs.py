@@ -1,4 +1,4 @@
-"""Images with captions in tar shards: a source of pairs of which only places are in memory."""
+"""Pairs of images and captions in tar shards; only their positions are kept in memory."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from ...common.errors import UserError
-from ..image_source import listed
-from ..images.folder import reason_of
+from ..decode import reason_of
+from ..image_source import summarize
 from ..pair_source import PairSource
-from ..texts import WHOLE, Texts, UnreadableTextError, captions_in
+from ..texts import SINGLE, Texts, UnreadableTextError, captions_in
 from .images import ShardFiles, ShardSource
 from .index import ShardIndex, index_shards
 from .packed_strings import Keys, Strings
@@ -18,35 +18,35 @@ __all__ = ["ShardTexts", "shard_pairs"]
 
 
 def shard_pairs(shards: list[Path], name: str | None = None) -> PairSource:
-    """The samples of tar shards that have both an image and a caption.
+    """Open the samples of tar shards that have both an image and a caption.
 
-    Images as of `ShardSource`. Captions are the part txt, one in UTF-8; or, of samples without
-    it, `caption` or `captions` in json, a string or a list of them. Equal captions are one text
-    with several images, as in a table.
+    Images are found as in `ShardSource`. The captions of a sample are its part txt, which is one
+    caption in UTF-8; without txt, `captions` or `caption` in json, a string or a list of strings.
+    Equal captions are one text with several images, as in a table.
 
     Args:
         shards: the files.
-        name: for messages. Default: the first shard's.
+        name: what messages call the data. Default: the first shard's path.
 
     Raises:
-        UserError: as `ShardSource`; or no sample has both.
+        UserError: no sample has both, or `ShardSource` refuses the shards.
     """
     name = name or str(shards[0])
-    indexes = [_with_captions(index) for index in index_shards(shards)]
+    indexes = [_keep_captioned(index) for index in index_shards(shards)]
     if not any(len(index.captions) for index in indexes):
         raise UserError(
             f"data: no sample of {name} has both an image and a caption, a part txt or `caption` "
             "in json; for images alone use sogclr pretrain"
         )
     images = ShardSource(shards, name, indexes)
-    captions, shard_of = _joined(indexes)
+    captions, shard_of = _join_captions(indexes)
     rows, ids = captions["row"], captions["id"]
-    order = np.lexsort((ids, rows))  # sample after sample, each with its texts by their ids
-    again = (np.diff(rows[order]) == 0) & (ids[order[1:]] == ids[order[:-1]])
-    pairs = order[np.append(True, ~again)]
-    first, text_of = _numbered(ids)
+    order = np.lexsort((ids, rows))  # by sample, then by id of the caption
+    repeated = (np.diff(rows[order]) == 0) & (ids[order[1:]] == ids[order[:-1]])
+    pairs = order[np.append(True, ~repeated)]
+    first, text_of = _number_texts(ids)
     left_out = [f"{path}: {reason}" for path, reason in images.left_out]
-    copies = [f"{again.sum():,} copies of a sample's captions"] if again.any() else []
+    copies = [f"{repeated.sum():,} copies of a sample's captions"] if repeated.any() else []
     return PairSource(
         f"{name} ({len(shards):,} shard{'s' * (len(shards) > 1)})",
         ("image", "caption"),
@@ -54,30 +54,30 @@ def shard_pairs(shards: list[Path], name: str | None = None) -> PairSource:
         ShardTexts(ShardFiles(shards, indexes), captions[first], shard_of[first]),
         np.searchsorted(rows[pairs], np.arange(len(images) + 1)),
         text_of[pairs],
-        ([listed(left_out)] if left_out else []) + copies,
+        ([summarize(left_out)] if left_out else []) + copies,
         images.damaged,
     )
 
 
 class ShardTexts(Texts):
-    """A side of captions in shards, each read at its place when it is looked up.
+    """Captions in shards; each is read from its shard when it is looked up.
 
     Args:
         files: the shards.
-        captions: `(n,)` of `sogclr.data.tar.index.CAPTION`, of distinct texts.
-        shard_of: `(n,)` which shard each of them lies in.
+        captions: `(n,)` of dtype `sogclr.data.tar.index.CAPTION`, one for each distinct text.
+        shard_of: `(n,)` number of each caption's shard.
     """
 
     def __init__(self, files: ShardFiles, captions: np.ndarray, shard_of: np.ndarray) -> None:
         self.texts = _Captions(files, captions, shard_of)
-        self.names = _Places(files, captions, shard_of)
+        self.names = _CaptionNames(files, captions, shard_of)
         self.ids = captions["id"].astype(np.uint64)
         self.marks = np.zeros(len(captions), dtype=np.int64)
         self.lengths = captions["length"]
 
 
-class _Places(Strings):
-    """Where captions lie, in words: their names, for they may be what cannot be read."""
+class _CaptionNames(Strings):
+    """Names of captions: their positions, because the captions may be unreadable."""
 
     def __init__(self, files: ShardFiles, captions: np.ndarray, shard_of: np.ndarray) -> None:
         self._files, self._captions, self._shard_of = files, captions, shard_of
@@ -90,8 +90,8 @@ class _Places(Strings):
         return f"{shard.name}: caption at byte {self._captions['offset'][row]:,}"
 
 
-class _Captions(_Places):
-    """The captions themselves."""
+class _Captions(_CaptionNames):
+    """The texts of captions."""
 
     def _at(self, row: int) -> str:
         caption = self._captions[row]
@@ -100,16 +100,16 @@ class _Captions(_Places):
             content = self._files.read(self._shard_of[row], caption["offset"], caption["size"])
         except (OSError, ValueError) as error:
             raise UnreadableTextError(super()._at(row), reason_of(error)) from error
-        return captions_in("txt" if number == WHOLE else "json", content)[number]
+        return captions_in("txt" if number == SINGLE else "json", content)[number]
 
 
-def _with_captions(index: ShardIndex) -> ShardIndex:
-    """Without the samples that have none; they are listed."""
-    has = np.zeros(len(index.ids), dtype=bool)
-    has[index.captions["row"]] = True
-    if has.all():
+def _keep_captioned(index: ShardIndex) -> ShardIndex:
+    """Move the samples without a caption to `left_out`."""
+    captioned = np.zeros(len(index.ids), dtype=bool)
+    captioned[index.captions["row"]] = True
+    if captioned.all():
         return index
-    rows, captions = np.flatnonzero(has), index.captions.copy()
+    rows, captions = np.flatnonzero(captioned), index.captions.copy()
     captions["row"] = np.searchsorted(rows, captions["row"])
     return replace(
         index,
@@ -120,21 +120,35 @@ def _with_captions(index: ShardIndex) -> ShardIndex:
         keys=Keys.of([index.keys[row] for row in rows.tolist()]),
         captions=captions,
         left_out=index.left_out
-        + [(index.keys[row], "no caption in txt or json") for row in np.flatnonzero(~has).tolist()],
+        + [
+            (index.keys[row], "no caption in txt or json")
+            for row in np.flatnonzero(~captioned).tolist()
+        ],
     )
 
 
-def _joined(indexes: list[ShardIndex]) -> tuple[np.ndarray, np.ndarray]:
-    """All captions, with rows of the whole source; and which shard each of them lies in."""
+def _join_captions(indexes: list[ShardIndex]) -> tuple[np.ndarray, np.ndarray]:
+    """Join the captions of all shards.
+
+    Returns:
+        `(m,)` captions, with rows counted over all shards; `(m,)` the shard of each caption.
+    """
     captions = np.concatenate([index.captions for index in indexes])
     counts = [len(index.captions) for index in indexes]
-    samples = np.cumsum([0] + [len(index.ids) for index in indexes[:-1]])
-    captions["row"] += np.repeat(samples, counts)
+    first_rows = np.cumsum([0] + [len(index.ids) for index in indexes[:-1]])
+    captions["row"] += np.repeat(first_rows, counts)
     return captions, np.repeat(np.arange(len(indexes), dtype=np.int32), counts)
 
 
-def _numbered(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each distinct text occurs first, in that order; and the number of each one's text."""
+def _number_texts(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number the distinct texts in the order of their first occurrence.
+
+    Args:
+        ids: `(m,)` hash of each caption's text.
+
+    Returns:
+        `(n,)` the first caption of each distinct text; `(m,)` the number of each caption's text.
+    """
     _, first, place = np.unique(ids, return_index=True, return_inverse=True)
     order = np.argsort(first)
     number = np.empty_like(order)

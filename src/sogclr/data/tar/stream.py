@@ -1,8 +1,8 @@
-"""Samples of a stream: shards in an order that each epoch draws anew, mixed in a buffer.
+"""Samples of a stream of tar shards: shards in a new random order each epoch, mixed in a buffer.
 
-What is drawn is a function of (seed, epoch, shard) and of (seed, epoch, position): an epoch is the
-same samples in the same order whoever decodes them, and a run that goes on in the midst of one
-reads it again up to there, without decoding.
+The random numbers depend on (seed, epoch, shard) and on (seed, epoch, position). An epoch therefore
+has the same samples in the same order, whichever process decodes them. A run that resumes within an
+epoch reads the epoch again up to that point, without decoding.
 """
 
 import copy
@@ -21,22 +21,21 @@ from PIL import Image
 
 from ...common.errors import UserError
 from ...common.options import Augmentation
-from ..image_source import UnreadableImageError, stable_id, to_rgb
-from ..images.folder import DECODING_ERRORS, reason_of, training_size
-from ..randomness import uniforms
-from .http import members, shown, urls_of
+from ..decode import DECODING_ERRORS, UnreadableImageError, decode_image, reason_of, training_size
+from ..randomness import stable_id, uniforms
+from .http import expand_urls, read_members, without_query
 from .index import IMAGE_PARTS, key_and_part
 
 __all__ = ["StreamSample", "StreamSource", "read_ahead"]
 
-# Samples among which they are mixed: 400 MB of photographs of 100 KB.
+# Samples in the shuffle buffer: 400 MB of photographs of 100 KB.
 BUFFER = 4_096
-# Samples that the usual size is found from, and shards they are looked for in: what has nothing of
-# use is not read to its end to say so.
-MEASURED, LOOKED_INTO = 64, 8
-_BLOCK = 4_096  # draws at once
+# Samples that the median size is computed from, and the most shards that are searched for them:
+# data without any usable sample is refused before all of it is read.
+MEASURED, SEARCHED = 64, 8
+_BLOCK = 4_096  # random numbers that are drawn at once
 
-# Views have streams of random numbers of their own, 0 and 1; passes over the shards from 3 on.
+# Streams of random numbers: 0 and 1 are the views, 2 the buffer's slots, 3 and up the passes.
 _SLOTS, _PASSES = 2, 3
 
 T = TypeVar("T")
@@ -44,15 +43,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StreamSample:
-    """A sample as it comes.
+    """A sample, or the place where a damaged shard broke off.
 
     Attributes:
-        name: its key.
+        name: key of the sample, or URL of the damaged shard.
         content: the encoded image.
-        captions: of a stream of pairs, distinct and in the order of their ids.
-        turn: how often its shard was read in this epoch before.
-        damage: None; or why the shard that `name` is could not be read to its end. It stands in
-            the place of the next sample, so that it is met, and told, once an epoch.
+        captions: distinct captions sorted by id, in a stream of pairs.
+        turn: how often this epoch read the sample's shard before.
+        damage: why the shard cannot be read to its end, or None. Damage takes the place of one
+            sample, so that it is reported once per epoch.
     """
 
     name: str
@@ -62,34 +61,32 @@ class StreamSample:
     damage: str | None = None
 
     def image(self) -> Image.Image:
-        """The image, RGB.
+        """Decode the image to RGB.
 
         Raises:
-            UnreadableImageError: it is damaged, or the shard is.
+            UnreadableImageError: the image or the shard is damaged.
         """
         if self.damage is not None:
             raise UnreadableImageError(self.name, self.damage)
         try:
-            with Image.open(io.BytesIO(self.content)) as image:
-                image.load()
-                return to_rgb(image)
+            return decode_image(io.BytesIO(self.content))
         except DECODING_ERRORS as error:
             raise UnreadableImageError(self.name, reason_of(error)) from error
 
 
 class StreamSource:
-    """Images in tar shards by URL, in webdataset's layout, read from start to end.
+    """Images in tar shards at URLs, in webdataset's layout, read from start to end.
 
     Args:
-        pattern: a URL, or a pattern of such with braces.
-        epoch_samples: how many make an epoch, whatever the number in all shards: of more, the first
-            ones in the epoch's order; of fewer, some twice, in another order.
-        buffer: among how many samples they are mixed.
+        pattern: a URL, or a pattern of URLs with braces.
+        epoch_samples: samples in an epoch. If the shards hold more, an epoch has the first ones in
+            its random order; if they hold fewer, it reads the shards again in another order.
+        buffer: size of the shuffle buffer, in samples.
 
     Attributes:
-        ids: `(shards,)` uint64, of their paths.
-        image_size, views, local: as of `ImageSource`.
-        damaged: nothing; what is, is met while training.
+        ids: `(shards,)` uint64, hashes of the URLs' paths.
+        image_size, views, local: see `ImageSource`.
+        damaged: always empty; training reports damage when it reads a damaged shard.
 
     Raises:
         UserError: the first shards cannot be read, or have no image.
@@ -99,44 +96,49 @@ class StreamSource:
     local = False
     damaged: Sequence[str] = ()
 
-    # Of a sample: the parts that are kept until it is whole, and what it has to have.
+    # Parts of a sample that are read, and words for messages.
     _parts: tuple[str, ...] = IMAGE_PARTS
     _needed = f"a part {', '.join(IMAGE_PARTS)} that can be read"
     _what = "samples"
 
     def __init__(self, pattern: str, epoch_samples: int, buffer: int = BUFFER) -> None:
-        self._name, self.urls = shown(pattern), urls_of(pattern)
+        self._name, self.urls = without_query(pattern), expand_urls(pattern)
         self._epoch_samples, self._buffer = epoch_samples, buffer
-        # By their paths: another host has the same shards, another token as well.
+        # Hash paths only: another host or access token may serve the same shards.
         paths = [urlsplit(url).path for url in self.urls]
         self.ids = np.array([stable_id(path) for path in paths], dtype=np.uint64)
-        look = chain.from_iterable(map(self._samples, self.urls[:LOOKED_INTO]))
-        self._measure(list(islice(look, MEASURED)))
+        samples = chain.from_iterable(map(self._samples, self.urls[:SEARCHED]))
+        self._measure(list(islice(samples, MEASURED)))
 
     def __len__(self) -> int:
-        """Samples of an epoch."""
+        """Return the number of samples in an epoch."""
         return self._epoch_samples
 
     def describe(self) -> str:
-        """One line for people: what and how many."""
+        """Say in one line what the data is and how many samples an epoch has."""
         shards = len(self.urls)
         return (
             f"{self._name}: {shards:,} shard{'s' * (shards > 1)}, a stream; "
             f"an epoch is {len(self):,} of its {self._what}"
         )
 
-    def part(self, samples: int) -> "StreamSource":
-        """The same with shorter epochs, the first samples of longer ones."""
+    def shorten(self, samples: int) -> "StreamSource":
+        """Return this stream with epochs of `samples` samples: the first ones of each epoch."""
         other = copy.copy(self)
         other._epoch_samples = samples
         return other
 
     def epoch(self, seed: int, epoch: int) -> Iterator[StreamSample]:
-        """The samples of an epoch, in order.
+        """Yield the samples of an epoch, in order.
+
+        Args:
+            seed: the run's seed.
+            epoch: the epoch, from 0.
 
         Raises:
-            UserError: a shard cannot be read, or there is no image in any.
+            UserError: a shard cannot be read, or no shard has an image.
         """
+        # Each new sample takes the place of a random one in the buffer.
         draws, held = _draws(seed, epoch), list[StreamSample]()
         for sample in islice(self._read(seed, epoch), len(self)):
             if len(held) < self._buffer:
@@ -151,22 +153,22 @@ class StreamSource:
             yield held.pop()
 
     def _read(self, seed: int, epoch: int) -> Iterator[StreamSample]:
-        """Without end, pass after pass over all shards."""
-        for number in count():
-            draws = uniforms(seed, epoch, self.ids, _PASSES + number, 1)[:, 0]
-            found = 0
+        """Yield samples without end, pass after pass over all shards."""
+        for turn in count():
+            draws = uniforms(seed, epoch, self.ids, _PASSES + turn, 1)[:, 0]
+            usable = 0
             for shard in np.argsort(draws, kind="stable"):
-                for sample in self._samples(self.urls[shard], number):
-                    found += sample.damage is None
+                for sample in self._samples(self.urls[shard], turn):
+                    usable += sample.damage is None
                     yield sample
-            if not found:
+            if not usable:
                 raise UserError(f"data: no sample of {self._name} has {self._needed}")
 
     def _samples(self, url: str, turn: int = 0) -> Iterator[StreamSample]:
-        """Of a shard; and in the end its damage, if it has any."""
+        """Yield the samples of a shard, and at the end its damage, if there is any."""
         key, parts = "", dict[str, bytes]()
         try:
-            for name, content in members(url):
+            for name, content in read_members(url):
                 own, part = key_and_part(name)
                 if own and own != key:
                     yield from self._sample(key, parts, turn)
@@ -174,21 +176,21 @@ class StreamSource:
                 if own and part in self._parts:
                     parts[part] = content
         except tarfile.TarError as error:
-            # Less the last sample before it, parts of which may be missing.
-            reason = f"damaged ({reason_of(error)}), what lies behind is left out"
-            yield StreamSample(shown(url), b"", turn=turn, damage=reason)
+            # Drop the last sample before the damage, because parts of it may be missing.
+            reason = f"damaged ({reason_of(error)}), the samples behind the damage are left out"
+            yield StreamSample(without_query(url), b"", turn=turn, damage=reason)
             return
         yield from self._sample(key, parts, turn)
 
     def _sample(self, key: str, parts: dict[str, bytes], turn: int) -> Iterator[StreamSample]:
-        """What these parts are, if they have what is needed."""
+        """Yield one sample if its parts include what is needed, else nothing."""
         for part in IMAGE_PARTS:
             if part in parts:
                 yield StreamSample(key, parts[part], turn=turn)
                 return
 
     def _measure(self, first: list[StreamSample]) -> None:
-        """What is to be known before the first epoch, of the first samples."""
+        """Derive `image_size` from the first samples."""
         sides, failure = [], ""
         for sample in first:
             try:
@@ -197,19 +199,20 @@ class StreamSource:
                 failure = failure or f" (the first, {error.args[0]}: {error.args[1]})"
         if not sides:
             where = self._name
-            if len(self.urls) > LOOKED_INTO:
-                where = f"the first {LOOKED_INTO} shards of {where}"
+            if len(self.urls) > SEARCHED:
+                where = f"the first {SEARCHED} shards of {where}"
             raise UserError(f"data: no sample of {where} has {self._needed}{failure}")
         self.image_size = training_size(float(np.median(sides)))
 
 
 def read_ahead(items: Iterator[T], number: int) -> Iterator[T]:
-    """The same; up to so many of them are made ahead, by a thread."""
+    """Iterate over `items` while a thread fetches up to `number` of them ahead."""
+    # Each entry is one item, or no item at the end, or the error that the thread met.
     ready: Queue[tuple[list[T], BaseException | None]] = Queue(number)
-    given_up = Event()
+    stopped = Event()
 
     def put(item: list[T], error: BaseException | None = None) -> bool:
-        while not given_up.is_set():
+        while not stopped.is_set():
             try:
                 ready.put((item, error), timeout=0.1)
                 return True
@@ -227,18 +230,18 @@ def read_ahead(items: Iterator[T], number: int) -> Iterator[T]:
     Thread(target=work, daemon=True).start()
     try:
         while True:
-            found, error = ready.get()
+            item, error = ready.get()
             if error is not None:
                 raise error
-            if not found:
+            if not item:
                 return
-            yield found[0]
+            yield item[0]
     finally:
-        given_up.set()
+        stopped.set()
 
 
 def _draws(seed: int, epoch: int) -> Iterator[float]:
-    """A number for each place in the epoch."""
+    """Yield a uniform number for each position in the epoch."""
     for first in count(0, _BLOCK):
-        places = np.arange(first, first + _BLOCK, dtype=np.uint64)
-        yield from uniforms(seed, epoch, places, _SLOTS, 1)[:, 0].tolist()
+        positions = np.arange(first, first + _BLOCK, dtype=np.uint64)
+        yield from uniforms(seed, epoch, positions, _SLOTS, 1)[:, 0].tolist()

@@ -1,9 +1,9 @@
-"""Images with captions in a stream of shards."""
+"""Pairs of images and captions in a stream of tar shards."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ..image_source import stable_id
+from ..randomness import stable_id
 from ..texts import captions_in
 from .index import CAPTION_PARTS, IMAGE_PARTS
 from .stream import StreamSample, StreamSource
@@ -14,15 +14,15 @@ __all__ = ["PairStream"]
 class PairStream(StreamSource):
     """The samples of a stream that have both an image and a caption.
 
-    Captions are those of `sogclr.data.tar.pairs.shard_pairs`; of several, an epoch has one.
+    Captions are found as in `sogclr.data.tar.pairs.shard_pairs`. An epoch uses one randomly drawn
+    caption of each image.
 
     Args:
-        pattern, epoch_samples, buffer: as of `StreamSource`.
+        pattern, epoch_samples, buffer: see `StreamSource`.
 
     Attributes:
-        kinds: as of `PairSource`.
-        sizes: images of an epoch, and about how many captions they have, if no two are the same:
-            so many each as the first ones.
+        kinds: kinds of side a and side b.
+        sizes: images in an epoch, and an estimate of their captions from the first samples.
 
     Raises:
         UserError: the first shards cannot be read, or have no sample with both.
@@ -36,14 +36,14 @@ class PairStream(StreamSource):
     _what = "pairs"
 
     def _sample(self, key: str, parts: dict[str, bytes], turn: int) -> Iterator[StreamSample]:
-        found = (captions_in(part, parts[part]) for part in CAPTION_PARTS if part in parts)
-        # In the order of pairs on this machine, so that the same one is drawn.
-        captions = tuple(sorted(set(next(filter(None, found), [])), key=stable_id))
+        of_parts = (captions_in(part, parts[part]) for part in CAPTION_PARTS if part in parts)
+        # Sorted as in `PairSource`, so that the same caption is drawn.
+        captions = tuple(sorted(set(next(filter(None, of_parts), [])), key=stable_id))
         if captions:
             for sample in super()._sample(key, parts, turn):
                 yield replace(sample, captions=captions)
 
     def _measure(self, first: list[StreamSample]) -> None:
         super()._measure(first)
-        whole = [len(sample.captions) for sample in first if sample.damage is None]
-        self.sizes = len(self), round(len(self) * sum(whole) / len(whole))
+        counts = [len(sample.captions) for sample in first if sample.damage is None]
+        self.sizes = len(self), round(len(self) * sum(counts) / len(counts))

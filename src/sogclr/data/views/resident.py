@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ...common.console import say
-from ..image_source import ImageSource, UnreadableImageError
+from ..decode import UnreadableImageError
+from ..image_source import ImageSource
 
 __all__ = ["ResidentImages", "crop_on_device", "resident", "usual_size"]
 

@@ -1,0 +1,56 @@
+"""Open whatever a user passes as pairs: a table or tar shards."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..common.errors import UserError
+from .pair_source import PairSource
+from .tables.pairs import table_pairs
+from .tables.read import is_table, read_table
+from .tar.http import require_random_access
+from .tar.index import index_shard
+from .tar.pairs import shard_pairs
+from .tar.patterns import find_shards
+
+__all__ = ["are_pairs", "open_pairs"]
+
+
+def open_pairs(data: Any, columns: str | Sequence[str] | None = None) -> PairSource:
+    """Open pairs of any kind as a `PairSource`; broken rows are left out and reported.
+
+    Args:
+        data: a table, see `sogclr.data.tables.read.read_table`; tar shards, see
+            `sogclr.data.tar.patterns.find_shards`; or a PairSource, which is returned unchanged.
+        columns: names of the table's two columns, ("image", "caption") or "image,caption".
+            Images become side a in either order. Default: guessed from the names.
+
+    Raises:
+        UserError: a column is missing, no row is usable, captions are not text, most images cannot
+            be read, or `data` is a stream.
+    """
+    if isinstance(data, PairSource):
+        return data
+    if (shards := _shards(data)) is not None:
+        if columns is not None:
+            raise UserError(
+                "columns: shards have none; a caption is a part txt, or `caption` in json"
+            )
+        return shard_pairs(shards, str(data))
+    return table_pairs(read_table(data), columns)
+
+
+def are_pairs(data: Any) -> bool:
+    """Tell whether `open_pairs` opens `data`, rather than `open_source`.
+
+    Shards hold pairs if any of their samples has a caption.
+    """
+    if isinstance(data, PairSource) or is_table(data):
+        return True
+    shards = _shards(data)
+    return shards is not None and any(len(index_shard(path).captions) for path in shards)
+
+
+def _shards(data: Any) -> list[Path] | None:
+    require_random_access(data)
+    return find_shards(data) if isinstance(data, str | Path) else None

@@ -1,0 +1,229 @@
+"""Pairs from the columns of a table: choose two columns, read both sides, leave out broken rows."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ...common.errors import UserError
+from ..decode import SUFFIXES
+from ..image_source import ImageSource
+from ..images.files import ImageFiles
+from ..images.hub import HubImages
+from ..pair_source import PairSource
+from ..randomness import stable_id
+from ..texts import Texts, tidy
+from .read import Table
+
+__all__ = ["table_pairs"]
+
+# Usual names of columns; the first that the table has is taken.
+IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_name", "filename", "file", "path", "img")
+TEXT_COLUMNS = ("caption", "captions", "text", "title", "sentence", "description")
+TEXT_PAIRS = (
+    ("text1", "text2"),
+    ("sentence1", "sentence2"),
+    ("anchor", "positive"),
+    ("query", "answer"),
+    ("query", "positive"),
+    ("question", "answer"),
+    ("source", "target"),
+)
+SHOWN = 5  # rows named in a message
+DAMAGED_ROWS = "rows that cannot be read"
+DAMAGED_IMAGES = "rows whose image cannot be read"
+
+# `(row number, reason)` of rows that are left out, by kind of problem.
+Problems: TypeAlias = dict[str, list[tuple[int, str]]]
+
+
+def table_pairs(table: Table, columns: str | Sequence[str] | None = None) -> PairSource:
+    """Make pairs of two columns of a table.
+
+    Args:
+        table: the table.
+        columns: names of the two columns, as `sogclr.data.open_pairs.open_pairs` takes them.
+
+    Raises:
+        UserError: a column is missing, no row is usable, captions are not text, or most images
+            cannot be read.
+    """
+    names = _images_first(table, _choose_columns(table, columns))
+    problems: Problems = defaultdict(list)
+    problems[DAMAGED_ROWS].extend(table.broken)
+    texts = _read_texts(table, names[1], problems)
+    a: ImageSource | None = None
+    keys: Sequence[Any]  # of each row: its image's row, or its texts on side a
+    if _holds_images(table, names[0]):
+        a, keys = _read_images(table, names[0], problems)
+    else:
+        keys = _read_texts(table, names[0], problems)
+    pairs: dict[Any, dict[str, None]] = {}  # partners of each sample of side a, in order
+    copies = 0
+    for key, partners in zip(keys, texts, strict=True):
+        if key is None or not partners:
+            continue
+        for sample in key if isinstance(key, list) else [key]:
+            earlier = pairs.setdefault(sample, {})
+            copies += sum(partner in earlier for partner in partners)
+            earlier.update(dict.fromkeys(partners))
+    if not pairs:
+        raise UserError(f"data: {table.name} has no usable pair; " + _describe(problems)[0])
+    source = _assemble(table.name, names, a, pairs, _describe(problems, copies))
+    damaged = _describe({kind: problems[kind] for kind in (DAMAGED_ROWS, DAMAGED_IMAGES)})
+    return replace(source, damaged=[f"{source.name}: {text}" for text in damaged])
+
+
+def _assemble(
+    name: str,
+    columns: tuple[str, str],
+    images: ImageSource | None,
+    pairs: dict[Any, dict[str, None]],
+    left_out: list[str],
+) -> PairSource:
+    """Number the texts of side b, and sort the partners of each sample by id."""
+    samples = list(pairs) if images is None else sorted(pairs)
+    a = Texts(samples) if images is None else _Selection(images, samples)
+    b = {text: i for i, text in enumerate(dict.fromkeys(t for key in samples for t in pairs[key]))}
+    counts = [len(pairs[key]) for key in samples]
+    partners = [b[text] for key in samples for text in sorted(pairs[key], key=stable_id)]
+    start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return PairSource(name, columns, a, Texts(list(b)), start, np.array(partners), left_out)
+
+
+class _Selection(ImageSource):
+    """The rows of another source that have a partner."""
+
+    def __init__(self, source: ImageSource, rows: list[int]) -> None:
+        self._source, self._rows = source, rows
+        self.ids, self.marks = source.ids[rows], source.marks[rows]
+        self.names = [source.names[row] for row in rows]
+        self.image_size, self.left_out, self.local = source.image_size, [], source.local
+
+    def image(self, row: int) -> Any:
+        return self._source.image(self._rows[row])
+
+    def describe(self) -> str:
+        return self._source.describe()
+
+
+def _choose_columns(table: Table, requested: str | Sequence[str] | None) -> tuple[str, str]:
+    """Return the requested columns, or guess two from the table's names."""
+    existing = list(table.columns)
+    if requested is not None:
+        parts = requested.split(",") if isinstance(requested, str) else requested
+        names = [name.strip() for name in parts]
+        if len(names) != 2:
+            raise UserError(f"columns: give two names with a comma between, got {requested!r}")
+        for name in names:
+            if name not in existing:
+                raise UserError(
+                    f"columns: {table.name} has no column {name!r}; it has {', '.join(existing)}"
+                )
+        return names[0], names[1]
+    image = next((c for c in (*table.images, *IMAGE_COLUMNS) if c in existing), None)
+    text = next((c for c in TEXT_COLUMNS if c in existing), None)
+    if image and text:
+        return image, text
+    for first, second in TEXT_PAIRS:
+        if first in existing and second in existing:
+            return first, second
+    if len(existing) == 2:
+        return existing[0], existing[1]
+    raise UserError(
+        f"columns: cannot tell which two columns of {table.name} are the pairs; name them with "
+        f"--columns, it has {', '.join(existing)}"
+    )
+
+
+def _images_first(table: Table, names: tuple[str, str]) -> tuple[str, str]:
+    holds = [_holds_images(table, name) for name in names]
+    if all(holds):
+        raise UserError(
+            f"columns: {' and '.join(names)} of {table.name} both hold images; one must hold text"
+        )
+    return (names[1], names[0]) if holds[1] else names
+
+
+def _holds_images(table: Table, column: str) -> bool:
+    if column in table.images or column in IMAGE_COLUMNS:
+        return True
+    if column in TEXT_COLUMNS:  # a caption may end with a file name
+        return False
+    first = next((value for value in table.columns[column] if value), None)
+    return isinstance(first, str) and first.lower().endswith(SUFFIXES)
+
+
+def _read_texts(table: Table, column: str, problems: Problems) -> list[list[str] | None]:
+    """Return the texts of each row, or None for a row that has none; record the problems."""
+    texts: list[list[str] | None] = []
+    wrong = 0
+    for row, value in zip(table.rows, table.columns[column], strict=True):
+        values = value if isinstance(value, list) else [value]
+        if any(v is not None and not isinstance(v, str) for v in values):
+            wrong += 1
+            problems[f"rows whose {column} is not text"].append((row, repr(value)[:40]))
+            texts.append(None)
+            continue
+        kept = [tidy(v) for v in values if v and v.strip()]
+        if not kept:
+            problems[f"rows with an empty {column}"].append((row, ""))
+        texts.append(kept or None)
+    if wrong == len(texts):
+        raise UserError(
+            f"columns: {column} of {table.name} does not hold text but "
+            f"{type(table.columns[column][0]).__name__} values (the first: "
+            f"{table.columns[column][0]!r})"
+        )
+    return texts
+
+
+def _read_images(
+    table: Table, column: str, problems: Problems
+) -> tuple[ImageSource, list[int | None]]:
+    """Return the images, and for each row of the table its image's row, or None if it has none."""
+    if column in table.images:
+        images = HubImages(table.dataset, column, table.name)
+        reasons = zip(table.rows, images.reasons, strict=True)
+        _leave_out(table, [(row, reason) for row, reason in reasons if reason], problems)
+        return images, images.row_of
+    values = table.columns[column]
+    if any(value is not None and not isinstance(value, str) for value in values):
+        raise UserError(f"columns: {column} of {table.name} does not hold paths of images")
+    names = [str(PurePosixPath(value)) if value else "" for value in values]
+    source = ImageFiles(table.root, list(dict.fromkeys(name for name in names if name)))
+    row_of = {name: row for row, name in enumerate(source.names)}
+    reason_of = dict(source.left_out)
+    missing = [
+        (row, f"{name}: {reason_of[name]}" if name else "no image")
+        for row, name in zip(table.rows, names, strict=True)
+        if name not in row_of
+    ]
+    _leave_out(table, missing, problems, f", searched from {table.root.resolve()}")
+    return source, [row_of.get(name) for name in names]
+
+
+def _leave_out(
+    table: Table, missing: list[tuple[int, str]], problems: Problems, where: str = ""
+) -> None:
+    """Record rows without an image; refuse the table if more than half of its rows have none."""
+    problems[DAMAGED_IMAGES].extend(missing)
+    if 2 * len(missing) > len(table.rows):
+        raise UserError(
+            f"data: {len(missing):,} of {len(table.rows):,} images of {table.name} cannot be "
+            f"read{where} ({_first_of(missing)})"
+        )
+
+
+def _describe(problems: Problems, copies: int = 0) -> list[str]:
+    """Describe each kind of problem, and how many rows repeat others."""
+    lines = [f"{len(rows):,} {kind} ({_first_of(rows)})" for kind, rows in problems.items() if rows]
+    return [*lines, f"{copies:,} copies of other rows"] if copies else lines
+
+
+def _first_of(rows: list[tuple[int, str]]) -> str:
+    named = [f"row {row}: {reason}" if reason else f"row {row}" for row, reason in rows[:SHOWN]]
+    return "; ".join(named) + ("; ..." if len(rows) > SHOWN else "")

@@ -1,0 +1,86 @@
+"""Load the trained model of a run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..common.errors import UserError
+from ..data.decode import to_rgb
+from ..data.views.pipeline import center_view, standardize
+from ..models.encoders import EncoderSpec, rebuild_encoder
+from .folder import Run, is_pair_run
+from .towers import load_pairs
+
+__all__ = ["Preprocess", "load", "load_encoder"]
+
+
+def load(run: str | Path, encoder: nn.Module | None = None, *, initial: bool = False) -> Any:
+    """Load the trained model of a run: an `nn.Module` in eval mode, on the CPU.
+
+    A run of `align` gives a `PairEncoder`: `encode_image`, `encode_text`, `to_open_clip`.
+    A run of `pretrain` gives a module that maps `(B, 3, S, S)` float32 to `(B, width)`. Its
+    `preprocess` turns a Pillow image into such an input: `model(model.preprocess(image)[None])`.
+
+    Args:
+        run: the run's folder.
+        encoder: your own encoder (or image tower), of the trained architecture; needed if the
+            run trained a module of your own. Its weights are overwritten.
+        initial: whether to load the encoder as it was before training, for comparison.
+
+    Raises:
+        UserError: the folder is not a run, has saved no model yet, or `encoder` does not fit.
+    """
+    if is_pair_run(run):
+        return load_pairs(run, encoder)
+    model, spec = load_encoder(run, encoder, initial=initial)
+    # torch types the attributes of a module as tensors or modules.
+    model.preprocess = Preprocess(spec)  # type: ignore[assignment]
+    return model
+
+
+def load_encoder(
+    run: str | Path, encoder: nn.Module | None = None, *, initial: bool = False
+) -> tuple[nn.Module, EncoderSpec]:
+    """Load the encoder of a run of `pretrain`, and its description; arguments as of `load`."""
+    files = Run(run)
+    files.read_settings()
+    weights = files.initial if initial else files.encoder
+    if not (weights.is_file() and files.encoder_spec.is_file()):
+        raise UserError(f"run: {files.folder} has saved no encoder yet; go on with --resume")
+    try:
+        spec = EncoderSpec.from_dict(json.loads(files.encoder_spec.read_text()))
+        state = load_file(weights)
+    except (ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"run: {files.folder} has a damaged encoder ({error})") from error
+    if encoder is None:
+        if spec.name == "custom":
+            raise UserError(
+                f"run: {files.folder} trained a module of your own; "
+                "pass one of the same architecture: sogclr.load(run, encoder=module)"
+            )
+        encoder = rebuild_encoder(spec)
+    try:
+        encoder.load_state_dict(state)
+    except RuntimeError as error:
+        lines = str(error).split("\n\t")
+        raise UserError(f"encoder: does not fit {weights}: {lines[-1].strip()}") from error
+    return encoder.eval(), spec
+
+
+class Preprocess:
+    """Turns a Pillow image into the encoder's input, `(3, S, S)` float32, as in evaluation."""
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        self.spec = spec
+
+    def __call__(self, image: Any) -> Tensor:
+        view = torch.from_numpy(center_view(to_rgb(image), self.spec.image_size))
+        return standardize(view[None].float() / 255, self.spec.mean, self.spec.std)[0]
+
+    def __repr__(self) -> str:
+        return f"Preprocess({self.spec.image_size} px, mean={self.spec.mean}, std={self.spec.std})"

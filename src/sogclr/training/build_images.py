@@ -1,0 +1,92 @@
+"""Build what `sogclr.pretrain` trains: encoder, projector, task and schedule."""
+
+import torch
+from torch import nn
+
+from ..common.console import say
+from ..common.environment import processes, rank
+from ..common.errors import UserError
+from ..data.batches.loaders import BatchPlan, Epochs
+from ..data.batches.stream import StreamPlan
+from ..data.image_source import ImageSource
+from ..data.tar.stream import StreamSource
+from ..data.views.resident import ResidentImages, resident
+from ..models.encoders import (
+    ContrastiveModel,
+    EncoderSpec,
+    build_encoder,
+    build_projector,
+    describe,
+    width_of,
+)
+from ..models.momentum import MomentumModel
+from ..planning.images import Plan
+from .task_image_stream import StreamTask
+from .task_images import TwoViewTask, ViewsTask
+
+__all__ = ["build_task", "build_training"]
+
+
+def build_training(
+    source: ImageSource | StreamSource, plan: Plan, module: nn.Module | None, device: torch.device
+) -> tuple[ViewsTask, Epochs]:
+    """Build the task of a run and the schedule of its micro-batches.
+
+    Args:
+        source: the images.
+        plan: the plan of the run.
+        module: the user's own encoder; None if the plan names one.
+        device: the device of the run. Small images may move there as a whole.
+
+    Raises:
+        UserError: the encoder is unknown, or its weights cannot be loaded.
+    """
+    request = plan.request
+    encoder, spec = _build_encoder(plan, module)
+    size = plan.batch_size, request.accumulate, request.epochs, request.seed, rank(), processes()
+    if isinstance(source, StreamSource):
+        task = StreamTask(_build_model(plan, encoder, spec), spec, source, plan)
+        return task, StreamPlan(source, request.table_rows, *size)
+    images = resident(source, device)
+    return build_task(source, plan, encoder, spec, images), BatchPlan(source.ids, *size)
+
+
+def build_task(
+    source: ImageSource,
+    plan: Plan,
+    encoder: nn.Module,
+    spec: EncoderSpec,
+    images: ResidentImages | None = None,
+) -> TwoViewTask:
+    """Build the task of images that can be read in any order, with a new projector.
+
+    Args:
+        source: the images.
+        plan: the plan of the run.
+        encoder: maps `(B, 3, S, S)` to `(B, width)`.
+        spec: the description of the encoder.
+        images: the images of `source` on the device, if they are kept there.
+    """
+    return TwoViewTask(_build_model(plan, encoder, spec), spec, source, plan, images)
+
+
+def _build_model(
+    plan: Plan, encoder: nn.Module, spec: EncoderSpec
+) -> ContrastiveModel | MomentumModel:
+    width = width_of(encoder, plan.image_size)
+    say(f"  {describe(encoder, spec, width)}")
+    query = ContrastiveModel(encoder, build_projector(width))
+    return query if plan.momentum is None else MomentumModel(query, plan.momentum)
+
+
+def _build_encoder(plan: Plan, module: nn.Module | None) -> tuple[nn.Module, EncoderSpec]:
+    if module is not None:
+        return module, EncoderSpec("custom", plan.image_size)
+    if plan.encoder.startswith("custom:"):
+        raise UserError("encoder: the run trained a module of your own; pass it from Python again")
+    return build_encoder(
+        plan.encoder,
+        plan.image_size,
+        pretrained=plan.request.pretrained,
+        weights=plan.request.weights,
+    )

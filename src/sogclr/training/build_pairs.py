@@ -1,0 +1,205 @@
+"""Build what `sogclr.align` trains: towers, inputs of both sides, task and schedule."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..common.console import say
+from ..common.environment import processes, rank
+from ..common.errors import UserError
+from ..data.batches.loaders import BatchPlan, Epochs
+from ..data.batches.stream import StreamPlan
+from ..data.open_pairs import open_pairs
+from ..data.pair_source import PairSource
+from ..data.tar.http import is_url
+from ..data.tar.stream_pairs import PairStream
+from ..models.build_towers import TowerRequest, build_towers, rebuild_towers, tokenizer_of
+from ..models.towers import PairModel, PairSpec, Tower, regularize
+from ..planning.pairs import PairPlan, PairRequest, plan_pairs
+from ..runs.folder import Run
+from ..runs.resume import request_of
+from ..runs.towers import load_frozen, pair_files, read_spec
+from .open_streams import open_stream
+from .pair_inputs import PairInputs
+from .task_pair_stream import StreamPairTask
+from .task_pairs import SCORED_PAIRS, PairTask, ScoredPairs, SidesTask
+
+__all__ = [
+    "build_model",
+    "build_run_task",
+    "build_training",
+    "frozen_kinds",
+    "open_data",
+    "open_towers",
+]
+
+
+def open_data(data: Any, request: PairRequest) -> PairSource | PairStream:
+    """Open the pairs to train on: a table, shards, or a stream of shards by URL.
+
+    Raises:
+        UserError: the data cannot be read, or a setting does not fit it.
+    """
+    if is_url(data) and request.columns is not None:
+        raise UserError("columns: a stream has none; a caption is a part txt, or `caption` in json")
+    stream = open_stream(data, request, PairStream)
+    return open_pairs(data, request.columns) if stream is None else stream
+
+
+def frozen_kinds(freeze: str | Sequence[str], kinds: tuple[str, str]) -> tuple[str, ...]:
+    """Parse which towers are frozen.
+
+    Args:
+        freeze: kinds of towers, in a sequence or separated by commas.
+        kinds: the kinds of both sides, "image" or "text".
+
+    Returns:
+        The frozen kinds, in the order of the sides.
+
+    Raises:
+        UserError: a name is not the kind of a side.
+    """
+    names = [n.strip() for n in freeze.split(",")] if isinstance(freeze, str) else list(freeze)
+    names = [name for name in names if name]
+    for name in names:
+        if name not in kinds:
+            raise UserError(
+                f"freeze: {name!r} is not a side of these pairs: {', '.join(dict.fromkeys(kinds))}"
+            )
+    return tuple(kind for kind in dict.fromkeys(kinds) if kind in names)
+
+
+def open_towers(
+    run: Run,
+    wanted: TowerRequest,
+    frozen: tuple[str, ...],
+    source: PairSource | PairStream,
+    resume: bool,
+) -> tuple[PairSpec, dict[str, Tower]]:
+    """Build the towers of a new run, or those that a resumed run started from.
+
+    Args:
+        run: the run's folder.
+        wanted: which towers; a resumed run reads only the user's own image tower from it.
+        frozen: kinds of frozen towers; may be empty if the run is resumed.
+        source: the pairs.
+        resume: whether the run is resumed.
+
+    Returns:
+        The description of the towers, and the towers by kind.
+
+    Raises:
+        UserError: a tower cannot be built, or is not the one that the run started with.
+    """
+    if not resume:
+        return build_towers(wanted, source.kinds, frozen, source.image_size)
+    module = wanted.image_tower if isinstance(wanted.image_tower, nn.Module) else None
+    spec = read_spec(run)
+    if frozen not in ((), spec.frozen):
+        before = ",".join(spec.frozen) or "nothing"
+        raise UserError(
+            f"freeze: {run.folder} was started with {before}, not {','.join(frozen)}; "
+            "leave it out to go on, or name another --out"
+        )
+    if spec.custom and module is None:
+        raise UserError("image-tower: the run has one of your own; pass it from Python again")
+    towers = rebuild_towers(spec, pair_files(run)["text"], module)
+    load_frozen(run, towers)
+    return spec, towers
+
+
+def build_model(spec: PairSpec, towers: dict[str, Tower], plan: PairPlan) -> PairModel:
+    """Join the towers to the model that is trained.
+
+    Raises:
+        UserError: all towers are frozen, and their heads have no weights.
+    """
+    for tower in towers.values():
+        regularize(tower.head, plan.dropout)
+    model = PairModel(towers, spec.kinds, spec.frozen)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UserError("freeze: nothing is left to train; freeze one tower only")
+    return model
+
+
+def build_training(
+    source: PairSource | PairStream,
+    model: PairModel,
+    plan: PairPlan,
+    inputs: PairInputs,
+    validation: PairSource | None,
+    autocast: Callable[[], AbstractContextManager],
+) -> tuple[SidesTask, Epochs]:
+    """Build the task of a run and the schedule of its micro-batches.
+
+    Args:
+        source: the pairs to train on.
+        model: the model to train.
+        plan: the plan of the run.
+        inputs: makes the inputs of both sides.
+        validation: the pairs to score; by default a fixed sample of `source`, none of a stream.
+        autocast: enters the precision of the run.
+    """
+    request = plan.request
+    size = plan.batch_size, request.accumulate, request.epochs, request.seed, rank(), processes()
+    scored = None if validation is None else ScoredPairs(validation, *inputs.plain(validation))
+    if isinstance(source, PairStream):
+        a, b, encoded = inputs.streamed(autocast)
+        stream = StreamPairTask(model, source, a, b, encoded, plan, scored)
+        return stream, StreamPlan(source, request.table_rows, *size)
+    sides = inputs.training(source.a), inputs.training(source.b)
+    task = PairTask(model, source, *sides, plan, scored or _training_sample(source, inputs))
+    return task, BatchPlan(source.a.ids, *size)
+
+
+def build_run_task(
+    run: Run, data: Any, module: nn.Module | None, device: str
+) -> tuple[PairTask, np.ndarray, int]:
+    """Build the task of a finished run anew, to audit it on pairs with one partner a sample.
+
+    Args:
+        run: a run of `align`.
+        data: pairs; of several partners of a sample, one is kept.
+        module: the user's own image tower, of the trained architecture; None if the run has none.
+        device: "cpu", "cuda" or "mps".
+
+    Returns:
+        The task, with the weights that the towers started from; `(n,)` the row of side b that is
+        kept for each row of side a; the width of the joint space.
+
+    Raises:
+        UserError: the data or the towers cannot be read.
+    """
+    request = request_of(run.read_settings(), PairRequest)
+    source = open_pairs(data, request.columns)
+    say(source.describe())
+    partners = source.draw(request.seed, 0, np.arange(len(source.a)))
+    source = replace(source, start=np.arange(len(source.a) + 1), partners=partners)
+    wanted = TowerRequest(None, None, module, None, None, None, None)
+    spec, towers = open_towers(run, wanted, (), source, resume=True)
+    batch = min(request.batch_size or len(source.a), len(source.a))
+    plan = plan_pairs(
+        replace(request, batch_size=batch),
+        source,
+        frozen=spec.frozen,
+        pretrained=False,
+        device=device,
+        workers=None,
+    )
+    model = build_model(spec, towers, plan)
+    tokenizer = tokenizer_of(spec, pair_files(run)["text"])
+    inputs = PairInputs(spec, towers, tokenizer, plan, torch.device(device))
+    a, b = inputs.training(source.a), inputs.training(source.b)
+    task = PairTask(model, source, a, b, plan, ScoredPairs(source, a, b))
+    return task, partners, spec.width
+
+
+def _training_sample(source: PairSource, inputs: PairInputs) -> ScoredPairs:
+    """Choose training pairs to score, where there are no validation pairs."""
+    rows = np.sort(np.argsort(source.a.ids, kind="stable")[:SCORED_PAIRS])
+    return ScoredPairs(source, *inputs.plain(source), rows)

@@ -1,0 +1,55 @@
+"""Open data that is a stream, and refuse settings that do not fit it."""
+
+from typing import Any, TypeVar
+
+from ..common.errors import UserError
+from ..data.tar.http import is_url
+from ..data.tar.stream import StreamSource
+
+__all__ = ["open_stream"]
+
+S = TypeVar("S", bound=StreamSource)
+
+
+def open_stream(data: Any, request: Any, kind: type[S]) -> S | None:
+    """Open the stream that `data` names.
+
+    Args:
+        data: the `data` argument of `pretrain` or `align`.
+        request: the settings of the run: `table_rows`, `epoch_samples`, `method`, `on_damaged`.
+        kind: `StreamSource` for images, `PairStream` for pairs.
+
+    Returns:
+        The stream; None if `data` is not a URL.
+
+    Raises:
+        UserError: the stream cannot be read; a setting does not go with a stream, or goes only
+            with one.
+    """
+    rows, samples = request.table_rows, request.epoch_samples
+    if not is_url(data):
+        for name, value in (("table-rows", rows), ("epoch-samples", samples)):
+            if value is not None:
+                raise UserError(
+                    f"{name}: goes with a stream, shards by URL; other data has a known length"
+                )
+        return None
+    if samples is None:
+        raise UserError("data: a stream does not tell how long it is; give --epoch-samples")
+    if samples < 2:
+        raise UserError(f"epoch-samples: must be at least 2, got {samples}")
+    if request.method == "sogclr" and rows is None:
+        raise UserError(
+            "data: samples of a stream have no row of their own; give --table-rows, for example "
+            f"{10 * samples:,} (a tenth of the samples of an epoch then share one)"
+        )
+    if request.method != "sogclr" and rows is not None:
+        raise UserError("table-rows: goes with --method sogclr; other methods have no table")
+    if rows is not None and rows < 1:
+        raise UserError(f"table-rows: must be at least 1, got {rows}")
+    if request.on_damaged != "skip":
+        raise UserError(
+            "on-damaged: a stream cannot be checked before the first step; leave out "
+            "--on-damaged refuse: damaged samples are reported when training meets them"
+        )
+    return kind(data, samples)

@@ -1,0 +1,44 @@
+"""Draw the views that the encoder will see: one look at them catches most mistakes."""
+
+import math
+from pathlib import Path
+
+import torch
+
+from ..data.batches.loaders import BatchPlan, view_batches
+from ..data.batches.stream import StreamPlan, stream_batches
+from ..data.image_source import ImageSource
+from ..data.tar.stream import StreamSource
+from ..data.views.pipeline import photometric
+from ..planning.images import Plan
+
+__all__ = ["write_views_picture"]
+
+SAMPLES = 16
+SMALLEST = 64  # pixels: smaller views are enlarged
+
+
+def write_views_picture(source: ImageSource | StreamSource, plan: Plan, target: Path) -> None:
+    """Write a picture of the first samples, both views of a sample side by side.
+
+    Args:
+        source: the images.
+        plan: the plan of the run, which sets the augmentation.
+        target: the PNG file to write.
+    """
+    from torchvision.utils import save_image
+
+    count, settings = min(SAMPLES, len(source)), (1, 1, plan.request.seed)
+    size, crop_min = plan.image_size, plan.views.crop_min or 0.0
+    if isinstance(source, StreamSource):
+        stream = StreamPlan(source.shorten(count), None, count, *settings)
+        loader = stream_batches(stream, image_size=size, crop_min=crop_min, workers=0)
+    else:
+        schedule = BatchPlan(source.ids, count, *settings)
+        loader = view_batches(source, schedule, image_size=size, crop_min=crop_min, workers=0)
+    batch = next(iter(loader))
+    views = photometric(batch.crops, batch.draws, plan.views)  # (2b, 3, S, S)
+    pairs = torch.stack(views.chunk(2), dim=1).flatten(0, 1)  # (2b, ...), pairs adjacent
+    scale = max(1, math.ceil(SMALLEST / plan.image_size))
+    pairs = pairs.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
+    save_image(pairs, target, nrow=8, padding=4, pad_value=1.0)
