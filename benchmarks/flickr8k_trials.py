@@ -115,7 +115,9 @@ class ExactTask(_Own):
             logits[torch.arange(len(own)), own] = -math.inf
             told.log_u = logits.logsumexp(dim=1) - math.log(logits.shape[1] - 1)
         first, second = (z.detach() for z in pair)
-        return Outcome(self.loss(*pair, *rows), (first, second), (first, second), rows)
+        return Outcome(
+            self.loss(*pair, rows[0], index_b=rows[1]), (first, second), (first, second), rows
+        )
 
     def _features(self, model: Any, step: int) -> list[Tensor]:
         inputs: Any = (self.a, self.b)

@@ -89,7 +89,13 @@ def recalls(model: SentenceTransformer, pairs: Dataset) -> dict[str, float]:
 
 def make_loss(method: str, model: SentenceTransformer, temperature: float) -> torch.nn.Module:
     if method.startswith("SogCLR"):
-        loss = partial(GlobalRankingLoss, model, SETTINGS["pairs"], temperature=temperature)
+        loss = partial(
+            GlobalRankingLoss,
+            model,
+            SETTINGS["pairs"],
+            temperature=temperature,
+            scale="temperature",
+        )
         return loss(effective_negatives=None) if method.endswith("published") else loss()
     return MultipleNegativesRankingLoss(model, scale=1 / temperature)
 

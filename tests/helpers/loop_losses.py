@@ -70,7 +70,9 @@ def tensors(ids):
 
 def evaluate(loss, pair, *ids, **arguments):
     """The value of the loss and its gradient by both sides, stacked."""
-    value = loss(*pair, *ids, **arguments)
+    named = dict(zip(("index", "index_b", "group"), ids, strict=False))
+    named = {name: x for name, x in named.items() if name == "index" or x is not None}
+    value = loss(*pair, **named, **arguments)
     return value.detach(), torch.stack(torch.autograd.grad(value, pair))
 
 

@@ -10,9 +10,9 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+import sogclr.losses.backends.choose
 import sogclr.losses.backends.shared
 import sogclr.losses.normalizer_sharded
-import sogclr.losses.two_view
 from sogclr import (
     ClipLoss,
     DecoupledClipLoss,
@@ -27,7 +27,7 @@ from sogclr import (
 )
 from sogclr.distributed.exchange import Shares
 from sogclr.losses.backends.tiled import Part
-from sogclr.losses.inputs import never_negatives
+from sogclr.losses.sample_ids import never_negatives
 from sogclr.planning.recipe import Recipe, build_optimizer
 
 SAMPLES, WIDTH, BATCH = 30, 6, 12
@@ -56,11 +56,11 @@ def nameless(loss, a, b, index, group):
 
 
 def stored_views(loss, a, b, index, group):
-    return loss(a, b, index, (group % 3, (group + 1) % 3))
+    return loss(a, b, index, views=(group % 3, (group + 1) % 3))
 
 
 def pairs(loss, a, b, index, group):
-    return loss(a, b, index, 2 * index + group % 2, group)
+    return loss(a, b, index, index_b=2 * index + group % 2, group=group)
 
 
 def keyed(loss, a, b, index, group):
@@ -139,11 +139,11 @@ def divided_twice(rank):
 def diagonal_of_the_first(rank):
     """Each process takes its rows for the first ones of the batch."""
 
-    def shifted(ids, rows, columns, there):
+    def shifted(ids, rows, columns, present):
         start = rows.start - rank * BATCH // 2
-        return never_negatives(ids, slice(start, start + rows.stop - rows.start), columns, there)
+        return never_negatives(ids, slice(start, start + rows.stop - rows.start), columns, present)
 
-    return patch.object(sogclr.losses.two_view, "never_negatives", shifted)
+    return patch.object(sogclr.losses.backends.choose, "never_negatives", shifted)
 
 
 MISTAKES = {

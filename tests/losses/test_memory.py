@@ -118,7 +118,7 @@ def test_exact_normalizers_make_the_gradient_unbiased(kind):
         kept = normalize(x.detach(), dim=2).unbind(1)
         places = earlier if kind == "pairs" else 2 * earlier
         ids = [earlier, places, earlier if kind == "pairs" else places + 1]
-        loss.memory.put(torch.stack([side[earlier] for side in kept]), torch.stack(ids))
+        loss.memory.store(torch.stack([side[earlier] for side in kept]), torch.stack(ids))
         value = loss(x[rows, 0], x[rows, 1], rows, *more)
         total += torch.autograd.grad(value, x)[0] / len(draws)
     torch.testing.assert_close(total, torch.autograd.grad(exact, x)[0], **EXACT)
@@ -171,18 +171,18 @@ def test_earlier_rows_have_had_their_visit(kind):
 
 
 def test_the_latest_come_first_and_the_oldest_go():
-    memory_size = FeatureMemory(3, torch.float64)
+    memory = FeatureMemory(3, torch.float64)
     for first in (0, 2, 4):
         ids = torch.tensor([[first, first + 1]])
-        memory_size.beside(torch.ones(2, 2, WIDTH), ids)
-        memory_size.put(torch.full((2, 2, WIDTH), float(first)), ids)
-    assert memory_size.ids.tolist() == [[4, 5, 2]]
-    assert memory_size.vectors[0, :, 0].tolist() == [4, 4, 2]
-    assert memory_size.filled.all()
-    memory_size.put(torch.ones(2, 5, WIDTH), torch.arange(5)[None])
-    assert memory_size.ids.tolist() == [[0, 1, 2]]
-    memory_size.clear()
-    assert not memory_size.filled.any()
+        memory.append_to(torch.ones(2, 2, WIDTH), ids)
+        memory.store(torch.full((2, 2, WIDTH), float(first)), ids)
+    assert memory.ids.tolist() == [[4, 5, 2]]
+    assert memory.vectors[0, :, 0].tolist() == [4, 4, 2]
+    assert memory.filled.all()
+    memory.store(torch.ones(2, 5, WIDTH), torch.arange(5)[None])
+    assert memory.ids.tolist() == [[0, 1, 2]]
+    memory.clear()
+    assert not memory.filled.any()
 
 
 @kinds

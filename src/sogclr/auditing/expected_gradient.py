@@ -182,7 +182,8 @@ class _Visit:
         """The loss of these features."""
         ids = [self.population.rows[side, self.samples] for side in dict.fromkeys(self.sides)]
         if self.population.of_pairs:
-            return loss(*pair, *ids, group=self.population.group[self.samples])
+            group = self.population.group[self.samples]
+            return loss(*pair, ids[0], index_b=ids[-1], group=group)
         return loss(*pair, *ids)
 
     def tell(self, given: list[Given], log_u: Tensor) -> None:

@@ -259,9 +259,11 @@ def _empty(found: _Found) -> Any:
     """The global loss with the temperature of a loss that keeps no table."""
     n = len(found.task.names)
     if found.partners is None:
-        return GlobalContrastiveLoss(n, temperature=found.task.loss.temperature)
+        return GlobalContrastiveLoss(
+            n, temperature=found.task.loss.temperature, scale="temperature"
+        )
     sizes = (n, int(found.partners.max()) + 1)
-    return GlobalClipLoss(sizes, temperature=found.task.loss.temperature_a)
+    return GlobalClipLoss(sizes, temperature=found.task.loss.temperature_a, scale="temperature")
 
 
 def tables_of(loss: Any) -> list[NormalizerTable]:

@@ -30,6 +30,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import DEFAULT_CALLBACKS
 
 from ..losses import DecoupledClipLoss, GlobalClipLoss
+from ..losses.contrast import Scale
 from ..losses.temperature import IndividualTemperature, Temperature
 
 __all__ = ["GlobalRankingLoss", "with_sample_ids"]
@@ -86,9 +87,6 @@ class GlobalRankingLoss(nn.Module):
     without gradients the loss is that of the batch alone (`DecoupledClipLoss`), at the initial
     temperature where each sample has its own, and needs no ids.
 
-    Value and gradient are tau times those of a cross-entropy. AdamW does not mind; SGD wants a
-    learning rate 1/tau times as large as with `MultipleNegativesRankingLoss`.
-
     Args:
         model: the model that is trained.
         num_samples: number of pairs in the training set.
@@ -96,9 +94,11 @@ class GlobalRankingLoss(nn.Module):
             `sogclr`. 0.05, as `MultipleNegativesRankingLoss` with its scale of 20.
         gamma_min: smallest weight of a new estimate, see `sogclr.GlobalClipLoss`.
         gamma_decay_visits: see there.
-        candidates: with how many negatives of average weight a positive competes. 255, what
+        effective_negatives: number of negatives of average weight that a positive competes with. 255, what
             `MultipleNegativesRankingLoss` aims at with a batch of 256; None for SogCLR as
             published, which goes on pushing pairs that are told apart already.
+        scale: "cross-entropy" as `MultipleNegativesRankingLoss`, so that learning rates carry over;
+            or "temperature", see `sogclr.losses`.
 
     Raises:
         ValueError: not two columns of text, no ids, or a label column of something else.
@@ -114,6 +114,7 @@ class GlobalRankingLoss(nn.Module):
         gamma_min: float = 0.2,
         gamma_decay_visits: int | None = None,
         effective_negatives: float | None = 255,
+        scale: Scale = "cross-entropy",
     ) -> None:
         super().__init__()
         self.model = model
@@ -123,9 +124,11 @@ class GlobalRankingLoss(nn.Module):
             gamma_min=gamma_min,
             gamma_decay_visits=gamma_decay_visits,
             effective_negatives=effective_negatives,
+            scale=scale,
         )
         self.in_batch = DecoupledClipLoss(
             temperature.initial if isinstance(temperature, IndividualTemperature) else temperature,
+            scale=scale,
             process_group=None,
         )
         self.in_batch.effective_negatives = effective_negatives
@@ -135,6 +138,7 @@ class GlobalRankingLoss(nn.Module):
             "gamma_min": gamma_min,
             "gamma_decay_visits": gamma_decay_visits,
             "effective_negatives": effective_negatives,
+            "scale": scale,
         }
         # It never has a gradient. An optimizer that holds it belongs to this loss's trainer.
         self.token = nn.Parameter(torch.zeros(()))

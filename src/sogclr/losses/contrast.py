@@ -119,13 +119,14 @@ class ContrastiveLoss(nn.Module):
         tau: Tau,
         earlier: bool = False,
     ) -> Tensor:
-        """Compute tau log u - s(positive) of each anchor, `(S, M)`; of `earlier` ones: no update."""
+        """Compute the loss of each anchor, `(S, M)`. `earlier` anchors update no state."""
         temperature, (log_sum, count, mean) = sides[0].temperature, negatives
         log_sum, fixed = with_gradient_by_tau(log_sum, tau, mean), without_graph(tau)
+        log_positive = positive / tau
         if self.positive_in_normalizer:
             log_count = _log(count + 1)
-            # tau log ĝ - s(positive) in one: their gradients cancel where the positive dominates ĝ.
-            loss = tau * (softplus(log_sum - positive / tau) - log_count)
+            # log ĝ - s / tau as one function: where the positive dominates ĝ their gradients cancel.
+            loss = softplus(log_sum - log_positive) - log_count
         else:
             log_count = _log(count)
             log_g = log_sum - log_count  # (S, M), -inf without negatives
@@ -133,18 +134,18 @@ class ContrastiveLoss(nn.Module):
             log_u = estimate([(side.normalizer, side.rows) for side in sides], log_g.detach())
             if isinstance(count, Tensor):
                 log_u = log_u.masked_fill(count == 0, 0.0)
-            loss = tau * StraightThrough.apply(log_g, log_u) - positive
+            loss = StraightThrough.apply(log_g, log_u) - log_positive
             if mean is not None and temperature.learns() and not earlier:
-                slope = slope_by_tau(log_u, log_g, mean, positive, fixed, self.effective_negatives)
+                slope = slope_by_tau(log_u, log_g, mean, log_positive, self.effective_negatives)
                 for side, own in zip(sides, slope, strict=True):
                     side.temperature.learn(side.temperature_rows, own)
-            loss = against_candidates(loss, tau, self.effective_negatives)
+            loss = against_candidates(loss, 1.0, self.effective_negatives)
         loss = temperature.objective(loss, tau)
         if isinstance(count, Tensor) and not self.positive_in_normalizer:
-            loss = torch.where(count > 0, loss, -positive)  # nothing to contrast with
+            loss = torch.where(count > 0, loss, -positive / fixed)  # nothing to contrast with
         if self.scale == "temperature":
-            return loss
-        return loss / fixed + (log_count if self.sums_negatives else 0.0)
+            return loss * fixed
+        return loss + log_count if self.sums_negatives else loss
 
     def raise_for_invalid_ids(self) -> None:
         """Raise IndexError if a table met invalid ids on an accelerator. Waits for the device."""

@@ -74,9 +74,7 @@ def assemble(
         shares: see `Batch`.
         memory: features of earlier batches; None for none.
     """
-    own = unit_rows(a, b)  # (2, n, d)
-    x, y = own.unbind()
-    positive = (x * y).sum(dim=1)  # (n,)
+    own, positive = unit_rows(a, b)  # (2, n, d), (n,)
     if shares is None and memory is None:
         return Batch((a, b), own, own, positive, ids, None, None)
     rows, stacked, present = own, ids.stacked(), None
@@ -92,26 +90,31 @@ def assemble(
 
 
 class _UnitRows(torch.autograd.Function):
-    """Fewer operations than torch.nn.functional.normalize on each side: a small batch counts them."""
+    """Fewer operations than those of torch.nn.functional.normalize: a small batch counts them."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         features = torch.stack([a, b])  # (2, n, d)
         length = torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp_(min=EPSILON)
         unit = features.div_(length)
         ctx.save_for_backward(unit, length)
-        return unit
+        return unit, (unit[0] * unit[1]).sum(dim=1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, by_unit: Tensor, by_positive: Tensor) -> tuple[Tensor, ...]:
         unit, length = ctx.saved_tensors
+        gradient = torch.addcmul(by_unit, unit.flip(0), by_positive[:, None])
         radial = torch.linalg.vecdot(gradient, unit).unsqueeze(-1)
-        return gradient.addcmul(unit, radial, value=-1).div_(length).unbind()
+        return gradient.addcmul_(unit, radial, value=-1).div_(length).unbind()
 
 
-def unit_rows(a: Tensor, b: Tensor) -> Tensor:
-    """Normalize the features of both sides, `(n, d)` each: `(2, n, d)`, float32 or float64."""
+def unit_rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalize the features of both sides, `(n, d)` each, in float32 or float64.
+
+    Returns:
+        `(2, n, d)` unit rows; and `(n,)` the similarity of each row of `a` to that of `b`.
+    """
     double = a.dtype == b.dtype == torch.float64
     return _UnitRows.apply(a, b) if double else _UnitRows.apply(a.float(), b.float())
 

@@ -97,8 +97,8 @@ class MoCoLoss(ContrastiveLoss):
             )
         shares = agree(self.process_group, query1.shape[0])
         with without_autocast(query1.device):
-            queries = unit_rows(query1, query2)  # (2, n, d)
-            keys = unit_rows(key1.detach(), key2.detach())
+            queries, _ = unit_rows(query1, query2)  # (2, n, d)
+            keys, _ = unit_rows(key1.detach(), key2.detach())
             partners = keys.flip(0).to(queries.dtype)
             positive = (queries * partners).sum(dim=2).flatten()  # (2n,)
             if shares is not None:

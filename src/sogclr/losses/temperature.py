@@ -68,8 +68,13 @@ class Temperature(nn.Module):
         """tau of the anchors in these rows `(M,)`: a number, a scalar, or `(M,)`."""
         raise NotImplementedError
 
-    def objective(self, loss: Tensor, tau: float | Tensor) -> Tensor:
-        """What is minimized, given F of each anchor `(M,)`, on the scale of F."""
+    def objective(self, loss: Tensor, tau: Tau) -> Tensor:
+        """Compute what is minimized over tau, both divided by the present tau.
+
+        Args:
+            loss: F / tau of each anchor, with the graph of tau.
+            tau: with its graph.
+        """
         return loss
 
     def learns(self) -> bool:
@@ -129,11 +134,11 @@ class LearnedTemperature(Temperature):
                 self.log_temperature.clamp_(min=math.log(self.minimum))
         return self.log_temperature.exp()
 
-    def objective(self, loss: Tensor, tau: float | Tensor) -> Tensor:
-        assert isinstance(tau, Tensor)
+    def objective(self, loss: Tensor, tau: Tau) -> Tensor:
         if self.rho is None:
-            return loss / tau * tau.detach()
-        return loss + self.rho * tau
+            return loss
+        assert isinstance(tau, Tensor)
+        return (loss + self.rho) * (tau / tau.detach())
 
     def extra_repr(self) -> str:
         aim = "F/tau" if self.rho is None else f"F + {self.rho:g} tau"
@@ -204,8 +209,8 @@ class IndividualTemperature(PerSample, Temperature):
     def forward(self, rows: Tensor) -> Tensor:
         return self.tau[rows]
 
-    def objective(self, loss: Tensor, tau: float | Tensor) -> Tensor:
-        return loss + self.rho * tau
+    def objective(self, loss: Tensor, tau: Tau) -> Tensor:
+        return loss + self.rho
 
     def learns(self) -> bool:
         return self.training and torch.is_grad_enabled()
@@ -294,8 +299,7 @@ def slope_by_tau(
     log_u: Tensor,
     log_g: Tensor,
     mean: Tensor,
-    positive: Tensor,
-    tau: Tau,
+    log_positive: Tensor,
     effective_negatives: float | None,
 ) -> Tensor:
     """Compute dF/dtau of each anchor, `(S, M)`, NaN without negatives.
@@ -306,14 +310,13 @@ def slope_by_tau(
     Args:
         log_u, log_g: `(S, M)`.
         mean: `(S, M)` mean of s / tau over the negatives under the softmax.
-        positive: `(M,)` similarity to the positive.
-        tau: a number, a scalar or `(S, M)`.
+        log_positive: `(S, M)` or `(M,)`, s / tau of the positive.
         effective_negatives: see `sogclr.losses.objective.against_candidates`.
     """
     log_g = log_g.detach()
     slope = log_u - (log_g - log_u).exp() * mean
     if effective_negatives is not None:
-        log_k, own = math.log(effective_negatives), positive.detach() / tau
+        log_k, own = math.log(effective_negatives), log_positive.detach()
         x = log_u - own + log_k
         slope = softplus(x) - log_k + x.sigmoid() * (slope - log_u + own)
     return slope.masked_fill(log_g == -math.inf, math.nan)

@@ -14,7 +14,7 @@ from ..data.views.static import static_inputs, view_parameters
 from ..evaluation.embed_images import embed_images
 from ..evaluation.knn import knn_accuracy
 from ..losses import DecoupledContrastiveLoss, GlobalContrastiveLoss, MoCoLoss, NTXentLoss
-from ..losses.contrast import ContrastiveLoss
+from ..losses.contrast import ContrastiveLoss, Scale
 from ..models.encoders import PROJECTION, ContrastiveModel, EncoderSpec
 from ..models.momentum import MomentumModel
 from ..planning.images import Plan
@@ -26,16 +26,19 @@ __all__ = ["TwoViewTask", "ViewsTask", "build_loss"]
 
 KNN_SAMPLES = 2_000  # enough for +-1 % and seconds on a CPU
 
+# Gradients do not depend on the batch size then, and filed results stand.
+SCALE: Scale = "temperature"
+
 
 def build_loss(plan: Plan, num_samples: int) -> ContrastiveLoss:
     """The loss of the plan's method; all take `(view1, view2, index)`, MoCo's keys before index."""
     tau = plan.temperature
     if plan.request.method == "simclr":
-        return NTXentLoss(tau)
+        return NTXentLoss(tau, scale=SCALE)
     if plan.request.method == "dcl":
-        return DecoupledContrastiveLoss(tau)
+        return DecoupledContrastiveLoss(tau, scale=SCALE)
     if plan.queue_size is not None:
-        return MoCoLoss(plan.queue_size, PROJECTION, temperature=tau)
+        return MoCoLoss(plan.queue_size, PROJECTION, temperature=tau, scale=SCALE)
     return GlobalContrastiveLoss(
         num_samples,
         temperature=tau,
@@ -43,6 +46,7 @@ def build_loss(plan: Plan, num_samples: int) -> ContrastiveLoss:
         gamma_decay_visits=plan.request.gamma_decay_visits,
         effective_negatives=plan.request.effective_negatives,
         memory_size=plan.request.memory_size or None,
+        scale=SCALE,
     )
 
 

@@ -17,6 +17,7 @@ from ..losses import (
     GlobalClipLoss,
     SigLipLoss,
 )
+from ..losses.contrast import Scale
 from ..losses.temperature import (
     ConstantTemperature,
     IndividualTemperature,
@@ -37,6 +38,9 @@ __all__ = ["PairTask", "ScoredPairs", "SidesTask", "build_loss"]
 
 SCORED_PAIRS = 1_000  # pairs of the training data that are scored where nothing is held back
 
+# Gradients do not depend on the batch size then, and filed results stand.
+SCALE: Scale = "temperature"
+
 
 def build_loss(plan: PairPlan, sizes: tuple[int, int]) -> nn.Module:
     """The loss of the plan's method; all take `(a, b, index, index_b)`."""
@@ -45,9 +49,9 @@ def build_loss(plan: PairPlan, sizes: tuple[int, int]) -> nn.Module:
         return SigLipLoss(plan.temperature)
     temperature = _temperature(plan)
     if request.method == "clip":
-        return ClipLoss(temperature)
+        return ClipLoss(temperature, scale=SCALE)
     if request.method == "dcl":
-        return DecoupledClipLoss(temperature)
+        return DecoupledClipLoss(temperature, scale=SCALE)
     return GlobalClipLoss(
         sizes,
         temperature=temperature,
@@ -55,6 +59,7 @@ def build_loss(plan: PairPlan, sizes: tuple[int, int]) -> nn.Module:
         gamma_decay_visits=request.gamma_decay_visits,
         effective_negatives=request.effective_negatives,
         memory_size=plan.memory_size or None,
+        scale=SCALE,
     )
 
 
@@ -149,7 +154,7 @@ class SidesTask(Task):
         inputs = self.a.to_model(batch.a, device), self.b.to_model(batch.b, device)
         (features_a, z_a), (features_b, z_b) = model(*inputs)
         rows = loss_indices(batch)
-        loss = self.loss(z_a, z_b, *rows, **self.keys(batch))
+        loss = self.loss(z_a, z_b, rows[0], index_b=rows[1], **self.keys(batch))
         return Outcome(
             loss, (features_a.detach(), features_b.detach()), (z_a.detach(), z_b.detach()), rows
         )
