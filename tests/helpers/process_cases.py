@@ -71,7 +71,13 @@ def keyed(loss, a, b, index, group):
 def keyed_pairs(loss, a, b, index, group):
     text = 2 * index + group % 2
     return loss(
-        a, b, index % 10, text % 20, group % 50, sample_key=index * 2**40, sample_key_b=text - 2**62
+        a,
+        b,
+        index % 10,
+        index_b=text % 20,
+        group=group % 50,
+        sample_key=index * 2**40,
+        sample_key_b=text - 2**62,
     )
 
 

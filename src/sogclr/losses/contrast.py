@@ -126,7 +126,7 @@ class ContrastiveLoss(nn.Module):
         if self.positive_in_normalizer:
             log_count = _log(count + 1)
             # log ĝ - s / tau as one function: where the positive dominates ĝ their gradients cancel.
-            loss = softplus(log_sum - log_positive) - log_count
+            loss = softplus(log_sum - log_positive, threshold=40) - log_count
         else:
             log_count = _log(count)
             log_g = log_sum - log_count  # (S, M), -inf without negatives

@@ -178,7 +178,7 @@ def test_so_is_that_of_individual_temperatures(kind, scale, effective_negatives,
 @tiles
 @taus
 def test_moco_is_the_dense_one(tau, cut):
-    loss = MoCoLoss(30, 5, temperature=tau, dtype=torch.float64)
+    loss = MoCoLoss(30, 5, temperature=tau, dtype=torch.float64, scale="temperature")
     with torch.no_grad():
         loss.queue.store(normalize(torch.cat(features(seed=1)), dim=1), torch.arange(2 * B) % 9)
     loss.eval()

@@ -73,7 +73,7 @@ def _mean(logits, log_sum, axis: tl.constexpr):
     """Compute the mean of logits to base 2 under their softmax, 0 of nothing."""
     shift = tl.where(log_sum == -float("inf"), 0.0, log_sum * 1.4426950408889634)
     share = tl.exp2(logits - tl.expand_dims(shift, axis))
-    return tl.sum(tl.where(logits == -float("inf"), 0.0, share * logits), axis)
+    return tl.sum(share * tl.where(logits == -float("inf"), 0.0, logits), axis)
 
 
 @triton.jit
