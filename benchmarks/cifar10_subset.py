@@ -2,10 +2,10 @@
 
     python benchmarks/cifar10_subset.py --seeds 0 1 2
 
-Trains on 500 images a class, evaluates kNN and linear accuracy on 200 test images a class, for
-each method and seed, and writes `results/cifar10_subset.json` after every run, so that it can be
-cut off and continued, or shared by processes. Raw pixels and the untrained encoder stand beside.
-The data is looked for in `../shared/data` or $SOGCLR_DATA (cifar10-jpeg.tar.zst).
+Trains on 500 images a class and measures kNN and linear accuracy on 200 test images a class, for
+each method and seed, beside raw pixels and the untrained encoder. `results/cifar10_subset.json` is
+written after every run, so the command can be interrupted and continued, and several processes can
+share the runs. The data must be in `../shared/data` or $SOGCLR_DATA (cifar10-jpeg.tar.zst).
 """
 
 import argparse
@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {"encoder": "small", "batch_size": 64, "epochs": 20, 
 
 
 def subset(folder: Path) -> tuple[Path, Path]:
-    """Unpack the archive and keep the first images of each class, by name."""
+    """Unpack the archive and keep the first images of each class, in the order of their names."""
     default = HERE.parents[1] / "shared" / "data"
     archive = Path(os.environ.get("SOGCLR_DATA", default)) / ARCHIVE
     if not archive.is_file():
@@ -46,7 +46,7 @@ def subset(folder: Path) -> tuple[Path, Path]:
 
 
 def one_run(method: Method, seed: int, train: Path, test: Path, out: Path) -> dict[str, Any]:
-    """Pre-train and evaluate; seconds are of pre-training alone."""
+    """Pre-train and evaluate; the seconds are those of pre-training alone."""
     started, cpu = time.monotonic(), time.process_time()
     sogclr.pretrain(train, out, method=method, seed=seed, **SETTINGS)
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu
@@ -61,13 +61,13 @@ def one_run(method: Method, seed: int, train: Path, test: Path, out: Path) -> di
 
 
 def recorded() -> list[dict[str, Any]]:
-    """The runs filed so far under these settings."""
+    """Return the runs in the results file that have these settings."""
     stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     return stored["runs"] if stored.get("settings") == SETTINGS else []
 
 
 def show(runs: list[dict[str, Any]]) -> None:
-    """Mean and spread (standard deviation over seeds) of each row."""
+    """Print mean and standard deviation over seeds for each kind of features."""
     print(f"{'features':<22} {'kNN %':>14} {'linear %':>14} {'s':>6}  seeds")
     for method in dict.fromkeys(run["method"] for run in runs):
         mine = [run for run in runs if run["method"] == method]
@@ -96,7 +96,7 @@ def main() -> None:
                 if any((r["method"], r["seed"]) == (method, seed) for r in recorded()):
                     continue
                 run = one_run(method, seed, train, test, Path(folder) / f"{method}-{seed}")
-                # Read again: another process may have added its runs meanwhile.
+                # Read the file again: another process may have added runs to it.
                 stored = {"settings": SETTINGS, "machine": machine(), "runs": [*recorded(), run]}
                 RESULTS.parent.mkdir(exist_ok=True)
                 RESULTS.write_text(json.dumps(stored, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""The losses that `loss_speed.py` compares, what they are given, and what they should return."""
+"""The losses that `loss_speed.py` compares, their inputs, and their reference in float64."""
 
 import contextlib
 import io
@@ -21,11 +21,12 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def libauc(mode: str) -> Loss:
+    """Build LibAUC's loss; `mode` is "unimodal" or "bimodal"."""
     from libauc.losses import GCLoss
 
     with contextlib.redirect_stdout(io.StringIO()):
         loss = GCLoss(mode, N=SAMPLES, tau=TAU, device=DEVICE)
-    # In that mode it returns temperatures as well.
+    # In bimodal mode the loss returns temperatures as well.
     return (lambda a, b, index: loss(a, b, index)[0]) if mode == "bimodal" else loss
 
 
@@ -62,7 +63,7 @@ def metric_learning() -> Loss:
     return lambda a, b, index: loss(torch.cat([a, b]), index.repeat(2).to(DEVICE))
 
 
-# Ours first: the others are told relative to it.
+# sogclr comes first: the times of the others are divided by its time.
 FAMILIES: dict[str, dict[str, Callable[[], Loss]]] = {
     "pairs": {
         "sogclr": lambda: sogclr.GlobalClipLoss(SAMPLES, temperature=TAU),
@@ -86,6 +87,7 @@ IN_BATCH = {
 
 
 def installed(family: str) -> Iterator[tuple[str, Loss]]:
+    """Yield the losses of a family whose libraries are installed."""
     for name, make in FAMILIES[family].items():
         try:
             yield name, _on_device(make())
@@ -98,7 +100,12 @@ def _on_device(loss: Loss) -> Loss:
 
 
 def batch(size: int, width: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
-    """Features whose partners resemble each other, and ids as a loader gives them, on the CPU."""
+    """Draw a batch.
+
+    Returns:
+        Two tensors `(size, width)` of features, in which positive pairs are similar, and the
+        sample ids `(size,)` on the CPU, where a loader makes them.
+    """
     generator = torch.Generator().manual_seed(size)
     a, b = torch.randn(2, size, width, generator=generator)
     index = torch.randperm(SAMPLES, generator=generator)[:size]
@@ -107,6 +114,7 @@ def batch(size: int, width: int, dtype: torch.dtype = torch.float32) -> tuple[Te
 
 
 def step(loss: Loss, a: Tensor, b: Tensor, index: Tensor) -> None:
+    """Run forward and backward of one step."""
     a.grad = b.grad = None
     loss(a, b, index).backward()
 
@@ -119,10 +127,14 @@ def error(
     width: int,
     dtype: torch.dtype = torch.float32,
 ) -> float:
-    """Of the gradient of a first step, in which u is the batch's own estimate."""
+    """Return the relative error of a first step's gradient, against the reference in float64.
+
+    In a first step the table is empty, so u is the estimate of the batch itself. The gradient is
+    scaled by the best factor first, since LibAUC's has another scale.
+    """
     a, b, index = batch(size, width, dtype)
     gradient = torch.cat(torch.autograd.grad(loss(a, b, index), (a, b))).double().flatten()
-    # The same numbers, as they are after rounding to `dtype`.
+    # The reference gets the features after rounding to `dtype`.
     a, b = (side.detach().double().requires_grad_() for side in (a, b))
     value = reference(family, a, b, name in IN_BATCH, name == "sogclr")
     exact = torch.cat(torch.autograd.grad(value, (a, b))).flatten()
@@ -131,9 +143,9 @@ def error(
 
 
 def reference(
-    family: str, a: Tensor, b: Tensor, positive_in_normalizer: bool, one_u_a_sample: bool
+    family: str, a: Tensor, b: Tensor, positive_in_normalizer: bool, one_u_per_sample: bool
 ) -> Tensor:
-    """The in-batch loss, dense and in the dtype of the features."""
+    """Compute the in-batch loss from a dense matrix, in the dtype of the features."""
     a, b = normalize(a, dim=1), normalize(b, dim=1)
     size = len(a)
     if family == "pairs":
@@ -145,12 +157,12 @@ def reference(
         logits = [(z @ z.T / TAU).masked_fill(own, -math.inf)]
         positive = torch.arange(2 * size, device=a.device).roll(size)[:, None]
     total = a.new_zeros(())
-    for each in logits:
-        rest = each if positive_in_normalizer else each.scatter(1, positive, -math.inf)
-        log_g = rest.logsumexp(dim=1)
-        if one_u_a_sample and family == "two views":
+    for side in logits:
+        kept = side if positive_in_normalizer else side.scatter(1, positive, -math.inf)
+        log_g = kept.logsumexp(dim=1)
+        if one_u_per_sample and family == "two views":
             views = log_g.detach().view(2, size)
             log_u = views.logsumexp(dim=0).repeat(2) - math.log(2)
             log_g = (log_g.detach() - log_u).exp() * log_g
-        total = total + (log_g - each.gather(1, positive).squeeze(1)).mean()
+        total = total + (log_g - side.gather(1, positive).squeeze(1)).mean()
     return total

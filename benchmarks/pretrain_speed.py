@@ -1,22 +1,24 @@
-"""Images per second of whole pre-training at 32 px, beside lightly's and LibAUC's loops.
+"""Measure images per second of whole pre-training at 32 px: sogclr, lightly and LibAUC.
 
     pip install lightly libauc
     python benchmarks/pretrain_speed.py
 
-From arrays in memory to updated weights: views, encoder, projector, loss, optimizer. Three tables:
+The time is that from arrays in memory to updated weights: views, encoder, projector, loss and
+optimizer. Three tables:
 
-    peers      ours, in float32 and at our default precision, beside lightly's SimCLR example
+    peers      sogclr, in float32 and at its default precision, lightly's SimCLR example
                (`SimCLRTransform`, `NTXentLoss`) and LibAUC's tutorial (torchvision's transforms,
-               `GCLoss`); theirs with a loader in the process and with a worker a core, whichever
-               is faster; encoder, projector and optimizer are the same. On a GPU all in bfloat16,
-               theirs with workers alone
-    loss       SogCLR's step beside DCL's, the in-batch loss on the same code
-    batch      ours at batch 16 to 4,096
+               `GCLoss`), all with the same encoder, projector and optimizer. The peers run with a
+               loader in the main process and with one worker for each core; the faster one counts.
+               On a GPU all run in bfloat16, the peers with workers only
+    loss       a step of SogCLR, DCL and SimCLR in sogclr's code
+    batch      sogclr at batch 16 to 4,096
 
-Sides take turns in one process, each round begun by another. A figure is the median over rounds;
-beside a ratio stand its lowest and highest round. Twenty minutes of two cores, two of a GPU, where
-the encoder is a ResNet-18. Writes `results/pretrain_speed.json` or `..._cuda.json`. Images are
-photos scaled to 32 px, looked for in `../shared/data` or $SOGCLR_DATA (flickr8k-144.tar).
+The programs take turns in one process, and each round starts with another one. A figure is the
+median over rounds, the range of a ratio its lowest and highest round. Takes twenty minutes of two
+cores, or two minutes of a GPU, where the encoder is a ResNet-18. Writes
+`results/pretrain_speed.json` or `..._cuda.json`. The images are photos scaled to 32 px; they must
+be in `../shared/data` or $SOGCLR_DATA (flickr8k-144.tar).
 """
 
 import argparse
@@ -41,12 +43,13 @@ from torch.utils.data import DataLoader, Dataset
 from view_speed import TwoViews, lightly_view, photos, torchvision_view
 
 from sogclr.common.options import Augmentation, Method, Precision
-from sogclr.data.batches.loaders import BatchPlan
+from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.images.arrays import ArraySource
 from sogclr.data.views.resident import resident
 from sogclr.distributed.launch import choose_device, start
 from sogclr.models.encoders import ContrastiveModel, build_encoder, build_projector, width_of
-from sogclr.planning.images import Request, plan_run
+from sogclr.planning.images import plan_run
+from sogclr.planning.settings_images import ImageSettings
 from sogclr.runs.folder import Run
 from sogclr.training.build_images import build_task
 from sogclr.training.loop import Trainer
@@ -56,21 +59,22 @@ NAME = "pretrain_speed_cuda.json" if GPU else "pretrain_speed.json"
 RESULTS = Path(__file__).parent / "results" / NAME
 ROUNDS, TAU, RATE = 3 if GPU else 5, 0.2, 1e-3
 VIEWS = Augmentation().resolved(32)
-# Images a round, so that one takes seconds, and of the others', whose loaders need longer.
+# Images in a round, so that it takes seconds; a larger number for the peers, whose workers start
+# slowly.
 IMAGES = {"small": 1024, "resnet18": 24_576 if GPU else 128}
-THEIRS = 4096
-# Encoder and batch size beside others; the encoder of the other tables.
-BESIDE = [("small", 64), ("small", 512), ("resnet18", 64)]
-USUAL = "small"
+PEER_IMAGES = 4096
+# Encoders and batch sizes of the table `peers`; the encoder of the other tables.
+PEER_CASES = [("small", 64), ("small", 512), ("resnet18", 64)]
+ENCODER = "small"
 if GPU:
-    BESIDE, USUAL = [("resnet18", 64), ("resnet18", 512)], "resnet18"
+    PEER_CASES, ENCODER = [("resnet18", 64), ("resnet18", 512)], "resnet18"
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 Side = Callable[[], float]
 
 
 class WithIds(Dataset):
-    """Two views, and who they are of."""
+    """Two views of an image, and the sample's index."""
 
     def __init__(self, pairs: TwoViews) -> None:
         self.pairs = pairs
@@ -96,8 +100,8 @@ def libauc_loss(samples: int) -> Loss:
         return GCLoss("unimodal", N=samples, tau=TAU, device=choose_device("auto"))
 
 
-def theirs(source: ArraySource, view: Any, loss: Loss, encoder: str, batch: int) -> Side:
-    """Lightly's example and LibAUC's tutorial are this loop; the model takes a view at a time."""
+def peer_loop(source: ArraySource, view: Any, loss: Loss, encoder: str, batch: int) -> Side:
+    """Make the training loop of lightly's example and LibAUC's tutorial: one view at a time."""
     model, device = _model(encoder), choose_device("auto")
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
@@ -128,14 +132,14 @@ def theirs(source: ArraySource, view: Any, loss: Loss, encoder: str, batch: int)
     return lambda: max(epoch(loader) for loader in loaders)
 
 
-def ours(
+def own_loop(
     source: ArraySource,
     encoder: str,
     batch: int,
     method: Method = "sogclr",
     precision: Precision = "auto",
 ) -> Side:
-    """As `sogclr.pretrain` does it, one epoch a round, but for saving, which no other does."""
+    """Make the loop of `sogclr.pretrain`, one epoch in a round, without saving, as the peers."""
 
     def epoch() -> float:
         with contextlib.redirect_stderr(io.StringIO()), tempfile.TemporaryDirectory() as folder:
@@ -156,31 +160,24 @@ def _trainer(
     precision: Precision,
     folder: Path,
 ) -> Trainer:
-    request = Request(
+    request = ImageSettings(
         method=method,
         encoder=encoder,
         batch_size=batch,
         epochs=1,
         image_size=32,
         temperature=TAU,
-        gamma_min=0.2,
-        gamma_decay_visits=None,
-        accumulate=1,
         optimizer="adamw",
         learning_rate=RATE,
-        weight_decay=None,
-        pretrained=False,
-        weights=None,
         precision=precision,
         views=VIEWS,
-        seed=0,
     )
     device = choose_device("auto")
     plan = plan_run(request, source, device, workers=None)
     net, spec = build_encoder(encoder, 32)
     fabric = start(device, plan.precision)
-    task = build_task(source, plan, net, spec, resident(source, fabric.device))
-    batches = BatchPlan(source.ids, batch, accumulate=1, epochs=1, seed=0)
+    task = build_task(source, plan, net, spec, fabric.device, resident(source, fabric.device))
+    batches = ShuffledSchedule(source.ids, batch, accumulate=1, epochs=1, seed=0)
     trainer = Trainer(fabric, task, batches, plan.recipe, Run(folder), math.inf)
     trainer.monitor.start()
     return trainer
@@ -191,8 +188,8 @@ def _model(encoder: str) -> nn.Module:
     return ContrastiveModel(net, build_projector(width_of(net, 32)))
 
 
-def in_turns(sides: Mapping[str, Side]) -> dict[str, list[float]]:
-    """Images per second of each side in every round."""
+def time_in_turns(sides: Mapping[str, Side]) -> dict[str, list[float]]:
+    """Let all programs take turns; return the images per second of each in every round."""
     names = list(sides)
     rates: dict[str, list[float]] = {name: [] for name in names}
     for side in sides.values():
@@ -204,55 +201,60 @@ def in_turns(sides: Mapping[str, Side]) -> dict[str, list[float]]:
     return rates
 
 
-def compared(rates: dict[str, list[float]], mine: str) -> list[dict[str, Any]]:
-    """A row a side; `ratio` is how many times as fast ours, `mine`, is."""
+def compare(rates: dict[str, list[float]], reference: str) -> list[dict[str, Any]]:
+    """Return one line for each program; `ratio` is the speed of `reference` over its speed."""
     rows = []
     for name, others in rates.items():
-        ratios = [a / b for a, b in zip(rates[mine], others, strict=True)]
-        found = [statistics.median(ratios), min(ratios), max(ratios)]
+        ratios = [a / b for a, b in zip(rates[reference], others, strict=True)]
+        summary = [statistics.median(ratios), min(ratios), max(ratios)]
         row = {"side": name, "images_per_second": round(statistics.median(others), 1)}
-        rows.append(row | {"ratio": [round(r, 3) for r in found]})
+        rows.append(row | {"ratio": [round(r, 3) for r in summary]})
     return rows
 
 
-def peers(images: np.ndarray) -> Iterator[dict[str, Any]]:
-    for encoder, batch in BESIDE:
+def measure_peers(images: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Yield the lines of the table `peers`."""
+    for encoder, batch in PEER_CASES:
         part = first(images, max(IMAGES[encoder], 2 * batch))
-        few = first(images, min(len(part), THEIRS))
+        few = first(images, min(len(part), PEER_IMAGES))
         makers = {"lightly": (lightly_loss, lightly_view), "LibAUC": (libauc_loss, plain_view)}
-        sides = {"ours, default": ours(part, encoder, batch)}
+        sides = {"ours, default": own_loop(part, encoder, batch)}
         if not GPU:
-            sides["ours, float32"] = ours(part, encoder, batch, precision="32-true")
+            sides["ours, float32"] = own_loop(part, encoder, batch, precision="32-true")
         for name, (loss, view) in makers.items():
             with contextlib.suppress(ImportError):
-                sides[name] = theirs(few, view(32, VIEWS), loss(len(few)), encoder, batch)
-        for row in compared(in_turns(sides), "ours, default" if GPU else "ours, float32"):
+                sides[name] = peer_loop(few, view(32, VIEWS), loss(len(few)), encoder, batch)
+        for row in compare(time_in_turns(sides), "ours, default" if GPU else "ours, float32"):
             yield {"encoder": encoder, "batch": batch, **row}
 
 
 def plain_view(size: int, views: Augmentation) -> Any:
-    """torchvision's; no blur at this size."""
+    """Make torchvision's view without blur, as is usual at this size."""
     return torchvision_view(size, views, nn.Identity())
 
 
-def losses(images: np.ndarray) -> Iterator[dict[str, Any]]:
+def measure_losses(images: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Yield the lines of the table `loss`."""
     for batch in (64, 256, 1024):
-        # A few percent are to be told apart.
-        part = first(images, 4 * max(IMAGES[USUAL], batch))
-        sides = {m: ours(part, USUAL, batch, method=m) for m in ("sogclr", "dcl", "simclr")}
-        for row in compared(in_turns(sides), "sogclr"):
-            yield {"encoder": USUAL, "batch": batch, **row}
+        # More images, since the differences are a few percent.
+        part = first(images, 4 * max(IMAGES[ENCODER], batch))
+        sides = {m: own_loop(part, ENCODER, batch, method=m) for m in ("sogclr", "dcl", "simclr")}
+        for row in compare(time_in_turns(sides), "sogclr"):
+            yield {"encoder": ENCODER, "batch": batch, **row}
 
 
-def batches(images: np.ndarray) -> Iterator[dict[str, Any]]:
+def measure_batches(images: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Yield the lines of the table `batch`."""
     sizes = (16, 64, 256, 1024, 4096)
-    sides = {str(b): ours(first(images, max(2 * IMAGES[USUAL], b)), USUAL, b) for b in sizes}
-    for row in compared(in_turns(sides), "64"):
-        yield {"encoder": USUAL, "batch": int(row["side"]), **row, "side": "ours, default"}
+    sides = {
+        str(b): own_loop(first(images, max(2 * IMAGES[ENCODER], b)), ENCODER, b) for b in sizes
+    }
+    for row in compare(time_in_turns(sides), "64"):
+        yield {"encoder": ENCODER, "batch": int(row["side"]), **row, "side": "ours, default"}
 
 
 def first(images: np.ndarray, count: int) -> ArraySource:
-    """As many images, the same ones again where there are too few."""
+    """Return the first images, repeated if there are too few."""
     return ArraySource(images[np.arange(count) % len(images)])
 
 
@@ -271,7 +273,11 @@ def show(tables: dict[str, list[dict[str, Any]]]) -> None:
 
 def main() -> None:
     images = np.stack([np.asarray(photo.resize((32, 32))) for photo in photos(1024)])
-    measured = {"peers": peers, "loss": losses, "batch": batches}
+    measured = {
+        "peers": measure_peers,
+        "loss": measure_losses,
+        "batch": measure_batches,
+    }
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

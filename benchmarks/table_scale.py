@@ -1,12 +1,12 @@
-"""A table for a hundred million samples: what it costs a step, a checkpoint and the memory.
+"""Measure the cost of a table of a hundred million rows: step, checkpoint and memory.
 
     python benchmarks/table_scale.py
 
-Synthetic features, batch 1,024, on a CPU: SogCLR's loss on two views with a table of 10^4 rows and
-one of 10^8 take turns, forward, backward and update, and the table alone beside them; each step has
-other rows, drawn from all. Then the large one is written as a checkpoint is, to the temporary
-folder, and read back. Medians and quartiles; writes `results/table_scale.json`. Two minutes, and
-4 GB of memory and disk.
+On a CPU, with synthetic features and batch 1,024, SogCLR's loss on two views takes turns with a
+table of 10^4 rows and one of 10^8. A step is forward, backward and update; the update is also
+measured alone. Each step draws other rows from the whole table. Then the large table is written as
+in a checkpoint, to the temporary folder, and read again. Writes medians and quartiles to
+`results/table_scale.json`. Takes two minutes and 4 GB of memory and disk.
 """
 
 import json
@@ -28,7 +28,7 @@ RESULTS = Path(__file__).parent / "results" / "table_scale.json"
 ROWS, BATCH, WIDTH, STEPS = (10_000, 100_000_000), 1024, 128, 100
 
 
-def draws(rows: int) -> list[torch.Tensor]:
+def draw_rows(rows: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [
         torch.randint(rows, (2 * BATCH,), generator=generator).unique()[:BATCH]
@@ -36,13 +36,13 @@ def draws(rows: int) -> list[torch.Tensor]:
     ]
 
 
-def step_of(loss: GlobalContrastiveLoss, views: torch.Tensor, index: torch.Tensor) -> None:
+def run_step(loss: GlobalContrastiveLoss, views: torch.Tensor, index: torch.Tensor) -> None:
     loss(*views, index).backward()
 
 
-def microseconds(losses: dict[int, GlobalContrastiveLoss]) -> list[dict[str, Any]]:
-    """Of a step and of the table in it, in turns."""
-    ids = {rows: draws(rows) for rows in losses}
+def time_steps(losses: dict[int, GlobalContrastiveLoss]) -> list[dict[str, Any]]:
+    """Time a step, and the update of the table alone, for each loss in turns."""
+    ids = {rows: draw_rows(rows) for rows in losses}
     seconds: dict[tuple[int, str], list[float]] = {}
     for step in range(STEPS):
         for rows, loss in losses.items():
@@ -50,7 +50,7 @@ def microseconds(losses: dict[int, GlobalContrastiveLoss]) -> list[dict[str, Any
             views = torch.randn(2, len(index), WIDTH, requires_grad=True)
             log_g = torch.randn(len(index))
             for name, work in (
-                ("step", partial(step_of, loss, views, index)),
+                ("step", partial(run_step, loss, views, index)),
                 ("table", partial(loss.normalizer, index, log_g)),
             ):
                 started = time.perf_counter()
@@ -60,15 +60,15 @@ def microseconds(losses: dict[int, GlobalContrastiveLoss]) -> list[dict[str, Any
         {
             "rows": rows,
             "what": name,
-            "microseconds": round(1e6 * statistics.median(found), 1),
-            "quartiles": [round(1e6 * q, 1) for q in statistics.quantiles(found, n=4)[::2]],
+            "microseconds": round(1e6 * statistics.median(times), 1),
+            "quartiles": [round(1e6 * q, 1) for q in statistics.quantiles(times, n=4)[::2]],
         }
-        for (rows, name), found in seconds.items()
+        for (rows, name), times in seconds.items()
     ]
 
 
-def written(loss: GlobalContrastiveLoss) -> dict[str, float]:
-    """Seconds until the table is on the disk, and until it is read; the file's size."""
+def time_checkpoint(loss: GlobalContrastiveLoss) -> dict[str, float]:
+    """Return the seconds to write and to read the table, and the size of the file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.pt"
         started = time.perf_counter()
@@ -85,9 +85,9 @@ def written(loss: GlobalContrastiveLoss) -> dict[str, float]:
 
 def main() -> None:
     losses = {rows: GlobalContrastiveLoss(rows) for rows in ROWS}
-    rows = microseconds(losses)
+    rows = time_steps(losses)
     stored: dict[str, Any] = {"batch": BATCH, "width": WIDTH, "rows": rows}
-    stored["checkpoint"] = written(losses[ROWS[-1]])
+    stored["checkpoint"] = time_checkpoint(losses[ROWS[-1]])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     stored["peak_gigabytes"] = round(peak, 2)
     RESULTS.write_text(json.dumps({**stored, **machine()}, indent=1) + "\n")

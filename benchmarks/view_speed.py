@@ -1,20 +1,23 @@
-"""Images per second and core: both SimCLR views of an image, against torchvision's and lightly's.
+"""Images per second and core for two SimCLR views of each image: sogclr, torchvision, lightly.
 
     python benchmarks/view_speed.py
 
-Everything counts, from the file or the array to the standardized batch of floats: decoding, crops,
-colours, blur. One thread; the sides take turns on the same images, each round begun by another, so
-that whatever else the machine does falls on all of them; seconds are the processor's. A figure is
-the median over rounds of a ratio within a round; the range beside it is from the lowest to the
+The time is that from the file or array to the standardized batch of floats: decoding, crops,
+colours and blur. The libraries take turns on the same images in one thread, and each round starts
+with another one, so that other load of the machine affects all of them. Seconds are processor time.
+A figure is the median over rounds of the ratio within a round; its range is the lowest and the
 highest round.
 
-At 224 px: 500 x 375 JPEG files, the size usual in ImageNet, put together from Flickr8k's small
-photos; torchvision's transforms on Pillow's images with its own blur, which is done on tensors, and
-with Pillow's. At 32 px: crops of the same photos in memory, with lightly's `SimCLRTransform`;
-without blur, as is usual at that size, and with it. Scales, strengths and probabilities are the
-same on all sides, and so is the size of the kernel, which only Pillow's blur does not have.
+    224 px   JPEG files of 500 x 375 px, the usual size in ImageNet, composed of Flickr8k's small
+             photos. torchvision's transforms run on Pillow images, with torchvision's blur (which
+             works on tensors) and with Pillow's.
+    32 px    the same photos, scaled down, in memory, against lightly's `SimCLRTransform`; without
+             blur, as usual at this size, and with it.
 
-Writes `results/view_speed.json`; minutes. The photos are looked for in `../shared/data` or
+Scales, strengths and probabilities are the same for all libraries, and so is the size of the blur's
+kernel; Pillow's blur has no such size.
+
+Writes `results/view_speed.json`; takes minutes. The photos must be in `../shared/data` or
 $SOGCLR_DATA (flickr8k-144.tar). Needs lightly.
 """
 
@@ -41,11 +44,13 @@ from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader, Dataset
 
 from sogclr.common.options import Augmentation
-from sogclr.data.batches.loaders import BatchPlan, view_batches
+from sogclr.data.batches.loaders import view_batches
+from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.image_source import ImageSource
 from sogclr.data.images.arrays import ArraySource
 from sogclr.data.images.folder import FolderSource
-from sogclr.data.views.pipeline import blur_radius, encoder_inputs
+from sogclr.data.views.draws import blur_radius
+from sogclr.data.views.pipeline import encoder_inputs
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "view_speed.json"
@@ -60,14 +65,14 @@ View = Callable[[Image.Image], torch.Tensor]
 
 
 class PillowBlur:
-    """What those use who find torchvision's blur slow, lightly among them."""
+    """Pillow's blur, which lightly and others use because torchvision's is slow."""
 
     def __call__(self, image: Image.Image) -> Image.Image:
         return image.filter(ImageFilter.GaussianBlur(random.uniform(*SIGMAS)))
 
 
 class TwoViews(Dataset):
-    """As people write it: an image, the transform twice."""
+    """Apply a transform twice to each image, as is usual."""
 
     def __init__(self, source: ImageSource, view: View) -> None:
         self.source, self.view = source, view
@@ -81,7 +86,7 @@ class TwoViews(Dataset):
 
 
 def torchvision_view(size: int, views: Augmentation, blur: Callable[..., Any]) -> View:
-    """SimCLR's view as in torchvision's documentation and most repositories."""
+    """Make SimCLR's view as in torchvision's documentation and most repositories."""
     color = views.color or 0.0
     return T.Compose(
         [
@@ -97,6 +102,7 @@ def torchvision_view(size: int, views: Augmentation, blur: Callable[..., Any]) -
 
 
 def lightly_view(size: int, views: Augmentation) -> View:
+    """Make lightly's view with the same settings."""
     settings: dict[str, Any] = {
         "cj_strength": views.color,
         "min_scale": views.crop_min,
@@ -108,22 +114,23 @@ def lightly_view(size: int, views: Augmentation) -> View:
     return SimCLRTransform(size, sigmas=SIGMAS, normalize=normalize, **settings).transforms[0]
 
 
-def ours(source: ImageSource, size: int, views: Augmentation) -> None:
-    """As in training: crops of a batch, then the rest of it at once."""
-    plan = BatchPlan(source.ids, BATCH, accumulate=1, epochs=1, seed=0)
+def run_own(source: ImageSource, size: int, views: Augmentation) -> None:
+    """Draw views as in training: crop each image, then change the whole batch at once."""
+    plan = ShuffledSchedule(source.ids, BATCH, accumulate=1, epochs=1, seed=0)
     for batch in view_batches(
         source, plan, image_size=size, crop_min=views.crop_min or 0.0, workers=0
     ):
         encoder_inputs(batch.crops, batch.draws, views, MEAN, STD)
 
 
-def theirs(source: ImageSource, view: View) -> None:
+def run_loader(source: ImageSource, view: View) -> None:
+    """Draw views by a usual data loader."""
     for _ in DataLoader(TwoViews(source, view), BATCH, shuffle=True):
         pass
 
 
 def photos(count: int) -> list[Image.Image]:
-    """The first of the archive."""
+    """Read the first photos of the archive."""
     images: list[Image.Image] = []
     with tarfile.open(archive()) as tar:
         for member in tar:
@@ -135,9 +142,9 @@ def photos(count: int) -> list[Image.Image]:
 
 
 def write_files(small: list[Image.Image], folder: Path) -> int:
-    """As many small photos in one as fill its frame, at their own scale; mean size in bytes.
+    """Fill each file's frame with small photos at their own scale; return the mean file size.
 
-    Enlarged ones would be smooth, and decoded sooner than photos are.
+    Enlarged photos would be smooth and faster to decode than real photos of this size.
     """
     side = small[0].width
     places = [(x, y) for y in range(0, HEIGHT, side) for x in range(0, WIDTH, side)]
@@ -150,12 +157,12 @@ def write_files(small: list[Image.Image], folder: Path) -> int:
 
 
 def small_arrays(small: list[Image.Image]) -> ArraySource:
-    """One 32 px image of each photo."""
+    """Scale each photo to 32 px."""
     return ArraySource(np.stack([np.asarray(photo.resize((32, 32))) for photo in small[:SMALL]]))
 
 
-def in_turns(sides: Mapping[str, Side], images: int) -> dict[str, Any]:
-    """Images per second of each side, and what ours, the first, is to the others."""
+def time_in_turns(sides: Mapping[str, Side], images: int) -> dict[str, Any]:
+    """Time all in turns; return images per second, and the first one's ratio to each other one."""
     names = list(sides)
     rates: dict[str, list[float]] = {name: [] for name in names}
     for side in sides.values():
@@ -183,7 +190,7 @@ def in_turns(sides: Mapping[str, Side], images: int) -> dict[str, Any]:
     }
 
 
-def at_224(folder: Path) -> dict[str, Any]:
+def measure_224(folder: Path) -> dict[str, Any]:
     views, source = Augmentation().resolved(224), FolderSource(folder)
     taps = 2 * blur_radius(224) + 1
     blurs = {
@@ -191,19 +198,19 @@ def at_224(folder: Path) -> dict[str, Any]:
         "torchvision, Pillow's blur": PillowBlur(),
     }
     others = {
-        name: partial(theirs, source, torchvision_view(224, views, blur))
+        name: partial(run_loader, source, torchvision_view(224, views, blur))
         for name, blur in blurs.items()
     }
-    return in_turns({"ours": partial(ours, source, 224, views), **others}, len(source))
+    return time_in_turns({"ours": partial(run_own, source, 224, views), **others}, len(source))
 
 
-def at_32(source: ArraySource, blur: float) -> dict[str, Any]:
+def measure_32(source: ArraySource, blur: float) -> dict[str, Any]:
     views = Augmentation(blur=blur).resolved(32)
     sides = {
-        "ours": partial(ours, source, 32, views),
-        "lightly": partial(theirs, source, lightly_view(32, views)),
+        "ours": partial(run_own, source, 32, views),
+        "lightly": partial(run_loader, source, lightly_view(32, views)),
     }
-    return in_turns(sides, len(source))
+    return time_in_turns(sides, len(source))
 
 
 def show(tables: dict[str, dict[str, Any]]) -> None:
@@ -223,10 +230,10 @@ def main() -> None:
     small = photos(SMALL)
     with tempfile.TemporaryDirectory() as folder:
         size = write_files(small, Path(folder))
-        tables = {"224 px, JPEG files": at_224(Path(folder))}
+        tables = {"224 px, JPEG files": measure_224(Path(folder))}
     source = small_arrays(small)
-    tables["32 px, in memory"] = at_32(source, blur=0.0)
-    tables["32 px, in memory, blurred"] = at_32(source, blur=0.5)
+    tables["32 px, in memory"] = measure_32(source, blur=0.0)
+    tables["32 px, in memory, blurred"] = measure_32(source, blur=0.5)
     stored = {
         "setup": {
             "batch": BATCH,

@@ -6,95 +6,76 @@ The losses need torch alone; everything else is imported when it is first used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .auditing.measure import Audit
-    from .commands.api import align, audit, embed, evaluate, pretrain, search
-    from .commands.embed import Embeddings
-    from .commands.search import Match
-    from .common.errors import UserError
-    from .common.options import Augmentation
-    from .data.hashed_rows import collision_rate, hashed_rows, stable_keys
-    from .data.indexed import IndexedDataset
-    from .evaluation.images import ImageReport
-    from .evaluation.pairs import PairReport
-    from .losses import (
-        ClipLoss,
-        DecoupledClipLoss,
-        DecoupledContrastiveLoss,
-        GlobalClipLoss,
-        GlobalContrastiveLoss,
-        MoCoLoss,
-        NTXentLoss,
-        SigLipLoss,
-    )
-    from .losses.temperature import IndividualTemperature, LearnedTemperature
-    from .runs.load import load
+if TYPE_CHECKING:  # what _HOME imports, for type checkers
+    from .auditing.measure import Audit as Audit
+    from .commands.api import align as align
+    from .commands.api import audit as audit
+    from .commands.api import embed as embed
+    from .commands.api import evaluate as evaluate
+    from .commands.api import pretrain as pretrain
+    from .commands.api import search as search
+    from .commands.embed import Embeddings as Embeddings
+    from .commands.result import Result as Result
+    from .commands.search import Match as Match
+    from .common.errors import UserError as UserError
+    from .common.options import Augmentation as Augmentation
+    from .data.hashed_rows import collision_rate as collision_rate
+    from .data.hashed_rows import hashed_rows as hashed_rows
+    from .data.hashed_rows import stable_keys as stable_keys
+    from .data.indexed import IndexedDataset as IndexedDataset
+    from .evaluation.images import ImageReport as ImageReport
+    from .evaluation.pairs import PairReport as PairReport
+    from .losses import ClipLoss as ClipLoss
+    from .losses import DecoupledClipLoss as DecoupledClipLoss
+    from .losses import DecoupledContrastiveLoss as DecoupledContrastiveLoss
+    from .losses import GlobalClipLoss as GlobalClipLoss
+    from .losses import GlobalContrastiveLoss as GlobalContrastiveLoss
+    from .losses import MoCoLoss as MoCoLoss
+    from .losses import NTXentLoss as NTXentLoss
+    from .losses import SigLipLoss as SigLipLoss
+    from .losses.temperature import IndividualTemperature as IndividualTemperature
+    from .losses.temperature import LearnedTemperature as LearnedTemperature
+    from .runs.load import load as load
 
+__version__ = "0.1.0"
+
+# Every public name, with the module that defines it.
 _HOME = {
-    "GlobalContrastiveLoss": "losses",
-    "GlobalClipLoss": "losses",
-    "NTXentLoss": "losses",
-    "DecoupledContrastiveLoss": "losses",
-    "MoCoLoss": "losses",
+    "Audit": "auditing.measure",
+    "Augmentation": "common.options",
     "ClipLoss": "losses",
     "DecoupledClipLoss": "losses",
-    "SigLipLoss": "losses",
+    "DecoupledContrastiveLoss": "losses",
+    "Embeddings": "commands.embed",
+    "GlobalClipLoss": "losses",
+    "GlobalContrastiveLoss": "losses",
+    "ImageReport": "evaluation.images",
+    "IndexedDataset": "data.indexed",
     "IndividualTemperature": "losses.temperature",
     "LearnedTemperature": "losses.temperature",
-    "IndexedDataset": "data.indexed",
-    "Audit": "auditing.measure",
-    "Embeddings": "commands.embed",
-    "ImageReport": "evaluation.images",
     "Match": "commands.search",
+    "MoCoLoss": "losses",
+    "NTXentLoss": "losses",
     "PairReport": "evaluation.pairs",
+    "Result": "commands.result",
+    "SigLipLoss": "losses",
     "UserError": "common.errors",
-    "Augmentation": "common.options",
     "align": "commands.api",
     "audit": "commands.api",
+    "collision_rate": "data.hashed_rows",
     "embed": "commands.api",
     "evaluate": "commands.api",
     "hashed_rows": "data.hashed_rows",
     "load": "runs.load",
     "pretrain": "commands.api",
     "search": "commands.api",
-    "collision_rate": "data.hashed_rows",
     "stable_keys": "data.hashed_rows",
 }
-
-__version__ = "0.1.0"
-__all__ = [
-    "Audit",
-    "Augmentation",
-    "ClipLoss",
-    "DecoupledClipLoss",
-    "DecoupledContrastiveLoss",
-    "Embeddings",
-    "GlobalClipLoss",
-    "GlobalContrastiveLoss",
-    "ImageReport",
-    "IndexedDataset",
-    "IndividualTemperature",
-    "LearnedTemperature",
-    "Match",
-    "MoCoLoss",
-    "NTXentLoss",
-    "PairReport",
-    "SigLipLoss",
-    "UserError",
-    "align",
-    "audit",
-    "collision_rate",
-    "embed",
-    "evaluate",
-    "hashed_rows",
-    "load",
-    "pretrain",
-    "search",
-    "stable_keys",
-]
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
     if name not in _HOME:
         raise AttributeError(f"module 'sogclr' has no attribute {name!r}")
     return getattr(import_module(f".{_HOME[name]}", __name__), name)

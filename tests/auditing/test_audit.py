@@ -1,4 +1,4 @@
-"""From a run to a table, a sentence and a picture."""
+"""An audit measures known errors, and writes a table, a sentence and a picture."""
 
 import json
 import math
@@ -12,9 +12,9 @@ from PIL import Image
 import sogclr
 from sogclr import GlobalContrastiveLoss
 from sogclr.auditing import measure
-from sogclr.auditing.measure import Audit, Measured, audit_of
+from sogclr.auditing.measure import Audit, Measured, audit_subject
 from sogclr.auditing.population import Population
-from sogclr.auditing.subject import Subject, subject_of
+from sogclr.auditing.subject import Subject, open_subject
 from sogclr.commands.cli import main
 from sogclr.data.open_images import open_source
 from sogclr.losses.objective import two_view_objective
@@ -27,7 +27,7 @@ FAST = {"encoder": "small", "image_size": 8, "batch_size": 8, "device": "cpu"}
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """Noisier figures, sooner."""
+    """Use fewer visits: the tests are faster and the figures noisier."""
     monkeypatch.setattr(measure, "VISITS", 500)
 
 
@@ -45,14 +45,14 @@ def run(photos, tmp_path):
 def subject(
     population: Population, log_u: torch.Tensor, references: torch.Tensor | None = None
 ) -> Subject:
-    """Of a table with these numbers."""
+    """Make a subject with a table that contains these values of log u."""
     n = len(population)
     loss = GlobalContrastiveLoss(n, temperature=TAU, gamma_min=1e-3, dtype=torch.float64)
     loss.normalizer.log_u[:-1], loss.normalizer.visits[:-1] = log_u, 10**6
     return Subject("made", population, references, loss, 8, None)
 
 
-def found_row(audit: Audit, estimator: str) -> Measured:
+def first_row(audit: Audit, estimator: str) -> Measured:
     return audit.curve(estimator)[0]
 
 
@@ -68,8 +68,8 @@ def test_a_thousand_samples_in_single_precision_are_brute_force() -> None:
 def test_an_exact_table_is_worth_more_than_any_batch() -> None:
     population = make(1, n=64)
     exact = log_mean(population.log_normalizers(), dim=-1)[0, :, 0]
-    audit = audit_of(subject(population, exact))
-    table, batch = found_row(audit, "table at rest").v2, found_row(audit, "batch").v1
+    audit = audit_subject(subject(population, exact))
+    table, batch = first_row(audit, "table at rest").v2, first_row(audit, "batch").v1
     assert batch.relative > 0.1
     assert table.relative < 0.2 * batch.relative
     assert audit.worth is None
@@ -78,15 +78,15 @@ def test_an_exact_table_is_worth_more_than_any_batch() -> None:
     json.dumps(asdict(audit), allow_nan=False)
 
 
-def test_a_table_that_lags_is_told_so() -> None:
+def test_the_lag_of_a_table_is_measured() -> None:
     population = make(1, n=64)
     exact = log_mean(population.log_normalizers(), dim=-1)[0, :, 0]
-    audit = audit_of(subject(population, exact + math.log(4)))
-    # A percent has gone already: the table is filled on.
+    audit = audit_subject(subject(population, exact + math.log(4)))
+    # The steps of the measurement have reduced the lag by a percent already.
     assert audit.lag.mean == pytest.approx(math.log(4), abs=0.03)
     assert audit.lag.spread < 0.03
-    # u four times too large: three quarters of the normalizers' part are missing.
-    row = found_row(audit, "table at rest").v2
+    # u is four times too large, so three quarters of the normalizer part are missing.
+    row = first_row(audit, "table at rest").v2
     log_g = population.log_normalizers()
     part = population.normalizer_gradients(log_g, log_mean(log_g, dim=-1)[None])[0]
     everything = part + population.alignment_gradient()
@@ -96,16 +96,16 @@ def test_a_table_that_lags_is_told_so() -> None:
 
 
 @pytest.mark.parametrize("views", [2, 4])
-def test_views_that_nobody_has_any_more_do_not_pass_for_lag(views) -> None:
-    """A run's table averaged g over views that are gone; a few others say little of that mean."""
+def test_noise_of_the_stored_views_is_not_measured_as_lag(views) -> None:
+    """The table averaged many views; the noise of a few stored views is not its error."""
     many = make(1, n=400, views=24 + 2 * views)
     few = replace(many, features=many.features[:, :, :views])
     log_g = few.log_normalizers(many.features)[0]  # (n, 24 + 2 views)
     exact = log_mean(log_g[:, 2 * views :], dim=-1)[:, 0]
     others = many.features[:, :, views : 2 * views]
-    honest = audit_of(subject(few, exact, others))
-    naive = audit_of(subject(few, exact))
-    found, seeming = (found_row(audit, "table at rest").v2 for audit in (honest, naive))
+    honest = audit_subject(subject(few, exact, others))
+    naive = audit_subject(subject(few, exact))
+    found, seeming = (first_row(audit, "table at rest").v2 for audit in (honest, naive))
     assert seeming.relative > 0.02
     assert found.relative < 0.01 or not found.seen
     assert honest.lag.spread < 0.03
@@ -116,7 +116,7 @@ def test_views_that_nobody_has_any_more_do_not_pass_for_lag(views) -> None:
     assert honest.distance == pytest.approx(float((v1 - v2).norm() / v2.norm()), rel=0.1)
 
 
-def test_a_run_is_audited_and_left_as_it_was(run, photos, capsys) -> None:
+def test_a_run_is_audited_and_left_unchanged(run, photos, capsys) -> None:
     before = (run / "checkpoint.pt").read_bytes()
     main(["audit", str(run), str(photos), "--device", "cpu"])
     shown = capsys.readouterr()
@@ -132,15 +132,15 @@ def test_a_run_is_audited_and_left_as_it_was(run, photos, capsys) -> None:
 
 
 def test_the_table_is_the_runs_own(run, photos) -> None:
-    """Rows belong to samples, also where some are left out."""
+    """Each sample has its own row, also if some samples are left out."""
     options = {"views": 2, "batch_size": None, "temperature": None, "module": None, "device": "cpu"}
     state = torch.load(run / "checkpoint.pt")["loss"]
-    found = subject_of(run, photos, samples=20, **options)
+    found = open_subject(run, photos, samples=20, **options)
     assert len(found.population) == 20
     assert found.trained
     table = found.loss.normalizer
     torch.testing.assert_close(table.log_u, state["normalizer.table"][:, 0])
-    again = subject_of(run, photos, samples=20, **options)
+    again = open_subject(run, photos, samples=20, **options)
     torch.testing.assert_close(again.population.features, found.population.features)
     norms = found.population.features.norm(dim=-1)
     torch.testing.assert_close(norms, torch.ones_like(norms))
@@ -148,7 +148,7 @@ def test_the_table_is_the_runs_own(run, photos) -> None:
     assert not torch.allclose(first, second)
 
 
-def test_a_sample_that_the_run_has_not_met_is_left_out(run, photos, capsys) -> None:
+def test_a_sample_that_the_run_has_not_visited_is_left_out(run, photos, capsys) -> None:
     Image.new("RGB", (12, 10)).save(photos / "red" / "new.png")
     found = sogclr.audit(run, photos, device="cpu")
     assert found.samples == 32
@@ -172,7 +172,7 @@ def test_an_encoder_before_training(photos, tmp_path) -> None:
     assert sogclr.audit(own, photos, **settings).samples == 32
 
 
-def test_an_encoder_of_ones_own_is_left_as_it_was(photos, tmp_path) -> None:
+def test_the_users_own_encoder_is_left_unchanged(photos, tmp_path) -> None:
     own = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     own = torch.nn.Sequential(own, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
     before = {key: value.clone() for key, value in own.state_dict().items()}
@@ -184,7 +184,7 @@ def test_an_encoder_of_ones_own_is_left_as_it_was(photos, tmp_path) -> None:
 
 
 def test_a_run_from_trained_weights(photos, tmp_path) -> None:
-    """Such an encoder keeps the stem of its weights, also for small images."""
+    """An encoder with given weights keeps its stem, also for small images."""
     import timm
 
     weights = tmp_path / "weights.pt"

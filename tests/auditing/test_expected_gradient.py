@@ -1,4 +1,4 @@
-"""What is measured: the bias, and not the noise."""
+"""The measured bias equals the true bias; noise does not change it."""
 
 import copy
 from dataclasses import replace
@@ -15,7 +15,12 @@ from sogclr import (
     GlobalContrastiveLoss,
     NTXentLoss,
 )
-from sogclr.auditing.expected_gradient import bias, expected_gradients, fill, in_batch
+from sogclr.auditing.expected_gradient import (
+    expected_gradients,
+    fill_table,
+    measure_bias,
+    with_batch_normalizers,
+)
 from sogclr.auditing.population import Population
 from sogclr.losses.objective_tiled import log_mean
 
@@ -32,12 +37,12 @@ def measured_gradients(
     log_g = population.log_normalizers()
     known = population.normalizer_gradients(log_g, log_g[None])[0]
     return expected_gradients(
-        loss, population, batch, passes, generator(), log_u=log_g, known=known
+        loss, population, batch, passes, generator(), log_u=log_g, baseline_gradient=known
     )
 
 
 def exact_parts(population: Population) -> tuple[Tensor, Tensor]:
-    """Normalizers' part of the gradient of v1 and of v2."""
+    """Compute the normalizer parts of the gradients of v1 and v2."""
     log_g = population.log_normalizers()
     v1, v2 = population.normalizer_gradients(log_g, torch.stack([log_g, log_mean(log_g, dim=-1)]))
     return v1, v2
@@ -50,24 +55,24 @@ def global_loss(sides: int, n: int, **options: object) -> torch.nn.Module:
 
 @pytest.mark.parametrize("sides", [1, 2])
 def test_a_batch_of_everything_is_exact(sides: int) -> None:
-    """With two views, the batch of all samples has all negatives."""
+    """With two views a sample, the batch of all samples contains all negatives."""
     population = make(sides, views=2)
     whole = population.alignment_gradient() + exact_parts(population)[0]
     loss = DecoupledClipLoss(TAU) if sides == 2 else DecoupledContrastiveLoss(TAU)
     found = measured_gradients(loss, population, len(population), 3)
     v1, _ = exact_parts(population)
-    if sides == 1:  # no chance is left in it but the order
+    if sides == 1:  # only the order of the samples is random
         torch.testing.assert_close(found[0], v1)
-    else:  # which view of the partner: half of what is there
+    else:  # the partner's view is random, so one stored view must remain
         one = replace(population, features=population.features[:, :, :1])
         found = measured_gradients(loss, one, len(one), 1)
         torch.testing.assert_close(found[1], exact_parts(one)[0])
-    assert bias((v1, v1), (v1, v1), whole).relative == 0
+    assert measure_bias((v1, v1), (v1, v1), whole).relative == 0
 
 
 @pytest.mark.parametrize("sides", [1, 2])
 def test_a_table_of_exact_normalizers_has_no_bias(sides: int) -> None:
-    """In eval mode u is used as it stands: the law of the unbiased estimator, measured."""
+    """In eval mode the table does not change, so exact normalizers give an unbiased gradient."""
     population = make(sides, n=40)
     log_g = population.log_normalizers()
     _, v2 = exact_parts(population)
@@ -78,14 +83,14 @@ def test_a_table_of_exact_normalizers_has_no_bias(sides: int) -> None:
         table.log_u[:-1] = log_mean(log_g, dim=-1)[side, :, 0]
         table.visits[:-1] = 1
     found = measured_gradients(loss.eval(), population, 8, 20)
-    measured = bias(found, (v2, v2), whole)
+    measured = measure_bias(found, (v2, v2), whole)
     assert not measured.seen
     assert measured.at_most < 0.05
-    # The same with every u 1.3 times too large is seen, and is the 23 % of this part.
+    # With every u 1.3 times too large, 23 % of this part are missing, and the bias is seen.
     for table in tables:
         table.log_u.add_(0.26236)
     found = measured_gradients(loss, population, 8, 20)
-    measured = bias(found, (v2, v2), whole)
+    measured = measure_bias(found, (v2, v2), whole)
     share = float(v2.norm() / whole.norm()) * (1 - 1 / 1.3)
     assert measured.relative == pytest.approx(share, abs=3 * measured.uncertainty)
     assert measured.absolute == pytest.approx(measured.relative * float(whole.norm()))
@@ -93,11 +98,13 @@ def test_a_table_of_exact_normalizers_has_no_bias(sides: int) -> None:
 
 @pytest.mark.parametrize("sides", [1, 2])
 def test_the_bias_of_the_batch_agrees_with_brute_force(sides: int) -> None:
-    """All batches of two of six samples, every draw of views: no sampling."""
+    """The truth averages all batches of two of six samples and all draws of views."""
     population = make(sides, n=6, views=2)
     loss = DecoupledClipLoss(TAU) if sides == 2 else DecoupledContrastiveLoss(TAU)
-    draws = torch.cartesian_prod(*[torch.arange(2)] * 4)  # views of both samples, side by side
-    if sides == 1:  # two different ones
+    draws = torch.cartesian_prod(
+        *[torch.arange(2)] * 4
+    )  # first views, then second views, of both samples
+    if sides == 1:  # two different views of each sample
         draws = draws[(draws[:, :2] + draws[:, 2:] == 1).all(dim=1)]
     gradients = []
     for pair in torch.combinations(torch.arange(6)):
@@ -110,25 +117,27 @@ def test_the_bias_of_the_batch_agrees_with_brute_force(sides: int) -> None:
     truth = float((torch.stack(gradients).mean(dim=0) - whole).norm() / whole.norm())
     assert truth > 0.1
     found = measured_gradients(loss, population, 2, 100)
-    measured = bias(found, (v1, v1), whole)
+    measured = measure_bias(found, (v1, v1), whole)
     assert measured.relative == pytest.approx(truth, rel=0.1)
 
 
-def test_noise_does_not_pass_for_bias() -> None:
+def test_noise_is_not_measured_as_bias() -> None:
     chance = generator()
     exact = torch.randn(1, 500, 2, 8, generator=chance, dtype=torch.float64)
     noisy = [exact + 3 * torch.randn(exact.shape, generator=chance).double() for _ in range(2)]
-    measured = bias((noisy[0], noisy[1]), (exact, exact), exact)
-    assert float((noisy[0] - exact).norm() / exact.norm()) > 2.9  # what one average would show
+    measured = measure_bias((noisy[0], noisy[1]), (exact, exact), exact)
+    assert (
+        float((noisy[0] - exact).norm() / exact.norm()) > 2.9
+    )  # the error that a single average would show
     assert not measured.seen
     assert measured.at_most < 0.6
     shifted = [half + 0.8 * exact for half in noisy]
-    measured = bias((shifted[0], shifted[1]), (exact, exact), exact)
+    measured = measure_bias((shifted[0], shifted[1]), (exact, exact), exact)
     assert measured.relative == pytest.approx(0.8, abs=3 * measured.uncertainty)
 
 
 @pytest.mark.parametrize("sides", [1, 2])
-def test_the_twin_is_the_in_batch_loss(sides: int) -> None:
+def test_batch_normalizers_make_a_loss_the_in_batch_loss(sides: int) -> None:
     population = make(sides, n=12)
     a, b = population.features[0, :, 0], population.features[sides - 1, :, 1]
     ids = torch.arange(12)
@@ -140,16 +149,16 @@ def test_the_twin_is_the_in_batch_loss(sides: int) -> None:
         else (DecoupledContrastiveLoss(TAU), NTXentLoss(TAU))
     )
     for positive, expected in zip((False, True), plain, strict=True):
-        twin = in_batch(loss, positive=positive)
+        twin = with_batch_normalizers(loss, positive=positive)
         torch.testing.assert_close(twin(a, b, ids), expected(a, b, ids))
     for key, value in loss.state_dict().items():
         torch.testing.assert_close(value, before[key])
 
 
-def test_measuring_leaves_the_table_as_it_was_and_filling_does_not() -> None:
+def test_measuring_leaves_the_table_unchanged_and_filling_updates_it() -> None:
     population = make(1, n=12)
     loss = global_loss(1, 12, gamma_min=1e-3)
-    fill(loss, population, 4, 5, generator())
+    fill_table(loss, population, 4, 5, generator())
     assert (loss.normalizer.visits[:-1] == 5).all()
     before = loss.normalizer.log_u.clone()
     measured_gradients(loss, population, 4, 3)
@@ -160,6 +169,6 @@ def test_measuring_leaves_the_table_as_it_was_and_filling_does_not() -> None:
 def test_a_filled_table_converges_to_v2() -> None:
     population = make(1, n=40)
     loss = global_loss(1, 40, gamma_min=1e-3)
-    fill(loss, population, 8, 200, generator())
+    fill_table(loss, population, 8, 200, generator())
     exact = log_mean(population.log_normalizers(), dim=-1)[0, :, 0]
     assert (loss.normalizer.log_u[:-1] - exact).abs().mean() < 0.04

@@ -1,4 +1,4 @@
-"""Audits of runs on pairs."""
+"""Runs on pairs can be audited."""
 
 import json
 import math
@@ -9,20 +9,20 @@ from helpers.refusal import refused
 
 import sogclr
 from sogclr.auditing import measure
-from sogclr.auditing.subject import subject_of
+from sogclr.auditing.subject import open_subject
 from sogclr.commands.cli import main
 from sogclr.data.open_pairs import open_pairs
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """Noisier figures, sooner."""
+    """Use fewer visits: the tests are faster and the figures noisier."""
     monkeypatch.setattr(measure, "VISITS", 500)
 
 
-def looked_at(run, pairs):
+def open_run(run, pairs):
     nothing = {"batch_size": None, "temperature": None, "module": None}
-    return subject_of(run, pairs, samples=100, views=2, device="cpu", **nothing)
+    return open_subject(run, pairs, samples=100, views=2, device="cpu", **nothing)
 
 
 @pytest.mark.parametrize("name", ["trained", "joined"])
@@ -33,8 +33,8 @@ def test_images_and_captions(request, name, pairs, tmp_path, capsys):
     assert (tmp_path / "a.png").exists()
 
 
-def test_rows_of_either_side_are_their_own(trained, pairs):
-    found = looked_at(trained, pairs)
+def test_each_side_has_its_own_rows(trained, pairs):
+    found = open_run(trained, pairs)
     source = open_pairs(pairs)
     state = torch.load(trained / "checkpoint.pt")["loss"]
     images, texts = found.population.rows

@@ -1,4 +1,4 @@
-"""Tiles against the definition."""
+"""Normalizers and gradients of a population equal the definition of the objectives."""
 
 import math
 from typing import Literal
@@ -20,7 +20,7 @@ def make(sides: int, n: int = 23, views: int = 4, tau: float | Tensor = TAU) -> 
     generator = torch.Generator().manual_seed(sides)
     features = torch.randn(sides, n, views, 5, generator=generator, dtype=torch.float64)
     features = features + 2 * features[:, :, :1]
-    features[..., 0] += 2  # denser on one side: on an even sphere all normalizers are alike
+    features[..., 0] += 2  # an uneven density, so that normalizers differ
     features = normalize(features, dim=-1)
     ids = torch.arange(n)
     return Population(features, ids.expand(sides, n), ids, [tau] * sides)
@@ -28,7 +28,7 @@ def make(sides: int, n: int = 23, views: int = 4, tau: float | Tensor = TAU) -> 
 
 @pytest.fixture(params=[(1_024, 8_192), (7, 5), (1, 92)])
 def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Results may not depend on the size of a tile."""
+    """Use several tile sizes: the results must not depend on them."""
     monkeypatch.setattr(exact, "ROWS", request.param[0])
     monkeypatch.setattr(exact, "COLUMNS", request.param[1])
 
@@ -73,7 +73,7 @@ def test_groups_are_the_objective_of_pairs() -> None:
 
 @pytest.mark.parametrize("sides", [1, 2])
 def test_views_of_either_side_by_explicit_loops(sides: int) -> None:
-    """Also with a temperature of its own for every sample, and any u."""
+    """Each sample has its own temperature, and u is arbitrary."""
     generator = torch.Generator().manual_seed(9)
     tau = 0.1 + torch.rand(6, generator=generator, dtype=torch.float64)
     population = make(sides, n=6, views=3, tau=tau)
@@ -104,7 +104,7 @@ def test_alignment_of_pairs_by_explicit_loops() -> None:
     )
 
 
-def test_several_choices_of_u_are_what_they_are_apart() -> None:
+def test_several_choices_of_u_equal_separate_calls() -> None:
     population = make(sides=2)
     log_g = population.log_normalizers()
     choices = torch.stack([log_g, log_mean(log_g, dim=-1), log_g - math.log(2)])

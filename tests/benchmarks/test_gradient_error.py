@@ -1,10 +1,10 @@
-"""What `benchmarks/gradient_error.py` shows on real images, on a problem of seconds.
+"""The statements of `benchmarks/gradient_error.py`, on a small problem that takes seconds.
 
-Three statements, and that the estimators which people have written by mistake fail them:
+Correct estimators fulfil three statements, and wrong estimators do not:
 
-    in a batch of B, the bias falls as 1/B;
-    one normalizer a sample, averaged over all its visits, has none against F2;
-    against F it stops at the distance between grad F and grad F2.
+    with normalizers from a batch of B, the bias falls as 1/B;
+    with one normalizer a sample, averaged over all visits, the bias against F2 is 0;
+    the bias of that estimator against F is the distance between grad F and grad F2.
 """
 
 import math
@@ -26,7 +26,7 @@ SMALL, LARGE = 8, 32
 
 @cache
 def problem():
-    """Views that scatter a third as far as the samples do, under a random MLP."""
+    """Make a random MLP, and views with a third of the samples' spread."""
     generator = torch.Generator().manual_seed(0)
     like = {"generator": generator, "dtype": torch.float64}
     images = torch.randn(SAMPLES, 1, 16, **like) + 0.3 * torch.randn(SAMPLES, VIEWS, 16, **like)
@@ -42,17 +42,17 @@ def exact(objective):
 
 
 class SumOfViews(NormalizerTable):
-    """Stores the sum of both views' estimates, not their mean."""
+    """A wrong table: it stores the sum of both views' estimates instead of their mean."""
 
     def forward(self, rows, log_g):
         return super().forward(rows, log_g + math.log(2))
 
 
-def remembering(gamma_min=1e-6, table=NormalizerTable, first_visit=True):
-    """SogCLR; as it should be, gamma = 1/visits."""
+def with_table(gamma_min=1e-6, table=NormalizerTable, first_visit=True):
+    """Make SogCLR; the default gamma of 1/visits is correct."""
     loss = GlobalContrastiveLoss(SAMPLES, temperature=TAU, dtype=torch.float64)
     loss.normalizer = table(SAMPLES, gamma_min=gamma_min, dtype=torch.float64)
-    if not first_visit:  # it believes that it has met everybody, and finds u = 0
+    if not first_visit:  # every row looks visited, with u = 0
         loss.normalizer.visits.fill_(1_000_000)
     return lambda batch: loss(batch.view1, batch.view2, batch.sample)
 
@@ -64,16 +64,16 @@ def in_batch():
 
 ESTIMATORS = {
     "in the batch": in_batch,
-    "averaged": remembering,
-    "gamma 0.9": lambda: remembering(gamma_min=0.9),
-    "sum of both views": lambda: remembering(table=SumOfViews),
-    "no first visit": lambda: remembering(gamma_min=0.01, first_visit=False),
+    "averaged": with_table,
+    "gamma 0.9": lambda: with_table(gamma_min=0.9),
+    "sum of both views": lambda: with_table(table=SumOfViews),
+    "no first visit": lambda: with_table(gamma_min=0.01, first_visit=False),
 }
 WRONG = ["gamma 0.9", "sum of both views", "no first visit"]
 
 
-def told_the_truth():
-    """SogCLR whose table holds the exact normalizers: unbiased against F2 (`test_laws.py`)."""
+def with_exact_table():
+    """Make SogCLR with a table of exact normalizers: unbiased against F2 (`test_laws.py`)."""
     loss = GlobalContrastiveLoss(SAMPLES, temperature=TAU, dtype=torch.float64).eval()
     log_g = log_two_view_normalizers(problem().features, TAU)
     loss.normalizer.log_u[:SAMPLES] = log_g.logsumexp(dim=1) - math.log(VIEWS)
@@ -89,8 +89,8 @@ def runs(make, batch):
 
 
 def gradients(estimator, batch):
-    """`(R, P)`, most of the noise taken away: it is that of an unbiased gradient, same batches."""
-    return runs(ESTIMATORS[estimator], batch) - runs(told_the_truth, batch) + exact("v2")
+    """Return gradients `(R, P)` without the noise of an unbiased gradient on these batches."""
+    return runs(ESTIMATORS[estimator], batch) - runs(with_exact_table, batch) + exact("v2")
 
 
 def bias(estimator, objective, batch=SMALL):
@@ -101,7 +101,7 @@ def distance():
     return float((exact("v1") - exact("v2")).norm() / exact("v1").norm())
 
 
-# The statements, each true or not of an estimator.
+# The statements: each function says whether one is true of an estimator.
 
 
 def falls_as_one_over_the_batch(estimator):
@@ -124,7 +124,7 @@ def test_in_the_batch_the_bias_falls_as_one_over_the_batch():
 
 
 @pytest.mark.parametrize("wrong", ["averaged", "sum of both views", "no first visit"])
-def test_a_bias_that_the_batch_does_not_cure_fails_it(wrong):
+def test_a_bias_that_does_not_depend_on_the_batch_fails_the_statement(wrong):
     assert not falls_as_one_over_the_batch(wrong)
 
 
@@ -133,14 +133,14 @@ def test_averaged_over_all_visits_there_is_no_bias_against_f2():
 
 
 def test_averaged_over_all_visits_the_bias_against_f_is_its_distance_from_f2():
-    assert distance() > 0.06  # or the two statements could not be told apart
+    assert distance() > 0.06  # otherwise both statements would be the same
     assert stops_at_the_distance_against_f("averaged")
 
 
 @pytest.mark.parametrize("wrong", ["in the batch", *WRONG])
 def test_wrong_estimators_are_biased_against_f2(wrong):
     assert not has_no_bias_against_f2(wrong)
-    assert bias(wrong, "v2").low > 0.1  # it is bias, not a lack of passes
+    assert bias(wrong, "v2").low > 0.1  # so the failure is not due to noise
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -148,7 +148,7 @@ def test_wrong_estimators_do_not_stop_at_the_distance(wrong):
     assert not stops_at_the_distance_against_f(wrong)
 
 
-# The instrument.
+# The measurement itself.
 
 
 def test_gradients_by_features_go_through_the_encoder():
@@ -161,7 +161,7 @@ def test_gradients_by_features_go_through_the_encoder():
 
 
 @pytest.mark.parametrize("size", [0.0, 0.3])
-def test_the_range_holds_the_bias_and_noise_is_no_bias(size):
+def test_the_range_contains_the_bias_without_the_noise(size):
     generator = torch.Generator().manual_seed(0)
     truth, error = torch.zeros(2, 30, dtype=torch.float64)
     truth[0], error[1] = 2.0, 2.0 * size

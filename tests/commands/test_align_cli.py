@@ -168,7 +168,7 @@ def test_nothing_left_to_train_is_one_line(sentences, make_config, align_fails):
 def test_models_that_are_none_are_one_line(pairs, make_config, tmp_path, align_fails):
     path = make_config(text_cfg={"proj_type": "none", "width": 24})
     line = align_fails(pairs, "--model", path, model=False)
-    assert "do not end in one space but in widths 16 and 24; give both a projection" in line
+    assert "end in different widths, 16 and 24; give both a projection" in line
     for text, message in (("{", "cannot be read"), ("{}", "open_clip: it lacks embed_dim")):
         (tmp_path / "bad.json").write_text(text)
         line = align_fails(pairs, "--model", tmp_path / "bad.json", model=False)

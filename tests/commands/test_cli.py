@@ -74,7 +74,7 @@ def test_bad_data_is_one_line(tmp_path, photos, capsys):
         (["--encoder", "resnet19"], "nearest: resnet"),
         (["--encoder", "small", "--pretrained"], "no pretrained weights"),
         (["--device", "cuda"], "cuda is not available"),
-        (["--views.flip", "2"], "flip must be between 0 and 1"),
+        (["--views.flip", "2"], "--views.flip: must be between 0 and 1"),
         (["--queue-size", "8"], "queue-size: goes with --method moco"),
         (["--momentum", "0.9", "--method", "dcl"], "momentum: goes with --method moco"),
         (["--method", "moco", "--queue-size", "33"], "at most 32, two views of each of the 16"),
@@ -133,7 +133,7 @@ def test_settings_are_stored_with_what_was_derived(photos, tmp_path):
 def test_candidates_are_those_of_sogclr(photos, tmp_path, capsys):
     asked = ["pretrain", photos, "--out", tmp_path / "run", "--effective-negatives"]
     assert "goes with --method sogclr" in refused(capsys, *asked, "5", "--method", "simclr")
-    assert "effective-negatives: must be above 0, got 0" in refused(capsys, *asked, "0")
+    assert "--effective-negatives: must be above 0 and finite" in refused(capsys, *asked, "0")
     main([*map(str, asked), "255", "--epochs", "1", *FAST])
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert settings["resolved"]["effective_negatives"] == 255

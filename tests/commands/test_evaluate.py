@@ -1,4 +1,4 @@
-"""Data is opened in the same way by evaluate, embed and search."""
+"""evaluate, embed and search open data in the same way."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import sogclr
 from sogclr import UserError
 
 
-def test_what_datasets_saved_is_a_table_wherever_a_folder_could_be_images(trained, pairs, tmp_path):
+def test_a_saved_dataset_is_a_table_where_a_folder_could_be_images(trained, pairs, tmp_path):
     import datasets
 
     datasets.disable_progress_bars()

@@ -1,4 +1,4 @@
-"""What is found is what is nearest."""
+"""`sogclr.search` returns and draws the nearest samples."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def test_the_picture_is_a_grid_of_six_columns(trained, pairs, tmp_path, top):
     for place, match in enumerate(found):
         with Image.open(pairs.parent / match.name) as image:
             tile = np.asarray(ImageOps.contain(image.convert("RGB"), (TILE, TILE)))
-        assert tile.shape == (150, TILE, 3)  # 24 x 20 pixels, as large as it fits
+        assert tile.shape == (150, TILE, 3)  # 24 x 20 pixels, enlarged to fit the tile
         x = MARGIN + place % 6 * (TILE + MARGIN)
         y = 2 * LINE + place // 6 * (TILE + LINE + MARGIN) + 15
         assert np.array_equal(shown[y : y + 150, x : x + TILE], tile)
@@ -70,7 +70,7 @@ def test_the_picture_is_a_grid_of_six_columns(trained, pairs, tmp_path, top):
 def test_by_default_the_data_of_the_run_is_searched_and_the_picture_kept_there(
     pairs, tiny, tmp_path
 ):
-    """With the columns that it was trained on, which could not be guessed."""
+    """The columns are those of the run; they could not be guessed."""
     rows = [(str(pairs.parent / "img" / f"{i:02d}.png"), f"picture {i}", "x") for i in range(8)]
     table = write_table(tmp_path / "three.csv", rows, ("where", "what", "else"))
     settings = {"model": str(tiny), "batch_size": 8, "epochs": 1, "device": "cpu", "workers": 0}

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sogclr import UserError
-from sogclr.data.batches.loaders import BatchPlan
+from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.decode import UnreadableImageError
 from sogclr.data.open_pairs import are_pairs, open_pairs
 from sogclr.data.randomness import stable_id
@@ -264,7 +264,7 @@ def test_an_epoch_is_every_image_once_with_a_caption_of_its_own(write):
     texts = _texts_of(source)
     for epoch in range(2):
         seen = []
-        for batch in BatchPlan(source.a.ids, 6, 1, 2, seed=0):
+        for batch in ShuffledSchedule(source.a.ids, 6, 1, 2, seed=0):
             if batch.epoch == epoch:
                 drawn = _drawn(source, 0, epoch, batch.rows)
                 assert all(text in texts[name] for name, text in drawn.items())

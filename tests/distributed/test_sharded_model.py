@@ -15,7 +15,7 @@ def gathered(model, monkeypatch):
     """Their names; each comes after those within it."""
     found = []
     monkeypatch.setattr(sharded_model, "fully_shard", lambda module, mesh: found.append(module))
-    monkeypatch.setattr(sharded_model, "_make_equal", lambda model, mesh: None)
+    monkeypatch.setattr(sharded_model, "_copy_from_first_process", lambda model, mesh: None)
     sharded_model.shard(model, None)
     for place, module in enumerate(found):
         assert not set(found[place + 1 :]) & set(module.modules())

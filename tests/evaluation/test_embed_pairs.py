@@ -1,4 +1,4 @@
-"""A side of pairs is embedded as the encoder embeds its samples one by one."""
+"""`embed_side` equals the encoder on single samples."""
 
 import pytest
 import torch
@@ -10,8 +10,8 @@ from sogclr.evaluation.embed_pairs import embed_side
 
 
 @pytest.mark.parametrize("run", ["trained", "joined"])
-def test_sides_are_embedded_as_the_encoder_embeds(run, pairs, request):
-    """Whether in batches of the whole side or one by one, frozen towers or trained ones."""
+def test_a_side_is_embedded_as_the_encoder_embeds_single_samples(run, pairs, request):
+    """Frozen and trained towers give the same vectors in batches and one by one."""
     model, source = sogclr.load(request.getfixturevalue(run)), open_pairs(pairs)
     a, b = (torch.from_numpy(embed_side(model, side)) for side in (source.a, source.b))
     single = torch.cat([encode_pictures(model, pairs.parent, [name]) for name in source.a.names])

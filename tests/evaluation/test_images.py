@@ -1,4 +1,4 @@
-"""The report on images holds what the classifiers give on the features of each kind."""
+"""An `ImageReport` contains the accuracy of each classifier on each kind of features."""
 
 import pytest
 import torch

@@ -43,7 +43,7 @@ def test_scale_of_the_features_does_not_matter():
 
 
 def test_a_row_is_not_its_own_neighbour_beyond_the_first_tile():
-    # With random labels leave-one-out is at chance; finding oneself would be near 1 with k = 1.
+    # Leave-one-out has chance accuracy on random labels; a query that found itself would have 1.
     g = torch.Generator().manual_seed(2)
     bank, labels = torch.randn(2500, 16, generator=g), torch.randint(0, 10, (2500,), generator=g)
     assert knn_accuracy(bank, labels, k=1) < 0.2

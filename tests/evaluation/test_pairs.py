@@ -1,4 +1,4 @@
-"""Retrieval of a run on pairs is counted as explicit loops count it."""
+"""Retrieval of a run on pairs equals a computation by explicit loops."""
 
 import numpy as np
 import pytest

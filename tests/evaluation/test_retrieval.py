@@ -9,7 +9,7 @@ from sogclr.evaluation.retrieval import rank_first_match, retrieval
 
 
 def _source(n_a, captions, seed=0):
-    """n_a samples with one to `captions` texts each, some of them shared by two samples."""
+    """Make n_a samples with one to `captions` texts each; two samples share some texts."""
     g = np.random.default_rng(seed)
     one, two = [], []
     for i in range(n_a):
@@ -20,7 +20,7 @@ def _source(n_a, captions, seed=0):
 
 
 def _ranks_by_loops(a, b, source, rows):
-    """Of every sample its rank among all texts, of every text its rank among all samples."""
+    """Rank the best text of every sample, and the sample of every text, by loops."""
     unit = lambda v: v / np.linalg.norm(v)  # noqa: E731 (reads as math)
     rows = [i for i in rows if not np.isnan(a[i]).any()]
     pairs = [(i, j) for i in rows for j in source.partners[source.start[i] : source.start[i + 1]]]
@@ -43,7 +43,7 @@ def _check(direction, ranks):
 
 
 def _embedded(source, seed=0, noise=0.8):
-    """Texts near the sample that they belong to, at a distance that leaves some of them lost."""
+    """Draw texts so far from their sample that some are not retrieved first."""
     g = np.random.default_rng(seed)
     a = g.standard_normal((len(source.a), 8))
     b = g.standard_normal((len(source.b), 8)) * noise
@@ -69,7 +69,7 @@ def test_rows_that_are_unreadable_or_not_asked_for_are_neither_queries_nor_found
     source = _source(30, 3)
     a, b = _embedded(source)
     a[[4, 9]] = np.nan
-    b[source.partners[source.start[4]]] = np.nan  # nothing was embedded for it
+    b[source.partners[source.start[4]]] = np.nan  # none of its texts could be embedded
     rows = np.arange(0, 25)
     found = retrieval(a, b, source, rows)
     a_ranks, b_ranks = _ranks_by_loops(a, b, source, rows)
@@ -94,7 +94,7 @@ def test_any_of_an_images_captions_counts_and_the_others_are_no_rivals():
     b = np.array([[-1.0, 0.1], [1.0, 0.1], [0.4, 0.6]])
     found = retrieval(a, b, source)
     assert found.a_to_b.recall[1] == 1
-    assert found.b_to_a.recall[1] == pytest.approx(2 / 3)  # the first caption of x is far from it
+    assert found.b_to_a.recall[1] == pytest.approx(2 / 3)  # the first caption of x is far from x
 
 
 def test_a_collapsed_encoder_finds_nothing():

@@ -11,7 +11,7 @@ from sogclr.evaluation.zero_shot import TEMPLATES
 
 
 @pytest.mark.parametrize("templates", [None, "a {} picture|{}"])
-def test_zero_shot_is_the_nearest_mean_of_a_classs_sentences(
+def test_zero_shot_chooses_the_class_with_the_nearest_mean_sentence(
     trained, make_folder, capsys, templates
 ):
     photos = make_folder(classes=("blue", "dark_red", "green"))
@@ -33,7 +33,7 @@ def test_zero_shot_is_the_nearest_mean_of_a_classs_sentences(
     assert "24 images in 3 classes" in capsys.readouterr().out
 
 
-def test_colours_that_were_told_in_captions_are_told_apart(trained, make_folder):
+def test_colours_of_the_captions_are_classified(trained, make_folder):
     photos = make_folder(classes=("red", "green", "blue"), size=(24, 20), seed=1)
     report = sogclr.evaluate(trained, photos, templates="a {} picture")
     assert report.zero_shot.accuracy > 0.5  # chance 1/3

@@ -8,7 +8,7 @@ from sogclr.training.loop import Trainer
 
 def interrupt_after(monkeypatch, *steps):
     """Once after each of these steps."""
-    original, stop_at = Trainer._step, set(steps)
+    original, stop_at = Trainer.update_weights, set(steps)
 
     def step_and_interrupt(self, step):
         original(self, step)
@@ -16,4 +16,4 @@ def interrupt_after(monkeypatch, *steps):
             stop_at.remove(step)
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Trainer, "_step", step_and_interrupt)
+    monkeypatch.setattr(Trainer, "update_weights", step_and_interrupt)

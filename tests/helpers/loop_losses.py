@@ -70,7 +70,7 @@ def tensors(ids):
 
 
 def named_ids(index=None, second=None, group=None):
-    """Name the ids that follow the features of a batch; `second` is a pair of views or `index_b`."""
+    """Name the ids that follow the features of a batch; `second`: two views or `index_b`."""
     named = {"views" if isinstance(second, tuple) else "index_b": second, "group": group}
     return {"index": index, **{name: x for name, x in named.items() if x is not None}}
 

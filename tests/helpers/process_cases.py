@@ -28,7 +28,8 @@ from sogclr import (
 from sogclr.distributed.exchange import Shares
 from sogclr.losses.backends.tiled import Part
 from sogclr.losses.sample_ids import never_negatives
-from sogclr.planning.recipe import Recipe, build_optimizer
+from sogclr.planning.recipe import Recipe
+from sogclr.training.optimizer import build_optimizer
 
 SAMPLES, WIDTH, BATCH = 30, 6, 12
 EACH, FEATURES = 16, 512  # where bytes are counted

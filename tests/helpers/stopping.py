@@ -15,7 +15,7 @@ from sogclr.training.loop import Trainer
 
 def stop_after(last):
     """To be called before training."""
-    step_of = Trainer._step
+    step_of = Trainer.update_weights
 
     def step_and_stop(self, step):
         step_of(self, step)
@@ -24,7 +24,7 @@ def stop_after(last):
             os.killpg(0, signal.SIGTERM)
             time.sleep(0.5)  # as steps do: long enough for a loader worker to die of it
 
-    Trainer._step = step_and_stop
+    Trainer.update_weights = step_and_stop
 
 
 if __name__ == "__main__":

@@ -32,13 +32,13 @@ ROWS, BATCH = 20, 6
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch):
-    """The model card looks up base models on the hub."""
+    """Stay offline: the model card would look up base models on the hub."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A BERT of one layer, with dropout, that knows the words w0, w1, ..."""
+    """Save a BERT of one layer, with dropout and the vocabulary w0, w1, ..."""
     folder = tmp_path_factory.mktemp("bert")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(3 * ROWS))]
     (folder / "vocab.txt").write_text("\n".join(words))
@@ -60,7 +60,7 @@ def build(folder):
 
 
 def pairs(rows=ROWS, first=0):
-    """Row i reads "wi w(2i)" and "w(2i)": its first word says which row it is."""
+    """Make pairs "wi w(2i)" and "w(2i)": the first word identifies pair i."""
     numbers = range(first, first + rows)
     return Dataset.from_dict(
         {"anchor": [f"w{i} w{2 * i}" for i in numbers], "positive": [f"w{2 * i}" for i in numbers]}
@@ -94,7 +94,7 @@ def features(model, texts):
 
 
 def batch(model, rows):
-    """What a trainer hands to a loss."""
+    """Return the arguments that a trainer passes to a loss."""
     chosen = pairs().select(rows)
     return [features(model, list(chosen[name])) for name in ("anchor", "positive")]
 
@@ -119,14 +119,14 @@ class Interrupt(TrainerCallback):
 # Ids
 
 
-def test_rows_are_numbered_and_keep_their_numbers():
+def test_pairs_are_numbered_and_keep_their_numbers():
     numbered = with_sample_ids(pairs())
     assert numbered["label"] == [[i] for i in range(ROWS)]
     shuffled = numbered.shuffle(seed=0).select(range(5))
     assert [f"w{row['label'][0]}" for row in shuffled] == [r["anchor"].split()[0] for r in shuffled]
 
 
-def test_datasets_of_a_dict_are_numbered_on():
+def test_ids_of_a_dict_continue_from_one_dataset_to_the_next():
     numbered = with_sample_ids({"one": pairs(4), "two": pairs(3)})
     assert numbered["one"]["label"] == [[0], [1], [2], [3]]
     assert numbered["two"]["label"] == [[4], [5], [6]]
@@ -200,14 +200,14 @@ def test_without_gradients_it_is_the_loss_of_the_batch(model):
     loss(batch(model, [0, 1, 2]), torch.tensor([[0], [1], [2]]))
     with torch.no_grad():
         value = loss(batch(model, [0, 1, 2]), None)
-    # Two negatives an anchor, as in CLIP's loss, which has the mean over all three in its place.
+    # Each anchor has two negatives; CLIP's loss divides by all three candidates instead.
     clip = ClipLoss(0.2)(*embed(model, pairs().select([0, 1, 2])))
     assert torch.allclose(value, clip + 0.2 * math.log(3 / 2))
     assert loss.contrast.normalizer_a.visits.sum() == 3
 
 
 def test_every_visit_lands_in_its_row(folder, tmp_path):
-    """Shuffled by the trainer, two workers, the last batch dropped; frozen weights."""
+    """The trainer shuffles with two workers and drops the last batch; weights are frozen."""
     model = build(folder)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -217,7 +217,7 @@ def test_every_visit_lands_in_its_row(folder, tmp_path):
 
     def note(module, inputs):
         tokens, labels = inputs[0][0]["input_ids"], inputs[1]
-        # Which rows these are by what they say; w0 is token 5.
+        # The first token identifies the pairs; w0 is token 5.
         seen.append((tokens[:, 1] - 5).tolist())
         assert seen[-1] == labels.squeeze(1).tolist()
 
@@ -242,7 +242,7 @@ def test_every_visit_lands_in_its_row(folder, tmp_path):
                 if row in rows
             ]
             assert normalizer.visits[row] == len(estimates)
-            if estimates:  # of at most 2 visits, u is the plain mean
+            if estimates:  # after at most 2 visits, u is the plain mean
                 expected = math.log(sum(estimates) / len(estimates))
                 assert float(normalizer.log_u[row]) == pytest.approx(expected, abs=1e-5)
 
@@ -310,7 +310,7 @@ def double(model):
     ids=["learned", "individual", "a loss for each dataset"],
 )
 def test_resumed_is_uninterrupted(folder, tmp_path, job):
-    """Stopped after step 5, resumed from the checkpoint of step 3 with new objects."""
+    """A run stopped after step 5 resumes from the checkpoint of step 3 with new objects."""
 
     def run(callbacks=None, resume=None, **args):
         model = build(folder)
@@ -377,10 +377,10 @@ def test_the_trained_model_is_a_plain_one(model, tmp_path):
     assert "Yuan, Zhuoning" in card
 
 
-@pytest.mark.filterwarnings("ignore:'pin_memory'")  # the example leaves the device to the trainer
+@pytest.mark.filterwarnings("ignore:'pin_memory'")  # in the example the trainer chooses the device
 def test_the_example_of_the_docs(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model.save_pretrained("all-MiniLM-L6-v2")  # a folder of this name comes before the hub
+    model.save_pretrained("all-MiniLM-L6-v2")  # a folder of this name has priority over the hub
     page = Path(__file__).parents[2] / "docs" / "sentence_transformers.md"
     names: dict = {}
     exec(page.read_text().split("```python\n")[1].split("```")[0], names)

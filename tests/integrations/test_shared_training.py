@@ -1,4 +1,4 @@
-"""The stock trainer of sentence-transformers with two processes trains what one does."""
+"""Two processes of sentence-transformers' trainer train the same model as one process."""
 
 from pathlib import Path
 

@@ -9,7 +9,8 @@ from torch import nn
 from sogclr import MoCoLoss
 from sogclr.models.encoders import ContrastiveModel, build_projector
 from sogclr.models.momentum import MomentumModel
-from sogclr.planning.recipe import build_optimizer, recipe
+from sogclr.planning.recipe import recipe
+from sogclr.training.optimizer import build_optimizer
 
 
 def make(momentum=0.9, primed=True):

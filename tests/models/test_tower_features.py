@@ -22,7 +22,6 @@ from sogclr.models.tower_features import (
 )
 from sogclr.models.tower_inputs import CenterImages
 from sogclr.models.towers import PairSpec
-from sogclr.runs.folder import Run
 
 SPEC = PairSpec(("image", "text"), 16, {}, {}, image_size=16)
 CPU = torch.device("cpu")
@@ -76,7 +75,7 @@ def test_unreadable_rows_are_nan_and_told_once(make_pairs, capsys):
     inputs = CenterImages(source, SPEC)
     told = set()
     for _ in range(2):
-        found = compute_features(Body(), source, inputs, CPU, told=told)
+        found = compute_features(Body(), source, inputs, CPU, reported=told)
         assert np.flatnonzero(np.isnan(found).any(axis=1)).tolist() == [3]
     assert told == {"img/03.png"}
     assert capsys.readouterr().err.count("skipped img/03.png: ") == 1
@@ -101,7 +100,7 @@ def test_features_are_computed_once(make_pairs, cached, capsys):
     assert np.array_equal(cached(again, open_pairs(table).a), first)
     assert (body.seen, again.seen) == (24, 24)  # the copy was made after the first 24
     said = capsys.readouterr().err
-    assert said.count("computing once") == said.count("kept from before") == 1
+    assert said.count("computing once") == said.count("read from the cache") == 1
     expected = compute_features(
         body, open_pairs(table).a, CenterImages(open_pairs(table).a, SPEC), CPU
     )
@@ -176,7 +175,7 @@ def test_a_full_disk_is_no_obstacle(make_pairs, cached, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
     table, body = make_pairs(), Body()
     assert cached(body, open_pairs(table).a).shape == (24, 3)
-    assert "not kept for another time (the disk is nearly full)" in capsys.readouterr().err
+    assert "not cached (the disk is nearly full)" in capsys.readouterr().err
     cached(body, open_pairs(table).a)
     assert body.seen == 48
 
@@ -188,12 +187,11 @@ def test_embeddings_of_a_run_are_kept_until_it_is_trained_further(make_pairs, tm
         calls.append(1)
         return np.full((3, 2), len(calls), dtype=np.float32)
 
-    run = Run(tmp_path)
-    weights = tmp_path / "trained.safetensors"
+    weights, folder = tmp_path / "trained.safetensors", tmp_path / "embeddings"
     weights.write_bytes(b"one")
     for _ in range(2):
-        assert (stored_embeddings(run, source.a, compute) == 1).all()
+        assert (stored_embeddings(weights, folder, source.a, compute) == 1).all()
     weights.write_bytes(b"two")
-    assert (stored_embeddings(run, source.a, compute) == 2).all()
-    assert (stored_embeddings(run, source.b, compute) == 3).all()
-    assert (stored_embeddings(run, source.a, compute) == 2).all()
+    assert (stored_embeddings(weights, folder, source.a, compute) == 2).all()
+    assert (stored_embeddings(weights, folder, source.b, compute) == 3).all()
+    assert (stored_embeddings(weights, folder, source.a, compute) == 2).all()

@@ -7,11 +7,11 @@ from PIL import Image
 
 import sogclr
 from sogclr import Augmentation
-from sogclr.data.batches.loaders import BatchPlan
+from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.open_pairs import open_pairs
 from sogclr.data.texts import Texts
-from sogclr.models.tower_features import padding_of, plain_inputs
-from sogclr.models.tower_inputs import CenterImages, ImageViews, StoredFeatures, Tokens
+from sogclr.models.tower_features import plain_inputs
+from sogclr.models.tower_inputs import CenterImages, ImageViews, StoredFeatures, Tokens, padding_of
 from sogclr.models.towers import PairSpec
 from sogclr.planning.pairs import CLIP_VIEWS
 from sogclr.training.pair_batches import loss_indices, pair_batches
@@ -125,9 +125,9 @@ def test_stored_features_are_handed_out_but_for_rows_of_nan():
 
 
 def _epochs(source, inputs, workers=0):
-    plan = BatchPlan(source.a.ids, 7, 2, 2, seed=0)
+    plan = ShuffledSchedule(source.a.ids, 7, 2, 2, seed=0)
     batches = list(pair_batches(source, plan, *inputs, workers=workers, pin_memory=False))
-    return [[b for b in batches if b.plan.epoch == epoch] for epoch in range(2)]
+    return [[b for b in batches if b.micro_batch.epoch == epoch] for epoch in range(2)]
 
 
 def test_an_epoch_of_batches_has_every_image_once_with_a_caption_of_its_own(pairs, trained):
@@ -148,7 +148,7 @@ def test_an_epoch_of_batches_has_every_image_once_with_a_caption_of_its_own(pair
         for batch in batches:
             texts = [source.b.texts[row] for row in batch.partners]
             assert torch.equal(batch.b.tensor, encoder.tokenizer(texts))
-            assert len(batch.a.tensor) == len(batch.plan.rows)
+            assert len(batch.a.tensor) == len(batch.micro_batch.rows)
     assert drawn[0] != drawn[1]
 
 
@@ -159,7 +159,7 @@ def test_a_batch_without_a_readable_image_is_empty(make_pairs, joined):
         file.write_bytes(file.read_bytes()[:500])
     texts = plain_inputs(source.b, encoder.spec, encoder.tokenizer)
     for batch in _epochs(source, (CenterImages(source.a, SPEC), texts))[0]:
-        assert len(batch.plan.rows) == len(batch.partners) == len(batch.b.tensor) == 0
+        assert len(batch.micro_batch.rows) == len(batch.partners) == len(batch.b.tensor) == 0
         assert len(batch.unreadable) == 4
 
 

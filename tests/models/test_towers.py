@@ -10,11 +10,18 @@ from torch import nn
 
 import sogclr
 from sogclr import UserError
-from sogclr.models.build_towers import TowerRequest, build_towers, rebuild_towers, tokenizer_of
-from sogclr.models.towers import PairModel, PairSpec, Tower, regularize, weights_digest
-from sogclr.runs.towers import PairEncoder
+from sogclr.common.options import TowerSettings
+from sogclr.models.build_towers import build_towers, rebuild_towers, tokenizer_of
+from sogclr.models.pair_encoder import PairEncoder
+from sogclr.models.towers import (
+    PairModel,
+    PairSpec,
+    Tower,
+    regularize,
+    weights_digest,
+)
 
-NOTHING = TowerRequest(None, None, None, None, None, None, None)
+NOTHING = TowerSettings()
 VISION = {
     "vit": TINY["vision_cfg"],
     "timm-linear": {

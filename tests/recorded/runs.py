@@ -5,11 +5,15 @@ import logging
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import adapter
 import torch
 from safetensors.torch import load_file
 from torch import nn
+
+from sogclr.commands import pretrain
+from sogclr.distributed.launch import start
 
 sys.path.append(str(Path(__file__).parents[1]))
 from helpers.small_tables import COLOURS, write_pairs
@@ -36,7 +40,7 @@ class Encoder(nn.Module):
 
 
 # In float64: batch normalization makes the rounding of float32 grow a thousandfold in 58 steps.
-PRETRAIN = {**ALWAYS, "precision": "64-true", "batch_size": 64, "image_size": 16}
+PRETRAIN = {**ALWAYS, "precision": "auto", "batch_size": 64, "image_size": 16}
 ALIGN = {**ALWAYS, "batch_size": 8, "learning_rate": 3e-3}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "pretrain, sogclr": ("pretrain", {"method": "sogclr"}),
@@ -97,7 +101,12 @@ def compute_run(name: str, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     try:
         if verb == "pretrain":
-            metrics = adapter.run(verb, "digits", out, encoder=Encoder(), **{**PRETRAIN, **changes})
+            with patch.object(
+                pretrain, "start", lambda kind, _, **options: start(kind, "64-true", **options)
+            ):
+                metrics = adapter.run(
+                    verb, "digits", out, encoder=Encoder(), **{**PRETRAIN, **changes}
+                )
         else:
             settings = {**ALIGN, "model": str(folder / "model.json"), **changes}
             metrics = adapter.run(verb, folder / "table" / "train.csv", out, **settings)

@@ -1,4 +1,4 @@
-"""Work that is recorded once and replayed is the work; on a CPU with a recorder that imitates."""
+"""A recorded and replayed step equals the step; on a CPU, a recorder imitates CUDA graphs."""
 
 import pytest
 import torch
@@ -7,23 +7,22 @@ from helpers.packing import encoded, pack
 from torch import nn
 
 import sogclr
-from sogclr.training import cuda_graphs as captured
-from sogclr.training import loop as training
-from sogclr.training.cuda_graphs import GRAPHS, WARM, CapturedWork
+from sogclr.training import cuda_graphs, loop, task_images
+from sogclr.training.cuda_graphs import MOST_GRAPHS, WARM_UP_CALLS, GraphedFunction
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 class Imitation:
-    """As a graph: results of every replay stand in the same memory, inputs are read there."""
+    """Imitates graphs: each replay reads the recorded inputs and overwrites the same results."""
 
     def __init__(self):
         self.recorded = self.replayed = 0
 
-    def pinned(self, inputs):
+    def pin(self, inputs):
         return inputs
 
-    def aside(self, work, inputs):
+    def call(self, work, inputs):
         return work(*inputs)
 
     def record(self, work, inputs):
@@ -42,14 +41,21 @@ class Imitation:
 
 
 def make(work, monkeypatch, recorder=Imitation):
-    monkeypatch.setattr(captured, "Recorder", recorder)
-    return CapturedWork(work, torch.device("cpu"))
+    monkeypatch.setattr(cuda_graphs, "Recorder", recorder)
+    return GraphedFunction(work, torch.device("cpu"))
 
 
-def test_replayed_work_is_the_work_on_new_inputs(monkeypatch):
+def imitate_graphs(monkeypatch, make_recorder):
+    """Run steps as graphs on the CPU, with the views that graphs can hold."""
+    monkeypatch.setattr(loop, "can_use_graphs", lambda fabric: True)
+    monkeypatch.setattr(task_images, "uses_static_views", lambda device: True)
+    monkeypatch.setattr(cuda_graphs, "Recorder", make_recorder)
+
+
+def test_a_replay_computes_with_new_inputs(monkeypatch):
     work = make(lambda x, y: (x + y, x * y), monkeypatch)
     found = []
-    for step in range(WARM + 4):
+    for step in range(WARM_UP_CALLS + 4):
         x, y = torch.full((3,), float(step)), torch.arange(3.0)
         found.append((work(x, y), (x + y, x * y)))
     # Compared at the end: no later call may overwrite what an earlier one returned.
@@ -61,58 +67,56 @@ def test_replayed_work_is_the_work_on_new_inputs(monkeypatch):
 
 def test_each_shape_has_a_recording_and_rare_ones_none(monkeypatch):
     work = make(lambda x: (2 * x,), monkeypatch)
-    for _ in range(WARM + 2):
-        for size in range(1, GRAPHS + 3):
+    for _ in range(WARM_UP_CALLS + 2):
+        for size in range(1, MOST_GRAPHS + 3):
             assert same(list(work(torch.ones(size))), [torch.full((size,), 2.0)])
-    assert work._recorder.recorded == GRAPHS
+    assert work._recorder.recorded == MOST_GRAPHS
 
 
-def test_work_that_cannot_be_recorded_is_done_as_it_stands(monkeypatch, capsys):
+def test_a_function_that_cannot_be_recorded_is_called_as_it_is(monkeypatch, capsys):
     class Refuses(Imitation):
         def record(self, work, inputs):
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     work = make(lambda x: (x + 1,), monkeypatch, Refuses)
-    for _ in range(WARM + 3):
+    for _ in range(WARM_UP_CALLS + 3):
         assert same(list(work(torch.ones(2))), [torch.full((2,), 2.0)])
-    told = capsys.readouterr().err
-    assert told.count("not captured") == 1
-    assert "not permitted" in told
-    assert "more" not in told
+    message = capsys.readouterr().err
+    assert message.count("do not run as CUDA graphs") == 1
+    assert "not permitted" in message
+    assert "more" not in message
 
 
-# The first steps are as ever; recording begins with the fourth batch of a size.
+# The first three batches of a size run eagerly; the fourth one is recorded.
 @pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"method": "moco"}, {"memory_size": 7}])
-def test_a_captured_run_is_the_run(make_folder, tmp_path, monkeypatch, changes):
-    assert_captured_is_plain(make_folder(per_class=11), tmp_path, monkeypatch, changes)
+def test_a_run_with_graphs_is_the_run(make_folder, tmp_path, monkeypatch, changes):
+    assert_graphs_change_nothing(make_folder(per_class=11), tmp_path, monkeypatch, changes)
 
 
 @pytest.mark.parametrize("changes", [{"table_rows": 9}, {"method": "dcl"}], ids=["sogclr", "dcl"])
-def test_a_captured_run_of_a_stream_is_the_run(tmp_path, monkeypatch, changes):
+def test_a_run_of_a_stream_with_graphs_is_the_run(tmp_path, monkeypatch, changes):
     shard = pack(tmp_path / "a.tar", [(f"{i}.png", encoded(i)) for i in range(22)])
     changes = {"epoch_samples": 22, **changes}
-    assert_captured_is_plain(shard.as_uri(), tmp_path, monkeypatch, changes)
+    assert_graphs_change_nothing(shard.as_uri(), tmp_path, monkeypatch, changes)
 
 
-def assert_captured_is_plain(data, tmp_path, monkeypatch, changes):
+def assert_graphs_change_nothing(data, tmp_path, monkeypatch, changes):
     settings = {"encoder": "small", "image_size": 8, "batch_size": 4, "epochs": 3, **changes}
     settings |= {"device": "cpu", "precision": "32-true"}
     sogclr.pretrain(data, tmp_path / "plain", **settings)
-    monkeypatch.setattr(training, "can_capture", lambda fabric: True)
     recorder = Imitation()
-    monkeypatch.setattr(captured, "Recorder", lambda: recorder)
-    sogclr.pretrain(data, tmp_path / "captured", **settings)
+    imitate_graphs(monkeypatch, lambda: recorder)
+    sogclr.pretrain(data, tmp_path / "graphs", **settings)
     assert recorder.replayed > 5
-    plain, replayed = checkpoint(tmp_path / "plain"), checkpoint(tmp_path / "captured")
+    plain, replayed = checkpoint(tmp_path / "plain"), checkpoint(tmp_path / "graphs")
     assert plain["monitor"]["rows"][-1].keys() == replayed["monitor"]["rows"][-1].keys()
-    # Views differ by rounding.
+    # Static views differ from others by rounding.
     for name in ("model", "loss"):
         torch.testing.assert_close(replayed[name], plain[name], rtol=1e-3, atol=1e-3)
 
 
-def test_a_users_own_module_is_not_captured(make_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "can_capture", lambda fabric: True)
-    monkeypatch.setattr(captured, "Recorder", lambda: pytest.fail("captured"))
+def test_a_users_own_module_runs_without_graphs(make_folder, tmp_path, monkeypatch):
+    imitate_graphs(monkeypatch, lambda: pytest.fail("a graph"))
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     sogclr.pretrain(make_folder(), tmp_path / "run", encoder=module, epochs=1, device="cpu")
 
@@ -124,7 +128,7 @@ def test_a_graph_is_the_run(make_folder, tmp_path, monkeypatch, changes):
     settings = {"encoder": "small", "image_size": 8, "batch_size": 4, "epochs": 3, **changes}
     settings |= {"device": "cuda", "precision": "32-true"}
     sogclr.pretrain(folder, tmp_path / "graphs", **settings)
-    monkeypatch.setattr(training, "can_capture", lambda fabric: False)
+    monkeypatch.setattr(loop, "can_use_graphs", lambda fabric: False)
     sogclr.pretrain(folder, tmp_path / "plain", **settings)
     graphs, plain = checkpoint(tmp_path / "graphs"), checkpoint(tmp_path / "plain")
     for name in ("model", "loss"):
@@ -147,8 +151,8 @@ def test_a_step_waits_for_nothing(make_folder, tmp_path, monkeypatch):
 
         return run
 
-    for name in ("_accumulate", "_step"):
-        monkeypatch.setattr(training.Trainer, name, strictly(getattr(training.Trainer, name)))
+    for name in ("add_gradient", "update_weights"):
+        monkeypatch.setattr(loop.Trainer, name, strictly(getattr(loop.Trainer, name)))
     settings = {"encoder": "small", "image_size": 8, "batch_size": 4, "epochs": 3}
     sogclr.pretrain(make_folder(per_class=11), tmp_path / "run", device="cuda", **settings)
     assert max(taken) > 10

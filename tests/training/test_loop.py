@@ -194,21 +194,19 @@ def test_the_first_keys_are_what_the_primed_encoder_makes_of_each_view(
 def test_the_key_encoder_moves_once_an_optimizer_step(
     make_folder, tmp_path, monkeypatch, accumulate
 ):
-    moved, original = [], Trainer._step
+    moved, original = [], Trainer.update_weights
 
     def step_and_average(self, step):
         if not moved:
-            moved.append(
-                {k: v.clone() for k, v in self.plain_model.key.module.state_dict().items()}
-            )
+            moved.append({k: v.clone() for k, v in self.task.model.key.module.state_dict().items()})
         original(self, step)
-        new = self.plain_model.query.state_dict()
+        new = self.task.model.query.state_dict()
         moved.append(
             {k: 0.7 * v + 0.3 * new[k] if v.is_floating_point() else new[k].clone()
              for k, v in moved[-1].items()}
         )  # fmt: skip
 
-    monkeypatch.setattr(Trainer, "_step", step_and_average)
+    monkeypatch.setattr(Trainer, "update_weights", step_and_average)
     sogclr.pretrain(
         make_folder(), tmp_path / "run", method="moco", momentum=0.7, epochs=3,
         accumulate=accumulate, **(SHORT | {"batch_size": 4}),
@@ -285,15 +283,15 @@ def test_nan_names_the_step_and_the_sample(tmp_path):
 
 def test_a_good_checkpoint_survives_nan(make_folder, tmp_path, monkeypatch):
     photos, run = make_folder(), tmp_path / "run"
-    original = Trainer._step
+    original = Trainer.update_weights
 
     def poison(self, step):
         original(self, step)
         if step == 2:
             with torch.no_grad():
-                self.plain_model.projector[0].weight.fill_(torch.nan)
+                self.task.model.projector[0].weight.fill_(torch.nan)
 
-    monkeypatch.setattr(Trainer, "_step", poison)
+    monkeypatch.setattr(Trainer, "update_weights", poison)
     with pytest.raises(UserError, match="step 4: features are not finite"):
         sogclr.pretrain(photos, run, epochs=3, checkpoint_seconds=0, **SHORT)
     state = Run(run).read_checkpoint()

@@ -9,7 +9,7 @@ from helpers.small_tables import read_rows
 
 import sogclr
 from sogclr.commands.cli import main
-from sogclr.data.batches.loaders import BatchPlan
+from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.open_pairs import open_pairs
 from sogclr.data.tar.patterns import find_shards
 from sogclr.data.texts import Texts
@@ -89,9 +89,9 @@ def test_a_pair_is_skipped_if_either_side_cannot_be_read(pairs, trained, tmp_pat
         CenterImages(source.a, encoder.spec),
         plain_inputs(source.b, encoder.spec, encoder.tokenizer),
     )
-    plan = BatchPlan(source.a.ids, 3, 1, 1, seed=0)
+    plan = ShuffledSchedule(source.a.ids, 3, 1, 1, seed=0)
     (batch,) = pair_batches(source, plan, *inputs, workers=0, pin_memory=False)
-    assert batch.plan.rows.tolist() == [2]
+    assert batch.micro_batch.rows.tolist() == [2]
     assert batch.partners.tolist() == [1]
     assert len(batch.a.tensor) == len(batch.b.tensor) == 1
     assert [name for name, _ in batch.unreadable] == ["0.tar: img/00", source.b.names[0]]

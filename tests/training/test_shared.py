@@ -79,7 +79,7 @@ def test_a_batch_is_refused_that_is_too_small_to_be_shared(tmp_path):
     process = started(2, *arguments, "--out", str(tmp_path / "run"))
     said, _ = process.communicate(timeout=300)
     assert process.returncode != 0
-    assert said.count("sogclr: batch size: 3 is shared by 2 processes") == 1
+    assert said.count("sogclr: --batch-size: 3 is shared by 2 processes") == 1
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import sogclr
 from sogclr.commands.cli import main
-from sogclr.data.batches.stream import StreamPlan
+from sogclr.data.batches.stream import StreamSchedule
 from sogclr.data.open_pairs import open_pairs
 from sogclr.data.tar.stream_pairs import PairStream
 from sogclr.models.tower_inputs import DrawnViews, ImageViews, Tokenizer
@@ -60,7 +60,7 @@ def hashed(names):
 
 
 def batches(pattern, encoder, samples, workers=0):
-    plan = StreamPlan(PairStream(pattern, samples), ROWS, 5, 1, 2, seed=3)
+    plan = StreamSchedule(PairStream(pattern, samples), ROWS, 5, 1, 2, seed=3)
     inputs = DrawnViews(encoder.spec, CLIP_VIEWS), Tokenizer(encoder.tokenizer, None)
     return list(stream_pair_batches(plan, *inputs, workers=workers, pin_memory=False))
 
@@ -73,15 +73,15 @@ def test_views_and_captions_are_those_of_the_pairs_on_this_machine(
     views = ImageViews(here.a, encoder.spec, CLIP_VIEWS, 3)
     names, drawn = list(here.a.names), set()
     for batch in batches(pattern, encoder, SAMPLES, workers):
-        rows = np.array([names.index(sample.name) for sample in batch.plan.samples])
-        partners = here.draw(3, batch.plan.epoch, rows)
+        rows = np.array([names.index(sample.name) for sample in batch.micro_batch.samples])
+        partners = here.draw(3, batch.micro_batch.epoch, rows)
         texts = [here.b.texts[text] for text in partners]
         drawn |= set(zip(rows.tolist(), partners.tolist(), strict=True))
-        same_views = views.prepare(rows, batch.plan.epoch)
+        same_views = views.prepare(rows, batch.micro_batch.epoch)
         assert torch.equal(batch.a.tensor, same_views.tensor)
         assert np.array_equal(batch.a.draws, same_views.draws)
         assert torch.equal(batch.b.tensor, encoder.tokenizer(texts))
-        assert batch.plan.rows.tolist() == hashed(here.a.names[row] for row in rows).tolist()
+        assert batch.micro_batch.rows.tolist() == hashed(here.a.names[row] for row in rows).tolist()
         assert batch.partners.tolist() == hashed(texts).tolist()
         assert batch.keys_b.tolist() == sogclr.stable_keys(texts).tolist()
     assert len({row for row, _ in drawn}) == SAMPLES < len(drawn)
@@ -90,8 +90,10 @@ def test_views_and_captions_are_those_of_the_pairs_on_this_machine(
 def test_a_sample_that_comes_again_in_an_epoch_may_have_another_caption(pattern, trained):
     encoder, met = sogclr.load(trained), {}
     for batch in batches(pattern, encoder, 2 * SAMPLES):
-        for key, caption in zip(batch.plan.keys.tolist(), batch.keys_b.tolist(), strict=True):
-            met.setdefault((batch.plan.epoch, key), []).append(caption)
+        for key, caption in zip(
+            batch.micro_batch.keys.tolist(), batch.keys_b.tolist(), strict=True
+        ):
+            met.setdefault((batch.micro_batch.epoch, key), []).append(caption)
     assert {len(captions) for captions in met.values()} == {2}
     assert 1 <= sum(len(set(captions)) == 2 for captions in met.values()) < len(met)
 
@@ -209,7 +211,7 @@ def test_what_is_known_of_it_is_told(shards, pattern, fast, tmp_path, capsys):
     texts = len(open_pairs(str(shards)).partners)
     one, other = (f"{sogclr.collision_rate(n, 40):.1%}" for n in (SAMPLES, texts))
     assert "3 shards, a stream; an epoch is 24 of its pairs" in said
-    assert f"of either side; {one} of 24 images and {other} of {texts} captions share one" in said
+    assert f"for each side; {one} of 24 images and {other} of {texts} captions share one" in said
     assert 0 <= result.metrics["R@1"] <= 1
     result = sogclr.align(pattern, tmp_path / "other", **flags)
     assert "R@1" not in result.metrics

@@ -1,1 +1,1 @@
-"""How far the gradient of a batch, or of a table, is from the exact one, on one's own data."""
+"""Measure how far the expected gradient of a batch is from the exact gradient over all data."""

@@ -1,4 +1,4 @@
-"""The audit itself: errors of the gradient by batch size, and of the table."""
+"""The audit: errors of the gradient by batch size, and errors of the table."""
 
 import math
 from dataclasses import dataclass
@@ -9,28 +9,35 @@ from torch import Tensor
 
 from ..common.console import say
 from ..losses.objective_tiled import log_mean
-from .expected_gradient import Bias, bias, expected_gradients, fill, in_batch
+from .expected_gradient import (
+    Bias,
+    Halves,
+    expected_gradients,
+    fill_table,
+    measure_bias,
+    with_batch_normalizers,
+)
 from .population import Population
 from .subject import Subject, tables_of
 
-__all__ = ["Audit", "Lag", "Measured", "audit_of", "rounded", "shown"]
+__all__ = ["Audit", "Lag", "Measured", "audit_subject", "format_bias", "round_to_two_digits"]
 
-LARGEST = 4_096
-VISITS = 8_000  # of samples, averaged in either half; the noise left is printed with every figure
-FILLING = 10  # visits of a table that is filled here, the weights at rest
+LARGEST_BATCH = 4_096
+VISITS = 8_000  # sample visits that each half averages over; more take longer and leave less noise
+FILLING_PASSES = 10  # passes that fill the table of an encoder without a table
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The error of the gradient that an estimator of the normalizers gives in expectation.
+    """The error of the expected gradient that one estimator of the normalizers gives.
 
     Attributes:
         estimator: "batch" (normalizers from the batch: DCL), "batch with positive" (SimCLR,
-            CLIP), "table" (SogCLR, a step of this batch size from the table as it is), or "table
-            at rest" (the same without the step's own update).
-        batch: samples; 0 where it does not matter.
-        v1: against the objective F, the logarithm of g averaged over views.
-        v2: against F2, the logarithm of the average, which one number a sample estimates.
+            CLIP), "table" (SogCLR: one step from the current table), or "table at rest" (the
+            same step without its update of the table).
+        batch: batch size; 0 if the error does not depend on it.
+        v1: error against the objective F, which averages log g over views.
+        v2: error against F2, the log of the average, which one number a sample estimates.
     """
 
     estimator: str
@@ -41,8 +48,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Lag:
-    """log u - log g over samples: its mean (above 0: u is too large) and standard deviation, that
-    of the true g, without the noise of what it is held against."""
+    """The error of the table, log u - log g, over samples.
+
+    Attributes:
+        mean: above 0 if u is too large.
+        spread: standard deviation, without the noise of the reference values of log g.
+    """
 
     mean: float
     spread: float
@@ -50,18 +61,20 @@ class Lag:
 
 @dataclass(frozen=True)
 class Audit:
-    """See `sogclr.audit`.
+    """The result of `sogclr.audit`.
 
     Attributes:
-        samples, views, width: of what was compared.
-        temperature: of the loss; the mean where each sample has one.
-        batch_size: of the run.
-        rows: what was measured.
-        distance: between the gradients of F and F2, relative.
-        lag: of the table.
-        worth: the batch whose in-batch gradient is as good as that of the table; 0.0 for less
-            than the smallest that was measured, None for more than the largest.
-        summary: one sentence.
+        samples: number of samples that were compared.
+        views: number of stored views of each sample.
+        width: dimension of the embeddings.
+        temperature: tau of the loss; the mean if each sample has its own.
+        batch_size: batch size of the run.
+        rows: one measurement for each estimator and batch size.
+        distance: length of the difference between the gradients of F and F2, relative to F2's.
+        lag: error of the table.
+        worth: the batch size at which in-batch normalizers give as small an error as the table.
+            0.0 if it is below the smallest measured size, None if above the largest.
+        summary: the result in one sentence.
     """
 
     samples: int
@@ -76,56 +89,42 @@ class Audit:
     summary: str
 
     def curve(self, estimator: str) -> list[Measured]:
-        """The rows of an estimator, by batch size."""
+        """Return the measurements of one estimator, by batch size."""
         return [row for row in self.rows if row.estimator == estimator]
 
 
 @dataclass(frozen=True)
 class _Exact:
-    """Normalizers' part of the exact gradients, and all of them; `(S, n, V, d)` each."""
+    """Exact gradients, `(S, n, V, d)` each.
+
+    Attributes:
+        v1: the normalizer part of the gradient of F.
+        v2: the normalizer part of the gradient of F2, twice with independent errors.
+        table: the expected normalizer part of a step that leaves the table unchanged.
+        total_v1: the gradient of F including alignment.
+        total_v2: the gradient of F2 including alignment.
+    """
 
     v1: Tensor
-    v2: tuple[Tensor, Tensor]
+    v2: Halves
     table: Tensor
-    whole_v1: Tensor
-    whole_v2: Tensor
+    total_v1: Tensor
+    total_v2: Tensor
 
 
-def audit_of(subject: Subject) -> Audit:
-    """Measure it. Says what it finds on the way."""
-    population, chance = subject.population, torch.Generator().manual_seed(0)
+def audit_subject(subject: Subject) -> Audit:
+    """Measure the errors of all estimators, and print each while it is measured."""
+    population, generator = subject.population, torch.Generator().manual_seed(0)
     n = len(population)
     batch_size = min(subject.batch_size, n)
     say(f"comparing {n:,} samples, {population.views} views each, with all others")
     if not subject.trained:
-        fill(subject.loss, population, batch_size, FILLING, chance)
-    log_g = population.log_normalizers()
-    log_u = _log_u(subject)
-    mean, references = log_mean(log_g, dim=-1), _references(subject, log_g)
-    exact = _exact(population, log_g, mean, log_u, references)
-    passes = max(1, round(VISITS / n))
-    rows: list[Measured] = []
-
-    def measure(estimator: str, batch: int, found: tuple[Tensor, Tensor]) -> None:
-        v1 = bias(found, (exact.v1, exact.v1), exact.whole_v1)
-        v2 = bias(found, exact.v2, exact.whole_v2)
-        rows.append(Measured(estimator, batch, v1, v2))
-        best = v2 if estimator.startswith("table") else v1
-        say(f"  {estimator}, batch {batch or '-'}: off by {shown(best)}")
-
-    measure("table at rest", 0, (exact.table, exact.table))
-    steps = expected_gradients(
-        subject.loss, population, batch_size, passes, chance, log_u=log_u, known=exact.table
-    )
-    measure("table", batch_size, steps)
-    for positive, estimator in ((False, "batch"), (True, "batch with positive")):
-        twin = in_batch(subject.loss, positive=positive)
-        for batch in _sizes(n):
-            steps = expected_gradients(
-                twin, population, batch, passes, chance, log_u=log_g, known=exact.v1
-            )
-            measure(estimator, batch, steps)
-    worth = _worth(rows)
+        fill_table(subject.loss, population, batch_size, FILLING_PASSES, generator)
+    log_g, log_u = population.log_normalizers(), _table_log_u(subject)
+    mean, references = log_mean(log_g, dim=-1), _reference_log_u(subject, log_g)
+    exact = _exact_gradients(population, log_g, mean, log_u, references)
+    rows = _measure_estimators(subject, batch_size, log_g, log_u, exact, generator)
+    worth = _equivalent_batch(rows)
     return Audit(
         samples=n,
         views=population.views,
@@ -134,15 +133,61 @@ def audit_of(subject: Subject) -> Audit:
         / len(population.taus),
         batch_size=batch_size,
         rows=rows,
-        distance=bias((exact.v1, exact.v1), exact.v2, exact.whole_v2).relative,
-        lag=_lag(log_u, *(references or (mean, mean))),
+        distance=measure_bias((exact.v1, exact.v1), exact.v2, exact.total_v2).relative,
+        lag=_measure_lag(log_u, *(references or (mean, mean))),
         worth=worth,
-        summary=_summary(subject, batch_size, rows, worth),
+        summary=_summarize(subject, batch_size, rows, worth),
     )
 
 
-def _log_u(subject: Subject) -> Tensor:
-    """What the table holds of the population, in all places of `(S, n, V)`."""
+def _measure_estimators(
+    subject: Subject,
+    batch_size: int,
+    log_g: Tensor,
+    log_u: Tensor,
+    exact: _Exact,
+    generator: torch.Generator,
+) -> list[Measured]:
+    """Measure the table at this batch size, and the batch at all sizes."""
+    population, rows = subject.population, list[Measured]()
+    passes = max(1, round(VISITS / len(population)))
+
+    def add(estimator: str, batch: int, estimated: Halves) -> None:
+        v1 = measure_bias(estimated, (exact.v1, exact.v1), exact.total_v1)
+        v2 = measure_bias(estimated, exact.v2, exact.total_v2)
+        rows.append(Measured(estimator, batch, v1, v2))
+        own = v2 if estimator.startswith("table") else v1
+        say(f"  {estimator}, batch {batch or '-'}: off by {format_bias(own)}")
+
+    add("table at rest", 0, (exact.table, exact.table))
+    halves = expected_gradients(
+        subject.loss,
+        population,
+        batch_size,
+        passes,
+        generator,
+        log_u=log_u,
+        baseline_gradient=exact.table,
+    )
+    add("table", batch_size, halves)
+    for positive, estimator in ((False, "batch"), (True, "batch with positive")):
+        twin = with_batch_normalizers(subject.loss, positive=positive)
+        for batch in _batch_sizes(len(population)):
+            halves = expected_gradients(
+                twin,
+                population,
+                batch,
+                passes,
+                generator,
+                log_u=log_g,
+                baseline_gradient=exact.v1,
+            )
+            add(estimator, batch, halves)
+    return rows
+
+
+def _table_log_u(subject: Subject) -> Tensor:
+    """Return the table's log u of each sample, expanded to `(S, n, V)`."""
     population = subject.population
     sides = [
         table.log_u[rows]
@@ -151,54 +196,51 @@ def _log_u(subject: Subject) -> Tensor:
     return torch.stack(sides)[..., None].expand(population.features.shape[:-1])
 
 
-def _references(subject: Subject, log_g: Tensor) -> tuple[Tensor, Tensor] | None:
-    """What u should be, twice, with independent errors, `(S, n, V)` each.
+def _reference_log_u(subject: Subject, log_g: Tensor) -> Halves | None:
+    """Estimate what the table should hold, twice with independent errors, `(S, n, V)` each.
 
-    The table of a run has been filled with views that nobody has any more. What it estimates is
-    estimated from other views too, whose noise is no error of the table. A table that was filled
-    with the stored views needs none: it is held against all of them.
+    A run's table averaged views that no longer exist, so the stored views alone would add their
+    own noise to its error. Further views give the references. A table that was filled with the
+    stored views needs none and returns None.
     """
     if subject.references is None:
         return None
     others = subject.population.log_normalizers(subject.references)  # (S, n, R)
     one, other = (log_mean(half, dim=-1)[..., :1] for half in others.split(others.shape[2] // 2, 2))
-    # 1 / (noisy mean) is too large: twice as much with half of the views as with all (jackknife).
+    # 1 / (noisy mean) is too large: by twice as much with half of the views as with all of them.
+    # The jackknife subtracts that excess.
     both = torch.logaddexp(one, other) - math.log(2)
     missing = 2 * ((-both).exp() - ((-one).exp() + (-other).exp()) / 2)
-    least = (-both).exp() / 4  # where the correction would leave nothing
+    least = (-both).exp() / 4  # a bound, since the correction may exceed the value itself
     corrected = (-((-half).exp() + missing).maximum(least).log() for half in (one, other))
     first, second = (half.expand_as(log_g) for half in corrected)
     return first, second
 
 
-def _exact(
-    population: Population,
-    log_g: Tensor,
-    mean: Tensor,
-    log_u: Tensor,
-    references: tuple[Tensor, Tensor] | None,
+def _exact_gradients(
+    population: Population, log_g: Tensor, mean: Tensor, log_u: Tensor, references: Halves | None
 ) -> _Exact:
     choices = [log_g, mean, log_u, *(references or ())]
     v1, v2, table, *halves = population.normalizer_gradients(log_g, torch.stack(choices))
     aligned = population.alignment_gradient()
     one, other = halves or (v2, v2)
-    return _Exact(v1, (one, other), table, whole_v1=v1 + aligned, whole_v2=v2 + aligned)
+    return _Exact(v1, (one, other), table, total_v1=v1 + aligned, total_v2=v2 + aligned)
 
 
-def _lag(log_u: Tensor, one: Tensor, other: Tensor) -> Lag:
-    """From two independent references: their noise is in neither mean nor product."""
+def _measure_lag(log_u: Tensor, one: Tensor, other: Tensor) -> Lag:
+    """Compare log u with two independent references: their noise cancels in the product."""
     first, second = log_u - one, log_u - other
     mean = float((first + second).mean() / 2)
     return Lag(mean, math.sqrt(max(0.0, float((first * second).mean()) - mean**2)))
 
 
-def _sizes(n: int) -> list[int]:
-    """8, 16, ... up to the number of samples, 4,096 at most."""
-    return [2**k for k in range(3, int(math.log2(LARGEST)) + 1) if 2**k <= n]
+def _batch_sizes(n: int) -> list[int]:
+    """Return the powers of two from 8 to the number of samples, at most 4,096."""
+    return [2**k for k in range(3, int(math.log2(LARGEST_BATCH)) + 1) if 2**k <= n]
 
 
-def _worth(rows: list[Measured]) -> float | None:
-    """Where the curve of the in-batch errors comes down to that of the table."""
+def _equivalent_batch(rows: list[Measured]) -> float | None:
+    """Interpolate the batch size at which the in-batch error falls to that of the table."""
     table = next(row.v2 for row in rows if row.estimator == "table")
     level = table.relative if table.seen else table.at_most
     curve = [(row.batch, row.v1) for row in rows if row.estimator == "batch"]
@@ -212,11 +254,11 @@ def _worth(rows: list[Measured]) -> float | None:
     return None
 
 
-def _summary(subject: Subject, batch: int, rows: list[Measured], worth: float | None) -> str:
+def _summarize(subject: Subject, batch: int, rows: list[Measured], worth: float | None) -> str:
     curve = [row for row in rows if row.estimator == "batch"]
     table = next(row.v2 for row in rows if row.estimator == "table")
-    own = min(curve, key=lambda row: abs(math.log(row.batch / batch)))
-    whose = "this run's normalizers" if subject.trained else "normalizers kept per sample"
+    nearest = min(curve, key=lambda row: abs(math.log(row.batch / batch)))
+    name = "this run's normalizers" if subject.trained else "normalizers kept per sample"
     if not curve[0].v1.seen:
         value = "no better than an in-batch batch's, since that has no error to be seen"
     elif worth == 0.0:
@@ -224,21 +266,21 @@ def _summary(subject: Subject, batch: int, rows: list[Measured], worth: float | 
     elif worth is None:
         value = f"better than an in-batch batch of {curve[-1].batch:,}"
     else:
-        value = f"as good as an in-batch batch of {rounded(worth):,}"
+        value = f"as good as an in-batch batch of {round_to_two_digits(worth):,}"
     return (
-        f"At batch {batch}, {whose} are {value}: the gradient is off by {shown(table)}, "
-        f"where an in-batch batch of {own.batch} is off by {shown(own.v1)}."
+        f"At batch {batch}, {name} are {value}: the gradient is off by {format_bias(table)}, "
+        f"where an in-batch batch of {nearest.batch} is off by {format_bias(nearest.v1)}."
     )
 
 
-def rounded(worth: float) -> int:
-    """Two digits: more would be a claim."""
+def round_to_two_digits(worth: float) -> int:
+    """Round a batch size to two significant digits, about what the noise allows."""
     unit = 10 ** max(0, math.floor(math.log10(worth)) - 1)
     return round(worth / unit) * unit
 
 
-def shown(measured: Bias) -> str:
-    """In percent, or what is known of it."""
-    if measured.seen:
-        return f"{measured.relative:.1%}"
-    return f"less than {measured.at_most:.1%}"
+def format_bias(bias: Bias) -> str:
+    """Return the relative error in percent, or an upper bound if noise hides it."""
+    if bias.seen:
+        return f"{bias.relative:.1%}"
+    return f"less than {bias.at_most:.1%}"

@@ -1,22 +1,23 @@
-"""The picture of an audit: error against batch size."""
+"""The picture of an audit: error of the average gradient against batch size."""
 
 from pathlib import Path
 from typing import Any
 
-from .measure import Audit, Measured, rounded, shown
+from ..common.colors import METHOD_COLORS
+from .measure import Audit, Measured, format_bias, round_to_two_digits
 
-__all__ = ["draw"]
+__all__ = ["draw_audit"]
 
-BATCH, POSITIVE, TABLE = "#c0504d", "#e0a030", "#1f77b4"
+TABLE_COLOR = METHOD_COLORS["sogclr"]
 
 
-def draw(audit: Audit, name: str, target: Path) -> None:
-    """For people who have never heard of the method.
+def draw_audit(audit: Audit, name: str, target: Path) -> None:
+    """Draw the audit for readers who do not know the method.
 
     Args:
-        audit: what was found.
-        name: of what was audited.
-        target: the PNG.
+        audit: the measurements.
+        name: the run's or the encoder's name, for the title.
+        target: the PNG file to write.
     """
     import matplotlib as mpl
 
@@ -24,9 +25,9 @@ def draw(audit: Audit, name: str, target: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7.6, 4.8), layout="constrained")
-    for estimator, color, label in (
-        ("batch with positive", POSITIVE, "compared within the batch only (SimCLR, CLIP)"),
-        ("batch", BATCH, "the same, without the positive (DCL)"),
+    for estimator, method, label in (
+        ("batch with positive", "simclr", "compared within the batch only (SimCLR, CLIP)"),
+        ("batch", "dcl", "the same, without the positive (DCL)"),
     ):
         curve = [row for row in audit.curve(estimator) if row.v1.seen]
         axes.errorbar(
@@ -34,19 +35,19 @@ def draw(audit: Audit, name: str, target: Path) -> None:
             [100 * row.v1.relative for row in curve],
             [100 * row.v1.uncertainty for row in curve],
             fmt="o-",
-            color=color,
+            color=METHOD_COLORS[method],
             label=label,
             capsize=2,
             linewidth=2,
         )
-    _mark(axes, audit, audit.curve("table")[0])
+    table = audit.curve("table")[0]
+    _draw_table(axes, audit, table)
     sizes = [row.batch for row in audit.curve("batch")]
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    drawn = [*sizes, audit.curve("table")[0].batch]
-    axes.set_xlim(min(drawn) / 1.4, max(drawn) * 1.4)
-    _percents(axes)
+    axes.set_xlim(min(*sizes, table.batch) / 1.4, max(*sizes, table.batch) * 1.4)
+    _set_percent_ticks(axes)
     axes.set_xlabel("samples in a batch")
     axes.set_ylabel("error of the average step")
     axes.set_title(
@@ -61,19 +62,22 @@ def draw(audit: Audit, name: str, target: Path) -> None:
     plt.close(figure)
 
 
-def _mark(axes: Any, audit: Audit, table: Measured) -> None:
-    """The table's point, and an arrow to the batch that would be as good."""
+def _draw_table(axes: Any, audit: Audit, table: Measured) -> None:
+    """Mark the error of the table, with an arrow to the batch size that is as good."""
     level = 100 * (table.v2.relative if table.v2.seen else table.v2.at_most)
     batch = table.batch
-    label = f"one number kept per sample (SogCLR): {shown(table.v2)}"
-    axes.plot([batch], [level], "*", markersize=17, color=TABLE, label=label, zorder=5)
+    label = f"one number kept per sample (SogCLR): {format_bias(table.v2)}"
+    axes.plot([batch], [level], "*", markersize=17, color=TABLE_COLOR, label=label, zorder=5)
     last = audit.curve("batch")[-1].batch
     end = 1.3 * max(last, batch) if audit.worth is None else audit.worth
     if end <= batch or not audit.curve("batch")[0].v1.seen:
         return
-    arrow = {"arrowstyle": "->", "color": TABLE, "lw": 1.8}
+    arrow = {"arrowstyle": "->", "color": TABLE_COLOR, "lw": 1.8}
     axes.annotate("", (end, level), (batch, level), arrowprops=arrow)
-    worth = f"more than {last:,}" if audit.worth is None else f"about {rounded(audit.worth):,}"
+    if audit.worth is None:
+        worth = f"more than {last:,}"
+    else:
+        worth = f"about {round_to_two_digits(audit.worth):,}"
     axes.annotate(
         f"as good as\na batch of {worth}",
         (batch, level),
@@ -81,17 +85,17 @@ def _mark(axes: Any, audit: Audit, table: Measured) -> None:
         va="top",
         ha="center",
         textcoords="offset points",
-        color=TABLE,
+        color=TABLE_COLOR,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
         zorder=6,
     )
 
 
-def _percents(axes: Any) -> None:
-    """Round numbers within the limits, a factor of about two apart, with room below."""
+def _set_percent_ticks(axes: Any) -> None:
+    """Set ticks at 1, 2 and 5 times powers of ten, with room below for the text."""
     low, high = axes.get_ylim()
-    ticks = [m * 10**k for k in range(-3, 4) for m in (1, 2, 5)]
-    shown_ticks = [tick for tick in ticks if low / 1.5 <= tick <= high * 1.5]
-    axes.set_yticks(shown_ticks, [f"{tick:g} %" for tick in shown_ticks])
+    candidates = [m * 10**k for k in range(-3, 4) for m in (1, 2, 5)]
+    ticks = [tick for tick in candidates if low / 1.5 <= tick <= high * 1.5]
+    axes.set_yticks(ticks, [f"{tick:g} %" for tick in ticks])
     axes.set_ylim(low / 1.5, high)
     axes.minorticks_off()

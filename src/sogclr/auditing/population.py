@@ -1,4 +1,4 @@
-"""The data of an audit: a fixed number of stored views of every sample, embedded."""
+"""The data of an audit: embeddings of a fixed number of stored views of each sample."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ __all__ = ["Population", "inner", "tangent"]
 
 @dataclass(frozen=True)
 class Population:
-    """n samples with V stored views on each side; one side of views, or two of pairs.
+    """n samples with V stored views on each of S sides; S is 1 for images alone, 2 for pairs.
 
-    Gradients are `(S, n, V, d)`, S the number of sides, by the unit vectors, on the tangent space
-    of the sphere.
+    Gradients are taken with respect to the unit vectors and have shape `(S, n, V, d)`. They are
+    projected on the tangent space of the sphere.
 
     Attributes:
-        features: `(S, n, V, d)` unit vectors; S = 1 for two views of one sample, 2 for pairs.
-        rows: `(S, n)` int64, the samples' rows in the tables of the sides.
-        group: `(n,)` int64; samples of equal group are never each other's negatives.
-        taus: the temperature of each side, a number or one a sample `(n,)`.
+        features: `(S, n, V, d)` unit vectors.
+        rows: `(S, n)` int64, rows of the samples in the tables of the sides.
+        group: `(n,)` int64; samples of equal group are never negatives of each other.
+        taus: one temperature for each side: a number, or `(n,)` with one for each sample.
     """
 
     features: Tensor
@@ -35,62 +35,71 @@ class Population:
 
     @property
     def of_pairs(self) -> bool:
+        """Whether there are two sides."""
         return len(self.features) == 2
 
     @property
     def views(self) -> int:
+        """V, the number of stored views of each sample."""
         return self.features.shape[2]
 
-    def log_normalizers(self, of: Tensor | None = None) -> Tensor:
-        """log g among all stored views of other samples, `(S, n, V)`.
+    def log_normalizers(self, anchors: Tensor | None = None) -> Tensor:
+        """Compute log g of anchors; their negatives are all stored views of other samples.
 
         Args:
-            of: `(S, n, W, d)`, other views of the samples; the stored ones by default.
+            anchors: `(S, n, W, d)`, other views of the samples. Default: the stored views.
+
+        Returns:
+            `(S, n, W)`.
         """
-        of = self.features if of is None else of
-        sides = [self._anchors(side, of).log_normalizers() for side in range(len(of))]
-        return torch.stack(sides).unflatten(1, of.shape[1:3])
+        anchors = self.features if anchors is None else anchors
+        sides = [self._anchors(side, anchors).log_normalizers() for side in range(len(anchors))]
+        return torch.stack(sides).unflatten(1, anchors.shape[1:3])
 
     def normalizer_gradients(self, log_g: Tensor, log_u: Tensor) -> Tensor:
-        """The expected gradient of the normalizers' part of the objective, given u.
+        """Compute the expected gradient of the normalizer part of the loss, for given log u.
 
-        With u = g that is the gradient of the objective v1; with u the mean of g over a sample's
-        views, of v2; with a table's u, what a step expects to get from that table as it stands.
+        With u = g it is the gradient of the objective F (v1). With u = the mean of g over a
+        sample's views it is the gradient of F2 (v2). With the u of a table it is the expectation
+        of a step that leaves the table unchanged.
 
         Args:
-            log_g: of `log_normalizers`.
-            log_u: `(K, S, n, V)`, K choices.
+            log_g: `(S, n, V)`, the result of `log_normalizers`.
+            log_u: `(K, S, n, V)`, K choices of log u.
 
         Returns:
             `(K, S, n, V, d)`.
         """
         total = torch.zeros(len(log_u), *self.features.shape, dtype=self.features.dtype)
-        each = 1 / (len(self.features) * len(self) * self.views)  # an anchor's share
+        anchor_weight = 1 / (len(self.features) * len(self) * self.views)
         for side in range(len(self.features)):
-            own, theirs = self._anchors(side, self.features).gradients(
-                log_g[side].flatten(), each * (log_g[side] - log_u[:, side]).exp().flatten(1)
+            weights = anchor_weight * (log_g[side] - log_u[:, side]).exp().flatten(1)  # (K, n V)
+            by_anchors, by_candidates = self._anchors(side, self.features).gradients(
+                log_g[side].flatten(), weights
             )
-            total[:, side] += own.view_as(total[:, side])
-            total[:, self._other(side)] += theirs.view_as(total[:, side])
+            total[:, side] += by_anchors.view_as(total[:, side])
+            total[:, self._opposite(side)] += by_candidates.view_as(total[:, side])
         return tangent(total, self.features)
 
     def alignment_gradient(self) -> Tensor:
-        """The gradient of -E[s(positive)], `(S, n, V, d)`."""
-        if self.of_pairs:  # any view of the partner
+        """Compute the gradient of -E[similarity to the positive], `(S, n, V, d)`."""
+        if self.of_pairs:  # the positive is any view of the partner
             mean = self.features.flip(0).mean(dim=2, keepdim=True).expand_as(self.features)
             return tangent(-mean / (len(self) * self.views), self.features)
         others = self.features.sum(dim=2, keepdim=True) - self.features
-        each = 2 / (len(self) * self.views * (self.views - 1))  # every view is anchor and positive
-        return tangent(-each * others, self.features)
+        # The factor 2: every view is both an anchor and a positive.
+        weight = 2 / (len(self) * self.views * (self.views - 1))
+        return tangent(-weight * others, self.features)
 
-    def _other(self, side: int) -> int:
+    def _opposite(self, side: int) -> int:
+        """Return the side of the candidates of a side's anchors."""
         return 1 - side if self.of_pairs else side
 
-    def _anchors(self, side: int, of: Tensor) -> Anchors:
-        tau, views = self.taus[side], of.shape[2]
+    def _anchors(self, side: int, anchors: Tensor) -> Anchors:
+        tau, views = self.taus[side], anchors.shape[2]
         return Anchors(
-            of[side].flatten(0, 1),
-            self.features[self._other(side)].flatten(0, 1),
+            anchors[side].flatten(0, 1),
+            self.features[self._opposite(side)].flatten(0, 1),
             self.group.repeat_interleave(views),
             self.group.repeat_interleave(self.views),
             tau.repeat_interleave(views) if isinstance(tau, Tensor) else tau,
@@ -98,10 +107,10 @@ class Population:
 
 
 def tangent(gradient: Tensor, features: Tensor) -> Tensor:
-    """Without the part along the unit vector, which moves nothing on the sphere."""
+    """Remove the part of the gradient along the unit vector: it moves nothing on the sphere."""
     return gradient - inner(gradient, features)[..., None] * features
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products over the last dimension."""
+    """Return inner products over the last dimension."""
     return (a * b).sum(dim=-1)

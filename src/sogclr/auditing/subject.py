@@ -1,13 +1,8 @@
-"""What is audited: stored views of a data set, embedded, and the loss with its table.
-
-Embeddings are made as in training (random views, batch statistics, dropout), since that is what
-the table was filled from.
-"""
+"""The subject of an audit: embedded views of a data set, and a loss with its table."""
 
 import copy
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,46 +10,45 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from ..common.console import say, track
+from ..common.console import say
 from ..common.errors import UserError, one_line
 from ..common.options import Device
-from ..data.batches.loaders import BatchPlan, MicroBatch
 from ..data.open_images import open_source
 from ..distributed.launch import choose_device
 from ..losses import GlobalClipLoss, GlobalContrastiveLoss, SigLipLoss
 from ..losses.normalizer import NormalizerTable
 from ..losses.temperature import detached
 from ..models.encoders import PROJECTION, EncoderSpec, build_encoder
-from ..planning.images import Request, plan_run
+from ..planning.images import plan_run
+from ..planning.settings_images import ImageSettings
 from ..runs.folder import Run, is_pair_run
 from ..runs.load import load_encoder
-from ..runs.resume import request_of, usual_settings
+from ..runs.resume import request_of
 from ..training.build_images import build_task
 from ..training.build_pairs import build_run_task
-from .expected_gradient import at_rest
+from .embed_views import embed_views
+from .expected_gradient import train_with_fixed_temperatures
 from .population import Population
 
-__all__ = ["Subject", "subject_of", "tables_of"]
+__all__ = ["Subject", "open_subject", "tables_of"]
 
-FEWEST = 16  # samples: below, there is nothing to average over
-OPERATIONS = 1.3e12  # vectors times vectors times numbers that two cores multiply in minutes
-FRESH = 1 << 20  # the first epoch here: its views are none that the run has seen
+FEWEST_SAMPLES = 16  # averages over fewer samples say nothing
+MULTIPLICATIONS = 1.3e12  # between all pairs of vectors; takes minutes on two CPU cores
 
 
 @dataclass(frozen=True)
 class Subject:
-    """See the module.
+    """What is audited.
 
     Attributes:
-        name: for people.
+        name: the run's or the encoder's name in the title of the picture.
         population: the stored views.
-        references: `(S, n, R, d)`, other views, to hold a run's table against; None where the
-            table is empty, to be filled with the stored ones.
-        loss: of a global contrastive objective, on the CPU, its temperatures at rest.
-        batch_size: of the run, or what a run would take.
-        folder: of the run, if it is one.
+        references: `(S, n, R, d)`, further views, from which the reference values of a run's
+            table are estimated; None if the table is empty and must be filled first.
+        loss: a global contrastive loss on the CPU, in training mode with fixed temperatures.
+        batch_size: the batch size of the run, or the one that `pretrain` would use.
+        folder: the folder of the run; None for an encoder before training.
     """
 
     name: str
@@ -71,8 +65,15 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A task with its weights, the row of side b that each of a is with, and the vectors' width."""
+class _TaskWithPartners:
+    """A task with its weights.
+
+    Attributes:
+        task: what the run trains.
+        partners: `(n,)`, for each sample of side a the row of its partner on side b; None for
+            images alone.
+        width: dimension of the embeddings.
+    """
 
     task: Any
     partners: np.ndarray | None = None
@@ -80,10 +81,11 @@ class _Found:
 
     @property
     def sides(self) -> int:
+        """The number of sides, 1 for images, 2 for pairs."""
         return 1 if self.partners is None else 2
 
 
-def subject_of(
+def open_subject(
     run: Any,
     data: Any,
     *,
@@ -94,39 +96,45 @@ def subject_of(
     module: nn.Module | None,
     device: Device,
 ) -> Subject:
-    """Of a run's folder, or of an encoder before training; see `sogclr.audit`."""
+    """Open a run, or an encoder before training, and embed the data; see `sogclr.audit`."""
     kind = choose_device(device)
     is_run = not isinstance(run, nn.Module) and Path(run).exists()
     if is_run and (batch_size or temperature):
         raise UserError("audit: a run has its batch size and temperature; leave them out")
     if is_run:
-        name, found = Path(run).resolve().name, _trained(Run(run), data, module, kind)
+        name, opened = Path(run).resolve().name, _open_run(Run(run), data, module, kind)
     else:
         name = type(run).__name__ if isinstance(run, nn.Module) else str(run)
-        found = _untrained(run, data, batch_size, temperature, kind)
-    loss = found.task.loss
+        opened = _open_encoder(run, data, batch_size, temperature, kind)
+    loss = opened.task.loss
     if isinstance(loss, SigLipLoss):
         raise UserError("audit: siglip judges each pair by itself: it has no normalizer to audit")
-    # How an anchor is weighed, and among how many, is not how well its normalizer is known.
+    # Both change the weights and the number of an anchor's negatives, not its normalizer's error.
     loss.effective_negatives = loss.memory = None
-    filled = is_run and isinstance(loss, GlobalContrastiveLoss | GlobalClipLoss)
-    rows = _chosen(found, samples, filled)
-    views = views or (4 if len(rows) <= 25_000 else 2)
+    has_table = is_run and isinstance(loss, GlobalContrastiveLoss | GlobalClipLoss)
+    indices = _choose_samples(opened, samples, has_table)
+    views = views or (4 if len(indices) <= 25_000 else 2)
     if views < 2 or views % 2:
         raise UserError(f"views: must be even and at least 2, got {views}")
-    features = _embed(found, rows, 2 * views if filled else views, torch.device(kind))
-    kept = ~features.isnan().any(dim=3).any(dim=2).any(dim=0)  # (n,), what could be read
-    features, rows = features[:, kept], rows[kept.numpy()]
-    _require(len(rows))
-    loss = at_rest((loss if filled else _empty(found)).cpu())
-    population = _population(features[:, :, :views], rows, found.partners, loss)
-    references = features[:, :, views:] if filled else None
-    batch = found.task.plan.batch_size
+    embedded = 2 * views if has_table else views
+    features = embed_views(opened.task, indices, opened.sides, embedded, torch.device(kind))
+    readable = ~features.isnan().any(dim=3).any(dim=2).any(dim=0)  # (n,)
+    features, indices = features[:, readable], indices[readable.numpy()]
+    _require_enough(len(indices))
+    loss = train_with_fixed_temperatures((loss if has_table else _loss_with_table(opened)).cpu())
+    population = _make_population(features[:, :, :views], indices, opened.partners, loss)
+    references = features[:, :, views:] if has_table else None
+    batch = opened.task.plan.batch_size
     return Subject(name, population, references, loss, batch, Path(run) if is_run else None)
 
 
-def _trained(run: Run, data: Any, module: nn.Module | None, device: str) -> _Found:
-    """The task of a run, as its checkpoint has it."""
+def tables_of(loss: Any) -> list[NormalizerTable]:
+    """Return the table of each side of a loss."""
+    return [table for table, _ in loss.sides() if isinstance(table, NormalizerTable)]
+
+
+def _open_run(run: Run, data: Any, module: nn.Module | None, device: str) -> _TaskWithPartners:
+    """Build the task of a run and restore its checkpoint."""
     settings = run.read_settings()
     if settings["resolved"].get("epoch_samples") is not None:
         raise UserError(
@@ -136,136 +144,95 @@ def _trained(run: Run, data: Any, module: nn.Module | None, device: str) -> _Fou
     state = run.read_checkpoint()
     module = copy.deepcopy(module)
     if is_pair_run(run.folder):
-        found = _Found(*build_run_task(run, data, module, device))
+        opened = _TaskWithPartners(*build_run_task(run, data, module, device))
     else:
         source = open_source(data)
         say(source.describe())
-        request = request_of(settings, Request)
+        request = request_of(settings, ImageSettings)
         batch = min(request.batch_size or len(source), len(source))
         plan = plan_run(replace(request, batch_size=batch), source, device, None)
-        found = _Found(build_task(source, plan, *load_encoder(run.folder, module)))
+        encoder, spec = load_encoder(run.folder, module)
+        task = build_task(source, plan, encoder, spec, torch.device(device))
+        opened = _TaskWithPartners(task)
     try:
-        told = found.task.restore(state, run)
+        message = opened.task.restore(state, run)
     except RuntimeError as error:
         raise UserError(f"encoder: does not fit {run.folder}: {one_line(error)}") from error
-    if told is not None:
-        say(told)
-    return found
+    if message is not None:
+        say(message)
+    return opened
 
 
-def _untrained(
+def _open_encoder(
     encoder: Any, data: Any, batch_size: int | None, temperature: float | None, device: str
-) -> _Found:
-    """The task that `sogclr.pretrain` would start from."""
-    own = isinstance(encoder, nn.Module)
-    if not own and os.sep in str(encoder):
+) -> _TaskWithPartners:
+    """Build the task that `sogclr.pretrain` would start from."""
+    is_module = isinstance(encoder, nn.Module)
+    if not is_module and os.sep in str(encoder):
         raise UserError(f"run: {encoder} does not exist; give a run's folder or an encoder's name")
-    usual = usual_settings("pretrain")
-    asked = {name: usual[name] for name in Request.__dataclass_fields__} | {
-        "encoder": f"custom:{type(encoder).__name__}" if own else str(encoder),
-        "batch_size": batch_size,
-        "temperature": temperature,
-    }
+    settings = ImageSettings(
+        encoder=f"custom:{type(encoder).__name__}" if is_module else str(encoder),
+        batch_size=batch_size,
+        temperature=temperature,
+    )
     source = open_source(data)
     say(source.describe())
-    plan = plan_run(Request(**asked), source, device, None)
+    plan = plan_run(settings, source, device, None)
     torch.manual_seed(plan.request.seed)
-    if own:  # a copy: the user's own keeps its place, mode and statistics
-        return _Found(
-            build_task(source, plan, copy.deepcopy(encoder), EncoderSpec("custom", plan.image_size))
-        )
-    return _Found(build_task(source, plan, *build_encoder(plan.encoder, plan.image_size)))
+    if is_module:
+        # A copy, since embedding moves the module and updates its batch statistics.
+        spec = EncoderSpec("custom", plan.image_size)
+        module = copy.deepcopy(encoder)
+    else:
+        module, spec = build_encoder(plan.encoder, plan.image_size)
+    return _TaskWithPartners(build_task(source, plan, module, spec, torch.device(device)))
 
 
-def _chosen(found: _Found, samples: int, filled: bool) -> np.ndarray:
-    """Rows to look at: as many as can be compared, of those that the table knows."""
-    rows = np.arange(len(found.task.names))
-    if filled:
-        own = (rows, found.partners)
-        for table, place in zip(tables_of(found.task.loss), own, strict=False):
-            assert place is not None
-            rows = rows[(table.visits[place[rows]] > 0).numpy()]
-        if left_out := len(found.task.names) - len(rows):
+def _choose_samples(opened: _TaskWithPartners, samples: int, has_table: bool) -> np.ndarray:
+    """Draw the samples to compare, `(n,)` positions, from those that the table has visited."""
+    indices = np.arange(len(opened.task.names))
+    if has_table:
+        rows_by_side = (indices, opened.partners)
+        for table, rows in zip(tables_of(opened.task.loss), rows_by_side, strict=False):
+            assert rows is not None
+            indices = indices[(table.visits[rows[indices]] > 0).numpy()]
+        if left_out := len(opened.task.names) - len(indices):
             say(f"left out: {left_out:,} samples that the table has not met yet")
-    _require(len(rows))
-    most = int(math.sqrt(OPERATIONS / found.sides / found.width)) // 2  # of two views each
-    count = max(min(samples, most), FEWEST)
-    if count < len(rows):
-        say(f"{count:,} of {len(rows):,} samples, drawn at random")
-    return np.sort(np.random.default_rng(found.task.plan.request.seed).permutation(rows)[:count])
+    _require_enough(len(indices))
+    # Two views of each sample, all against all, on each side.
+    most = int(math.sqrt(MULTIPLICATIONS / opened.sides / opened.width)) // 2
+    count = max(min(samples, most), FEWEST_SAMPLES)
+    if count < len(indices):
+        say(f"{count:,} of {len(indices):,} samples, drawn at random")
+    draw = np.random.default_rng(opened.task.plan.request.seed)
+    return np.sort(draw.permutation(indices)[:count])
 
 
-def _require(count: int) -> None:
-    if count < FEWEST:
-        raise UserError(f"data: {count} samples are too few to audit; give {FEWEST} or more")
-
-
-def _embed(found: _Found, rows: np.ndarray, views: int, device: torch.device) -> Tensor:
-    """Unit vectors `(S, n, V, d)` on the CPU; NaN for what cannot be read."""
-    task, sides = found.task, found.sides
-    model = task.model.to(device, memory_format=torch.channels_last).train()
-    task.loss.to(device)
-    # Two views come with each visit of an image, one of either side with each visit of a pair.
-    plan = task.plan
-    visits = _Visits(rows, plan.batch_size, views * sides // 2, plan.request.seed)
-    place = np.empty(len(task.names), dtype=np.int64)
-    place[rows] = np.arange(len(rows))
-    features, told = torch.empty(0), set[str]()
-    with torch.no_grad():
-        for batch in track(task.loader(visits, pin_memory=False), "embedding", total=len(visits)):
-            for name, reason in batch.unreadable:
-                if name not in told:
-                    say(f"left out {name}: {reason}")
-                told.add(name)
-            if not len(batch.plan.rows):
-                continue
-            outcome = task.forward(model, batch, device)
-            pair = [normalize(z.float(), dim=-1).cpu() for z in outcome.projections]
-            if not len(features):
-                features = torch.full((sides, len(rows), views, pair[0].shape[1]), torch.nan)
-            own, epoch = torch.from_numpy(place[batch.plan.rows]), batch.plan.epoch - FRESH
-            for i, z in enumerate(pair):
-                side, view = (i, epoch) if sides == 2 else (0, 2 * epoch + i)
-                features[side, own, view] = z
-    if not len(features):
-        raise UserError("data: none of the images can be read")
-    return features
-
-
-class _Visits(BatchPlan):
-    """Every chosen row once an epoch, in random order."""
-
-    def __init__(self, rows: np.ndarray, batch_size: int, epochs: int, seed: int) -> None:
-        super().__init__(rows.astype(np.uint64), batch_size, 1, epochs, seed)
-        self.rows = rows
-
-    def __iter__(self) -> Iterator[MicroBatch]:
-        for batch in super().__iter__():
-            yield replace(batch, rows=self.rows[batch.rows], epoch=FRESH + batch.epoch)
-
-
-def _population(
-    features: Tensor, rows: np.ndarray, partners: np.ndarray | None, loss: Any
-) -> Population:
-    sides = [rows] if partners is None else [rows, partners[rows]]
-    table_rows = torch.from_numpy(np.stack(sides))  # (S, n)
-    temperatures = [temperature for _, temperature in loss.sides()]
-    taus = [detached(tau(own)) for tau, own in zip(temperatures, table_rows, strict=True)]
-    # Pairs that share a text are no negatives of each other.
-    return Population(features, table_rows, table_rows[-1], taus)
-
-
-def _empty(found: _Found) -> Any:
-    """The global loss with the temperature of a loss that keeps no table."""
-    n = len(found.task.names)
-    if found.partners is None:
-        return GlobalContrastiveLoss(
-            n, temperature=found.task.loss.temperature, scale="temperature"
+def _require_enough(count: int) -> None:
+    if count < FEWEST_SAMPLES:
+        raise UserError(
+            f"data: {count} samples are too few to audit; give {FEWEST_SAMPLES} or more"
         )
-    sizes = (n, int(found.partners.max()) + 1)
-    return GlobalClipLoss(sizes, temperature=found.task.loss.temperature_a, scale="temperature")
 
 
-def tables_of(loss: Any) -> list[NormalizerTable]:
-    """The tables of a loss, one a side."""
-    return [kept for kept, _ in loss.sides() if isinstance(kept, NormalizerTable)]
+def _make_population(
+    features: Tensor, indices: np.ndarray, partners: np.ndarray | None, loss: Any
+) -> Population:
+    sides = [indices] if partners is None else [indices, partners[indices]]
+    rows = torch.from_numpy(np.stack(sides))  # (S, n)
+    temperatures = [temperature for _, temperature in loss.sides()]
+    taus = [
+        detached(temperature(side_rows))
+        for temperature, side_rows in zip(temperatures, rows, strict=True)
+    ]
+    # Grouped by the row of the last side: pairs with the same text are not negatives.
+    return Population(features, rows, rows[-1], taus)
+
+
+def _loss_with_table(opened: _TaskWithPartners) -> Any:
+    """Make a global loss with an empty table and the temperature of a loss without a table."""
+    n, loss = len(opened.task.names), opened.task.loss
+    if opened.partners is None:
+        return GlobalContrastiveLoss(n, temperature=loss.temperature, scale="temperature")
+    sizes = (n, int(opened.partners.max()) + 1)
+    return GlobalClipLoss(sizes, temperature=loss.temperature_a, scale="temperature")

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,12 @@ from ..data.tar.http import is_url, without_query
 from ..data.tar.stream_pairs import PairStream
 from ..distributed.launch import choose_device, start
 from ..distributed.sharded_model import require_shardable
-from ..models.build_towers import TowerRequest, tokenizer_of
+from ..models.build_towers import tokenizer_of
 from ..models.towers import PairModel, PairSpec, Tower
-from ..planning.pairs import PairPlan, PairRequest, plan_pairs
+from ..planning.pairs import PairPlan, plan_pairs
+from ..planning.settings_pairs import PairSettings
 from ..runs.folder import Run
-from ..runs.resume import Result, checkpoint_bytes, claim, conduct
+from ..runs.resume import claim
 from ..runs.towers import pair_files, write_start
 from ..training.build_pairs import (
     build_model,
@@ -34,6 +34,7 @@ from ..training.build_pairs import (
 from ..training.loop import Trainer
 from ..training.normalizer_error import stored_bytes
 from ..training.pair_inputs import PairInputs
+from .result import Result, checkpoint_bytes, conduct
 
 __all__ = ["align"]
 
@@ -41,8 +42,7 @@ __all__ = ["align"]
 def align(
     data: Any,
     out: str | Path,
-    request: PairRequest,
-    wanted: TowerRequest,
+    given: PairSettings,
     *,
     freeze: str | Sequence[str],
     val: Any,
@@ -55,7 +55,7 @@ def align(
     """See `sogclr.align`."""
     run = Run(out)
     resume = resume or (restarts() > 0 and run.checkpoint.exists())
-    request = claim(run, request, "align", resume)
+    request = claim(run, given, "align", resume)
     if shard_model:
         require_shardable(request.method)
     kind = choose_device(device, alone=False)
@@ -71,7 +71,7 @@ def align(
         request,
         source,
         frozen=frozen,
-        pretrained=wanted.starts_trained(),
+        pretrained=given.starts_trained(),
         device=kind,
         workers=workers,
     )
@@ -79,7 +79,7 @@ def align(
     # Processes wait for each other here: until now they read files that the first one may change.
     fabric = start(kind, plan.precision, shard_model=shard_model)
     torch.manual_seed(request.seed)
-    spec, towers = open_towers(run, wanted, frozen, source, resume)
+    spec, towers = open_towers(run, given, frozen, source, resume)
     _print_plan(plan, kind, spec, towers)
     model = build_model(spec, towers, plan)
     tokenizer = tokenizer_of(spec, pair_files(run)["text"] if resume else None)
@@ -102,7 +102,7 @@ def align(
         settings = {"kind": "pairs", "data": _address(data), "val": _address(val)}
         if fabric.is_global_zero:
             run.write_settings(
-                {**settings, "asked": asdict(request), "resolved": asdict(plan.resolved())}
+                {**settings, "asked": given.as_dict(), "resolved": plan.resolved().as_dict()}
             )
     return conduct(trainer, "sogclr evaluate, search, embed, sogclr.load")
 

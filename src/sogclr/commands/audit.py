@@ -1,4 +1,4 @@
-"""`sogclr.audit`: measure, tell, draw."""
+"""`sogclr.audit`: measure, print and draw."""
 
 from dataclasses import asdict
 from math import expm1
@@ -8,9 +8,9 @@ from typing import Any
 from rich.table import Table
 from torch import nn
 
-from ..auditing.measure import Audit, audit_of, shown
-from ..auditing.picture import draw
-from ..auditing.subject import subject_of
+from ..auditing.measure import Audit, audit_subject, format_bias
+from ..auditing.picture import draw_audit
+from ..auditing.subject import open_subject
 from ..common.console import result, say
 from ..common.errors import UserError
 from ..common.options import Device
@@ -18,7 +18,8 @@ from ..runs.folder import atomically, pretty
 
 __all__ = ["audit"]
 
-ORIGINS = {
+# Names of the estimators in the printed table, in its order.
+LABELS = {
     "batch": "the batch (DCL)",
     "batch with positive": "the batch, with the positive",
     "table": "one number a sample (SogCLR)",
@@ -39,8 +40,8 @@ def audit(
     device: Device,
 ) -> Audit:
     """See `sogclr.audit`."""
-    picture = None if out is None else _picture(Path(out))
-    subject = subject_of(
+    picture = None if out is None else _picture_file(Path(out))
+    subject = open_subject(
         run,
         data,
         samples=samples,
@@ -50,20 +51,20 @@ def audit(
         module=module,
         device=device,
     )
-    found = audit_of(subject)
-    result(_table(found))
-    result(found.summary)
-    result(_explain(found))
+    measured = audit_subject(subject)
+    result(_error_table(measured))
+    result(measured.summary)
+    result(_explain(measured))
     picture = picture or (subject.folder or Path()) / "audit.png"
     numbers = picture.with_suffix(".json")
-    atomically(numbers, lambda path: path.write_text(pretty(asdict(found))))
-    atomically(picture, lambda path: draw(found, subject.name, path))
+    atomically(numbers, lambda path: path.write_text(pretty(asdict(measured))))
+    atomically(picture, lambda path: draw_audit(measured, subject.name, path))
     say(f"picture: {picture}; all numbers: {numbers}")
-    return found
+    return measured
 
 
-def _picture(out: Path) -> Path:
-    """A file to write, from a file or folder that was named."""
+def _picture_file(out: Path) -> Path:
+    """Return the PNG file to write; `out` is a file or an existing folder."""
     target = out / "audit.png" if out.is_dir() else out
     target = target if target.suffix else target.with_suffix(".png")
     if target.suffix != ".png":
@@ -73,23 +74,24 @@ def _picture(out: Path) -> Path:
     return target
 
 
-def _table(found: Audit) -> Table:
+def _error_table(measured: Audit) -> Table:
     table = Table()
     table.add_column("normalizers from")
     for name in ("batch", "off from F", "off from F2"):
         table.add_column(name, justify="right")
-    for row in sorted(found.rows, key=lambda row: list(ORIGINS).index(row.estimator)):
+    for row in sorted(measured.rows, key=lambda row: list(LABELS).index(row.estimator)):
         batch = f"{row.batch:,}" if row.batch else "-"
-        table.add_row(ORIGINS[row.estimator], batch, shown(row.v1), shown(row.v2))
+        table.add_row(LABELS[row.estimator], batch, format_bias(row.v1), format_bias(row.v2))
     return table
 
 
-def _explain(found: Audit) -> str:
+def _explain(measured: Audit) -> str:
+    lag = measured.lag
     return (
-        f"Of the expected gradient by the embeddings of {found.samples:,} samples, "
-        f"{found.views} views each, tau {found.temperature:.3g}. F averages the logarithm of a "
-        "normalizer over views, F2, which one number a sample estimates, takes the logarithm of "
-        f"the average; their gradients are {found.distance:.1%} apart. The table's numbers are too "
-        f"{'large' if found.lag.mean > 0 else 'small'} by {abs(expm1(found.lag.mean)):.1%} on "
-        f"average, with a spread of {found.lag.spread:.2f} (in log u)."
+        f"Of the expected gradient by the embeddings of {measured.samples:,} samples, "
+        f"{measured.views} views each, tau {measured.temperature:.3g}. F averages the logarithm "
+        "of a normalizer over views, F2, which one number a sample estimates, takes the logarithm "
+        f"of the average; their gradients are {measured.distance:.1%} apart. The table's numbers "
+        f"are too {'large' if lag.mean > 0 else 'small'} by {abs(expm1(lag.mean)):.1%} on "
+        f"average, with a spread of {lag.spread:.2f} (in log u)."
     )

@@ -1,18 +1,27 @@
-"""The command line: the verbs, with their signatures as flags and their docstrings as help."""
+"""The command line: the commands with their arguments as options and their docstrings as help."""
 
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable
-from typing import Any
+from dataclasses import field, fields, is_dataclass, make_dataclass
+from typing import Annotated, Any, get_args
 
 import tyro
+from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
+from .. import __version__
+from ..common.documentation import field_docs
 from ..common.environment import connected, rank
-from ..common.errors import UserError
+from ..common.errors import UserError, flag
+from ..common.options import Augmentation
 from . import api
+from .arguments import REQUIRED, Argument, arguments_of, summary_of
 
 __all__ = ["main"]
 
-VERBS: dict[str, Callable[..., Any]] = {
+COMMANDS: dict[str, Callable[..., Any]] = {
     "pretrain": api.pretrain,
     "align": api.align,
     "evaluate": api.evaluate,
@@ -20,21 +29,137 @@ VERBS: dict[str, Callable[..., Any]] = {
     "search": api.search,
     "audit": api.audit,
 }
+DESCRIPTION = """Contrastive learning that does not need a large batch.
+
+`sogclr COMMAND --help` lists the options of a command, `sogclr --version` prints the version."""
+CONFIG = (DisallowNone, FlagCreatePairsOff)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run a command; what a person can put right is one line on stderr and exit code 2."""
+def main(words: list[str] | None = None) -> None:
+    """Run a command. An error that the user can correct is one line on stderr and exit code 2.
+
+    Args:
+        words: The words after `sogclr`. Default: those of the command line.
+    """
+    words = sys.argv[1:] if words is None else words
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            VERBS,
-            prog="sogclr",
-            description="Contrastive learning that does not need a large batch.",
-            args=arguments,
-            config=(tyro.conf.DisallowNone,),
-        )
+        if words == ["--version"]:
+            print(f"sogclr {__version__}")
+        elif words and words[0] in COMMANDS:
+            _run(words[0], words[1:])
+        else:
+            _explain(words)
     except UserError as error:
-        if rank() == 0 or connected():  # before they are, all processes meet the same
+        # Before the processes are connected, each of them meets the same error.
+        if rank() == 0 or connected():
             print(f"sogclr: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _run(name: str, words: list[str]) -> None:
+    """Parse the words after the name of a command, and call it."""
+    command = COMMANDS[name]
+    _print_help_above(summary_of(command), words)
+    parser: Any = _parser(name, arguments_of(command))
+    parsed = tyro.cli(parser, prog=f"sogclr {name}", args=words, config=CONFIG)
+    command(**_values(parsed))
+
+
+def _explain(words: list[str]) -> None:
+    """List the commands, or refuse words that do not start with one of them."""
+    _print_help_above(DESCRIPTION, words)
+    parsers: dict[str, Callable[..., Any]] = {}
+    for name, command in COMMANDS.items():
+        parsers[name] = _parser(name, arguments_of(command))
+        parsers[name].__doc__ = summary_of(command).partition("\n\n")[0]
+    tyro.extras.subcommand_cli_from_dict(
+        parsers, prog="sogclr", description="", args=words, config=CONFIG
+    )
+
+
+def _print_help_above(text: str, words: list[str]) -> None:
+    """Print a text above the help that tyro prints, which would not wrap it to the terminal."""
+    if {"-h", "--help"} & set(words):
+        width = shutil.get_terminal_size().columns
+        for paragraph in text.split("\n\n"):
+            print(textwrap.fill(" ".join(paragraph.split()), width), end="\n\n")
+
+
+def _parser(name: str, arguments: list[Argument]) -> type:
+    """Build the dataclass that tyro parses: one field per argument or group of arguments."""
+    groups: dict[str, list[Argument]] = {}
+    for argument in arguments:
+        groups.setdefault(argument.group, []).append(argument)
+    known = {argument.name for argument in arguments}
+    own = [_option(argument, known) for argument in groups.pop("", [])]
+    for title, members in groups.items():
+        if title == "views":
+            own.append(("views", *_nested("views", _augmentation(members[0].default), known)))
+        else:
+            kind, default = _nested(title, members, known)
+            # Another name than the title, which may be the name of an argument too.
+            own.append(
+                (f"group_{title}", Annotated[kind, OmitArgPrefixes, arg(name=title)], default)
+            )
+    parser = make_dataclass(name, own, kw_only=True)
+    parser.__doc__ = ""
+    return parser
+
+
+def _nested(title: str, arguments: list[Argument], known: set[str]) -> tuple[Any, Any]:
+    """Build a dataclass whose fields are shown in a box of their own, and its default."""
+    group = make_dataclass(title, [_option(argument, known) for argument in arguments])
+    group.__doc__ = ""
+    return group, field(default_factory=group)
+
+
+def _augmentation(views: Any) -> list[Argument]:
+    texts = field_docs(type(views))
+    return [Argument(f.name, f.type, f.default, texts.get(f.name, "")) for f in fields(views)]
+
+
+def _option(argument: Argument, known: set[str]) -> tuple[str, Any, Any]:
+    """Describe an argument to tyro: its name, its type with its help, its default."""
+    default = argument.default
+    required = default is REQUIRED
+    # What is derived says so in its text; None or "" beside it would contradict that.
+    silent = default in (None, False, "") or "Default:" in argument.text
+    text = re.sub(r" From Python .*?\.(?= |$)", "", argument.text)
+    options: dict[str, Any] = {
+        "help": re.sub(r"`(\w+)`", lambda m: _as_flag(m[1], known), text),
+        "help_behavior_hint": "" if silent and not required else None,
+    }
+    if (metavar := _metavar(argument.kind)) is not None:
+        options["metavar"] = metavar
+    kind: Any = Annotated[argument.kind, arg(**options)]
+    if required and argument.name != "out":
+        kind = Annotated[kind, Positional]
+    return argument.name, kind, field() if required else field(default=default)
+
+
+def _as_flag(word: str, known: set[str]) -> str:
+    return flag(word) if word in known else f"`{word}`"
+
+
+def _metavar(kind: Any) -> str | None:
+    """Find the name of a value in an annotation like `Annotated[str, "FOLDER"] | None`."""
+    for part in (kind, *get_args(kind)):
+        for note in getattr(part, "__metadata__", ()):
+            if isinstance(note, str):
+                return note
+    return None
+
+
+def _values(parsed: Any) -> dict[str, Any]:
+    """Take the arguments of a command out of what was parsed, their groups dissolved."""
+    values: dict[str, Any] = {}
+    for name, value in vars(parsed).items():
+        if name == "views" and is_dataclass(value):
+            values[name] = Augmentation(**vars(value))
+        elif is_dataclass(value):
+            values |= vars(value)
+        else:
+            values[name] = value
+    return values

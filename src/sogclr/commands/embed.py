@@ -17,10 +17,9 @@ from ..data.image_source import ImageSource
 from ..data.open_images import open_source
 from ..data.open_pairs import are_pairs, open_pairs
 from ..data.texts import Texts
-from ..distributed.launch import choose_device
+from ..distributed.launch import choose_device, loader_workers
 from ..evaluation.embed_images import embed_images
 from ..evaluation.embed_pairs import embed_side
-from ..planning.images import loader_workers
 from ..runs.folder import is_pair_run
 from ..runs.load import load_encoder
 from ..runs.towers import load_pairs

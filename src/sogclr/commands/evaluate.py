@@ -22,9 +22,10 @@ from ..evaluation.pairs import PairReport, measure_retrieval
 from ..evaluation.retrieval import Retrieval
 from ..evaluation.sts import SentenceSimilarity, measure_sts
 from ..evaluation.zero_shot import TEMPLATES, ZeroShot, measure_zero_shot
+from ..models.pair_encoder import PairEncoder
 from ..runs.folder import is_pair_run
 from ..runs.load import load_encoder
-from ..runs.towers import PairEncoder, load_pairs
+from ..runs.towers import load_pairs
 
 __all__ = ["evaluate"]
 

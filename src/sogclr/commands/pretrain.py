@@ -1,6 +1,5 @@
 """Run `sogclr.pretrain`: open the data, plan, print the plan, build the task, train."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,15 +14,17 @@ from ..data.tar.stream import StreamSource
 from ..distributed.launch import choose_device, start
 from ..distributed.sharded_model import require_shardable
 from ..models.encoders import PROJECTION
-from ..planning.images import Plan, Request, plan_run
+from ..planning.images import Plan, plan_run
+from ..planning.settings_images import ImageSettings
 from ..runs.folder import Run
-from ..runs.resume import Result, checkpoint_bytes, claim, conduct
+from ..runs.resume import claim
 from ..training.build_images import build_training
 from ..training.loop import Trainer
 from ..training.normalizer_error import stored_bytes
 from ..training.open_streams import open_stream
 from ..training.task_images import ViewsTask
 from ..training.views_picture import write_views_picture
+from .result import Result, checkpoint_bytes, conduct
 
 __all__ = ["pretrain"]
 
@@ -31,7 +32,7 @@ __all__ = ["pretrain"]
 def pretrain(
     data: Data,
     out: str | Path,
-    request: Request,
+    request: ImageSettings,
     *,
     module: nn.Module | None,
     device: Device,
@@ -63,7 +64,7 @@ def pretrain(
         run.require_space(_bytes_on_disk(task, plan, len(source)))
     resume = run.checkpoint.exists()
     if not resume and fabric.is_global_zero:
-        run.write_settings({"asked": asdict(request), "resolved": asdict(plan.resolved())})
+        run.write_settings({"asked": request.as_dict(), "resolved": plan.resolved().as_dict()})
         # The trainer may shard the encoder, so save it before.
         run.write_encoder(task.model.encoder.state_dict(), task.spec, initial=True)
         write_views_picture(source, plan, run.views)

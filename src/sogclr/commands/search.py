@@ -23,9 +23,10 @@ from ..data.tar.http import is_url
 from ..data.texts import Texts
 from ..distributed.launch import choose_device
 from ..evaluation.embed_pairs import embed_side
+from ..models.pair_encoder import PairEncoder
 from ..models.tower_features import stored_embeddings
 from ..runs.folder import Run
-from ..runs.towers import PairEncoder, load_pairs
+from ..runs.towers import load_pairs, pair_files
 
 __all__ = ["Match", "search"]
 
@@ -62,7 +63,11 @@ def search(
     side = _open_side(run, data)
     vector = _encode_query(encoder, query)  # first, so that a wrong query fails at once
     encoder = encoder.to(choose_device(device))
-    vectors = stored_embeddings(Run(run), side, lambda: embed_side(encoder, side))
+    folder = Run(run).folder
+    weights = pair_files(Run(run))["trained"]
+    vectors = stored_embeddings(
+        weights, folder / "embeddings", side, lambda: embed_side(encoder, side)
+    )
     similarity = normalize(torch.from_numpy(np.array(vectors)), dim=1) @ vector.cpu()  # (n,)
     best = _select_best(similarity, top)
     matches = [Match(side.names[index], float(similarity[index])) for index in best]

@@ -1,0 +1,1 @@
+"""What all layers use: errors, options, messages, and what the environment says."""

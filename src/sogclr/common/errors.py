@@ -1,12 +1,23 @@
-"""What a person can put right: one clear line, exit code 2 on the command line."""
+"""Errors that the user can correct: one clear line, exit code 2 on the command line."""
 
-__all__ = ["UserError", "one_line"]
+__all__ = ["UserError", "flag", "one_line", "require"]
 
 
 class UserError(Exception):
-    """What was wrong, where, and what to do about it, in one line."""
+    """Says in one line what was wrong, where, and what to do about it."""
+
+
+def flag(name: str) -> str:
+    """Name an option as the command line does: `batch_size` is `--batch-size`."""
+    return "--" + name.replace("_", "-")
+
+
+def require(condition: bool, name: str, message: str) -> None:
+    """Raise a UserError that names an option, unless the condition holds."""
+    if not condition:
+        raise UserError(f"{flag(name)}: {message}")
 
 
 def one_line(error: BaseException) -> str:
-    """What another library says is wrong, to stand within such a line."""
+    """Shorten the message of another library's error, to quote it within a line."""
     return " ".join(str(error).split())[:200]

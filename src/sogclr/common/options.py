@@ -1,27 +1,44 @@
-"""Choices that Python and the command line share. Light: importing this imports nothing heavy."""
+"""Options that several layers read. Importing this module imports nothing heavy."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from .errors import UserError
+from .errors import require
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    File = str
+    Model = str
+    Name = str
+    Tag = str
+    ImageTower = str | nn.Module
+else:  # what the command line accepts, and how its help names the value
+    File = Annotated[str, "FILE"]
+    Model = Annotated[str, "MODEL"]
+    Tag = Annotated[str, "TAG"]
+    Name = ImageTower = Annotated[str, "NAME"]
 
 __all__ = [
     "Augmentation",
     "ConcretePrecision",
     "Damaged",
     "Device",
+    "File",
     "Method",
     "Optimizer",
     "PairMethod",
     "PairProtocol",
     "Precision",
     "Protocol",
-    "Tau",
+    "TemperatureMode",
+    "TowerSettings",
 ]
 
 Method = Literal["sogclr", "simclr", "dcl", "moco"]
 PairMethod = Literal["sogclr", "clip", "dcl", "siglip"]
-Tau = Literal["constant", "learned", "individual"]
+TemperatureMode = Literal["constant", "learned", "individual"]
 Optimizer = Literal["auto", "lars", "sgd", "adamw"]
 ConcretePrecision = Literal["32-true", "bf16-mixed"]
 Precision = Literal["auto", "32-true", "bf16-mixed"]
@@ -33,30 +50,45 @@ Damaged = Literal["skip", "refuse"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How two random views of an image are drawn: SimCLR's augmentations.
+    """How random views of a training image are drawn, by SimCLR's augmentations.
 
-    None means derived from the image size, see `resolved`. Probabilities and shares are in
-    [0, 1].
+    None means derived: see `resolved`.
 
-    Attributes:
-        crop_min: smallest share of the image's area that a crop keeps.
-        flip: probability of a horizontal flip.
-        color: strength of the colour jitter: brightness, contrast and saturation change by up
-            to 0.8 times this, hue by 0.2 times; applied with probability 0.8.
-        gray: probability of turning grey.
-        blur: probability of a Gaussian blur, sigma 0.1 to 2 pixels, kernel a tenth of the image.
+    Raises:
+        UserError: A value outside its range.
     """
 
     crop_min: float | None = None
+    """Smallest share of an image's area that a random crop keeps, in [0, 1]. Default: 0.2 for
+    images up to 64 pixels and 0.08 above; 0.9 for pairs."""
+
     flip: float | None = None
+    """Probability of a horizontal flip, in [0, 1]. Default: 0.5; 0 for pairs."""
+
     color: float | None = None
+    """Strength of color jitter, in [0, 1.25], applied to 80 % of the views: brightness, contrast
+    and saturation change by up to 0.8 times this, hue by 0.2 times. Default: 0.5 for images up to
+    64 pixels and 1 above; 0 for pairs."""
+
     gray: float | None = None
+    """Probability of conversion to gray, in [0, 1]. Default: 0.2; 0 for pairs."""
+
     blur: float | None = None
+    """Probability of a Gaussian blur, in [0, 1], of 0.1 to 2 pixels, with a kernel of a tenth of
+    the image. Default: 0 for images up to 64 pixels and 0.5 above; 0 for pairs."""
+
+    def __post_init__(self) -> None:
+        highest = {"crop_min": 1, "flip": 1, "color": 1.25, "gray": 1, "blur": 1}
+        for name, most in highest.items():
+            value = getattr(self, name)
+            if value is not None:
+                message = f"must be between 0 and {most:g}, got {value:g}"
+                require(0 <= value <= most, f"views.{name}", message)
 
     def resolved(self, image_size: int) -> "Augmentation":
-        """Fill in SimCLR's values: those of its ImageNet runs; to 64 px, of CIFAR-10 runs.
+        """Fill in SimCLR's values: its ImageNet runs' above 64 pixels, else its CIFAR-10 runs'.
 
-        Crops of small images keep a fifth, as is usual (solo-learn): less of 32 px is a smear.
+        Crops of small images keep a fifth, as in solo-learn: less of 32 pixels is a smear.
         """
         small = image_size <= 64
         usual = Augmentation(
@@ -69,14 +101,59 @@ class Augmentation:
         return self.over(usual)
 
     def over(self, other: "Augmentation") -> "Augmentation":
-        """`other`, with what is set here set here."""
-        mine = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(other, **{name: value for name, value in mine.items() if value is not None})
+        """Replace the values of `other` by those that are not None here."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(other, **{name: value for name, value in own.items() if value is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerSettings:
+    """The towers of `align`: one open_clip model, or an image tower and a text tower joined."""
+
+    group: ClassVar[str] = "model"
+
+    model: Model | None = None
+    """open_clip model to train: its name, its folder, or a file with its configuration. Default:
+    none; `image_tower` and `text_tower` are joined instead."""
+
+    pretrained: Tag | None = None
+    """Weights of `model`: a tag of open_clip, or a file. Default: random weights, unless `model`
+    is a folder with weights."""
+
+    image_tower: ImageTower | None = None
+    """Image tower instead of `model`: a timm name, with its published weights. From Python also an
+    nn.Module that maps (B, 3, S, S) to (B, w). Default: a small ResNet with random weights."""
+
+    image_weights: File | None = None
+    """Weights of `image_tower` in a file, instead of the published ones."""
+
+    text_tower: Name | None = None
+    """Text tower instead of `model`: a Hugging Face name, or the folder of such a model. Default:
+    a small transformer with random weights."""
+
+    width: int | None = None
+    """Dimension of the joint space. Default: that of `model`; 256 for joined towers, 128 if both
+    are the small ones."""
+
+    image_size: int | None = None
+    """Side in pixels of the images that the image tower receives. Default: what the tower was
+    trained with; for the small tower that of the data, at most 64."""
 
     def __post_init__(self) -> None:
-        for name in ("crop_min", "flip", "gray", "blur"):
+        if self.model is not None:
+            for name in ("image_tower", "image_weights", "text_tower", "width", "image_size"):
+                message = "is for joined towers, but --model brings its own; leave out one of them"
+                require(getattr(self, name) is None, name, message)
+        else:
+            message = "goes with --model; the weights of an image tower are --image-weights FILE"
+            require(self.pretrained is None, "pretrained", message)
+        for name in ("width", "image_size"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise UserError(f"views: {name} must be between 0 and 1, got {value}")
-        if self.color is not None and not 0 <= self.color <= 1.25:
-            raise UserError(f"views: color must be between 0 and 1.25, got {self.color}")
+            require(value is None or value >= 1, name, f"must be at least 1, got {value}")
+
+    def starts_trained(self) -> bool:
+        """Tell whether the towers start from trained weights."""
+        if self.model is not None:
+            published = self.pretrained is not None or ":" in self.model
+            return published or Path(self.model).is_dir()
+        return self.image_tower is not None or self.text_tower is not None

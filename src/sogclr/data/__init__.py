@@ -1,1 +1,1 @@
-"""Where samples come from, their stable ids, and how views of them are made."""
+"""Images and pairs: where samples come from, their ids, random views, and batches."""

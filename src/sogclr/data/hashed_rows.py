@@ -1,8 +1,8 @@
-"""Samples of a stream, which have no number: keys of theirs, and rows of a table for these.
+"""Keys and table rows for samples without an index, such as those of a stream.
 
-A key is 64 bits of a sample's name. Rows are found by hashing it into a table of a given size, so
-that no list of samples has to be kept; some samples then share a row, and with it a normalizer, the
-average of theirs. Who is who is told by the keys: see `key` of `sogclr.GlobalContrastiveLoss`.
+A key is a 64-bit hash of a sample's name. Hashing the key again gives a row of a table of any size,
+so no list of samples is needed. Some samples then share a row, and its normalizer is their average.
+Pass the keys to the loss as `sample_key`, so that it can tell these samples apart.
 """
 
 import math
@@ -17,39 +17,39 @@ from .randomness import stable_id
 
 __all__ = ["collision_rate", "hashed_rows", "stable_keys"]
 
-# splitmix64, as in `sogclr.data.randomness`; as signed numbers, whose products wrap around alike.
+# splitmix64 as in `sogclr.data.randomness`, in signed numbers, whose products overflow equally.
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64
 
 
 def stable_keys(names: Iterable[str]) -> Tensor:
-    """Keys of samples, the same in every process and epoch.
+    """Hash names to keys, equally in every process and epoch.
 
     Args:
-        names: of the samples, B of them; what the sample is known by wherever it lies, such as
-            webdataset's `__key__`, or a caption's text.
+        names: names of B samples that do not depend on where a sample is stored, such as
+            webdataset's `__key__` or a caption's text.
 
     Returns:
-        `(B,)` int64, of either sign. Of a billion names, two have the same key with a chance
-        of 3 %.
+        `(B,)` int64, of either sign. Among a billion names, any two have the same key with a
+        probability of 3 %.
     """
     ids = np.array([stable_id(name) for name in names], dtype=np.uint64)
     return torch.from_numpy(ids.view(np.int64))
 
 
 def hashed_rows(keys: Tensor, table_rows: int) -> Tensor:
-    """The row of each key, as a number drawn evenly; equal keys have equal rows.
+    """Hash keys to rows of a table, uniformly; equal keys have equal rows.
 
-    Keys may be any numbers, hashes or counted ones: each of their bits decides on the row. Nothing
-    is read back from the device.
+    Keys may be hashes or consecutive numbers, because every bit of a key affects the row. Nothing
+    is copied from the device to the host.
 
     Args:
         keys: `(...)` integers, on any device.
-        table_rows: how many rows there are, the `num_samples` of a loss. See `collision_rate`.
+        table_rows: number of rows, the `num_samples` of a loss. See `collision_rate`.
 
     Returns:
-        `(...)` int64 in [0, table_rows), where the keys are.
+        `(...)` int64 in [0, table_rows), on the device of the keys.
 
     Raises:
         ValueError: table_rows < 1.
@@ -69,14 +69,14 @@ def hashed_rows(keys: Tensor, table_rows: int) -> Tensor:
 
 
 def collision_rate(samples: int, table_rows: int) -> float:
-    """The share of samples that are expected to have their row in common with others.
+    """Return the expected share of samples that share their row with another sample.
 
-    1 - (1 - 1/m)^(n-1): the chance that one of the n - 1 others has the same of m rows. With ten
-    rows a sample it is 10 %, with one row a sample 63 %.
+    That is 1 - (1 - 1/m)^(n-1), the probability that any of the n - 1 other samples gets the same
+    one of m rows: 10 % with ten rows per sample, 63 % with one row per sample.
 
     Args:
-        samples: n, how many there are.
-        table_rows: m.
+        samples: number of samples, n.
+        table_rows: number of rows, m.
 
     Raises:
         ValueError: either < 1.
@@ -89,7 +89,7 @@ def collision_rate(samples: int, table_rows: int) -> float:
 
 
 def _shifted(bits: Tensor, count: int) -> Tensor:
-    """To the right, with zeros from the left."""
+    """Shift bits to the right, and fill with zeros from the left."""
     return (bits >> count) & ((1 << (64 - count)) - 1)
 
 

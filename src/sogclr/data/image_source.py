@@ -31,7 +31,7 @@ class ImageSource(ABC):
         labels: `(n,)` int64, or None if the data has no labels.
         classes: names of the labels, or None.
         image_size: side in pixels at which to train by default.
-        views: augmentation settings that this data needs instead of the usual ones.
+        augmentation: settings that this data needs instead of the usual ones.
         left_out: `(name, reason)` of each sample that exists but cannot be read.
         damaged: descriptions of the files in `left_out` that are broken; see `require_undamaged`.
         local: whether images are in memory already, so that loader workers do not help.
@@ -43,7 +43,7 @@ class ImageSource(ABC):
     labels: np.ndarray | None = None
     classes: list[str] | None = None
     image_size: int
-    views: Augmentation = Augmentation()
+    augmentation: Augmentation = Augmentation()
     left_out: list[tuple[str, str]]
     damaged: Sequence[str] = ()
     local: bool = False

@@ -1,4 +1,4 @@
-"""Sample ids for people with a training loop of their own."""
+"""Sample ids for a training loop of your own."""
 
 from collections.abc import Sized
 from typing import Any, Generic, TypeVar
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 
 class IndexedDataset(Dataset, Generic[T]):
-    """Any map-style dataset, each item with its id: `(index, item)`.
+    """A map-style dataset that returns each item with its index: `(index, item)`.
 
-    The id is the position, which is what the losses' `index` expects, and stays right under
-    shuffling and with any number of workers. The default collation turns the ids of a batch
-    into the `(B,)` int64 tensor that is passed as `index`.
+    The index is the item's position in the dataset, as the losses expect it. It is independent of
+    shuffling and of the number of workers. The default collation turns the indices of a batch into
+    a `(B,)` int64 tensor, the argument `index` of a loss.
 
     Args:
-        dataset: has `__len__` and `__getitem__`.
+        dataset: an object with `__len__` and `__getitem__`.
 
     Example:
         >>> from torch.utils.data import DataLoader

@@ -5,8 +5,8 @@ Then log-sum-exps are gathered, one number an anchor, which give the weight of e
 process. The gradient by a process's own features needs nothing else: as anchors they have their own
 similarities, and as negatives of other anchors the same similarities with those anchors' numbers.
 So features are sent once and their gradients never, where a differentiated gather (OpenCLIP's)
-sends both. The reduction is FastCLIP's (Wei et al., arXiv 2407.01445, section 4), here exact and for
-every loss.
+sends both. The reduction is FastCLIP's (Wei et al., arXiv 2407.01445, section 4), here exact and
+for every loss.
 
 State that is kept per sample is updated on all processes with the same numbers, and stays equal.
 """

@@ -1,12 +1,15 @@
-"""Weights of which every process holds a part: towers too large to be copied to each device.
+"""Hold the weights of a model on several processes: all of them in each, or a shard in each.
 
-torch's `fully_shard`, through Fabric. Weights, gradients and the optimizer's state are divided
-among processes, and a block's weights are gathered while it computes. Gradients become the mean
-over processes, as under DDP: that is what the losses count on. What is saved is whole.
+Sharding is torch's `fully_shard`, through Fabric, for towers too large for each device. Weights,
+gradients and optimizer state are divided among processes, and the weights of a block are gathered
+while it computes. Gradients become the mean over processes, as under DDP: the losses rely on that.
+Checkpoints hold full tensors in both cases, so that either kind of run can resume them.
 """
 
 import warnings
+from abc import ABC, abstractmethod
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -18,32 +21,143 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ..common.console import say
 from ..common.environment import processes
 from ..common.errors import UserError
 
 __all__ = [
-    "are_sharded",
-    "as_shards",
-    "optimizer_as_shards",
+    "CopiedWeights",
+    "ShardedWeights",
+    "Weights",
+    "choose_weights",
     "require_shardable",
-    "shard",
-    "strategy",
-    "told_of",
-    "whole",
+    "sharding_strategy",
 ]
 
 State = TypeVar("State", bound=dict[Any, Any])
 
 
+class Weights(ABC):
+    """How processes hold the weights of a model, and how checkpoints get and give them.
+
+    Args:
+        fabric: device and processes.
+
+    Attributes:
+        are_sharded: whether a process holds only a part; a forward pass then takes all processes,
+            and a process reads only its part of a checkpoint.
+    """
+
+    are_sharded: bool
+
+    def __init__(self, fabric: Fabric) -> None:
+        self.fabric = fabric
+
+    @abstractmethod
+    def set_up(self, model: nn.Module) -> Any:
+        """Move the model to the device and return it as Fabric wraps it."""
+
+    @abstractmethod
+    def accumulate(self, model: Any, *, last: bool) -> AbstractContextManager:
+        """Return the context of a backward pass.
+
+        Args:
+            model: the wrapped model.
+            last: whether this is the last micro-batch of its step.
+        """
+
+    @abstractmethod
+    def full_state(self, state: State) -> State:
+        """Return a state_dict with full tensors; all processes call it.
+
+        Only the first process may use the result.
+        """
+
+    @abstractmethod
+    def load_model(self, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Cut this process's part out of the full state_dict of the model."""
+
+    @abstractmethod
+    def load_optimizer(
+        self, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Cut this process's part out of the full state_dict of the optimizer."""
+
+
+class CopiedWeights(Weights):
+    """Every process holds all weights."""
+
+    are_sharded = False
+
+    def set_up(self, model: nn.Module) -> Any:
+        return self.fabric.setup_module(model.to(memory_format=torch.channels_last))
+
+    def accumulate(self, model: Any, *, last: bool) -> AbstractContextManager:
+        # Processes exchange gradients once a step, after its last micro-batch.
+        several = self.fabric.world_size > 1
+        return self.fabric.no_backward_sync(model, enabled=several and not last)
+
+    def full_state(self, state: State) -> State:
+        return state
+
+    def load_model(self, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return state
+
+    def load_optimizer(
+        self, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    ) -> dict[str, Any]:
+        return state
+
+
+class ShardedWeights(Weights):
+    """Every process holds a part of the weights."""
+
+    are_sharded = True
+
+    def set_up(self, model: nn.Module) -> Any:
+        # Keep the memory format: fully_shard divides tensors along their first dimension.
+        wrapped = self.fabric.setup_module(model)
+        say(_describe(model))
+        return wrapped
+
+    def accumulate(self, model: Any, *, last: bool) -> AbstractContextManager:
+        # Without an exchange after each micro-batch, FSDP would hold unsharded gradients.
+        return nullcontext()
+
+    def full_state(self, state: State) -> State:
+        return _gather(state, keep=self.fabric.is_global_zero)
+
+    def load_model(self, model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        sharded = model.state_dict()
+        return {name: _part(value, sharded.get(name)) for name, value in state.items()}
+
+    def load_optimizer(
+        self, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    ) -> dict[str, Any]:
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        of_weights = {
+            number: {name: _part(value, weights[number]) for name, value in values.items()}
+            for number, values in state["state"].items()
+        }
+        return {**state, "state": of_weights}
+
+
+def choose_weights(fabric: Fabric) -> Weights:
+    """Return how this Fabric holds weights: sharded if it was started with `shard_model`."""
+    if isinstance(fabric.strategy, ModelParallelStrategy):
+        return ShardedWeights(fabric)
+    return CopiedWeights(fabric)
+
+
 def require_shardable(method: str) -> None:
-    """Refuse what weights cannot be sharded for.
+    """Check that weights can be sharded.
 
     Raises:
-        UserError: one process, or a method with a second encoder.
+        UserError: there is one process, or the method has a second encoder.
     """
     if processes() == 1:
         raise UserError(
-            "shard-model: there is one process, and nobody to share the weights with; "
+            "shard-model: there is one process, so weights cannot be divided; "
             "start several with torchrun, or leave it out"
         )
     if method == "moco":
@@ -53,8 +167,8 @@ def require_shardable(method: str) -> None:
         )
 
 
-def strategy() -> ModelParallelStrategy:
-    """What Fabric is told: every process has a part of the weights and its share of a batch."""
+def sharding_strategy() -> ModelParallelStrategy:
+    """Build the Fabric strategy by which every process has a shard of the weights."""
     return ModelParallelStrategy(
         lambda model, mesh: shard(model, mesh["data_parallel"]),
         data_parallel_size=processes(),
@@ -62,33 +176,31 @@ def strategy() -> ModelParallelStrategy:
     )
 
 
-def are_sharded(fabric: Fabric) -> bool:
-    """Whether weights are."""
-    return isinstance(fabric.strategy, ModelParallelStrategy)
-
-
 def shard(model: nn.Module, mesh: Any) -> nn.Module:
     """Divide the weights among the processes of a mesh of one dimension.
 
-    What is gathered at a time: a block of a tower; what a tower has besides, so that one can be
-    called alone; and the rest.
+    Weights are gathered block by block. The other weights of a tower are gathered together, so
+    that a tower can be called alone, and so are the other weights of the model.
 
     Raises:
         UserError: a parameter cannot be divided.
     """
-    _make_equal(model, mesh)
-    # From within, since a module takes up what none within it has.
+    _copy_from_first_process(model, mesh)
+    # Innermost first: fully_shard takes only parameters that are not wrapped yet.
     for module in dict.fromkeys([*reversed(_blocks(model)), *_towers(model), model]):
         fully_shard(module, mesh=mesh)
     for module in (*_towers(model), model):
-        # torch warns of views, lest they are changed in place: what towers return is not.
-        told = rf"FSDP2-wrapped module \({type(module).__name__}\) returned a view"
-        warnings.filterwarnings("ignore", told)
+        # torch warns that a returned view must not change in place. Outputs of towers never do.
+        warning = rf"FSDP2-wrapped module \({type(module).__name__}\) returned a view"
+        warnings.filterwarnings("ignore", warning)
     return model
 
 
-def _make_equal(model: nn.Module, mesh: Any) -> None:
-    """As DDP does: what a user's own module was made with differs from process to process."""
+def _copy_from_first_process(model: nn.Module, mesh: Any) -> None:
+    """Copy weights and buffers from the first process to all, as DDP does.
+
+    The initial weights of a user's own module differ from process to process.
+    """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(tensor, nn.Parameter) and not tensor.ndim:
             raise UserError(
@@ -97,29 +209,33 @@ def _make_equal(model: nn.Module, mesh: Any) -> None:
             )
         first = tensor.detach().to(mesh.device_type).contiguous()
         dist.broadcast(first, src=0, group=mesh.get_group())
-        # Rows are divided as they are numbered.
+        # contiguous() above: fully_shard divides a tensor along its first dimension.
         tensor.data = first.to(tensor.device)
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
-    """Modules with parts of their own that stand in a row of their kind, as layers of towers do."""
-    found = []
-    for row in model.modules():
-        if isinstance(row, nn.Sequential | nn.ModuleList):
-            kinds = Counter(map(type, row))
-            found += [each for each in row if kinds[type(each)] > 1 and any(each.children())]
-    return [each for each in found if not isinstance(each, nn.ModuleList | nn.ModuleDict)]
+    """Find repeated blocks, such as layers of a transformer.
+
+    A block has children, and another module of its class stands in the same list.
+    """
+    blocks: list[nn.Module] = []
+    for layers in model.modules():
+        if isinstance(layers, nn.Sequential | nn.ModuleList):
+            classes = Counter(map(type, layers))
+            blocks += [m for m in layers if classes[type(m)] > 1 and any(m.children())]
+    return [m for m in blocks if not isinstance(m, nn.ModuleList | nn.ModuleDict)]
 
 
 def _towers(model: nn.Module) -> list[nn.Module]:
+    """List the children of the model; a dictionary of modules counts as several children."""
     children = [
         each.values() if isinstance(each, nn.ModuleDict) else [each] for each in model.children()
     ]
     return [tower for towers in children for tower in towers]
 
 
-def told_of(model: nn.Module) -> str:
-    """What became of a model's weights, in one line."""
+def _describe(model: nn.Module) -> str:
+    """Say in one line which part of the weights this process holds."""
     parameters = list(model.parameters())
     own = sum(p.to_local().numel() for p in parameters if isinstance(p, DTensor))
     total = sum(p.numel() for p in parameters)
@@ -127,41 +243,33 @@ def told_of(model: nn.Module) -> str:
     return f"  {'weights':<15} {'sharded':<12} {remark}"
 
 
-def whole(state: State, *, kept: bool) -> State:
-    """A state with whole tensors on the CPU. All processes call it; for those that do not keep it
-    there is None instead of what was sharded, so that a machine does not hold it many times.
+def _gather(state: State, *, keep: bool) -> State:
+    """Gather full tensors to the CPU; all processes call it.
 
     Args:
-        state: a state_dict, of whatever depth.
-        kept: whether this process is to have it.
+        state: a state_dict, possibly nested.
+        keep: whether this process keeps the tensors. Others get None for each sharded tensor, so
+            that a machine does not hold a copy for every process.
     """
 
-    def gathered(part: DTensor) -> Tensor | None:
+    def gather(part: DTensor) -> Tensor | None:
         tensor = part.full_tensor()
-        return tensor.cpu() if kept else None
+        return tensor.cpu() if keep else None
 
-    return apply_to_collection(state, DTensor, gathered)
-
-
-def as_shards(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """This process's parts of a whole state_dict, for a model that is sharded."""
-    own = model.state_dict()
-    return {name: _part(value, own.get(name)) for name, value in state.items()}
+    return apply_to_collection(state, DTensor, gather)
 
 
-def optimizer_as_shards(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """This process's parts of the whole state_dict of an optimizer, whose weights are sharded."""
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    of_each = {
-        number: {name: _part(value, weights[number]) for name, value in values.items()}
-        for number, values in state["state"].items()
-    }
-    return {**state, "state": of_each}
+def _part(value: Any, sharded: Tensor | None) -> Any:
+    """Cut this process's part out of a full tensor.
 
-
-def _part(value: Any, like: Tensor | None) -> Any:
-    """Of a tensor, what this process has of one that is sharded; whatever else, as it is."""
-    if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
+    Args:
+        value: a full tensor, or anything else, which is returned as it is.
+        sharded: the tensor of the same name in this process.
+    """
+    if not isinstance(sharded, DTensor) or not isinstance(value, Tensor):
         return value
-    # Copied: a part that is a view would keep all of it in memory.
-    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None).clone()
+    if value.shape != sharded.shape:
+        return value
+    # Clone: a view would keep the full tensor in memory.
+    mesh, placements = sharded.device_mesh, sharded.placements
+    return distribute_tensor(value, mesh, placements, src_data_rank=None).clone()

@@ -7,9 +7,9 @@ import numpy as np
 from ..common.errors import UserError
 from ..data.image_source import ImageSource
 from ..data.texts import Texts
+from ..models.pair_encoder import PairEncoder
 from ..models.tower_features import cached_features, compute_features, plain_inputs
 from ..models.tower_inputs import StoredFeatures
-from ..runs.towers import PairEncoder
 
 __all__ = ["embed_side"]
 

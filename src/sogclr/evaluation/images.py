@@ -9,8 +9,8 @@ from torch import nn
 
 from ..common.options import Protocol
 from ..data.image_source import ImageSource
+from ..distributed.launch import loader_workers
 from ..models.encoders import EncoderSpec
-from ..planning.images import loader_workers
 from .embed_images import embed_images
 from .knn import knn_accuracy
 from .linear import linear_accuracy

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..common.errors import UserError
 from ..data.pair_source import PairSource
-from ..runs.towers import PairEncoder
+from ..models.pair_encoder import PairEncoder
 from .embed_pairs import embed_side
 from .retrieval import Retrieval, retrieval
 from .sts import SentenceSimilarity

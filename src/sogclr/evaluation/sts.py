@@ -7,7 +7,7 @@ import torch
 from ..common.errors import UserError
 from ..data.tables.read import Table
 from ..data.texts import Texts
-from ..runs.towers import PairEncoder
+from ..models.pair_encoder import PairEncoder
 from .embed_pairs import embed_side
 
 __all__ = ["SentenceSimilarity", "measure_sts"]

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from ..common.errors import UserError
 from ..data.image_source import ImageSource
-from ..runs.towers import PairEncoder
+from ..models.pair_encoder import PairEncoder
 from .embed_pairs import embed_side
 
 __all__ = ["TEMPLATES", "ZeroShot", "measure_zero_shot"]

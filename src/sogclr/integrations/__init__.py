@@ -1,1 +1,1 @@
-"""sogclr inside other libraries; each module needs the library that it is named after."""
+"""Use sogclr inside other libraries; each module needs the library it is named after."""

@@ -4,14 +4,15 @@
     loss = GlobalRankingLoss(model, num_samples=len(dataset))
     trainer = SentenceTransformerTrainer(model, args, train_dataset=dataset, loss=loss)
 
-Two things have to get through a trainer that knows nothing of them:
+The trainer has no place for two things that the loss needs:
 
-    ids     The collator hands the loss one label a row. Ids travel as such labels, each a list
-            of one number: a class or a score is never taken for an id.
-    table   Checkpoints hold the model and the optimizer, and nothing of a loss. What is
-            remembered travels in the optimizer's state (`optimizer.pt`), put there and taken
-            out again by a callback. Importing this module adds it to those that every
-            `Trainer` starts with; it leaves alone a trainer without a `GlobalRankingLoss`.
+    sample ids   The collator passes one label of each pair to the loss. Sample ids are stored as
+                 labels, each a list of one integer, so that a class or a score is never mistaken
+                 for an id.
+    table        Checkpoints hold the model and the optimizer, but not the loss. A callback stores
+                 the table in the optimizer's state (`optimizer.pt`) and restores it from there.
+                 Importing this module adds the callback to the defaults of every `Trainer`. It
+                 does nothing for a trainer without a `GlobalRankingLoss`.
 """
 
 import warnings
@@ -35,11 +36,11 @@ from ..losses.temperature import IndividualTemperature, Temperature
 
 __all__ = ["GlobalRankingLoss", "with_sample_ids"]
 
-# The names that the stock collator takes for labels, in its order; ids take the first.
+# Column names that the stock collator treats as labels, in its order; sample ids use the first.
 LABEL_COLUMNS = ("label", "labels", "score", "scores")
-STATE = "sogclr"
+STATE = "sogclr"  # key of the tables in the optimizer's state
 
-_losses: "WeakSet[GlobalRankingLoss]" = WeakSet()  # all that are alive
+_losses: "WeakSet[GlobalRankingLoss]" = WeakSet()  # all existing losses
 
 CITATION = """
 @inproceedings{yuan2022provable,
@@ -55,54 +56,58 @@ AnyDataset = TypeVar("AnyDataset", Dataset, dict[str, Dataset])
 
 
 def with_sample_ids(dataset: AnyDataset) -> AnyDataset:
-    """Number the rows, in a column that the stock collator passes to the loss.
+    """Add a column of sample ids that the stock collator passes to the loss.
 
-    Do it once, before anything shuffles, filters or splits: the numbers stay with their rows.
+    Call it once, before the dataset is shuffled, filtered or split, so that each pair keeps its id.
 
     Args:
-        dataset: two columns of text; or a dict of such datasets, which are then numbered on
-            from one to the next, so that a single loss can serve them all
-            (`num_samples=sum(map(len, dataset.values()))`). For a loss each, number each.
+        dataset: a dataset with two columns of text, or a dict of such datasets. The ids of a dict
+            continue from one dataset to the next, so that one loss can serve all of them with
+            `num_samples=sum(map(len, dataset.values()))`. To use one loss for each dataset, call
+            this function for each dataset.
 
     Returns:
-        The same with a last column "label", `[i]` in row i.
+        The dataset with a last column "label", which holds `[i]` for pair i.
 
     Raises:
-        ValueError: a column is there already that the collator would take for labels.
-        TypeError: not a `Dataset`; a stream has no row numbers.
+        ValueError: the dataset has a column already that the collator would treat as labels.
+        TypeError: the argument is not a `Dataset`; the pairs of a stream have no numbers.
     """
     if isinstance(dataset, dict):
         starts = accumulate(map(len, dataset.values()), initial=0)
-        parts = zip(dataset.items(), starts, strict=False)  # one start more than parts
+        parts = zip(dataset.items(), starts, strict=False)  # starts has one more element
         return type(dataset)({name: _number(part, start) for (name, part), start in parts})
     return _number(dataset, 0)
 
 
 class GlobalRankingLoss(nn.Module):
-    """SogCLR for pairs of texts, in the place of `MultipleNegativesRankingLoss`.
+    """SogCLR for pairs of texts; replaces `MultipleNegativesRankingLoss`.
 
-    Both directions, each with one remembered normalizer a sample, so that the gradient aims at
-    the softmax over all pairs and not at the one over the batch. The ids that this takes come
-    from `with_sample_ids`. Evaluation is on other pairs, about which nothing is remembered:
-    without gradients the loss is that of the batch alone (`DecoupledClipLoss`), at the initial
-    temperature where each sample has its own, and needs no ids.
+    The loss compares both directions and stores one normalizer of each sample in each direction.
+    Its gradient estimates that of the softmax over all pairs instead of the softmax over the
+    batch. Sample ids come from `with_sample_ids`.
+
+    Without gradients (in evaluation) the pairs have no stored normalizers. The loss is then that
+    of the batch alone (`DecoupledClipLoss`) and needs no sample ids. An `IndividualTemperature`
+    is replaced by its initial value there.
 
     Args:
         model: the model that is trained.
         num_samples: number of pairs in the training set.
-        temperature: tau, a number, or a `LearnedTemperature` or `IndividualTemperature` of
-            `sogclr`. 0.05, as `MultipleNegativesRankingLoss` with its scale of 20.
+        temperature: tau: a number, or a `LearnedTemperature` or `IndividualTemperature` of
+            `sogclr`. 0.05 equals the default scale of 20 in `MultipleNegativesRankingLoss`.
         gamma_min: smallest weight of a new estimate, see `sogclr.GlobalClipLoss`.
-        gamma_decay_visits: see there.
-        effective_negatives: number of negatives of average weight that a positive competes with. 255, what
-            `MultipleNegativesRankingLoss` aims at with a batch of 256; None for SogCLR as
-            published, which goes on pushing pairs that are told apart already.
-        scale: "cross-entropy" as `MultipleNegativesRankingLoss`, so that learning rates carry over;
-            or "temperature", see `sogclr.losses`.
+        gamma_decay_visits: visits over which that weight falls, see `sogclr.GlobalClipLoss`.
+        effective_negatives: number of negatives of average weight that a positive competes with.
+            255 corresponds to `MultipleNegativesRankingLoss` with a batch of 256. None gives
+            SogCLR as published, which keeps separating pairs that are well separated already.
+        scale: "cross-entropy", so that the learning rates of `MultipleNegativesRankingLoss` carry
+            over; or "temperature", see `sogclr.losses`.
 
     Raises:
-        ValueError: not two columns of text, no ids, or a label column of something else.
-        IndexError: an id is not below num_samples.
+        ValueError: in `forward`, for other than two columns of text, for missing sample ids, and
+            for a label column with other content.
+        IndexError: in `forward`, for a sample id that is not below num_samples.
     """
 
     def __init__(
@@ -140,19 +145,19 @@ class GlobalRankingLoss(nn.Module):
             "effective_negatives": effective_negatives,
             "scale": scale,
         }
-        # It never has a gradient. An optimizer that holds it belongs to this loss's trainer.
+        # A marker without gradients: an optimizer that holds it belongs to this loss's trainer.
         self.token = nn.Parameter(torch.zeros(()))
-        self.left_out = False
+        self.missing_in_optimizer = False
         _losses.add(self)
 
     def forward(
         self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None
     ) -> Tensor:
-        """The loss of a batch of pairs; with gradients enabled, updates the table.
+        """Compute the loss of a batch of pairs; with gradients enabled, update the table.
 
         Args:
-            sentence_features: tokenized anchors and positives.
-            labels: `(B, 1)` integers, the ids; without gradients they are not looked at.
+            sentence_features: tokenized anchors and tokenized positives.
+            labels: `(B, 1)` integers, the sample ids; ignored without gradients.
 
         Returns:
             A scalar.
@@ -165,65 +170,68 @@ class GlobalRankingLoss(nn.Module):
         return self.in_batch(*self._embed(columns))
 
     def get_config_dict(self) -> dict[str, Any]:
-        """What the model card says of the loss."""
+        """Return the settings that the model card lists."""
         return self.config
 
     @property
     def citation(self) -> str:
+        """The BibTeX entry that the model card lists."""
         return CITATION
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        _losses.add(self)  # copies and what was pickled come by this way
+        _losses.add(self)  # copies and unpickled losses skip __init__
 
     def _embed(self, columns: list[dict[str, Tensor]]) -> list[Tensor]:
+        """Return the embeddings `(B, d)` of each column."""
         return [self.model(features)["sentence_embedding"] for features in columns]
 
     def _check_trainer(self) -> None:
-        if self.left_out:
-            self.left_out = False
+        """Warn once if checkpoints will not contain the table."""
+        if self.missing_in_optimizer:
+            self.missing_in_optimizer = False
             warnings.warn(
-                "checkpoints of this trainer will not hold what GlobalRankingLoss remembers: "
+                "checkpoints of this trainer will not contain the table of GlobalRankingLoss: "
                 "make the optimizer from loss.parameters(), not from model.parameters()",
                 stacklevel=3,
             )
 
 
 class _TableInCheckpoints(TrainerCallback):
-    """Adds the tables to the optimizer's state when it is saved; takes them out after a resume."""
+    """Add the tables to the optimizer's state when it is saved, and restore them on resuming."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # What accelerate wraps is the one whose state is loaded and saved.
+        # Checkpoints hold the state of the optimizer inside accelerate's wrapper.
         optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])
         losses = _losses_of(kwargs["model"], optimizer)
         if not losses:
             return
-        # A load keeps keys of the state that it does not know, so here is what was stored.
+        # Loading keeps unknown keys of the state, so the stored tables are still in it.
         stored = optimizer.state.pop(STATE, None)
         if stored is not None:
-            for loss, remembered in zip(losses, stored, strict=True):
-                loss.contrast.load_state_dict(remembered)
+            for loss, table in zip(losses, stored, strict=True):
+                loss.contrast.load_state_dict(table)
         elif state.global_step > 0:
             warnings.warn(
                 "the checkpoint holds no table of GlobalRankingLoss (was it saved with "
-                "save_only_model?): all normalizers start anew, which takes epochs to recover",
+                "save_only_model?): all normalizers start empty and need epochs to recover",
                 stacklevel=2,
             )
-        # A second train() adds the hook once more, which then writes the same twice.
+        # A second train() adds a second hook, which is harmless: it writes the same tables.
         optimizer.register_state_dict_post_hook(partial(_store, losses))
 
 
 def _losses_of(model: nn.Module, optimizer: Optimizer) -> list[GlobalRankingLoss]:
-    """The losses of this model that this optimizer holds, in its order (that of their dict)."""
+    """Return the losses of this model that this optimizer holds, in the optimizer's order."""
     losses = [loss for loss in _losses if any(module is model for module in loss.modules())]
     if not losses:
         return []
     parameters = [id(p) for group in optimizer.param_groups for p in group["params"]]
     for loss in losses:
-        loss.left_out = id(loss.token) not in parameters
-    held = [loss for loss in losses if not loss.left_out]
+        loss.missing_in_optimizer = id(loss.token) not in parameters
+    held = [loss for loss in losses if not loss.missing_in_optimizer]
     return sorted(held, key=lambda loss: parameters.index(id(loss.token)))
 
 
@@ -236,19 +244,21 @@ def _store(
 def _number(dataset: Dataset, start: int) -> Dataset:
     if not isinstance(dataset, Dataset):
         raise TypeError(
-            f"rows of a {type(dataset).__name__} have no numbers: with_sample_ids needs a "
+            f"the pairs of a {type(dataset).__name__} have no numbers: with_sample_ids needs a "
             "datasets.Dataset, or a dict of them"
         )
     taken = [name for name in LABEL_COLUMNS if name in dataset.column_names]
     if taken:
         raise ValueError(
-            f"the dataset has a column {taken[0]!r}, which the collator takes for labels where "
-            f"the sample ids have to be: dataset.remove_columns({taken}) first"
+            f"the dataset has a column {taken[0]!r}, which the collator treats as labels and which "
+            f"would replace the sample ids: call dataset.remove_columns({taken}) first"
         )
     ids = [[row] for row in range(start, start + len(dataset))]
-    view = dataset.format  # a transform would be lost with the old table
+    old_format = dataset.format  # add_column drops the format and its transform
     return dataset.add_column(LABEL_COLUMNS[0], ids).with_format(
-        view["type"], output_all_columns=view["output_all_columns"], **view["format_kwargs"]
+        old_format["type"],
+        output_all_columns=old_format["output_all_columns"],
+        **old_format["format_kwargs"],
     )
 
 
@@ -256,8 +266,9 @@ def _two_columns(columns: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
     if len(columns) != 2:
         raise ValueError(
             f"GlobalRankingLoss compares two columns of text, anchor and positive, and got "
-            f"{len(columns)}; explicit hard negatives, as MultipleNegativesRankingLoss takes them, "
-            "are not used: dataset.select_columns([anchor, positive, 'label'])"
+            f"{len(columns)}; it does not use the explicit hard negatives of "
+            "MultipleNegativesRankingLoss: "
+            "call dataset.select_columns([anchor, positive, 'label'])"
         )
     return columns
 
@@ -277,5 +288,5 @@ def _ids(labels: Tensor | None) -> Tensor:
     return labels.squeeze(1)
 
 
-# transformers annotates the list by its one entry; a `Trainer` takes any callback.
+# transformers annotates the list by the type of its one entry, but accepts any callback.
 DEFAULT_CALLBACKS.append(_TableInCheckpoints)  # type: ignore[arg-type]

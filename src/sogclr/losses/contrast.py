@@ -2,18 +2,17 @@
 
 Algorithm 1 of Yuan et al. (ICML 2022, arXiv 2202.12387), for the anchors of one batch:
 
-    line 4    draw a batch and two augmentations                 your training loop
-    line 5    ĝ, the mean of exp(s / tau) over the negatives     `log_g` below
-    line 6    u <- (1 - gamma) u + gamma ĝ                       `update_normalizers`, see normalizer.py
-    line 7    gradient  -grad s(positive) + tau (ĝ / u) grad log ĝ    `StraightThrough`
-    line 8    step of the optimizer                              your training loop
+    line 4    draw a batch and two augmentations                      your training loop
+    line 5    ĝ, the mean of exp(s / tau) over the negatives          `log_g` below
+    line 6    u <- (1 - gamma) u + gamma ĝ                            `update_normalizers`
+    line 7    gradient -grad s(positive) + tau (ĝ / u) grad log ĝ     `StraightThrough`
+    line 8    step of the optimizer                                   your training loop
 
-s is the cosine similarity, tau the temperature. M anchors stand on each of S sides: one side for two
-views, two for pairs. SimCLR, CLIP, DCL and MoCo are the same lines with u = ĝ.
+s is the cosine similarity, tau the temperature. M anchors stand on each of S sides: one side for
+two views, two sides for pairs. SimCLR, CLIP, DCL and MoCo are the same lines with u = ĝ.
 """
 
 import math
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -21,39 +20,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from .backends.similarities import LogSumExp, Similarities
+from .anchors import Side, select
+from .backends.similarities import Similarities
 from .memory import FeatureMemory
-from .normalizer import Normalizer, NormalizerTable, peek_normalizers, update_normalizers
+from .normalizer import NormalizerTable, peek_normalizers, update_normalizers
 from .objective import against_candidates
-from .temperature import (
-    Tau,
-    Temperature,
-    slope_by_tau,
-    temperatures_of,
-    with_gradient_by_tau,
-    without_graph,
-)
+from .temperature import Tau, without_graph
+from .temperature_gradient import slope_by_tau, temperatures_of, with_gradient_by_tau
 
-__all__ = ["ContrastiveLoss", "Scale", "Side"]
+__all__ = ["ContrastiveLoss", "Scale"]
 
 Scale = Literal["temperature", "cross-entropy"]
-
-
-@dataclass(frozen=True)
-class Side:
-    """The M anchors of one side: first those of this batch, then those of earlier batches.
-
-    Attributes:
-        normalizer: estimates their log g.
-        rows: `(M,)` int64, their rows in the normalizer.
-        temperature: gives their tau.
-        temperature_rows: `(M,)` int64, their rows in the temperature.
-    """
-
-    normalizer: Normalizer
-    rows: Tensor
-    temperature: Temperature
-    temperature_rows: Tensor
 
 
 class StraightThrough(torch.autograd.Function):
@@ -104,36 +81,42 @@ class ContrastiveLoss(nn.Module):
         means = temperature.learns() or (isinstance(tau, Tensor) and tau.requires_grad)
         negatives = similarities.log_sum_exp(fixed, means)
         if fresh == len(positive):
-            return self._losses(sides, positive, negatives, tau).mean()
-        new, old = slice(fresh), slice(fresh, None)
-        loss = self._losses(*_part(new, sides, positive, negatives, tau)).mean()
-        earlier = self._losses(*_part(old, sides, positive, negatives, fixed), earlier=True)
-        earlier = earlier.sum() / (len(sides) * fresh)
+            return self._losses(sides, tau, positive, *negatives).mean()
+        new, numbers = select(slice(fresh), sides, tau, positive, *negatives)
+        loss = self._losses(new, *numbers).mean()
+        old, numbers = select(slice(fresh, None), sides, fixed, positive, *negatives)
+        earlier = self._losses(old, *numbers, earlier=True).sum() / (len(sides) * fresh)
         return loss + (earlier - earlier.detach())
 
     def _losses(
         self,
         sides: tuple[Side, ...],
-        positive: Tensor,
-        negatives: LogSumExp,
         tau: Tau,
+        positive: Tensor,
+        log_sum: Tensor,
+        number: Tensor | int,
+        mean: Tensor | None,
+        *,
         earlier: bool = False,
     ) -> Tensor:
-        """Compute the loss of each anchor, `(S, M)`. `earlier` anchors update no state."""
-        temperature, (log_sum, count, mean) = sides[0].temperature, negatives
-        log_sum, fixed = with_gradient_by_tau(log_sum, tau, mean), without_graph(tau)
+        """Compute the loss of each anchor, `(S, M)`; `earlier` anchors update no state.
+
+        `log_sum`, `number` and `mean` are those of `LogSumExp`.
+        """
+        temperature, fixed = sides[0].temperature, without_graph(tau)
+        log_sum = with_gradient_by_tau(log_sum, tau, mean)
         log_positive = positive / tau
         if self.positive_in_normalizer:
-            log_count = _log(count + 1)
-            # log ĝ - s / tau as one function: where the positive dominates ĝ their gradients cancel.
+            log_count = _log(number + 1)
+            # One function: where the positive dominates ĝ, gradients by it would cancel.
             loss = softplus(log_sum - log_positive, threshold=40) - log_count
         else:
-            log_count = _log(count)
+            log_count = _log(number)
             log_g = log_sum - log_count  # (S, M), -inf without negatives
             estimate = peek_normalizers if earlier else update_normalizers
             log_u = estimate([(side.normalizer, side.rows) for side in sides], log_g.detach())
-            if isinstance(count, Tensor):
-                log_u = log_u.masked_fill(count == 0, 0.0)
+            if isinstance(number, Tensor):
+                log_u = log_u.masked_fill(number == 0, 0.0)
             loss = StraightThrough.apply(log_g, log_u) - log_positive
             if mean is not None and temperature.learns() and not earlier:
                 slope = slope_by_tau(log_u, log_g, mean, log_positive, self.effective_negatives)
@@ -141,8 +124,8 @@ class ContrastiveLoss(nn.Module):
                     side.temperature.learn(side.temperature_rows, own)
             loss = against_candidates(loss, 1.0, self.effective_negatives)
         loss = temperature.objective(loss, tau)
-        if isinstance(count, Tensor) and not self.positive_in_normalizer:
-            loss = torch.where(count > 0, loss, -positive / fixed)  # nothing to contrast with
+        if isinstance(number, Tensor) and not self.positive_in_normalizer:
+            loss = torch.where(number > 0, loss, -positive / fixed)  # nothing to contrast with
         if self.scale == "temperature":
             return loss * fixed
         return loss + log_count if self.sums_negatives else loss
@@ -157,21 +140,6 @@ class ContrastiveLoss(nn.Module):
         return f"scale={self.scale}"
 
 
-def _log(count: Tensor | int) -> Tensor | float:
+def _log(number: Tensor | int) -> Tensor | float:
     """Compute the logarithm of a number of negatives, 0 of none."""
-    return count.clamp(min=1).log() if isinstance(count, Tensor) else math.log(count)
-
-
-def _part(
-    places: slice, sides: tuple[Side, ...], positive: Tensor, negatives: LogSumExp, tau: Tau
-) -> tuple[tuple[Side, ...], Tensor, LogSumExp, Tau]:
-    """Select some of the M anchors."""
-
-    def some(x: Any) -> Any:
-        return x[..., places] if isinstance(x, Tensor) and x.ndim else x
-
-    chosen = tuple(
-        replace(side, rows=side.rows[places], temperature_rows=side.temperature_rows[places])
-        for side in sides
-    )
-    return chosen, some(positive), LogSumExp(*map(some, negatives)), some(tau)
+    return number.clamp(min=1).log() if isinstance(number, Tensor) else math.log(number)

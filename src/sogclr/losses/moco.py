@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ..distributed.exchange import agree
+from .anchors import Side
 from .backends import choose
-from .contrast import ContrastiveLoss, Scale, Side
+from .contrast import ContrastiveLoss, Scale
 from .inputs import check_shapes, unit_rows, without_autocast
 from .moco_queue import KeyQueue
 from .normalizer import InBatchNormalizer
@@ -40,8 +41,8 @@ class MoCoLoss(ContrastiveLoss):
     Args:
         queue_size: K, the number of keys. 4,096 suits CIFAR-10, 65,536 ImageNet.
         width: d of the features.
-        temperature: tau; 0.1 as the other losses for two views and as in the authors' demo on CIFAR-10 (0.07
-            in the paper, 0.2 in MoCo v2). Or a `LearnedTemperature`.
+        temperature: tau; 0.1 as the other losses for two views and the authors' demo on CIFAR-10
+            (0.07 in the paper, 0.2 in MoCo v2). Or a `LearnedTemperature`.
         scale: "cross-entropy" or "temperature", see `sogclr.losses`.
         process_group: see `sogclr.losses`.
         dtype: of the keys in the queue, float32 or float64.

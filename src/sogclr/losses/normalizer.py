@@ -8,8 +8,8 @@ A mini-batch offers an unbiased estimate ĝ of g, but log ĝ is biased, and so i
 With u = ĝ the gradient of the loss is the plain one of tau log ĝ. With u = g its expectation over
 batches is the gradient of the global objective (paper, equation 6).
 
-A new estimator is a subclass of `Normalizer` with `resolve`, `forward` and `peek`; losses take it by
-`normalizer=`.
+A new estimator is a subclass of `Normalizer` with `resolve`, `forward` and `peek`; losses take it
+by `normalizer=`.
 """
 
 import math
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .equal_rows import all_different, log_mean_over_equal_rows
 from .per_sample import PerSample
 from .sample_ids import check_ids, move_ids
+from .step_size import step_size
 
 __all__ = [
     "InBatchNormalizer",
@@ -29,36 +30,8 @@ __all__ = [
     "Normalizer",
     "NormalizerTable",
     "peek_normalizers",
-    "step_size",
     "update_normalizers",
 ]
-
-
-def step_size(
-    visits: Tensor,
-    gamma_min: float,
-    gamma_decay_visits: int | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """Compute gamma, the weight of the new estimate, from a sample's own number of visits.
-
-    It depends on nothing else: there is no schedule that a caller could forget to advance, and a
-    sample that is added later starts fresh. The first visit has gamma = 1.
-
-    Args:
-        visits: `(...)` integers >= 1, this visit counted.
-        gamma_min: the limit, in (0, 1].
-        gamma_decay_visits: None for `max(gamma_min, 1/visits)`: u is the plain mean of all visits
-            until it becomes a moving average. Or the number of visits over which gamma falls from 1
-            to gamma_min along a cosine (FastCLIP, arXiv 2407.01445: half the epochs of the run); 1
-            makes gamma constant after the first visit.
-        dtype: of the result.
-    """
-    visits = visits.to(dtype)
-    if gamma_decay_visits is None:
-        return visits.reciprocal().clamp_(min=gamma_min)
-    progress = ((visits - 1) / gamma_decay_visits).clamp(max=1)
-    return gamma_min + (1 - gamma_min) * 0.5 * (1 + (math.pi * progress).cos())
 
 
 class Normalizer(nn.Module):

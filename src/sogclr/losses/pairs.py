@@ -1,4 +1,4 @@
-"""Losses for pairs: every row of either side is an anchor, its partner on the other its positive."""
+"""Losses for pairs: each row of either side is an anchor, its partner the positive."""
 
 from typing import Any
 
@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ..distributed.exchange import Shares, agree
+from .anchors import Side
 from .backends import choose
-from .contrast import ContrastiveLoss, Scale, Side
+from .contrast import ContrastiveLoss, Scale
 from .inputs import assemble, check_shapes, distinct_ids, without_autocast
 from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer

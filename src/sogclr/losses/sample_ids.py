@@ -1,6 +1,6 @@
 """Ids of samples: checked without waiting for a device, and told apart.
 
-One number, the sample's row in the table, tells where its normalizer is and which samples are equal.
+One number, the row in the table, tells where a sample's normalizer is and which samples are equal.
 Where samples outnumber rows, several share a row: their normalizer is the average of theirs, and
 sample keys tell which samples are equal.
 """

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ..distributed.exchange import Shares, agree
+from .anchors import Side
 from .backends import choose
-from .contrast import ContrastiveLoss, Scale, Side
+from .contrast import ContrastiveLoss, Scale
 from .inputs import assemble, check_shapes, distinct_ids, without_autocast
 from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
@@ -96,7 +97,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
             five visits, for batches of 16 to 64. Raise it (up to 1, the mini-batch loss) for few
             epochs or large batches, since u lags behind a moving encoder.
         gamma_decay_visits: None for gamma = max(gamma_min, 1/visits); or the number of visits over
-            which gamma falls to gamma_min along a cosine. See `sogclr.losses.normalizer.step_size`.
+            which gamma falls to gamma_min along a cosine. See `sogclr.losses.step_size.step_size`.
         effective_negatives: number of negatives of average weight that a positive competes with;
             None for the paper's objective. See `sogclr.losses.objective.against_candidates`.
         memory_size: number of samples of earlier batches that count as negatives of this batch and

@@ -1,4 +1,4 @@
-"""Encoders by name, with a stem for small images, and the projector that the loss sees."""
+"""Encoders by name, with a stem for small images, and the projector in front of the loss."""
 
 import difflib
 from dataclasses import asdict, dataclass, field, replace
@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..common.errors import UserError
+from ..common.errors import UserError, flag
 from .small import SmallEncoder
 
 __all__ = [
@@ -23,20 +23,21 @@ __all__ = [
     "describe",
     "load_weights",
     "rebuild_encoder",
+    "require_known",
     "width_of",
 ]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PROJECTION = 128  # width of what the loss sees, as SimCLR and MoCo have it
+PROJECTION = 128  # width of the loss's inputs, as in SimCLR and MoCo
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """All it takes to build an encoder and feed it; plain data, stored with the weights.
+    """A description from which an encoder and its inputs can be made; stored with the weights.
 
     Attributes:
         name: a timm name, `"small"`, or `"custom"` for a module of the user's own.
-        image_size: side of its input, pixels.
+        image_size: side of its input in pixels.
         mean, std: of the channels, for inputs in [0, 1].
         small_stem: whether the first convolution and pooling were replaced for small images.
         options: further arguments of `timm.create_model`.
@@ -54,14 +55,14 @@ class EncoderSpec:
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "EncoderSpec":
-        """From what JSON made of `as_dict`."""
+        """Make a description from the result of `as_dict`, read back from JSON."""
         return cls(**{**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
 
 
 def build_encoder(
     name: str, image_size: int, *, pretrained: bool = False, weights: str | None = None
 ) -> tuple[nn.Module, EncoderSpec]:
-    """An encoder `(B, 3, S, S)` to `(B, width)` and its description.
+    """Build an encoder that maps `(B, 3, S, S)` to `(B, width)`, and describe it.
 
     Args:
         name: any of `timm.list_models()`, or `"small"`.
@@ -72,16 +73,10 @@ def build_encoder(
         weights: start from this file of weights instead (safetensors, or torch).
 
     Raises:
-        UserError: unknown name (with the nearest ones), weights that cannot be had or do not fit.
+        UserError: unknown name (with the nearest ones), weights are missing or do not fit.
     """
-    import timm
-
-    if name != "small" and not timm.is_model(name):
-        near = difflib.get_close_matches(name, [*timm.list_models(), "small"], n=4, cutoff=0.5)
-        raise UserError(
-            f"encoder: {name!r} is unknown; nearest: {', '.join(near) or 'none'} "
-            "(timm.list_models() lists all)"
-        )
+    if name != "small":
+        require_known(name)
     from_scratch = not pretrained and weights is None
     spec = EncoderSpec(name, image_size, options=_options(name, image_size))
     encoder = _create(spec, pretrained=pretrained)
@@ -98,8 +93,28 @@ def build_encoder(
     return encoder, spec
 
 
+def require_known(name: str, option: str = "encoder") -> None:
+    """Refuse a name that timm does not know.
+
+    Args:
+        name: Name of an encoder.
+        option: Name of the option that gave it.
+
+    Raises:
+        UserError: The name is unknown; the message has the nearest names.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, [*timm.list_models(), "small"], n=4, cutoff=0.5)
+        raise UserError(
+            f"{flag(option)}: {name!r} is unknown; nearest: {', '.join(near) or 'none'} "
+            "(timm.list_models() lists all)"
+        )
+
+
 def rebuild_encoder(spec: EncoderSpec) -> nn.Module:
-    """The encoder that a stored description describes, with untrained weights."""
+    """Build the encoder of a stored description, with untrained weights."""
     encoder = _create(spec, pretrained=False)
     if spec.small_stem:
         _shrink_stem(encoder)
@@ -107,10 +122,10 @@ def rebuild_encoder(spec: EncoderSpec) -> nn.Module:
 
 
 def width_of(encoder: nn.Module, image_size: int, flag: str = "encoder") -> int:
-    """The width d of the features, found by a forward pass.
+    """Return the width d of the features, measured by a forward pass.
 
     Raises:
-        UserError: the module does not map `(B, 3, S, S)` to `(B, d)`. `flag` is whence it came.
+        UserError: the module does not map `(B, 3, S, S)` to `(B, d)`. Messages begin with `flag`.
     """
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     was_training = encoder.training
@@ -131,7 +146,7 @@ def width_of(encoder: nn.Module, image_size: int, flag: str = "encoder") -> int:
 
 
 def build_projector(width: int, out: int = PROJECTION) -> nn.Module:
-    """SimCLR's projector `(B, width)` to `(B, out)`: one hidden layer, batch normalized."""
+    """Build SimCLR's projector, `(B, width)` to `(B, out)`: one hidden layer with batch norm."""
     return nn.Sequential(
         nn.Linear(width, width, bias=False),
         nn.BatchNorm1d(width),
@@ -141,7 +156,7 @@ def build_projector(width: int, out: int = PROJECTION) -> nn.Module:
 
 
 class ContrastiveModel(nn.Module):
-    """Encoder, which is kept, and projector, which only the loss sees."""
+    """An encoder, which is saved, and a projector, which is used only for the loss."""
 
     def __init__(self, encoder: nn.Module, projector: nn.Module) -> None:
         super().__init__()
@@ -149,13 +164,13 @@ class ContrastiveModel(nn.Module):
         self.projector = projector
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """`(B, 3, S, S)` standardized images to `(B, width)` features and their projections."""
+        """Map standardized images `(B, 3, S, S)` to features `(B, width)` and projections."""
         features = self.encoder(images)
         return features, self.projector(features)
 
 
 def describe(encoder: nn.Module, spec: EncoderSpec, width: int) -> str:
-    """One line for people."""
+    """Describe an encoder in one line."""
     count = sum(p.numel() for p in encoder.parameters())
     stem = ", small-image stem" if spec.small_stem else ""
     return f"{spec.name}, {count / 1e6:.2f} M parameters, {width} features{stem}"
@@ -181,12 +196,12 @@ def _create(spec: EncoderSpec, pretrained: bool) -> nn.Module:
 
 
 def _options(name: str, image_size: int) -> dict[str, Any]:
-    """Arguments by which a family is told the size of its input, where it must be."""
+    """Return the arguments of `timm.create_model` that set the input size, if the model has any."""
     if name == "small":
         return {}
     import timm
 
-    # Building without memory tells whether a family takes img_size (transformers, mostly).
+    # Build on the meta device to see whether the model takes img_size (mostly transformers do).
     try:
         with torch.device("meta"):
             timm.create_model(name, num_classes=0, img_size=image_size)
@@ -199,7 +214,7 @@ def _options(name: str, image_size: int) -> dict[str, Any]:
 
 def _shrink_stem(encoder: Any) -> None:
     conv = encoder.conv1
-    if isinstance(conv, nn.Sequential):  # deep stems: only their stride is too much
+    if isinstance(conv, nn.Sequential):  # a deep stem: only its stride is too large
         first: Any = conv[0]
         first.stride = (1, 1)
     else:
@@ -208,10 +223,10 @@ def _shrink_stem(encoder: Any) -> None:
 
 
 def load_weights(encoder: nn.Module, path: Path, flag: str) -> None:
-    """Weights from a file, safetensors or torch; tensors that the encoder lacks are left.
+    """Load weights from a safetensors or torch file; tensors that the encoder lacks are ignored.
 
     Raises:
-        UserError: no such file, unreadable, or it does not fit. `flag` is whence it came.
+        UserError: the file is missing, unreadable, or does not fit. Messages begin with `flag`.
     """
     state: dict[str, Any]
     try:

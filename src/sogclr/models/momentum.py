@@ -1,4 +1,4 @@
-"""MoCo's two encoders: the one that is trained, and its moving average, which makes the keys."""
+"""MoCo's two encoders: the trained one, and its moving average, which computes the keys."""
 
 import torch
 from timm.utils import ModelEmaV3
@@ -43,11 +43,11 @@ class MomentumModel(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The trained one: it is what is evaluated and kept, as in MoCo's papers."""
+        """The trained encoder, which is evaluated and saved, as in MoCo's papers."""
         return self.query.encoder
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`(B, 3, S, S)` images to `(B, width)` features, their projections, and keys `(B, d)`."""
+        """Map images `(B, 3, S, S)` to features `(B, width)`, projections and keys `(B, d)`."""
         features, queries = self.query(images)
         with torch.no_grad():
             _, keys = self.key(images)
@@ -59,7 +59,7 @@ class MomentumModel(nn.Module):
         return self
 
     def prime(self, images: Tensor) -> None:
-        """Statistics of batch norm from one batch `(B, 3, S, S)`, before the first step.
+        """Set the statistics of batch norm from one batch `(B, 3, S, S)`, before the first step.
 
         With mean 0 and variance 1, as modules are built, hardly anything is normalized: all keys
         point the same way, the queries follow them, and what has collapsed is slow to come back
@@ -69,5 +69,5 @@ class MomentumModel(nn.Module):
         self.key.set(self.query)
 
     def update(self) -> None:
-        """Move the average on; once an optimizer step, however many forward passes it took."""
+        """Update the average; call it once per optimizer step, also with several micro-batches."""
         self.key.update(self.query)

@@ -1,4 +1,4 @@
-"""A residual network that two CPU cores train in minutes."""
+"""A small residual network, which two CPU cores train in minutes."""
 
 from itertools import pairwise
 
@@ -10,9 +10,9 @@ __all__ = ["SmallEncoder"]
 class SmallEncoder(nn.Module):
     """A stem and three residual blocks of two 3 x 3 convolutions, for images of 8 to 64 px.
 
-    Each block halves the image; only the stem sees all of it, since full-size maps are what
-    costs a CPU most. Shortcuts average before they project (He et al., "Bag of Tricks for
-    Image Classification", CVPR 2019), so that no pixel is dropped.
+    Each block halves the image. Only the stem works at full size, where maps cost a CPU most.
+    Shortcuts average before they project (He et al., "Bag of Tricks for Image Classification", CVPR
+    2019), so that no pixel is dropped.
 
     Args:
         widths: channels of the stem and of the blocks; the last is the number of features.
@@ -25,7 +25,7 @@ class SmallEncoder(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """`(B, 3, S, S)` to `(B, widths[-1])`."""
+        """Encode images `(B, 3, S, S)` as features `(B, widths[-1])`."""
         return self.pool(self.blocks(self.stem(images).relu_())).flatten(1)
 
 

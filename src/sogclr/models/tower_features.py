@@ -1,4 +1,4 @@
-"""Features of towers over a whole side; those of frozen towers are kept on disk."""
+"""Features of all samples of one side; features of frozen towers are cached on disk."""
 
 import os
 import shutil
@@ -16,8 +16,7 @@ from ..common.console import say, track
 from ..common.errors import UserError
 from ..data.image_source import ImageSource
 from ..data.texts import Texts
-from ..runs.folder import Run
-from .tower_inputs import CenterImages, Inputs, Tokens
+from .tower_inputs import CenterImages, Inputs, Tokens, padding_of
 from .towers import PairSpec, weights_digest
 
 __all__ = ["cached_features", "compute_features", "plain_inputs", "stored_embeddings"]
@@ -26,18 +25,10 @@ BATCH = 64
 
 
 def plain_inputs(side: ImageSource | Texts, spec: PairSpec, tokenizer: Any) -> Inputs:
-    """A side without augmentation."""
+    """Make the inputs of one side, without augmentation."""
     if isinstance(side, Texts):
         return Tokens(side, tokenizer, padding_of(spec, tokenizer))
     return CenterImages(side, spec)
-
-
-def padding_of(spec: PairSpec, tokenizer: Any) -> int | None:
-    """The padding that may be cut off: Hugging Face towers mask it, open_clip's count on it."""
-    if "hf_model_name" not in spec.text:
-        return None
-    plain = tokenizer.tokenizer
-    return plain.pad_token_id if plain.padding_side == "right" else None
 
 
 def compute_features(
@@ -48,38 +39,44 @@ def compute_features(
     *,
     rows: np.ndarray | None = None,
     what: str | None = None,
-    told: set[str] | None = None,
+    reported: set[str] | None = None,
 ) -> np.ndarray:
-    """Features of rows, `(n, w)` float32; NaN in rows that cannot be read or are not asked for.
+    """Compute features of one side.
 
     Args:
-        encode: inputs on the device to features `(b, w)`.
-        side: the rows.
-        inputs: of them.
-        device: where `encode` computes.
-        rows: all by default.
-        what: for the progress bar; without one if None.
-        told: names of unreadable rows that are not reported, being known; grows by those that are.
+        encode: maps inputs on the device to features `(b, w)`.
+        side: the samples, n of them.
+        inputs: the inputs of the side.
+        device: device on which `encode` computes.
+        rows: `(m,)` rows to compute. Default: all.
+        what: label of the progress bar, or None for no bar.
+        reported: names of unreadable samples that are not reported again; new ones are added.
+
+    Returns:
+        `(n, w)` float32; NaN in rows that are unreadable or not requested.
+
+    Raises:
+        UserError: no sample can be read.
     """
     order = np.arange(len(side)) if rows is None else np.unique(rows)
-    if isinstance(side, Texts):  # short with short: less padding
+    if isinstance(side, Texts):  # batches of similar length need less padding
         order = order[np.argsort(side.lengths[order], kind="stable")]
     parts = np.array_split(order, max(1, -(-len(order) // BATCH)))
-    told = set() if told is None else told
+    reported = set() if reported is None else reported
     result: np.ndarray | None = None
     with torch.no_grad():
         for part in parts if what is None else track(parts, what, total=len(parts)):
             prepared = inputs.prepare(part, 0)
             for name, reason in prepared.unreadable:
-                if name not in told:
+                if name not in reported:
                     say(f"skipped {name}: {reason}")
-                told.add(name)
+                reported.add(name)
             if not prepared.readable.any():
                 continue
-            found = encode(inputs.to_model(prepared, device)).float().cpu().numpy()
+            features = encode(inputs.to_model(prepared, device)).float().cpu().numpy()  # (b, w)
             if result is None:
-                result = np.full((len(side), found.shape[1]), np.nan, dtype=np.float32)
-            result[part[prepared.readable]] = found
+                result = np.full((len(side), features.shape[1]), np.nan, dtype=np.float32)
+            result[part[prepared.readable]] = features
     if result is None:
         raise UserError("data: none of the images can be read")
     return result
@@ -93,25 +90,36 @@ def cached_features(
     tokenizer: Any,
     device: torch.device,
 ) -> np.ndarray:
-    """Features of a frozen body, from disk if they were computed before; `(n, w)`, mapped.
+    """Return the features of a frozen body: from the cache, or computed and cached.
 
-    They are found again by what they depend on: the tower's structure and weights, its
-    preprocessing, and the samples.
+    The cache identifies features by the tower's structure and weights, the preprocessing, and the
+    samples.
+
+    Args:
+        body: body of the frozen tower.
+        kind: "image" or "text".
+        side: the samples, n of them.
+        spec: description of the towers.
+        tokenizer: the tokenizer of texts.
+        device: device to compute on.
+
+    Returns:
+        `(n, w)` float32, mapped from the file if they were cached.
     """
     target = _cache_file(body, side, _preparation(kind, spec, tokenizer))
     if target.is_file():
-        say(f"  features of {len(side):,} {kind}s: kept from before ({target})")
+        say(f"  features of {len(side):,} {kind}s: read from the cache ({target})")
         return np.load(target, mmap_mode="r")
     say(f"  features of {len(side):,} {kind}s: computing once")
     body = body.to(memory_format=torch.channels_last).to(device).eval()
     inputs = plain_inputs(side, spec, tokenizer)
     features = compute_features(body, side, inputs, device, what=f"{kind} features")
-    _keep(features, target)
+    _store(features, target)
     return features
 
 
 def _preparation(kind: str, spec: PairSpec, tokenizer: Any) -> str:
-    """What decides how samples become inputs; not where a tokenizer came from, but its words."""
+    """Describe the preprocessing; a tokenizer counts by its vocabulary, not by its path."""
     if kind == "image":
         return repr((spec.image_size, spec.mean, spec.std))
     plain = getattr(tokenizer, "tokenizer", tokenizer)
@@ -123,17 +131,17 @@ def _preparation(kind: str, spec: PairSpec, tokenizer: Any) -> str:
 def _cache_file(body: nn.Module, side: ImageSource | Texts, preparation: str) -> Path:
     digest = blake2b(weights_digest(body), digest_size=12)
     digest.update(preparation.encode())
-    digest.update(_samples(side))
+    digest.update(_sample_bytes(side))
     return cache_folder() / "features" / f"{digest.hexdigest()}.npy"
 
 
-def _samples(side: ImageSource | Texts) -> bytes:
-    """Who the rows of a side are."""
+def _sample_bytes(side: ImageSource | Texts) -> bytes:
+    """Return bytes that change whenever the samples of a side do."""
     return side.ids.tobytes() + side.marks.tobytes()
 
 
-def _keep(features: np.ndarray, target: Path) -> None:
-    """Only a convenience: a full or read-only disk is no reason to stop."""
+def _store(features: np.ndarray, target: Path) -> None:
+    """Write features to a file; a full or read-only disk is reported, but is no error."""
     temporary = target.with_suffix(f".{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -144,21 +152,25 @@ def _keep(features: np.ndarray, target: Path) -> None:
         temporary.replace(target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        say(f"  features are not kept for another time ({error})")
+        say(f"  features are not cached ({error})")
 
 
 def stored_embeddings(
-    run: Run, side: ImageSource | Texts, compute: Callable[[], np.ndarray]
+    weights: Path, folder: Path, side: ImageSource | Texts, compute: Callable[[], np.ndarray]
 ) -> np.ndarray:
-    """Embeddings of a side by the run's towers, from the run's folder if they are there.
+    """Return the embeddings of a side, from a folder if the weights and samples are unchanged.
 
-    They are computed again when the towers were trained further or the samples changed.
+    Args:
+        weights: file with the weights of the towers; its contents identify the embeddings.
+        folder: where embeddings are stored.
+        side: the samples.
+        compute: computes the embeddings `(n, d)` if the folder does not have them.
     """
-    digest = blake2b((run.folder / "trained.safetensors").read_bytes(), digest_size=12)
-    digest.update(_samples(side))
-    target = run.folder / "embeddings" / f"{digest.hexdigest()}.npy"
+    digest = blake2b(weights.read_bytes(), digest_size=12)
+    digest.update(_sample_bytes(side))
+    target = folder / f"{digest.hexdigest()}.npy"
     if target.is_file():
         return np.load(target, mmap_mode="r")
     vectors = compute()
-    _keep(vectors, target)
+    _store(vectors, target)
     return vectors

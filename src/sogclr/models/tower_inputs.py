@@ -1,6 +1,6 @@
-"""What the towers are fed: tokens, views of images, or stored features of a frozen tower.
+"""Inputs of the towers: tokens, views of images, or stored features of a frozen tower.
 
-Each kind has two halves: `prepare` runs in a loader worker, `to_model` on the device.
+Each kind has two parts: `prepare` runs in a loader worker, `to_model` on the device.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,9 @@ from ..data.decode import UnreadableImageError
 from ..data.image_source import ImageSource
 from ..data.randomness import uniforms
 from ..data.texts import Texts, UnreadableTextError
-from ..data.views.pipeline import DRAWS, center_view, crop, crop_box, encoder_inputs, standardize
+from ..data.views.crops import center_view, crop
+from ..data.views.draws import DRAWS, crop_box
+from ..data.views.pipeline import encoder_inputs, standardize
 from .towers import PairSpec
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "StoredFeatures",
     "Tokenizer",
     "Tokens",
+    "padding_of",
 ]
 
 
@@ -40,10 +43,10 @@ class Prepared:
     """Some rows of one side.
 
     Attributes:
-        tensor: one entry a row that could be read.
-        draws: what the rest of the augmentation derives from, of images.
-        readable: `(b,)` bool, of the rows asked for.
-        unreadable: `(name, reason)` of the others.
+        tensor: one entry for each row that could be read.
+        draws: `(number of entries, DRAWS)` random numbers for the augmentation, or None.
+        readable: `(b,)` bool, which of the requested rows could be read.
+        unreadable: `(name, reason)` of the other rows.
     """
 
     tensor: Tensor
@@ -55,35 +58,39 @@ class Prepared:
         return replace(self, tensor=self.tensor.pin_memory())
 
     def only(self, kept: np.ndarray) -> "Prepared":
-        """Some entries, `kept` `(b,)` bool, of those that could be read."""
+        """Keep some of the entries.
+
+        Args:
+            kept: bool, one value for each entry.
+        """
         draws = None if self.draws is None else self.draws[kept]
         return replace(self, tensor=self.tensor[torch.from_numpy(kept)], draws=draws)
 
 
 class Inputs(Protocol):
-    """A side, ready to be fed."""
+    """The inputs of one side."""
 
     def prepare(self, rows: np.ndarray, epoch: int) -> Prepared:
-        """The inputs of some rows `(b,)`, in an epoch."""
+        """Prepare the inputs of rows `(b,)` for an epoch, on the host."""
 
     def to_model(self, prepared: Prepared, device: torch.device) -> Tensor:
-        """What the tower takes, on the device; waits for nothing."""
+        """Return the tower's input on the device, without waiting for it."""
 
 
 class Tokenizer:
-    """Texts to token ids, padded to the longest of the batch where the tower allows it.
+    """Turns texts into token ids; trailing padding is cut off if the tower allows it.
 
     Args:
-        tokenizer: open_clip's.
-        pad: the id of padding, where trailing padding may be cut off; else None.
+        tokenizer: a tokenizer of open_clip.
+        pad: id of padding that may be cut off, or None.
     """
 
     def __init__(self, tokenizer: Any, pad: int | None) -> None:
         self.tokenizer, self.pad = tokenizer, pad
 
     def tokens(self, texts: list[str]) -> Tensor:
-        """Of b texts, `(b, L)` int64."""
-        if not texts:  # not every tokenizer takes nothing
+        """Return the token ids of b texts, `(b, L)` int64."""
+        if not texts:  # some tokenizers refuse an empty list
             return torch.empty(0, 1, dtype=torch.int64)
         tokens = self.tokenizer(texts)  # (b, L)
         if self.pad is not None:
@@ -95,12 +102,23 @@ class Tokenizer:
         return _move(prepared.tensor, device)
 
 
+def padding_of(spec: PairSpec, tokenizer: Any) -> int | None:
+    """Return the id of padding that may be cut off, or None.
+
+    Hugging Face towers mask padding, so trailing padding may go; open_clip's own towers read it.
+    """
+    if "hf_model_name" not in spec.text:
+        return None
+    plain = tokenizer.tokenizer
+    return plain.pad_token_id if plain.padding_side == "right" else None
+
+
 class Tokens(Tokenizer):
-    """Tokens of a side of texts.
+    """Tokens of one side of texts.
 
     Args:
-        texts: the side.
-        tokenizer, pad: as of `Tokenizer`.
+        texts: the texts of the side.
+        tokenizer, pad: see `Tokenizer`.
     """
 
     def __init__(self, texts: Texts, tokenizer: Any, pad: int | None) -> None:
@@ -121,18 +139,23 @@ class Tokens(Tokenizer):
 
 
 class DrawnViews:
-    """One random view of each image, as CLIP draws it: a crop of nearly everything.
+    """One random view of each image; CLIP's usual settings crop little.
 
     Args:
-        spec: of the towers.
-        views: resolved.
+        spec: description of the towers.
+        views: resolved augmentation settings.
     """
 
     def __init__(self, spec: PairSpec, views: Augmentation) -> None:
         self.spec, self.views = spec, views
 
     def read(self, image: Callable[[int], Image.Image], draws: np.ndarray) -> Prepared:
-        """The views that b images have by these draws `(b, DRAWS)`; `image` as of `two_crops`."""
+        """Read b images and crop a random view of each.
+
+        Args:
+            image: returns image i, or raises UnreadableImageError.
+            draws: `(b, DRAWS)` random numbers.
+        """
 
         def view(i: int, image: Image.Image) -> np.ndarray:
             box = crop_box(draws[i], image.width, image.height, self.views.crop_min or 0.0)
@@ -148,12 +171,12 @@ class DrawnViews:
 
 
 class ImageViews(DrawnViews):
-    """Such views of a side of images.
+    """Random views of one side of images.
 
     Args:
-        source: the side.
-        spec, views: as of `DrawnViews`.
-        seed: of the run.
+        source: the images of the side.
+        spec, views: see `DrawnViews`.
+        seed: the run's seed.
     """
 
     def __init__(self, source: ImageSource, spec: PairSpec, views: Augmentation, seed: int) -> None:
@@ -166,17 +189,17 @@ class ImageViews(DrawnViews):
 
 
 class CenterViews:
-    """The one undistorted view of each image.
+    """The central view of each image, without randomness.
 
     Args:
-        spec: of the towers.
+        spec: description of the towers.
     """
 
     def __init__(self, spec: PairSpec) -> None:
         self.spec = spec
 
     def read(self, image: Callable[[int], Image.Image], draws: np.ndarray) -> Prepared:
-        """As of `DrawnViews`, whatever the draws."""
+        """Read b images and make their central views; only the number of draws counts."""
         size = self.spec.image_size
         return _read(
             image,
@@ -193,11 +216,11 @@ class CenterViews:
 
 
 class CenterImages(CenterViews):
-    """Such views of a side of images.
+    """Central views of one side of images.
 
     Args:
-        source: the side.
-        spec: of the towers.
+        source: the images of the side.
+        spec: description of the towers.
     """
 
     def __init__(self, source: ImageSource, spec: PairSpec) -> None:
@@ -209,12 +232,12 @@ class CenterImages(CenterViews):
 
 
 class Encoded:
-    """What a frozen body makes of inputs, each time they come: for data too long to keep it.
+    """Features of a frozen body, computed in every epoch: for streams, which are not cached.
 
     Args:
-        inputs: of the body.
-        body: where they go to the device; not part of what is trained.
-        autocast: to the precision of the run.
+        inputs: the inputs of the body.
+        body: the frozen body; it is not part of the trained model.
+        autocast: returns a context that sets the precision of the run.
     """
 
     def __init__(
@@ -229,21 +252,21 @@ class Encoded:
 
 
 class StoredFeatures:
-    """Features of a frozen tower, computed before.
+    """Stored features of a frozen tower.
 
     Args:
-        features: `(n, w)` float32, in memory or mapped; a row of NaN could not be read.
-        names: of the rows.
+        features: `(n, w)` float32, in memory or mapped; NaN in the rows of unreadable samples.
+        names: n names of the samples.
     """
 
     def __init__(self, features: np.ndarray, names: Sequence[str]) -> None:
         self.features, self.names = features, names
 
     def prepare(self, rows: np.ndarray, epoch: int) -> Prepared:
-        found = np.asarray(self.features[rows])
-        readable = ~np.isnan(found[:, 0])
+        features = np.asarray(self.features[rows])  # (b, w)
+        readable = ~np.isnan(features[:, 0])
         unreadable = [(self.names[row], "could not be read") for row in rows[~readable]]
-        return Prepared(torch.from_numpy(found[readable]), None, readable, unreadable)
+        return Prepared(torch.from_numpy(features[readable]), None, readable, unreadable)
 
     def to_model(self, prepared: Prepared, device: torch.device) -> Tensor:
         return _move(prepared.tensor, device)
@@ -268,5 +291,5 @@ def _read(
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:
-    # Elsewhere than on CUDA a copy may be read before it has arrived.
+    # Only on CUDA is it safe to read a tensor while its copy is under way.
     return tensor.to(device, non_blocking=device.type == "cuda")

@@ -1,7 +1,7 @@
-"""Towers through open_clip, each split into a body and the head that ends in the joint space.
+"""Towers of open_clip, each split into a body and a head that ends in the joint space.
 
-The split is what lets a tower be frozen: the features of its body are then computed once, and
-only the head is trained. Put together again, towers are exactly open_clip's.
+Thanks to the split a tower can be frozen: the features of its body are computed once, and only
+the head is trained. Body and head together equal open_clip's tower.
 """
 
 from dataclasses import asdict, dataclass
@@ -10,23 +10,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PairModel", "PairSpec", "Tower"]
+__all__ = [
+    "PairModel",
+    "PairSpec",
+    "Tower",
+    "regularize",
+    "weights_digest",
+]
 
 
 @dataclass(frozen=True)
 class PairSpec:
-    """All it takes to build the towers and feed them; plain data, stored with the weights.
+    """A description from which towers and their inputs can be made; stored with the weights.
 
     Attributes:
-        kinds: of the two sides, "image" or "text". Two texts share one tower.
-        width: of the joint space.
+        kinds: kinds of side a and side b, "image" or "text". Two sides of texts share one tower.
+        width: width of the joint space.
         vision: open_clip's `vision_cfg`, or None without an image side.
         text: open_clip's `text_cfg`.
-        quick_gelu: open_clip's, of some published weights.
-        image_size: side of the input, pixels.
-        mean, std: of the channels, for inputs in [0, 1].
+        quick_gelu: open_clip's setting, true for some published weights.
+        image_size: side of the image tower's input in pixels.
+        mean, std: of each channel, for inputs in [0, 1].
         custom: whether the image tower is a module of the user's own.
-        frozen: kinds of the towers whose bodies are not trained.
+        frozen: kinds of the towers whose body is not trained.
     """
 
     kinds: tuple[str, str]
@@ -45,17 +51,17 @@ class PairSpec:
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "PairSpec":
-        """From what JSON made of `as_dict`."""
+        """Make a description from the result of `as_dict`, read back from JSON."""
         lists = ("kinds", "mean", "std", "frozen")
         return cls(**{**stored, **{name: tuple(stored[name]) for name in lists}})
 
 
 class Tower(nn.Module):
-    """An open_clip tower, its head taken out.
+    """An open_clip tower, split into body and head.
 
     Args:
         body: open_clip's tower (`TimmModel`, `HFTextEncoder`, `VisionTransformer`,
-            `TextTransformer`, ...); its projection is moved into `head`.
+            `TextTransformer`, ...); its projection moves into `head`.
     """
 
     def __init__(self, body: nn.Module) -> None:
@@ -68,25 +74,25 @@ class Tower(nn.Module):
             taken = getattr(body, self._projection)
             bare = isinstance(taken, nn.Parameter)
             self.head = _Matrix(taken) if bare else taken
-            # None is what stands for no projection wherever it is one that may be bare.
+            # open_clip's classes with a bare projection use None for no projection.
             left = None if bare or self._projection == "text_projection" else nn.Identity()
             setattr(body, self._projection, left)
         self.body = body
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs of the tower to features `(B, w)` of the body and their projection `(B, d)`."""
+        """Map inputs to the body's features `(B, w)` and their projections `(B, d)`."""
         features = self.body(inputs)
         return features, self.head(features)
 
     def open_clip_state(self) -> dict[str, Tensor]:
-        """The weights under open_clip's names."""
+        """Return the weights under open_clip's names."""
         state: dict[str, Tensor] = dict(self.body.state_dict())
         for name, value in self.head.state_dict().items():
             state[self._projection if name == "matrix" else f"{self._projection}.{name}"] = value
         return state
 
     def load_open_clip_state(self, state: dict[str, Tensor]) -> None:
-        """Weights under open_clip's names."""
+        """Load weights that have open_clip's names."""
         prefix = self._projection + "."
         if self._projection in state:
             head = {"matrix": state[self._projection]}
@@ -100,12 +106,12 @@ class Tower(nn.Module):
 
 
 class PairModel(nn.Module):
-    """Two towers, or one for both sides where both are text.
+    """Two towers, or one for both sides if both are texts.
 
     Args:
-        towers: by kind, "image" and "text".
-        kinds: of side a and side b.
-        frozen: kinds whose body is not trained; they are fed features of it.
+        towers: the towers by kind, "image" and "text".
+        kinds: kinds of side a and side b.
+        frozen: kinds whose body is not trained. Inputs of these sides are features of the body.
     """
 
     def __init__(
@@ -119,17 +125,17 @@ class PairModel(nn.Module):
         self.trained = nn.ModuleDict(trained)
 
     def forward(self, a: Tensor, b: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Features `(B, w)` and projections `(B, d)` of both sides.
+        """Return features `(B, w)` and projections `(B, d)` of both sides.
 
         Args:
-            a: inputs of side a: images `(B, 3, S, S)`, tokens `(B, L)`, or, of a frozen tower,
-                features `(B, w)`.
-            b: inputs of side b.
+            a: inputs of side a: images `(B, 3, S, S)`, tokens `(B, L)`, or features `(B, w)` of a
+                frozen body.
+            b: inputs of side b, likewise.
         """
         return [self.side(kind, x) for kind, x in zip(self.kinds, (a, b), strict=True)]
 
     def side(self, kind: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Features `(B, w)` and projections `(B, d)` of inputs of one kind."""
+        """Return features `(B, w)` and projections `(B, d)` of inputs of one kind."""
         module = self.trained[kind]
         return (inputs, module(inputs)) if kind in self.frozen else module(inputs)
 
@@ -151,7 +157,7 @@ def _has(body: nn.Module, name: str) -> bool:
 
 
 def regularize(head: nn.Module, dropout: float) -> None:
-    """Dropout after each activation of a head; it has no weights, so the head stays open_clip's."""
+    """Add dropout after each activation of a head; the names of its weights stay the same."""
     for name, child in head.named_children():
         if isinstance(child, nn.Dropout):
             child.p = 0.0
@@ -162,7 +168,7 @@ def regularize(head: nn.Module, dropout: float) -> None:
 
 
 def weights_digest(module: nn.Module) -> bytes:
-    """A hash of what a module computes: its structure and weights."""
+    """Hash the structure and the weights of a module."""
     from hashlib import blake2b
 
     digest = blake2b(repr(module).encode(), digest_size=16)

@@ -1,0 +1,1 @@
+"""What a run will do: its settings, and a plan in which nothing is left open."""

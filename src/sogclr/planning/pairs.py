@@ -1,80 +1,45 @@
-"""What a run on pairs will do: what was not said is derived here, each value with its reason."""
+"""The plan of a run on pairs: what was left open is derived here, each value with its reason."""
 
 import math
 from dataclasses import dataclass, replace
 
-from ..common.errors import UserError
-from ..common.options import (
-    Augmentation,
-    ConcretePrecision,
-    Damaged,
-    Optimizer,
-    PairMethod,
-    Precision,
-    Tau,
-)
+from ..common.errors import require
+from ..common.options import Augmentation, ConcretePrecision
 from ..data.hashed_rows import collision_rate
 from ..data.pair_source import PairSource
 from ..data.tar.stream_pairs import PairStream
-from .images import (
-    Reasons,
-    check_request,
-    loader_workers,
-    resolve_precision,
-    share_among_processes,
-    usual_batch_size,
-)
+from ..distributed.launch import loader_workers, resolve_precision
+from .derive import Reasons, check_count, share_batch, usual_batch_size
 from .recipe import Recipe, recipe
+from .settings_pairs import PairSettings
 
-__all__ = ["CLIP_VIEWS", "PairPlan", "PairRequest", "plan_pairs"]
+__all__ = ["CLIP_VIEWS", "PairPlan", "plan_pairs"]
 
-# As CLIP: a crop of nearly everything; what a caption says may hang on colour and on sides.
+# As CLIP: a crop of nearly the whole image. A caption may name a color or a side, so both stay.
 CLIP_VIEWS = Augmentation(crop_min=0.9, flip=0.0, color=0.0, gray=0.0, blur=0.0)
 
-# Shares of the usual learning rate, which is AdamW's 2e-3 at batch 64. Fine-tuning wants 1e-5 to
-# 5e-5; heads on frozen towers did best with 2.5e-4 on Flickr8k, 20 epochs.
+# Shares of the usual learning rate, which is AdamW's 2e-3 at batch size 64. Fine-tuning needs 1e-5
+# to 5e-5; heads on frozen towers did best with 2.5e-4 on Flickr8k, 20 epochs.
 FINE_TUNING = 0.01
 HEADS_ALONE = 0.125
 
-# What is told from each other in all where towers are frozen: batches of 16 and 64 gained by it on
-# Flickr8k, one of 128 did not; rows of 64 steps ago did harm.
-ROWS = 256
-
-
-@dataclass(frozen=True)
-class PairRequest:
-    """What was asked for: the settings of `sogclr.align` that decide the result, towers apart."""
-
-    method: PairMethod
-    columns: str | None
-    batch_size: int | None
-    epochs: int
-    image_size: int | None
-    temperature: float | None
-    temperature_mode: Tau
-    rho: float | None
-    gamma_min: float
-    gamma_decay_visits: int | None
-    dropout: float | None
-    accumulate: int
-    optimizer: Optimizer
-    learning_rate: float | None
-    weight_decay: float | None
-    precision: Precision
-    views: Augmentation
-    seed: int
-    effective_negatives: float | None = None
-    memory_size: int | None = None
-    on_damaged: Damaged = "skip"
-    table_rows: int | None = None
-    epoch_samples: int | None = None
+# Number of pairs in the batch and its memory together, if all towers are frozen. On Flickr8k it
+# improved batches of 16 and 64, not one of 128; features from 64 steps earlier did harm.
+CONTRASTED = 256
 
 
 @dataclass(frozen=True)
 class PairPlan:
-    """A request with nothing left open, and why each derived value is what it is."""
+    """Settings with nothing left open, and why each derived value is what it is.
 
-    request: PairRequest
+    Attributes:
+        request: The settings as they were given.
+        rho: None unless the temperature is learned with a weight.
+        memory_size: None unless the method is sogclr.
+        reasons: `(setting, value, reason)`, for people.
+    """
+
+    request: PairSettings
     batch_size: int
     temperature: float
     rho: float | None
@@ -86,8 +51,8 @@ class PairPlan:
     recipe: Recipe
     reasons: list[tuple[str, str, str]]
 
-    def resolved(self) -> PairRequest:
-        """The request with nothing left open: what a resumed run goes by."""
+    def resolved(self) -> PairSettings:
+        """Fill the derived values into the settings, as a resumed run takes them."""
         return replace(
             self.request,
             batch_size=self.batch_size,
@@ -104,7 +69,7 @@ class PairPlan:
 
 
 def plan_pairs(
-    request: PairRequest,
+    request: PairSettings,
     source: PairSource | PairStream,
     *,
     frozen: tuple[str, ...],
@@ -112,34 +77,34 @@ def plan_pairs(
     device: str,
     workers: int | None,
 ) -> PairPlan:
-    """Derive what was left open and refuse what cannot work.
+    """Derive what was left open and refuse what cannot work with this data.
 
     Args:
-        request: what was asked for.
-        source: the pairs.
-        frozen: kinds of the towers that are not trained.
-        pretrained: whether towers that are trained come with trained weights.
+        request: The settings as they were given.
+        source: The pairs.
+        frozen: Kinds of the towers that are not trained: "image", "text".
+        pretrained: Whether towers that are trained start from trained weights.
         device: "cpu", "cuda" or "mps".
-        workers: loader processes, or None.
+        workers: Number of loader processes, or None.
 
     Raises:
-        UserError: a setting out of range, or too few pairs.
+        UserError: Too few pairs for the settings.
     """
     n = source.sizes[0]
-    check_request(request, n, workers, what="pair")
-    _check(request, max(source.sizes))
+    check_count(request, n, "pair")
+    _check_rho(request.rho, max(source.sizes))
     reasons = Reasons()
     derive = reasons.derive
 
     batch_size = request.batch_size or usual_batch_size(n)
     derive("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
-    share_among_processes(batch_size, request.table_rows or max(source.sizes), reasons)
+    share_batch(batch_size, request.table_rows or max(source.sizes), reasons)
     batch = batch_size * request.accumulate
     if request.accumulate > 1:
         reasons.note("accumulate", request.accumulate, f"{batch} samples a step")
 
     if isinstance(source, PairStream) and request.table_rows is not None:
-        _note_shares(source, request.table_rows, reasons)
+        _note_collisions(source, request.table_rows, reasons)
 
     usual = {"siglip": 0.1, "clip": 0.05}.get(request.method, 0.05)
     temperature = request.temperature or usual
@@ -153,26 +118,26 @@ def plan_pairs(
     memory_size = request.memory_size
     if request.method == "sogclr":
         if memory_size is None:
-            memory_size = max(0, min(ROWS, n) - batch_size) if all_frozen else 0
+            memory_size = max(0, min(CONTRASTED, n) - batch_size) if all_frozen else 0
         derive(
             "memory size",
             request.memory_size,
             memory_size,
-            f"with the batch, {ROWS} rows are told from each other"
+            f"{CONTRASTED} pairs with the batch, since both towers are frozen"
             if all_frozen
-            else "only frozen towers keep earlier rows comparable",
+            else "features of earlier batches come from older weights",
         )
     dropout = request.dropout if request.dropout is not None else 0.3 if all_frozen else 0.0
-    derive("dropout", request.dropout, dropout, "in heads, where they alone are trained")
+    derive("dropout", request.dropout, dropout, "in the heads, if only they are trained")
 
     views = request.views.over(CLIP_VIEWS)
     if source.kinds[0] == "image" and "image" not in frozen:
-        shown = ", ".join(f"{k} {v:g}" for k, v in vars(views).items())
-        derive("views", None, shown, "CLIP's: nearly the whole image")
+        values = ", ".join(f"{k} {v:g}" for k, v in vars(views).items())
+        derive("views", None, values, "CLIP's: nearly the whole image")
 
     name = "adamw" if request.optimizer == "auto" else request.optimizer
     derive("optimizer", request.optimizer, name, "the most forgiving")
-    share, what = (
+    share, base = (
         (HEADS_ALONE, "base for heads alone")
         if all_frozen
         else (FINE_TUNING, "fine-tuning's base")
@@ -184,22 +149,22 @@ def plan_pairs(
         "learning rate",
         request.learning_rate,
         chosen.learning_rate,
-        f"{what} times the square root of the batch, {batch}",
+        f"{base} times the square root of the batch, {batch}",
     )
     derive("weight decay", request.weight_decay, chosen.weight_decay, f"usual for {name}")
 
-    # Of a stream, features are not in memory: what computes them is all that takes time.
+    # A stream's features are not stored: its frozen towers take nearly all of the time.
     stored = all_frozen and isinstance(source, PairSource)
     heads_only = stored and request.precision == "auto"
     precision = resolve_precision("32-true" if heads_only else request.precision, device)
-    safe = f"fastest that is safe on {device}"
-    derive("precision", request.precision, precision, "for heads alone" if heads_only else safe)
+    fastest = f"fastest that is safe on {device}"
+    derive("precision", request.precision, precision, "for heads alone" if heads_only else fastest)
     if workers is None and stored:
-        processes, why = 0, "features are in memory"
+        loaders, reason = 0, "features are in memory"
     else:
-        processes = loader_workers(source.local, device, workers)
-        why = "what this data and device want"
-    derive("loader workers", workers, processes, why)
+        loaders = loader_workers(source.local, device, workers)
+        reason = "what this data and device need"
+    derive("loader workers", workers, loaders, reason)
     return PairPlan(
         request=request,
         batch_size=batch_size,
@@ -208,43 +173,27 @@ def plan_pairs(
         memory_size=memory_size,
         dropout=dropout,
         precision=precision,
-        workers=processes,
+        workers=loaders,
         views=views,
         recipe=chosen,
         reasons=reasons.lines,
     )
 
 
-def _note_shares(source: PairStream, table_rows: int, reasons: Reasons) -> None:
-    """How many samples of either side have their row in common with others."""
+def _note_collisions(source: PairStream, table_rows: int, reasons: Reasons) -> None:
+    """Add which share of the samples of each side has a row in common with others."""
     sides = zip(("images", "captions"), source.sizes, strict=True)
-    shares = [f"{collision_rate(n, table_rows):.1%} of {n:,} {what}" for what, n in sides]
-    shown = f"{' and '.join(shares)} share one"
-    reasons.note("table rows", f"{table_rows:,}", f"of either side; {shown}")
+    shares = [f"{collision_rate(n, table_rows):.1%} of {n:,} {kind}" for kind, n in sides]
+    remark = f"for each side; {' and '.join(shares)} share one"
+    reasons.note("table rows", f"{table_rows:,}", remark)
 
 
-def _check(request: PairRequest, n: int) -> None:
-    if request.rho is not None and request.rho <= 0:
-        raise UserError(
-            f"rho: must be above 0, got {request.rho:g}: a temperature learned on the bare "
-            "objective grows for ever, since its derivative is never positive"
+def _check_rho(rho: float | None, n: int) -> None:
+    """Refuse a rho that the temperature can only approach by falling for ever."""
+    if rho is not None:
+        require(
+            rho < math.log(n),
+            "rho",
+            f"{rho:g} is out of reach: a softmax over {n:,} samples is at most "
+            f"{math.log(n):.1f} nats from uniform, so tau would fall for ever; give less",
         )
-    if request.rho is not None and request.temperature_mode == "constant":
-        raise UserError(
-            "rho: goes with --temperature-mode learned or --temperature-mode individual"
-        )
-    if request.rho is not None and request.rho >= math.log(n):
-        raise UserError(
-            f"rho: {request.rho:g} is out of reach: a softmax over {n:,} samples is at most "
-            f"{math.log(n):.1f} nats from uniform, so tau would fall for ever; give less"
-        )
-    if request.temperature_mode == "individual" and request.method != "sogclr":
-        raise UserError(
-            "temperature-mode: individual temperatures are kept per sample, with --method sogclr"
-        )
-    if request.temperature_mode != "constant" and request.method == "siglip":
-        raise UserError(
-            "temperature-mode: siglip always learns its temperature; leave out --temperature-mode"
-        )
-    if request.dropout is not None and not 0 <= request.dropout < 1:
-        raise UserError(f"dropout: must be at least 0 and below 1, got {request.dropout:g}")

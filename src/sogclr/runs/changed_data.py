@@ -1,4 +1,4 @@
-"""Which data a run was trained on, and what happens to its state when the data has changed."""
+"""Recognize the data that a run was trained on, and carry its state over to changed data."""
 
 from typing import Any, TypeAlias
 
@@ -10,12 +10,17 @@ from ..common.errors import UserError
 
 __all__ = ["Fingerprint", "carry_over", "fingerprint"]
 
-# Who the samples of one side are: `ids` and `marks`, `(n,)` int64 each.
+# Identifies the samples of one side: `ids` and `marks`, `(n,)` int64 each.
 Fingerprint: TypeAlias = dict[str, Tensor]
 
 
 def fingerprint(ids: np.ndarray, marks: np.ndarray) -> Fingerprint:
-    """Of samples with these ids `(n,)` uint64, and marks `(n,)` int64 that change with them."""
+    """Build the fingerprint of samples.
+
+    Args:
+        ids: `(n,)` uint64, the sample ids.
+        marks: `(n,)` int64, which change when the content of a sample changes.
+    """
     return {"ids": torch.from_numpy(ids.view(np.int64)), "marks": torch.from_numpy(marks)}
 
 
@@ -26,30 +31,30 @@ def carry_over(
     data: dict[str, Fingerprint],
     run: Any,
 ) -> tuple[dict[str, Tensor], str | None]:
-    """Per-sample state, rearranged for the data as it is now.
+    """Rearrange the state of samples for the present data.
 
-    Samples are recognized by their ids. Known ones keep their row, new ones start fresh, rows of
-    samples that are gone are dropped. A queue keeps its keys and learns the new rows of those
-    they are of; keys of samples that are gone are nobody's until they are overwritten.
+    Sample ids tell which samples are known. A known sample keeps its state, in its new row. A new
+    sample starts without a visit, and the state of a missing sample is dropped. A queue keeps its
+    keys, with the new rows of their samples; keys of missing samples get row -1.
 
     Args:
-        stored: the loss's state_dict; tensors kept per sample have one row each and a spare one,
-            those of a module `queue` are none, and its `ids` are rows.
-        fresh: the same of a loss made for the data now, without a visit.
-        trained_on: who the samples were, by the ending of the modules that keep state of them
-            (`""` if all do; `"_a"` and `"_b"` for the sides of pairs).
-        data: who they are now.
-        run: the run, or its folder, for messages.
+        stored: the state_dict of the loss. A tensor of samples has one entry for each sample and
+            a spare one; in a module named `queue`, only `ids` refers to samples, by their rows.
+        fresh: the state_dict of a loss for the present data, without a visit.
+        trained_on: the fingerprints of the data before, by the ending of the modules that hold
+            its state: `""` for all modules, `"_a"` and `"_b"` for the sides of pairs.
+        data: the fingerprints of the present data.
+        run: the run or its folder, for messages.
 
     Returns:
-        The state, and what happened in one line (None if nothing changed).
+        The state, and one line on what has changed (None if nothing has).
 
     Raises:
-        UserError: most samples are not the ones trained on: this is another data set.
+        UserError: most samples are unknown, so this is another data set.
     """
     if all(_equal(trained_on[side], now) for side, now in data.items()):
         return stored, None
-    state, told = dict(stored), []
+    state, changes = dict(stored), []
     for side, now in data.items():
         rows, before = _match(trained_on[side], now)
         old_size, size = len(trained_on[side]["ids"]), len(now["ids"])
@@ -68,11 +73,11 @@ def carry_over(
             elif len(value.shape) and len(value) == old_size + 1:
                 state[key] = fresh[key].clone()
                 state[key][torch.from_numpy(rows)] = value[torch.from_numpy(before)]
-        told.append(
+        changes.append(
             f"{len(rows):,} samples are known and keep their state, "
             f"{size - len(rows):,} are new, {old_size - len(rows):,} are gone"
         )
-    return state, "the data has changed: " + "; on the other side ".join(told)
+    return state, "the data has changed: " + "; on the other side ".join(changes)
 
 
 def _equal(one: Fingerprint, other: Fingerprint) -> bool:
@@ -80,15 +85,15 @@ def _equal(one: Fingerprint, other: Fingerprint) -> bool:
 
 
 def _match(trained_on: Fingerprint, now: Fingerprint) -> tuple[np.ndarray, np.ndarray]:
-    """Rows now, and their rows before, of samples that are unchanged."""
+    """Find the samples that are unchanged: their present rows, and their rows before."""
     _, rows, before = np.intersect1d(
         now["ids"].numpy(), trained_on["ids"].numpy(), return_indices=True
     )
-    same = now["marks"].numpy()[rows] == trained_on["marks"].numpy()[before]
-    return rows[same], before[same]
+    unchanged = now["marks"].numpy()[rows] == trained_on["marks"].numpy()[before]
+    return rows[unchanged], before[unchanged]
 
 
 def _renamed(ids: Tensor, rows: np.ndarray, before: np.ndarray) -> Tensor:
-    """Rows before to rows now, -1 where there is none."""
-    now = dict(zip(before.tolist(), rows.tolist(), strict=True))
-    return torch.tensor([now.get(row, -1) for row in ids.tolist()])
+    """Map rows before to present rows, and rows of missing samples to -1."""
+    row_now = dict(zip(before.tolist(), rows.tolist(), strict=True))
+    return torch.tensor([row_now.get(row, -1) for row in ids.tolist()])

@@ -2,29 +2,29 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from ..common.errors import UserError
-from ..data.decode import to_rgb
-from ..data.views.pipeline import center_view, standardize
 from ..models.encoders import EncoderSpec, rebuild_encoder
+from ..models.image_encoder import ImageEncoder
+from ..models.pair_encoder import PairEncoder
 from .folder import Run, is_pair_run
 from .towers import load_pairs
 
-__all__ = ["Preprocess", "load", "load_encoder"]
+__all__ = ["load", "load_encoder"]
 
 
-def load(run: str | Path, encoder: nn.Module | None = None, *, initial: bool = False) -> Any:
+def load(
+    run: str | Path, encoder: nn.Module | None = None, *, initial: bool = False
+) -> ImageEncoder | PairEncoder:
     """Load the trained model of a run: an `nn.Module` in eval mode, on the CPU.
 
     A run of `align` gives a `PairEncoder`: `encode_image`, `encode_text`, `to_open_clip`.
-    A run of `pretrain` gives a module that maps `(B, 3, S, S)` float32 to `(B, width)`. Its
-    `preprocess` turns a Pillow image into such an input: `model(model.preprocess(image)[None])`.
+    A run of `pretrain` gives an `ImageEncoder`: `encode_image`, `preprocess`, and `encoder`, the
+    trained module itself.
 
     Args:
         run: the run's folder.
@@ -38,9 +38,7 @@ def load(run: str | Path, encoder: nn.Module | None = None, *, initial: bool = F
     if is_pair_run(run):
         return load_pairs(run, encoder)
     model, spec = load_encoder(run, encoder, initial=initial)
-    # torch types the attributes of a module as tensors or modules.
-    model.preprocess = Preprocess(spec)  # type: ignore[assignment]
-    return model
+    return ImageEncoder(model, spec)
 
 
 def load_encoder(
@@ -70,17 +68,3 @@ def load_encoder(
         lines = str(error).split("\n\t")
         raise UserError(f"encoder: does not fit {weights}: {lines[-1].strip()}") from error
     return encoder.eval(), spec
-
-
-class Preprocess:
-    """Turns a Pillow image into the encoder's input, `(3, S, S)` float32, as in evaluation."""
-
-    def __init__(self, spec: EncoderSpec) -> None:
-        self.spec = spec
-
-    def __call__(self, image: Any) -> Tensor:
-        view = torch.from_numpy(center_view(to_rgb(image), self.spec.image_size))
-        return standardize(view[None].float() / 255, self.spec.mean, self.spec.std)[0]
-
-    def __repr__(self) -> str:
-        return f"Preprocess({self.spec.image_size} px, mean={self.spec.mean}, std={self.spec.std})"

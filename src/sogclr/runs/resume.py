@@ -1,100 +1,63 @@
-"""What starting, resuming and ending a run have in common, whatever it learns."""
+"""Starting a run anew or going on with one: which settings it takes."""
 
-import inspect
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch import nn
-
-from ..commands import api
-from ..common.console import say
 from ..common.environment import restarts
-from ..common.errors import UserError
-from ..common.options import Augmentation
-from ..distributed.launch import finish
-from ..training.loop import Trainer
-from .folder import Run
+from ..common.errors import UserError, flag
+from ..planning.settings import TrainSettings
 
-__all__ = ["Result", "checkpoint_bytes", "claim", "conduct", "request_of", "usual_settings"]
+if TYPE_CHECKING:
+    from .folder import Run
 
-R = TypeVar("R")
+__all__ = ["claim", "request_of", "require_new"]
 
-
-@dataclass(frozen=True)
-class Result:
-    """What came of a run.
-
-    Attributes:
-        folder: the run.
-        complete: False if it was stopped on request and can be resumed.
-        metrics: the last row of metrics.jsonl.
-    """
-
-    folder: Path
-    complete: bool
-    metrics: dict[str, Any]
+S = TypeVar("S", bound=TrainSettings)
 
 
-def claim(run: Run, asked: R, verb: str, resume: bool) -> R:
-    """The request to go by: what is asked, or what the run that is resumed was started with.
-
-    The latter has nothing left open (a folder that grew or another device would derive other
-    values), and what is asked now must not contradict it.
+def require_new(folder: str | Path) -> None:
+    """Refuse a folder that holds a run, unless torchrun has restarted this process.
 
     Raises:
-        UserError: a run is there and is not to be resumed; or it is to be, and is not a run of
-            this verb, or something else is asked.
+        UserError: The folder holds a run.
+    """
+    if (Path(folder) / "settings.json").is_file() and not restarts():
+        raise UserError(f"--out: {folder} holds a run already; add --resume or name another --out")
+
+
+def claim(run: "Run", given: S, command: str, resume: bool) -> S:
+    """Choose the settings of a run: those given, or those that the resumed run was started with.
+
+    The latter have nothing left open, because a folder that grew or another device would derive
+    other values. Settings that are given must not contradict them.
+
+    Args:
+        run: The run to start or to resume.
+        given: The settings that were given now.
+        command: "pretrain" or "align".
+        resume: Whether to resume the run.
+
+    Raises:
+        UserError: The run exists and is not to be resumed; or it is to be resumed, but was started
+            with another command or other settings.
     """
     if not resume:
-        if run.exists() and not restarts():
+        require_new(run.folder)
+        return given
+    stored = run.read_settings()
+    if stored.get("kind", "images") != ("images" if command == "pretrain" else "pairs"):
+        raise UserError(f"--resume: {run.folder} was not started with sogclr {command}")
+    before = request_of(stored, type(given))
+    old, defaults = before.as_dict(), type(given)().as_dict()
+    for name, value in given.as_dict().items():
+        if value not in (old[name], defaults[name]):
             raise UserError(
-                f"out: {run.folder} holds a run already; add --resume or name another --out"
-            )
-        return asked
-    settings = run.read_settings()
-    if settings.get("kind", "images") != ("images" if verb == "pretrain" else "pairs"):
-        raise UserError(f"run: {run.folder} was not started with sogclr {verb}")
-    before = request_of(settings, type(asked))
-    usual = usual_settings(verb)
-    for name, value in vars(asked).items():
-        was = getattr(before, name)
-        if value not in (was, usual[name]):
-            raise UserError(
-                f"{name.replace('_', '-')}: {run.folder} was started with {was}, not {value}; "
+                f"{flag(name)}: {run.folder} was started with {old[name]}, not {value}; "
                 "leave it out to go on, or name another --out"
             )
     return before
 
 
-def usual_settings(verb: str) -> dict[str, Any]:
-    """What a verb takes for each of its arguments that is not given."""
-    parameters = inspect.signature(getattr(api, verb)).parameters
-    return {name: parameter.default for name, parameter in parameters.items()}
-
-
-def request_of(settings: dict[str, Any], kind: type[R]) -> R:
-    """The request of a run, with nothing left open, out of its settings."""
-    stored = settings["resolved"]
-    return kind(**{**stored, "views": Augmentation(**stored["views"])})
-
-
-def conduct(trainer: Trainer, hint: str) -> Result:
-    """Train to the end, or until asked to stop; `hint` says what one can do then."""
-    if trainer.step:
-        say(f"going on from step {trainer.step:,} of {trainer.batches.total_steps:,}")
-    complete = trainer.train()
-    finish(trainer.fabric)
-    folder = trainer.run.folder
-    if complete:
-        say(f"done: {folder} ({hint})")
-    else:
-        say(f"stopped at step {trainer.step:,}; go on with --resume")
-    return Result(folder, complete, trainer.monitor.rows[-1] if trainer.monitor.rows else {})
-
-
-def checkpoint_bytes(model: nn.Module, samples: int, kept: int = 0) -> int:
-    """What a run needs on disk: old and new checkpoint side by side, two optimizer moments, two
-    models, the table, and `kept` further bytes in a checkpoint."""
-    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    return 2 * (3 * weights + 24 * samples + kept) + 2 * weights + 10_000_000
+def request_of(settings: dict[str, Any], kind: type[S]) -> S:
+    """Read the settings of a run, with nothing left open, out of its settings.json."""
+    return kind.from_dict(settings["resolved"])

@@ -1,115 +1,33 @@
-"""What a run on pairs leaves of its towers, and how they are had again.
+"""Read and write the towers of a run of `sogclr.align`.
 
-towers.json           how to build the towers and what they expect as input
+towers.json           how to build the towers, and which input they expect
 trained.safetensors   the weights that training changes, and the temperature
 frozen.safetensors    the bodies of frozen towers, written once
-text/                 configuration and tokenizer of a text tower, where they are Hugging Face's
+text/                 configuration and tokenizer of a Hugging Face text tower
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from ..common.errors import UserError
-from ..data.views.pipeline import center_view, standardize
-from ..models.build_towers import at_home, rebuild_towers, tokenizer_of
-from ..models.tower_features import padding_of
+from ..models.build_towers import rebuild_towers, tokenizer_of, use_folder
+from ..models.pair_encoder import PairEncoder
 from ..models.towers import PairModel, PairSpec, Tower
 from .folder import Run, atomically, is_pair_run, pretty
 
-__all__ = ["PairEncoder", "load_pairs", "pair_files", "write_start", "write_trained"]
+__all__ = ["load_pairs", "pair_files", "write_start", "write_trained"]
 
 LOG_TEMPERATURE, BIAS = "log_temperature", "bias"
 
 
-class PairEncoder(nn.Module):
-    """Trained towers, in eval mode.
-
-    Args:
-        spec: of the towers.
-        towers: by kind.
-        tokenizer: of texts.
-        log_temperature: of the loss they were trained with, its mean where it is one a sample.
-        bias: of SigLIP's loss, or None.
-    """
-
-    def __init__(
-        self,
-        spec: PairSpec,
-        towers: dict[str, Tower],
-        tokenizer: Any,
-        log_temperature: float,
-        bias: float | None = None,
-    ) -> None:
-        super().__init__()
-        self.spec, self.tokenizer = spec, tokenizer
-        self.log_temperature, self.bias = log_temperature, bias
-        self.towers = nn.ModuleDict(towers)
-        self._padding = padding_of(spec, tokenizer)
-        self.eval()
-
-    @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts to unit vectors `(n, d)`."""
-        tokens = self.tokenizer(list(texts))
-        if self._padding is not None:
-            tokens = tokens[:, : int((tokens != self._padding).sum(dim=1).max())]
-        return self._encode("text", tokens)
-
-    @torch.no_grad()
-    def encode_image(self, images: Tensor | Sequence[Image.Image]) -> Tensor:
-        """Pillow images, or `(n, 3, S, S)` as `preprocess` makes them, to unit vectors `(n, d)`."""
-        if not isinstance(images, Tensor):
-            images = torch.stack([self.preprocess(image) for image in images])
-        return self._encode("image", images)
-
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """A Pillow image to the input of the image tower, `(3, S, S)` float32."""
-        view = center_view(image.convert("RGB"), self.spec.image_size, share=1.0, sharp=True)
-        pixels = torch.from_numpy(view)[None].float() / 255
-        return standardize(pixels, self.spec.mean, self.spec.std)[0]
-
-    def _encode(self, kind: str, inputs: Tensor) -> Tensor:
-        if kind not in self.towers:
-            raise UserError(f"this run was trained on {' and '.join(self.spec.kinds)}: no {kind}s")
-        device = next(self.towers.parameters()).device
-        return normalize(self.towers[kind](inputs.to(device))[1].float(), dim=-1)
-
-    def to_open_clip(self) -> nn.Module:
-        """The towers as an open_clip model (`CustomTextCLIP`), with the same weights.
-
-        Raises:
-            UserError: two texts, or an image tower of one's own: open_clip has no such model.
-        """
-        from open_clip import CustomTextCLIP
-
-        spec = self.spec
-        if spec.vision is None or spec.custom:
-            what = "an image tower of your own" if spec.custom else "no image tower"
-            raise UserError(f"open_clip: the run has {what}, which open_clip cannot build")
-        text = {**spec.text, "hf_model_pretrained": False}
-        vision = {**spec.vision, "timm_model_pretrained": False}
-        model = CustomTextCLIP(
-            spec.width, vision, text, quick_gelu=spec.quick_gelu, init_logit_bias=self.bias
-        )
-        for kind, name in (("image", "visual"), ("text", "text")):
-            tower: Any = self.towers[kind]
-            getattr(model, name).load_state_dict(tower.open_clip_state())
-        with torch.no_grad():
-            model.logit_scale.fill_(-self.log_temperature)
-        return model.eval()
-
-
 def pair_files(run: Run) -> dict[str, Path]:
-    """Where the files of the module's list are."""
+    """Return the paths of the files listed above, by name."""
     folder = run.folder
     return {
         "spec": folder / "towers.json",
@@ -120,13 +38,20 @@ def pair_files(run: Run) -> dict[str, Path]:
 
 
 def write_start(run: Run, spec: PairSpec, towers: dict[str, Tower], tokenizer: Any) -> None:
-    """What does not change while training."""
+    """Write what training does not change.
+
+    Args:
+        run: the run's folder.
+        spec: the description of the towers.
+        towers: the towers by kind.
+        tokenizer: the tokenizer of the text tower.
+    """
     files = pair_files(run)
     atomically(files["spec"], lambda path: path.write_text(pretty(spec.as_dict())))
     frozen = {
         f"{kind}.{name}": value
         for kind in spec.frozen
-        for name, value in _plain(towers[kind].body.state_dict()).items()
+        for name, value in _on_cpu(towers[kind].body.state_dict()).items()
     }
     if frozen:
         atomically(files["frozen"], lambda path: save_file(frozen, path))
@@ -140,8 +65,15 @@ def write_start(run: Run, spec: PairSpec, towers: dict[str, Tower], tokenizer: A
 def write_trained(
     run: Run, weights: dict[str, Tensor], temperature: float, bias: float | None
 ) -> None:
-    """What training changes; `weights` is the state of a `PairModel`."""
-    state = _plain(weights)
+    """Write what training changes.
+
+    Args:
+        run: the run's folder.
+        weights: the full state_dict of a `PairModel`.
+        temperature: tau of the loss; the mean of individual ones.
+        bias: the bias of SigLIP's loss, or None.
+    """
+    state = _on_cpu(weights)
     state[LOG_TEMPERATURE] = torch.tensor(temperature).log()
     if bias is not None:
         state[BIAS] = torch.tensor(bias)
@@ -149,14 +81,15 @@ def write_trained(
 
 
 def load_pairs(run: str | Path, module: nn.Module | None = None) -> PairEncoder:
-    """The towers of a run.
+    """Load the trained towers of a run.
 
     Args:
-        run: its folder.
-        module: an image tower of the architecture trained, where it was the user's own.
+        run: the run's folder.
+        module: the user's own image tower, of the trained architecture; None if the run has none.
 
     Raises:
-        UserError: not a run, nothing saved in it yet, or a tower that does not fit.
+        UserError: the folder is not a run of pairs, has saved no towers yet, or a tower does not
+            fit.
     """
     if not is_pair_run(run):
         raise UserError(f"run: {run} was trained on images alone; give one of sogclr align")
@@ -179,7 +112,7 @@ def load_pairs(run: str | Path, module: nn.Module | None = None) -> PairEncoder:
         lines = str(error).split("\n\t")
         raise UserError(f"run: the towers of {run} do not fit: {lines[-1].strip()}") from error
     return PairEncoder(
-        at_home(spec, files["text"]),
+        use_folder(spec, files["text"]),
         towers,
         tokenizer_of(spec, files["text"]),
         float(temperature),
@@ -188,12 +121,12 @@ def load_pairs(run: str | Path, module: nn.Module | None = None) -> PairEncoder:
 
 
 def read_spec(run: Run) -> PairSpec:
-    """The description of a run's towers."""
+    """Read the description of a run's towers."""
     return PairSpec.from_dict(json.loads(pair_files(run)["spec"].read_text()))
 
 
 def load_frozen(run: Run, towers: dict[str, Tower]) -> None:
-    """The frozen bodies, into towers that were built anew."""
+    """Load the weights of frozen bodies into rebuilt towers."""
     target = pair_files(run)["frozen"]
     state = load_file(target) if target.is_file() else {}
     for kind in {name.split(".")[0] for name in state}:
@@ -202,5 +135,6 @@ def load_frozen(run: Run, towers: dict[str, Tower]) -> None:
         towers[kind].body.load_state_dict(body)
 
 
-def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors as safetensors needs them: contiguous, and sharing no memory."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}

@@ -6,8 +6,8 @@ from torch import nn
 from ..common.console import say
 from ..common.environment import processes, rank
 from ..common.errors import UserError
-from ..data.batches.loaders import BatchPlan, Epochs
-from ..data.batches.stream import StreamPlan
+from ..data.batches.schedule import Schedule, ShuffledSchedule
+from ..data.batches.stream import StreamSchedule
 from ..data.image_source import ImageSource
 from ..data.tar.stream import StreamSource
 from ..data.views.resident import ResidentImages, resident
@@ -29,7 +29,7 @@ __all__ = ["build_task", "build_training"]
 
 def build_training(
     source: ImageSource | StreamSource, plan: Plan, module: nn.Module | None, device: torch.device
-) -> tuple[ViewsTask, Epochs]:
+) -> tuple[ViewsTask, Schedule]:
     """Build the task of a run and the schedule of its micro-batches.
 
     Args:
@@ -45,10 +45,11 @@ def build_training(
     encoder, spec = _build_encoder(plan, module)
     size = plan.batch_size, request.accumulate, request.epochs, request.seed, rank(), processes()
     if isinstance(source, StreamSource):
-        task = StreamTask(_build_model(plan, encoder, spec), spec, source, plan)
-        return task, StreamPlan(source, request.table_rows, *size)
+        stream_task = StreamTask(_build_model(plan, encoder, spec), spec, source, plan, device)
+        return stream_task, StreamSchedule(source, request.table_rows, *size)
     images = resident(source, device)
-    return build_task(source, plan, encoder, spec, images), BatchPlan(source.ids, *size)
+    task = build_task(source, plan, encoder, spec, device, images)
+    return task, ShuffledSchedule(source.ids, *size)
 
 
 def build_task(
@@ -56,6 +57,7 @@ def build_task(
     plan: Plan,
     encoder: nn.Module,
     spec: EncoderSpec,
+    device: torch.device,
     images: ResidentImages | None = None,
 ) -> TwoViewTask:
     """Build the task of images that can be read in any order, with a new projector.
@@ -65,9 +67,10 @@ def build_task(
         plan: the plan of the run.
         encoder: maps `(B, 3, S, S)` to `(B, width)`.
         spec: the description of the encoder.
+        device: the device where the encoder computes.
         images: the images of `source` on the device, if they are kept there.
     """
-    return TwoViewTask(_build_model(plan, encoder, spec), spec, source, plan, images)
+    return TwoViewTask(_build_model(plan, encoder, spec), spec, source, plan, device, images)
 
 
 def _build_model(

@@ -12,15 +12,17 @@ from torch import nn
 from ..common.console import say
 from ..common.environment import processes, rank
 from ..common.errors import UserError
-from ..data.batches.loaders import BatchPlan, Epochs
-from ..data.batches.stream import StreamPlan
+from ..common.options import TowerSettings
+from ..data.batches.schedule import Schedule, ShuffledSchedule
+from ..data.batches.stream import StreamSchedule
 from ..data.open_pairs import open_pairs
 from ..data.pair_source import PairSource
 from ..data.tar.http import is_url
 from ..data.tar.stream_pairs import PairStream
-from ..models.build_towers import TowerRequest, build_towers, rebuild_towers, tokenizer_of
+from ..models.build_towers import build_towers, rebuild_towers, tokenizer_of
 from ..models.towers import PairModel, PairSpec, Tower, regularize
-from ..planning.pairs import PairPlan, PairRequest, plan_pairs
+from ..planning.pairs import PairPlan, plan_pairs
+from ..planning.settings_pairs import PairSettings
 from ..runs.folder import Run
 from ..runs.resume import request_of
 from ..runs.towers import load_frozen, pair_files, read_spec
@@ -39,7 +41,7 @@ __all__ = [
 ]
 
 
-def open_data(data: Any, request: PairRequest) -> PairSource | PairStream:
+def open_data(data: Any, request: PairSettings) -> PairSource | PairStream:
     """Open the pairs to train on: a table, shards, or a stream of shards by URL.
 
     Raises:
@@ -76,7 +78,7 @@ def frozen_kinds(freeze: str | Sequence[str], kinds: tuple[str, str]) -> tuple[s
 
 def open_towers(
     run: Run,
-    wanted: TowerRequest,
+    wanted: TowerSettings,
     frozen: tuple[str, ...],
     source: PairSource | PairStream,
     resume: bool,
@@ -134,7 +136,7 @@ def build_training(
     inputs: PairInputs,
     validation: PairSource | None,
     autocast: Callable[[], AbstractContextManager],
-) -> tuple[SidesTask, Epochs]:
+) -> tuple[SidesTask, Schedule]:
     """Build the task of a run and the schedule of its micro-batches.
 
     Args:
@@ -151,10 +153,10 @@ def build_training(
     if isinstance(source, PairStream):
         a, b, encoded = inputs.streamed(autocast)
         stream = StreamPairTask(model, source, a, b, encoded, plan, scored)
-        return stream, StreamPlan(source, request.table_rows, *size)
+        return stream, StreamSchedule(source, request.table_rows, *size)
     sides = inputs.training(source.a), inputs.training(source.b)
     task = PairTask(model, source, *sides, plan, scored or _training_sample(source, inputs))
-    return task, BatchPlan(source.a.ids, *size)
+    return task, ShuffledSchedule(source.a.ids, *size)
 
 
 def build_run_task(
@@ -175,12 +177,12 @@ def build_run_task(
     Raises:
         UserError: the data or the towers cannot be read.
     """
-    request = request_of(run.read_settings(), PairRequest)
+    request = request_of(run.read_settings(), PairSettings)
     source = open_pairs(data, request.columns)
     say(source.describe())
     partners = source.draw(request.seed, 0, np.arange(len(source.a)))
     source = replace(source, start=np.arange(len(source.a) + 1), partners=partners)
-    wanted = TowerRequest(None, None, module, None, None, None, None)
+    wanted = TowerSettings(image_tower=module)
     spec, towers = open_towers(run, wanted, (), source, resume=True)
     batch = min(request.batch_size or len(source.a), len(source.a))
     plan = plan_pairs(

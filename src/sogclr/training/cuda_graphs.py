@@ -1,7 +1,7 @@
-"""Steps as CUDA graphs: the host starts one thing a step instead of a thousand.
+"""Run steps as CUDA graphs: the host launches one graph a step instead of a thousand kernels.
 
 A step of a small network at a small batch is a thousand kernels of some microseconds. Python
-takes three times as long to launch them as a GPU to run them; a graph of them is launched whole.
+takes three times as long to launch them as a GPU to run them.
 """
 
 from collections import Counter
@@ -10,19 +10,56 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from ..common.console import say
+from .task import Outcome, Task
 
-__all__ = ["CapturedWork"]
+__all__ = ["GraphStep", "GraphedFunction", "can_use_graphs"]
 
-Work: TypeAlias = Callable[..., tuple[Tensor, ...]]
+Function: TypeAlias = Callable[..., tuple[Tensor, ...]]
 Replay: TypeAlias = Callable[[], tuple[Tensor, ...]]
 
-# Libraries choose their kernels in the first calls, and graphs must not hold such a search.
-WARM = 3
-# An epoch has batches of two sizes; others are rare, left by files that could not be read.
-GRAPHS = 4
+# Libraries choose their kernels in the first calls, and a graph must not contain that search.
+WARM_UP_CALLS = 3
+# An epoch has batches of two sizes. Other sizes are rare: some samples could not be read.
+MOST_GRAPHS = 4
+
+
+def can_use_graphs(fabric: Fabric) -> bool:
+    """Tell whether steps can be CUDA graphs.
+
+    They cannot with several processes, since DDP exchanges gradients in hooks of its own.
+    """
+    return fabric.device.type == "cuda" and fabric.world_size == 1
+
+
+class GraphStep:
+    """Runs forward and backward passes of a task with `fixed_work` as CUDA graphs.
+
+    Args:
+        fabric: device and precision; one process.
+        task: the task that is trained.
+        model: the task's model as Fabric wraps it.
+    """
+
+    # A graph adds to the gradients at the addresses that they had when it was recorded.
+    frees_gradients = False
+
+    def __init__(self, fabric: Fabric, task: Task, model: Any) -> None:
+        self.fabric, self.task, self.model = fabric, task, model
+        self.forward_backward = GraphedFunction(self._forward_backward, fabric.device)
+
+    def __call__(self, batch: Any) -> Outcome:
+        inputs = *self.task.prepare(batch), torch.tensor(batch.micro_batch.weight)
+        return Outcome.from_tensors(self.forward_backward(*inputs))
+
+    def _forward_backward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        *inputs_of_task, weight = inputs
+        outcome = self.task.forward(self.model, tuple(inputs_of_task), self.fabric.device)
+        self.fabric.backward(outcome.loss * weight)
+        return outcome.tensors()
 
 
 @dataclass(frozen=True)
@@ -31,91 +68,108 @@ class _Recording:
     replay: Replay
 
 
-class CapturedWork:
-    """Work on tensors, whose kernels are recorded once for each shape of its inputs.
+class GraphedFunction:
+    """A function of tensors, whose kernels are recorded once for each shape of its inputs.
 
-    What it does besides, to gradients, running statistics or tables, it does to the same memory
-    each time. It must not depend on anything that the host knows and changes: of numbers, only
-    its inputs are new at every call. Work that cannot be recorded is done as it stands.
+    Side effects, on gradients, running statistics or tables, must go to the same memory in every
+    call. The function must not depend on Python values that change: only its inputs are new in
+    every call. A function that cannot be recorded is called as it is.
 
     Args:
-        work: given tensors on the device, returns tensors.
+        function: takes tensors on the device and returns a tuple of tensors.
         device: a CUDA device.
     """
 
-    def __init__(self, work: Work, device: torch.device) -> None:
-        self.work, self.device = work, device
-        self.possible = True
-        self._seen: Counter[Any] = Counter()
+    def __init__(self, function: Function, device: torch.device) -> None:
+        self.function, self.device = function, device
+        self._can_record = True
+        self._calls: Counter[Any] = Counter()
         self._recordings: dict[Any, _Recording] = {}
         self._recorder = Recorder()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Do it.
+        """Call the function.
 
         Args:
-            inputs: on the host.
+            inputs: the arguments, on the host.
 
         Returns:
-            Its results, not overwritten by later calls.
+            The results, on the device. Later calls do not overwrite them.
         """
-        kind = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
-        inputs = self._recorder.pinned(inputs)
-        if kind not in self._recordings:
-            self._seen[kind] += 1
-            inputs = tuple(tensor.to(self.device, non_blocking=True) for tensor in inputs)
-            full = len(self._recordings) == GRAPHS or not self.possible
-            if full or self._seen[kind] <= WARM or not self._record(kind, inputs):
-                return self._recorder.aside(self.work, inputs)
+        shapes = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
+        inputs = self._recorder.pin(inputs)
+        if shapes in self._recordings:
+            for recorded, new in zip(self._recordings[shapes].inputs, inputs, strict=True):
+                recorded.copy_(new, non_blocking=True)
         else:
-            for kept, new in zip(self._recordings[kind].inputs, inputs, strict=True):
-                kept.copy_(new, non_blocking=True)
-        return tuple(tensor.clone() for tensor in self._recordings[kind].replay())
+            self._calls[shapes] += 1
+            inputs = tuple(tensor.to(self.device, non_blocking=True) for tensor in inputs)
+            full = len(self._recordings) == MOST_GRAPHS or not self._can_record
+            warm = self._calls[shapes] > WARM_UP_CALLS
+            if full or not warm or not self._record(shapes, inputs):
+                return self._recorder.call(self.function, inputs)
+        return tuple(tensor.clone() for tensor in self._recordings[shapes].replay())
 
-    def _record(self, kind: Any, inputs: tuple[Tensor, ...]) -> bool:
-        """Whether it could be recorded."""
+    def _record(self, shapes: Any, inputs: tuple[Tensor, ...]) -> bool:
+        """Record the function for these shapes; returns whether that was possible."""
         try:
-            self._recordings[kind] = _Recording(inputs, self._recorder.record(self.work, inputs))
+            replay = self._recorder.record(self.function, inputs)
         except RuntimeError as error:
-            self.possible = False
-            say(f"steps are not captured as CUDA graphs: {str(error).splitlines()[0]}")
-        return kind in self._recordings
+            self._can_record = False
+            say(f"steps do not run as CUDA graphs: {str(error).splitlines()[0]}")
+            return False
+        self._recordings[shapes] = _Recording(inputs, replay)
+        return True
 
 
 class Recorder:
-    """Records work on a stream of its own, where it has been done before: autograd remembers."""
+    """Records functions as CUDA graphs.
+
+    It calls and records on one stream of its own: autograd runs a backward pass on the stream
+    of its forward pass.
+    """
 
     def __init__(self) -> None:
         self._stream: torch.cuda.Stream | None = None
         self._pool: Any = None
 
-    def pinned(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Where the device can fetch them by itself."""
+    def pin(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Copy tensors to page-locked memory, from which the device copies without the host."""
         return tuple(each if each.is_pinned() else each.pin_memory() for each in inputs)
 
-    def aside(self, work: Work, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Do the work now."""
+    def call(self, function: Function, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Call the function now, without a graph."""
         if self._stream is None:
             self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
-            outputs = work(*inputs)
+            outputs = function(*inputs)
         current.wait_stream(self._stream)
         for tensor in outputs:
             tensor.record_stream(current)
         return outputs
 
-    def record(self, work: Work, inputs: tuple[Tensor, ...]) -> Replay:
-        """What does the work, on what the inputs hold by then, always with the same outputs.
+    def record(self, function: Function, inputs: tuple[Tensor, ...]) -> Replay:
+        """Record the function.
+
+        Args:
+            function: the function.
+            inputs: the tensors that hold the arguments of every replay.
+
+        Returns:
+            Calls the function on the present values of `inputs`; every replay overwrites the
+            results of the last one.
 
         Raises:
-            RuntimeError: it waits for the device, or does what else no graph can hold.
+            RuntimeError: the function waits for the device, or does something else that a graph
+                cannot contain.
         """
         graph = torch.cuda.CUDAGraph()
-        # Graphs share memory: none is replayed while another is, and outputs are copied at once.
+        # Graphs share one memory pool: they never run at the same time, and results are copied
+        # before the next replay.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            outputs = work(*inputs)
+            outputs = function(*inputs)
 
         def replay() -> tuple[Tensor, ...]:
             graph.replay()

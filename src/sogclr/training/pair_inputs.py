@@ -1,4 +1,4 @@
-"""The inputs of both sides of a run, by what its towers are and where its pairs come from."""
+"""Choose how the inputs of each side are made, by its kind and whether its tower is frozen."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..data.pair_source import PairSource
-from ..models.tower_features import cached_features, padding_of, plain_inputs
+from ..models.tower_features import cached_features, plain_inputs
 from ..models.tower_inputs import (
     CenterViews,
     DrawnViews,
@@ -16,6 +16,7 @@ from ..models.tower_inputs import (
     Inputs,
     StoredFeatures,
     Tokenizer,
+    padding_of,
 )
 from ..models.towers import PairSpec, Tower
 from ..planning.pairs import PairPlan
@@ -24,14 +25,14 @@ __all__ = ["PairInputs"]
 
 
 class PairInputs:
-    """The inputs of sides: of a frozen tower its features, computed once.
+    """Makes the inputs of sides. A frozen tower's features are computed once and stored.
 
     Args:
-        spec: of the towers.
-        towers: by kind.
-        tokenizer: open_clip's.
-        plan: of the run.
-        device: where features are computed.
+        spec: the description of the towers.
+        towers: the towers by kind, "image" or "text".
+        tokenizer: open_clip's tokenizer.
+        plan: the plan of the run.
+        device: the device where features are computed.
     """
 
     def __init__(
@@ -44,10 +45,10 @@ class PairInputs:
     ) -> None:
         self.spec, self.towers, self.tokenizer = spec, towers, tokenizer
         self.plan, self.device = plan, device
-        self._stored: dict[int, StoredFeatures] = {}  # by side: training and scoring share them
+        self._stored: dict[int, StoredFeatures] = {}  # by id of the side, for training and scoring
 
     def training(self, side: Any) -> Inputs:
-        """Of a side of `PairSource`, to be trained on."""
+        """Return the inputs of a side of `PairSource` for training, with augmented images."""
         kind = _kind(side)
         if kind in self.spec.frozen or kind == "text":
             return self._plain(side)
@@ -56,10 +57,12 @@ class PairInputs:
     def streamed(
         self, autocast: Callable[[], AbstractContextManager]
     ) -> tuple[DrawnViews | CenterViews, Tokenizer, dict[str, Encoded]]:
-        """Of images and captions of a stream, and by kind what frozen towers make of them.
+        """Return the inputs of a stream: images, captions and, by kind, features of frozen towers.
 
-        Features of a stream are computed anew at every step, by `autocast` in the run's precision:
-        it is too long to keep them.
+        Features of a stream are computed in every step, since a stream is too long to store them.
+
+        Args:
+            autocast: enters the precision of the run.
         """
         frozen = self.spec.frozen
         drawn = DrawnViews(self.spec, self.plan.views)
@@ -73,7 +76,7 @@ class PairInputs:
         return views, tokens, encoded
 
     def plain(self, source: PairSource) -> tuple[Inputs, Inputs]:
-        """Of both sides, without augmentation, to be scored."""
+        """Return the inputs of both sides without augmentation, to score them."""
         return self._plain(source.a), self._plain(source.b)
 
     def _plain(self, side: Any) -> Inputs:

@@ -1,4 +1,4 @@
-"""What a training loop is asked to learn: images alone, or pairs."""
+"""What a training loop learns: a model, a loss and the batches that they are trained on."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from ..runs.changed_data import Fingerprint, carry_over
 from ..runs.folder import Run
 
-__all__ = ["Outcome", "Task"]
+__all__ = ["Outcome", "Task", "to_device"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of a forward pass over b samples, each with two sides (views, or image and text).
+    """The results of a forward pass over b samples with two sides: views, or image and text.
 
     Attributes:
-        loss: scalar, with its graph.
-        features: `(b, w)` of either side, of the encoders, without graph.
-        projections: `(b, d)` of either side, what the loss saw, without graph.
-        indices: `(b,)` on the CPU, the index of the samples of either side.
+        loss: scalar.
+        features: `(b, w)` the encoders' outputs for each side, without gradient.
+        projections: `(b, d)` the inputs of the loss for each side, without gradient.
+        indices: `(b,)` int64, the `index` that the loss received for each side.
     """
 
     loss: Tensor
@@ -30,74 +30,112 @@ class Outcome:
     projections: tuple[Tensor, Tensor]
     indices: tuple[Tensor, Tensor]
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return all tensors in a flat tuple, the loss detached from its graph."""
+        return self.loss.detach(), *self.features, *self.projections, *self.indices
+
+    @classmethod
+    def from_tensors(cls, tensors: Sequence[Tensor]) -> "Outcome":
+        """Build an outcome from what `tensors` returned."""
+        loss, features_a, features_b, z_a, z_b, index_a, index_b = tensors
+        return cls(loss, (features_a, features_b), (z_a, z_b), (index_a, index_b))
+
 
 class Task(ABC):
-    """What the loop needs to know.
+    """What the training loop needs to know about what it trains.
 
     Attributes:
-        model: what is trained, and kept in checkpoints.
-        loss: with a `raise_for_invalid_ids()`; its parameters (a learned temperature) are trained
-            as well.
-        names: of the samples by row, for messages.
-        static: whether `compute` does the same work for every batch of a size, so that it can be
-            captured; `inputs`, `compute` and `outcome` together are `forward` then.
+        model: the model that is trained and kept in checkpoints.
+        loss: the loss; has `raise_for_invalid_ids()`. Its parameters are trained as well.
+        names: names of samples by index, for messages.
+        fixed_work: whether `prepare` returns tensors alone, in shapes that the batch size
+            determines, and `forward` does the same work for every batch of a size.
     """
 
     model: nn.Module
     loss: Any
     names: Sequence[str] | Mapping[int, str]
-    static: bool = False
+    fixed_work: bool = False
 
     @abstractmethod
-    def loader(self, plan: Any, *, pin_memory: bool) -> Iterable[Any]:
-        """Batches with a `plan` (a `MicroBatch`, of the rows that could be read) and `unreadable`,
-        from `plan.start_step` to the end of the run. `plan` is the task's kind of `Epochs`."""
+    def loader(self, schedule: Any, *, pin_memory: bool) -> Iterable[Any]:
+        """Load the micro-batches of a schedule, from `schedule.start_step` to its end.
+
+        Args:
+            schedule: the kind of `Schedule` that fits the data.
+            pin_memory: whether tensors are placed in page-locked memory.
+
+        Returns:
+            Batches with `micro_batch` (a `MicroBatch` of the samples that could be read) and
+            `unreadable` (`(name, reason)` of the others).
+        """
 
     @abstractmethod
-    def forward(self, model: nn.Module, batch: Any, device: torch.device) -> Outcome:
-        """Views, model and loss; waits for nothing. `model` is `self.model`, wrapped."""
+    def prepare(self, batch: Any) -> tuple[Any, ...]:
+        """Return the inputs of `forward` for a batch.
 
-    def inputs(self, batch: Any) -> tuple[Tensor, ...]:
-        """What `compute` takes of a batch, on the host, in shapes that its size determines."""
-        raise NotImplementedError
+        Tensors are on the CPU; move them by `to_device`. Anything else stays on the host.
+        """
 
-    def compute(self, model: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The loss, with its graph, and what else `outcome` takes, of inputs on the device."""
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, model: nn.Module, inputs: tuple[Any, ...], device: torch.device) -> Outcome:
+        """Run the model and the loss; does not wait for the device.
 
-    def outcome(self, batch: Any, results: tuple[Tensor, ...]) -> Outcome:
-        """Of the results of a batch, see `compute`."""
-        raise NotImplementedError
+        Args:
+            model: `self.model`, possibly wrapped.
+            inputs: what `prepare` returned, with tensors on the device.
+            device: the device.
+        """
 
-    def after_step(self) -> None:  # noqa: B027 most tasks have nothing to do then
-        """What is to be done once an optimizer step, after it; waits for nothing."""
+    def after_step(self) -> None:  # noqa: B027 most tasks have nothing to do here
+        """Update what follows the weights, after each optimizer step; does not wait."""
 
     @abstractmethod
     def identity(self) -> dict[str, Fingerprint]:
-        """Who the samples are, see `sogclr.runs.changed_data`."""
+        """Return the fingerprints of the samples, see `sogclr.runs.changed_data`."""
 
     def restore(self, state: dict[str, Any], run: Run) -> str | None:
-        """Take model and loss from a checkpoint; changed data keeps what is known of its samples.
+        """Load model and loss from a checkpoint. If the data has changed, known samples keep
+        their state.
+
+        Args:
+            state: the checkpoint.
+            run: the run, for messages.
 
         Returns:
-            What became of the samples, in one line; None if the data is the same.
+            One line on what has changed in the data; None if nothing has.
 
         Raises:
-            UserError: a checkpoint of another data set.
+            UserError: the checkpoint belongs to another data set.
         """
         self.model.load_state_dict(state["model"])
-        loss, told = carry_over(
+        loss, message = carry_over(
             state["loss"], self.loss.state_dict(), state["data"], self.identity(), run
         )
         self.loss.load_state_dict(loss)
-        if told is not None and getattr(self.loss, "memory", None) is not None:
-            self.loss.memory.clear()  # whose samples stand in other rows now
-        return told
+        if message is not None and getattr(self.loss, "memory", None) is not None:
+            # The memory refers to samples by their former index.
+            self.loss.memory.clear()
+        return message
 
     @abstractmethod
     def write_model(self, run: Run, weights: dict[str, Tensor]) -> None:
-        """Leave in the run what its user wants of it. `weights` is the model's state, whole."""
+        """Write the trained model for its users.
+
+        Args:
+            run: the run's folder.
+            weights: the full state_dict of `model`.
+        """
 
     @abstractmethod
     def score(self, device: torch.device) -> dict[str, float]:
-        """How good the embeddings are now, by name; empty if that cannot be told."""
+        """Evaluate the embeddings; returns scores by name, none if there is nothing to score."""
+
+
+def to_device(inputs: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
+    """Move tensors to a device; anything else stays on the host."""
+    # Only CUDA orders a copy before the work that reads it.
+    later = device.type == "cuda"
+    return tuple(
+        each.to(device, non_blocking=later) if isinstance(each, Tensor) else each for each in inputs
+    )

@@ -1,15 +1,13 @@
-"""Tasks on samples that come as a stream, told apart by keys, remembered in hashed rows: what they
-have in common, and that of images."""
+"""Tasks of samples that come as a stream: sample keys identify them, and table rows are hashed."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..data.batches.loaders import Batch
-from ..data.batches.stream import StreamMicroBatch, StreamPlan, stream_batches
+from ..data.batches.stream import StreamMicroBatch, StreamSchedule, stream_batches
 from ..data.tar.stream import StreamSource
 from ..losses import GlobalContrastiveLoss
 from ..models.encoders import ContrastiveModel, EncoderSpec
@@ -22,33 +20,33 @@ from .task_images import ViewsTask
 
 __all__ = ["StreamTask", "Streamed"]
 
-REMEMBERED = 100_000  # names, for messages: many more than between two log points
+MOST_NAMES = 100_000  # names kept for messages: many more than samples between two log points
 
 
 class Streamed(Task):
-    """What tasks on a stream have in common.
+    """What the tasks of a stream have in common.
 
     Attributes:
         source: the stream.
-        names: of the samples in the rows of the last batches.
+        names: names of the samples of the last batches, by index.
     """
 
     source: StreamSource
-    names: "_Names"
+    names: "_LatestNames"
 
-    def noted(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """The same; their samples' names are remembered."""
-        self.names = _Names()
+    def keep_names(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Yield the batches, and keep the names of their samples."""
+        self.names = _LatestNames()
         for batch in batches:
-            self.names.note(batch.plan)
+            self.names.add(batch.micro_batch)
             yield batch
 
     def identity(self) -> dict[str, Fingerprint]:
-        """Of the shards: of the samples there is no list."""
+        """Return the fingerprint of the shards: a stream has no list of its samples."""
         return {"": fingerprint(self.source.ids, np.zeros(len(self.source.ids), dtype=np.int64))}
 
     def restore(self, state: dict[str, Any], run: Run) -> str | None:
-        """As `Task.restore`; rows follow from keys, so whatever the shards are, they stay."""
+        """See `Task.restore`. Samples keep their rows if shards change: rows are hashed keys."""
         self.model.load_state_dict(state["model"])
         self.loss.load_state_dict(state["loss"])
         before, now = (set(each[""]["ids"].tolist()) for each in (state["data"], self.identity()))
@@ -61,10 +59,10 @@ class Streamed(Task):
 
 
 class StreamTask(Streamed, ViewsTask):
-    """Of images.
+    """The task of a stream of images.
 
     Args:
-        model, spec, plan: as of `ViewsTask`.
+        model, spec, plan, device: see `ViewsTask`.
         source: the stream.
     """
 
@@ -74,45 +72,44 @@ class StreamTask(Streamed, ViewsTask):
         spec: EncoderSpec,
         source: StreamSource,
         plan: Plan,
+        device: torch.device,
     ) -> None:
-        super().__init__(model, spec, plan, plan.request.table_rows or len(source))
+        super().__init__(model, spec, plan, plan.request.table_rows or len(source), device)
         self.source = source
 
-    def loader(self, plan: StreamPlan, *, pin_memory: bool) -> Iterable[Batch]:
+    def loader(self, schedule: StreamSchedule, *, pin_memory: bool) -> Iterable[Batch]:
         batches = stream_batches(
-            plan,
+            schedule,
             image_size=self.plan.image_size,
             crop_min=self.plan.views.crop_min or 0.0,
             workers=self.plan.workers,
             pin_memory=pin_memory,
         )
-        return self.noted(batches)
+        return self.keep_names(batches)
 
-    def first_batches(self) -> StreamPlan:
-        return StreamPlan(self.source, None, self.plan.batch_size, 1, 1, self.plan.request.seed)
+    def first_epoch(self) -> StreamSchedule:
+        return StreamSchedule(self.source, None, self.plan.batch_size, 1, 1, self.plan.request.seed)
 
-    def told(self, batch: Batch) -> Tensor:
-        """Rows and keys, `(2, b)`."""
-        assert isinstance(batch.plan, StreamMicroBatch)
-        return torch.from_numpy(np.stack([batch.plan.rows, batch.plan.keys]))
-
-    def value(self, sides: list[Tensor], told: Tensor) -> Tensor:
-        rows, keys = told
-        if isinstance(self.loss, GlobalContrastiveLoss):
-            return self.loss(*sides, rows, sample_key=keys)
-        return self.loss(*sides, keys)
+    def prepare(self, batch: Batch) -> tuple[Any, ...]:
+        """As `ViewsTask.prepare`, with sample keys `(b,)` for a table whose rows are shared."""
+        inputs = super().prepare(batch)
+        if not isinstance(self.loss, GlobalContrastiveLoss):
+            return inputs  # Without a table, the index is the sample key.
+        assert isinstance(batch.micro_batch, StreamMicroBatch)
+        return *inputs, torch.from_numpy(batch.micro_batch.keys)
 
     def score(self, device: torch.device) -> dict[str, float]:
         return {}
 
 
-class _Names(dict[int, str]):
-    """What the samples in the rows of the last batches were called."""
+class _LatestNames(dict[int, str]):
+    """Names of the samples of the last batches, by index."""
 
-    def note(self, plan: StreamMicroBatch) -> None:
-        self.update(zip(plan.rows.tolist(), (sample.name for sample in plan.samples), strict=True))
-        while len(self) > REMEMBERED:
+    def add(self, micro_batch: StreamMicroBatch) -> None:
+        names = (sample.name for sample in micro_batch.samples)
+        self.update(zip(micro_batch.rows.tolist(), names, strict=True))
+        while len(self) > MOST_NAMES:
             del self[next(iter(self))]
 
-    def __missing__(self, row: int) -> str:
+    def __missing__(self, index: int) -> str:
         return "of an earlier batch"

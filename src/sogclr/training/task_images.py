@@ -1,12 +1,14 @@
-"""The task of images alone: two views of each are told from those of all others."""
+"""The task of images alone: two views of an image are pulled together, apart from all others."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.batches.loaders import Batch, BatchPlan, Epochs, view_batches
+from ..data.batches.loaders import Batch, view_batches
+from ..data.batches.schedule import Schedule, ShuffledSchedule
 from ..data.image_source import ImageSource
 from ..data.views.pipeline import encoder_inputs
 from ..data.views.resident import ResidentImages
@@ -20,18 +22,25 @@ from ..models.momentum import MomentumModel
 from ..planning.images import Plan
 from ..runs.changed_data import Fingerprint, fingerprint
 from ..runs.folder import Run
-from .task import Outcome, Task
+from .task import Outcome, Task, to_device
 
 __all__ = ["TwoViewTask", "ViewsTask", "build_loss"]
 
-KNN_SAMPLES = 2_000  # enough for +-1 % and seconds on a CPU
+KNN_SAMPLES = 2_000  # an accuracy to +-1 %, within seconds on a CPU
 
 # Gradients do not depend on the batch size then, and filed results stand.
 SCALE: Scale = "temperature"
 
 
 def build_loss(plan: Plan, num_samples: int) -> ContrastiveLoss:
-    """The loss of the plan's method; all take `(view1, view2, index)`, MoCo's keys before index."""
+    """Build the loss of the plan's method.
+
+    All losses take `(view1, view2, index)`; MoCo's takes two keys before `index`.
+
+    Args:
+        plan: the plan of the run.
+        num_samples: the number of table rows.
+    """
     tau = plan.temperature
     if plan.request.method == "simclr":
         return NTXentLoss(tau, scale=SCALE)
@@ -50,14 +59,23 @@ def build_loss(plan: Plan, num_samples: int) -> ContrastiveLoss:
     )
 
 
+def uses_static_views(device: torch.device) -> bool:
+    """Tell whether every augmentation is computed for every view, on this device.
+
+    A GPU computes all of them sooner than it selects the views that change; a CPU does not.
+    """
+    return device.type == "cuda"
+
+
 class ViewsTask(Task):
-    """What does not depend on where the images come from.
+    """The task of images, wherever they come from.
 
     Args:
-        model: encoder and projector, initialized; with their average if the method wants one.
-        spec: of the encoder.
-        plan: what to do.
-        num_samples: rows of the loss.
+        model: encoder and projector, initialized, with a momentum encoder if the method has one.
+        spec: the description of the encoder.
+        plan: the plan of the run.
+        num_samples: the number of table rows.
+        device: the device of the run.
     """
 
     images: ResidentImages | None = None
@@ -68,59 +86,74 @@ class ViewsTask(Task):
         spec: EncoderSpec,
         plan: Plan,
         num_samples: int,
+        device: torch.device,
     ) -> None:
         self.model: ContrastiveModel | MomentumModel = model
         self.spec, self.plan = spec, plan
         self.loss = build_loss(plan, num_samples)
-        # A user's own module may change its mind from step to step, which no graph would notice.
-        self.static = not plan.encoder.startswith("custom:")
+        self.static_views = uses_static_views(device)
+        # A user's own module may do something else in each step.
+        self.fixed_work = self.static_views and not plan.encoder.startswith("custom:")
 
-    def forward(self, model: nn.Module, batch: Batch, device: torch.device) -> Outcome:
-        views, rows = self._views(batch, device), torch.from_numpy(batch.plan.rows)
-        return self._outcome(self._compare(model, views, self.told(batch)), rows)
-
-    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+    def prepare(self, batch: Batch) -> tuple[Any, ...]:
+        """Return the index `(b,)`, crops, and what the augmentation of each view depends on."""
+        index = torch.from_numpy(batch.micro_batch.rows)
+        if not self.static_views:
+            return index, batch.crops, batch.draws
         parameters = view_parameters(batch.draws, self.plan.views, self.plan.image_size)
-        return self.told(batch), batch.crops, torch.from_numpy(parameters)
+        return index, batch.crops, torch.from_numpy(parameters)
 
-    def compute(self, model: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
-        told, *views = inputs
-        return self._compare(model, self._static_views(told, *views), told)
-
-    def outcome(self, batch: Batch, results: tuple[Tensor, ...]) -> Outcome:
-        return self._outcome(results, torch.from_numpy(batch.plan.rows))
-
-    def told(self, batch: Batch) -> Tensor:
-        """Who the samples are, as `value` takes it: `(b,)` rows."""
-        return torch.from_numpy(batch.plan.rows)
-
-    def value(self, sides: list[Tensor], told: Tensor) -> Tensor:
-        """The loss of what is compared, `(b, d)` each."""
-        return self.loss(*sides, told)
-
-    def _compare(self, model: nn.Module, views: Tensor, told: Tensor) -> tuple[Tensor, ...]:
-        """The loss, features `(2b, width)`, and projections `(b, d)` of either view."""
-        features, *compared = model(views)  # (2b, width), (2b, d); and keys (2b, d)
+    def forward(self, model: nn.Module, inputs: tuple[Any, ...], device: torch.device) -> Outcome:
+        index, *view_inputs = inputs[:3]
+        views = self.augment(index, *view_inputs)  # (2b, 3, S, S)
+        features, *compared = model(views)  # (2b, w), (2b, d); with MoCo also keys (2b, d)
         sides = [side for z in compared for side in z.chunk(2)]  # (b, d) each
-        value = self.value(sides, told)
-        return value, features.detach(), *(side.detach() for side in sides[:2])
+        loss = self.compute_loss(sides, index, *inputs[3:])
+        features1, features2 = features.detach().chunk(2)
+        projections = sides[0].detach(), sides[1].detach()
+        return Outcome(loss, (features1, features2), projections, (index, index))
 
-    def _outcome(self, results: tuple[Tensor, ...], rows: Tensor) -> Outcome:
-        loss, features, *projections = results
-        first, second = features.chunk(2)
-        return Outcome(loss, (first, second), (projections[0], projections[1]), (rows, rows))
+    def augment(self, index: Tensor, crops: Tensor, changes: Any) -> Tensor:
+        """Turn crops into inputs of the encoder.
+
+        Args:
+            index: `(b,)` of the images.
+            crops: see `Batch`.
+            changes: `(2b, DRAWS)` random draws; for static views `(2b, P)` parameters.
+
+        Returns:
+            `(2b, 3, S, S)`, first all first views, then all second views.
+        """
+        spec, settings = self.spec, self.plan.views
+        if not self.static_views:
+            return encoder_inputs(crops, changes, settings, spec.mean, spec.std)
+        if self.images is not None:
+            crops = self.images.crops(index.repeat(2), crops, self.plan.image_size)
+        return static_inputs(crops, changes, settings, spec.mean, spec.std)
+
+    def compute_loss(self, sides: list[Tensor], index: Tensor, *sample_keys: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            sides: `(b, d)` projections of both views, with MoCo also keys of both views.
+            index: `(b,)` of the images.
+            sample_keys: `(b,)` the sample keys, for a table whose rows are shared.
+        """
+        names = dict(zip(("sample_key",), sample_keys, strict=False))
+        return self.loss(*sides, index, **names)
 
     def prime(self, device: torch.device) -> None:
-        """What has to be done before the first step: see `MomentumModel.prime`."""
+        """Initialize a momentum encoder by one batch, see `MomentumModel.prime`."""
         if not isinstance(self.model, MomentumModel):
             return
-        for batch in self.loader(self.first_batches(), pin_memory=False):
-            if len(batch.plan.rows):
-                self.model.prime(self._views(batch, device))
+        for batch in self.loader(self.first_epoch(), pin_memory=False):
+            if len(batch.micro_batch.rows):
+                inputs = to_device(self.prepare(batch), device)
+                self.model.prime(self.augment(*inputs[:3]))
                 return
 
-    def first_batches(self) -> Epochs:
-        """An epoch of whole batches, the same in every process."""
+    def first_epoch(self) -> Schedule:
+        """Return the schedule of one epoch of full batches, the same in every process."""
         raise NotImplementedError
 
     def after_step(self) -> None:
@@ -128,32 +161,18 @@ class ViewsTask(Task):
             self.model.update()
 
     def write_model(self, run: Run, weights: dict[str, Tensor]) -> None:
-        own = "query.encoder." if isinstance(self.model, MomentumModel) else "encoder."
-        encoder = {k.removeprefix(own): v for k, v in weights.items() if k.startswith(own)}
+        prefix = "query.encoder." if isinstance(self.model, MomentumModel) else "encoder."
+        encoder = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
         run.write_encoder(encoder, self.spec)
-
-    def _views(self, batch: Batch, device: torch.device) -> Tensor:
-        """`(2b, 3, S, S)`, first all first views, then all second views."""
-        if device.type == "cuda":
-            inputs = (each.to(device, non_blocking=True) for each in self.inputs(batch))
-            return self._static_views(*inputs)
-        crops, spec = batch.crops.to(device), self.spec  # (2b, 3, S, S)
-        return encoder_inputs(crops, batch.draws, self.plan.views, spec.mean, spec.std)
-
-    def _static_views(self, told: Tensor, crops: Tensor, parameters: Tensor) -> Tensor:
-        """The same, by a number of kernels that does not depend on the draws."""
-        if self.images is not None:
-            crops = self.images.crops(told.repeat(2), crops, self.plan.image_size)
-        return static_inputs(crops, parameters, self.plan.views, self.spec.mean, self.spec.std)
 
 
 class TwoViewTask(ViewsTask):
-    """Of a source whose images can be read in any order.
+    """The task of images that can be read in any order.
 
     Args:
-        model, spec, plan: as of `ViewsTask`.
-        source: the data.
-        images: the data, where it is on the device already.
+        model, spec, plan, device: see `ViewsTask`.
+        source: the images.
+        images: the images on the device, if they are kept there.
     """
 
     def __init__(
@@ -162,15 +181,16 @@ class TwoViewTask(ViewsTask):
         spec: EncoderSpec,
         source: ImageSource,
         plan: Plan,
+        device: torch.device,
         images: ResidentImages | None = None,
     ) -> None:
-        super().__init__(model, spec, plan, len(source))
+        super().__init__(model, spec, plan, len(source), device)
         self.source, self.images, self.names = source, images, source.names
 
-    def loader(self, plan: BatchPlan, *, pin_memory: bool) -> Iterable[Batch]:
+    def loader(self, schedule: ShuffledSchedule, *, pin_memory: bool) -> Iterable[Batch]:
         return view_batches(
             self.source,
-            plan,
+            schedule,
             image_size=self.plan.image_size,
             crop_min=self.plan.views.crop_min or 0.0,
             workers=self.plan.workers,
@@ -178,14 +198,14 @@ class TwoViewTask(ViewsTask):
             images=self.images,
         )
 
-    def first_batches(self) -> BatchPlan:
-        return BatchPlan(self.source.ids, self.plan.batch_size, 1, 1, self.plan.request.seed)
+    def first_epoch(self) -> ShuffledSchedule:
+        return ShuffledSchedule(self.source.ids, self.plan.batch_size, 1, 1, self.plan.request.seed)
 
     def identity(self) -> dict[str, Fingerprint]:
         return {"": fingerprint(self.source.ids, self.source.marks)}
 
     def score(self, device: torch.device) -> dict[str, float]:
-        """Leave-one-out kNN accuracy on a fixed sample of the training images, given labels."""
+        """Compute leave-one-out kNN accuracy on a fixed sample of labelled training images."""
         if self.source.labels is None:
             return {}
         rows = np.sort(np.argsort(self.source.ids, kind="stable")[:KNN_SAMPLES])

@@ -1,4 +1,4 @@
-"""The task of pairs that come as a stream: an image is known by its key, a caption by its text."""
+"""The task of a stream of pairs: a key identifies an image, and its text identifies a caption."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.batches.loaders import plan_loader
-from ..data.batches.stream import StreamMicroBatch, StreamPlan, drawn, placed
+from ..data.batches.loaders import schedule_loader
+from ..data.batches.stream import StreamMicroBatch, StreamSchedule, stream_draws, table_rows_of
 from ..data.hashed_rows import stable_keys
 from ..data.pair_source import PARTNER_STREAM
 from ..data.tar.stream_pairs import PairStream
-from ..data.views.pipeline import DRAWS
+from ..data.views.draws import DRAWS
 from ..losses import GlobalClipLoss
 from ..models.tower_inputs import CenterViews, DrawnViews, Encoded, Prepared, Tokenizer
 from ..models.towers import PairModel
@@ -28,27 +27,29 @@ __all__ = ["StreamPairBatch", "StreamPairTask", "stream_pair_batches"]
 
 @dataclass(frozen=True)
 class StreamPairBatch(PairBatch):
-    """As `PairBatch`; `plan` is a `StreamMicroBatch`.
+    """A `PairBatch` of a stream; `micro_batch` is a `StreamMicroBatch`.
 
     Attributes:
-        keys_b: `(b,)` int64, who the captions are.
+        keys_b: `(b,)` int64, the sample keys of the captions.
     """
 
     keys_b: np.ndarray
 
 
 class _StreamPairs(Dataset):
-    """Micro-batches to inputs."""
+    """Reads the inputs of both sides of a micro-batch."""
 
     def __init__(
         self, a: DrawnViews | CenterViews, b: Tokenizer, table_rows: int | None, seed: int
     ) -> None:
         self.a, self.b, self.table_rows, self.seed = a, b, table_rows, seed
 
-    def __getitems__(self, plan: StreamMicroBatch) -> StreamPairBatch:
-        samples = plan.samples
-        a = self.a.read(lambda i: samples[i].image(), drawn(plan, self.seed, 0, DRAWS))
-        choice = drawn(plan, self.seed, PARTNER_STREAM, 1)[:, 0]
+    def __getitems__(self, micro_batch: StreamMicroBatch) -> StreamPairBatch:
+        samples = micro_batch.samples
+        a = self.a.read(
+            lambda i: samples[i].image(), stream_draws(micro_batch, self.seed, 0, DRAWS)
+        )
+        choice = stream_draws(micro_batch, self.seed, PARTNER_STREAM, 1)[:, 0]
         captions = [
             samples[i].captions[int(choice[i] * len(samples[i].captions))]
             for i in np.flatnonzero(a.readable)
@@ -56,30 +57,42 @@ class _StreamPairs(Dataset):
         keys = stable_keys(captions)
         all_readable = np.ones(len(captions), dtype=bool)
         b = Prepared(self.b.tokens(captions), None, all_readable, [])
-        rows = placed(keys, self.table_rows).numpy()
-        return StreamPairBatch(plan.kept(a.readable), rows, a, b, a.unreadable, keys.numpy())
+        rows = table_rows_of(keys, self.table_rows).numpy()
+        return StreamPairBatch(
+            micro_batch.select(a.readable), rows, a, b, a.unreadable, keys.numpy()
+        )
 
 
 def stream_pair_batches(
-    plan: StreamPlan,
+    schedule: StreamSchedule,
     a: DrawnViews | CenterViews,
     b: Tokenizer,
     *,
     workers: int,
     pin_memory: bool,
 ) -> DataLoader:
-    """A loader of `StreamPairBatch`, from `plan.start_step` to the end of the run."""
-    return plan_loader(_StreamPairs(a, b, plan.table_rows, plan.seed), plan, workers, pin_memory)
+    """Load `StreamPairBatch` from `schedule.start_step` to the end of the run.
+
+    Args:
+        schedule: the micro-batches of the run.
+        a: makes inputs of images.
+        b: makes inputs of captions.
+        workers: loader processes.
+        pin_memory: whether tensors are placed in page-locked memory.
+    """
+    pairs = _StreamPairs(a, b, schedule.table_rows, schedule.seed)
+    return schedule_loader(pairs, schedule, workers, pin_memory)
 
 
 class StreamPairTask(Streamed, SidesTask):
-    """See the module.
+    """The task of a stream of pairs.
 
     Args:
-        model, plan, held: as of `SidesTask`.
+        model, plan, scored: see `SidesTask`.
         source: the stream.
-        a, b: what its images and captions are made to.
-        encoded: of a frozen tower, by kind: the same as its body makes features of it.
+        a: makes inputs of images.
+        b: makes inputs of captions.
+        encoded: by kind of a frozen tower, makes features of the inputs.
     """
 
     def __init__(
@@ -90,22 +103,23 @@ class StreamPairTask(Streamed, SidesTask):
         b: Tokenizer,
         encoded: dict[str, Encoded],
         plan: PairPlan,
-        held: ScoredPairs | None,
+        scored: ScoredPairs | None,
     ) -> None:
         rows = plan.request.table_rows or len(source)
         halves = encoded.get("image", a), encoded.get("text", b)
-        super().__init__(model, *halves, plan, (rows, rows), held)
+        super().__init__(model, *halves, plan, (rows, rows), scored)
         self.source, self.read = source, (a, b)
 
-    def loader(self, plan: StreamPlan, *, pin_memory: bool) -> Iterable[Any]:
-        return self.noted(
-            stream_pair_batches(plan, *self.read, workers=self.plan.workers, pin_memory=pin_memory)
-        )
+    def loader(self, schedule: StreamSchedule, *, pin_memory: bool) -> Iterable[Any]:
+        workers = self.plan.workers
+        batches = stream_pair_batches(schedule, *self.read, workers=workers, pin_memory=pin_memory)
+        return self.keep_names(batches)
 
-    def keys(self, batch: StreamPairBatch) -> dict[str, Tensor]:
-        # Losses that keep nothing know the rows, which are the keys where there is no table.
+    def prepare(self, batch: PairBatch) -> tuple[Any, ...]:
+        """As `SidesTask.prepare`, with `(b,)` sample keys of both sides for a table."""
+        inputs = super().prepare(batch)
         if not isinstance(self.loss, GlobalClipLoss):
-            return {}
-        assert isinstance(batch.plan, StreamMicroBatch)
-        keys = batch.plan.keys, batch.keys_b
-        return dict(zip(("sample_key", "sample_key_b"), map(torch.from_numpy, keys), strict=True))
+            return inputs  # Without a table, the indices are the sample keys.
+        assert isinstance(batch, StreamPairBatch)
+        assert isinstance(batch.micro_batch, StreamMicroBatch)
+        return *inputs, torch.from_numpy(batch.micro_batch.keys), torch.from_numpy(batch.keys_b)

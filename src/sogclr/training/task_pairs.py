@@ -1,4 +1,4 @@
-"""The task of pairs: an image (or text) and its text are told from all others."""
+"""The task of pairs: both sides of a pair are pulled together, apart from all other pairs."""
 
 import math
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.batches.loaders import BatchPlan
+from ..data.batches.schedule import ShuffledSchedule
 from ..data.pair_source import PairSource
 from ..evaluation.retrieval import Retrieval, retrieval
 from ..losses import (
@@ -36,18 +36,22 @@ from .task import Outcome, Task
 
 __all__ = ["PairTask", "ScoredPairs", "SidesTask", "build_loss"]
 
-SCORED_PAIRS = 1_000  # pairs of the training data that are scored where nothing is held back
-
-# Gradients do not depend on the batch size then, and filed results stand.
+# Gradients do not depend on the batch size with it, and filed results were made with it.
 SCALE: Scale = "temperature"
+SCORED_PAIRS = 1_000  # training pairs that are scored where there are no validation pairs
 
 
 def build_loss(plan: PairPlan, sizes: tuple[int, int]) -> nn.Module:
-    """The loss of the plan's method; all take `(a, b, index, index_b)`."""
+    """Build the loss of the plan's method; all losses take `(a, b, index, index_b=)`.
+
+    Args:
+        plan: the plan of the run.
+        sizes: the numbers of table rows of both sides.
+    """
     request = plan.request
     if request.method == "siglip":
         return SigLipLoss(plan.temperature)
-    temperature = _temperature(plan)
+    temperature = _build_temperature(plan)
     if request.method == "clip":
         return ClipLoss(temperature, scale=SCALE)
     if request.method == "dcl":
@@ -63,7 +67,7 @@ def build_loss(plan: PairPlan, sizes: tuple[int, int]) -> nn.Module:
     )
 
 
-def _temperature(plan: PairPlan) -> float | Temperature:
+def _build_temperature(plan: PairPlan) -> float | Temperature:
     kind, tau, rho = plan.request.temperature_mode, plan.temperature, plan.rho
     if kind == "constant":
         return tau
@@ -74,7 +78,7 @@ def _temperature(plan: PairPlan) -> float | Temperature:
 
 
 def _temperature_now(loss: Any) -> tuple[float, float | None]:
-    """tau, its mean where it is one a sample, and SigLIP's bias."""
+    """Read tau (the mean of individual ones) and SigLIP's bias (None for other losses)."""
     if isinstance(loss, SigLipLoss):
         return math.exp(-loss.log_scale.item()), loss.bias.item()
     temperature = loss.temperature_a
@@ -82,19 +86,20 @@ def _temperature_now(loss: Any) -> tuple[float, float | None]:
         return temperature.value, None
     if isinstance(temperature, LearnedTemperature):
         return math.exp(temperature.log_temperature.item()), None
-    # Rows of a stream may be nobody's.
-    met = loss.normalizer_a.visits[:-1] > 0
-    return float(temperature.tau[:-1][met].mean() if met.any() else temperature.tau[0]), None
+    # Leave out rows without a visit: no sample of a stream may have them.
+    visited = loss.normalizer_a.visits[:-1] > 0
+    tau = temperature.tau[:-1][visited].mean() if visited.any() else temperature.tau[0]
+    return float(tau), None
 
 
 class ScoredPairs:
-    """Pairs that are embedded to score the towers.
+    """Pairs that are embedded now and then to score the towers.
 
     Args:
         source: the pairs.
-        a: inputs of its images or texts.
-        b: inputs of its texts.
-        rows: of side a that count; all by default.
+        a: makes the inputs of side a.
+        b: makes the inputs of side b.
+        rows: `(m,)` the samples of side a that are scored; all by default.
     """
 
     def __init__(
@@ -102,10 +107,10 @@ class ScoredPairs:
     ) -> None:
         self.source, self.a, self.b = source, a, b
         self.rows = np.arange(len(source.a)) if rows is None else rows
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def score(self, model: PairModel, device: torch.device) -> Retrieval:
-        """Retrieval in both directions."""
+        """Evaluate retrieval in both directions."""
         kind_a, kind_b = model.kinds
         was_training = model.training
         model.eval()
@@ -117,7 +122,7 @@ class ScoredPairs:
             self.a,
             device,
             rows=self.rows,
-            told=self._told,
+            reported=self._reported,
         )
         b = compute_features(
             lambda x: model.side(kind_b, x)[1], source.b, self.b, device, rows=partners
@@ -127,14 +132,14 @@ class ScoredPairs:
 
 
 class SidesTask(Task):
-    """What does not depend on where the pairs come from.
+    """The task of pairs, wherever they come from.
 
     Args:
-        model: what is trained of the towers.
-        a, b: inputs of both sides, of which the half on the device is asked for.
-        plan: what to do.
-        sizes: rows of the loss, of either side.
-        held: what is scored now and then, if anything.
+        model: the trained parts of the towers.
+        a, b: make the inputs of both sides; only `to_model` is used here.
+        plan: the plan of the run.
+        sizes: the numbers of table rows of both sides.
+        scored: the pairs to score now and then; None for no scores.
     """
 
     def __init__(
@@ -144,42 +149,42 @@ class SidesTask(Task):
         b: Any,
         plan: PairPlan,
         sizes: tuple[int, int],
-        held: ScoredPairs | None,
+        scored: ScoredPairs | None,
     ) -> None:
         self.model: PairModel = model
-        self.a, self.b, self.plan, self.held = a, b, plan, held
+        self.a, self.b, self.plan, self.scored = a, b, plan, scored
         self.loss = build_loss(plan, sizes)
 
-    def forward(self, model: nn.Module, batch: PairBatch, device: torch.device) -> Outcome:
-        inputs = self.a.to_model(batch.a, device), self.b.to_model(batch.b, device)
-        (features_a, z_a), (features_b, z_b) = model(*inputs)
-        rows = loss_indices(batch)
-        loss = self.loss(z_a, z_b, rows[0], index_b=rows[1], **self.keys(batch))
-        return Outcome(
-            loss, (features_a.detach(), features_b.detach()), (z_a.detach(), z_b.detach()), rows
-        )
+    def prepare(self, batch: PairBatch) -> tuple[Any, ...]:
+        """Return `(b,)` indices of both sides and, not yet on the device, their inputs."""
+        return *loss_indices(batch), batch.a, batch.b
 
-    def keys(self, batch: Any) -> dict[str, Tensor]:
-        """What the loss is told beside rows."""
-        return {}
+    def forward(self, model: nn.Module, inputs: tuple[Any, ...], device: torch.device) -> Outcome:
+        index, index_b, a, b, *sample_keys = inputs
+        towers_inputs = self.a.to_model(a, device), self.b.to_model(b, device)
+        (features_a, z_a), (features_b, z_b) = model(*towers_inputs)  # (b, w), (b, d) each
+        names = dict(zip(("sample_key", "sample_key_b"), sample_keys, strict=False))
+        loss = self.loss(z_a, z_b, index, index_b=index_b, **names)
+        features = features_a.detach(), features_b.detach()
+        return Outcome(loss, features, (z_a.detach(), z_b.detach()), (index, index_b))
 
     def write_model(self, run: Run, weights: dict[str, Tensor]) -> None:
         write_trained(run, weights, *_temperature_now(self.loss))
 
     def score(self, device: torch.device) -> dict[str, float]:
-        if self.held is None:
+        if self.scored is None:
             return {}
-        found = self.held.score(self.model, device)
-        return {"R@1": (found.a_to_b.recall[1] + found.b_to_a.recall[1]) / 2}
+        result = self.scored.score(self.model, device)
+        return {"R@1": (result.a_to_b.recall[1] + result.b_to_a.recall[1]) / 2}
 
 
 class PairTask(SidesTask):
-    """Of pairs that can be read in any order.
+    """The task of pairs that can be read in any order.
 
     Args:
-        model, plan, held: as of `SidesTask`.
+        model, plan, scored: see `SidesTask`.
         source: the pairs.
-        a, b: inputs of both sides.
+        a, b: make the inputs of both sides.
     """
 
     def __init__(
@@ -189,15 +194,15 @@ class PairTask(SidesTask):
         a: Inputs,
         b: Inputs,
         plan: PairPlan,
-        held: ScoredPairs,
+        scored: ScoredPairs,
     ) -> None:
-        super().__init__(model, a, b, plan, source.sizes, held)
+        super().__init__(model, a, b, plan, source.sizes, scored)
         self.source, self.names = source, source.a.names
 
-    def loader(self, plan: BatchPlan, *, pin_memory: bool) -> Iterable[Any]:
+    def loader(self, schedule: ShuffledSchedule, *, pin_memory: bool) -> Iterable[Any]:
         return pair_batches(
             self.source,
-            plan,
+            schedule,
             self.a,
             self.b,
             workers=self.plan.workers,

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
-from ..data.batches.loaders import BatchPlan, view_batches
-from ..data.batches.stream import StreamPlan, stream_batches
+from ..data.batches.loaders import view_batches
+from ..data.batches.schedule import ShuffledSchedule
+from ..data.batches.stream import StreamSchedule, stream_batches
 from ..data.image_source import ImageSource
 from ..data.tar.stream import StreamSource
 from ..data.views.pipeline import photometric
@@ -31,10 +32,10 @@ def write_views_picture(source: ImageSource | StreamSource, plan: Plan, target: 
     count, settings = min(SAMPLES, len(source)), (1, 1, plan.request.seed)
     size, crop_min = plan.image_size, plan.views.crop_min or 0.0
     if isinstance(source, StreamSource):
-        stream = StreamPlan(source.shorten(count), None, count, *settings)
+        stream = StreamSchedule(source.shorten(count), None, count, *settings)
         loader = stream_batches(stream, image_size=size, crop_min=crop_min, workers=0)
     else:
-        schedule = BatchPlan(source.ids, count, *settings)
+        schedule = ShuffledSchedule(source.ids, count, *settings)
         loader = view_batches(source, schedule, image_size=size, crop_min=crop_min, workers=0)
     batch = next(iter(loader))
     views = photometric(batch.crops, batch.draws, plan.views)  # (2b, 3, S, S)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sogclr.data.batches.loaders import BatchPlan, center_batches, view_batches
+from sogclr.data.batches.loaders import center_batches, view_batches
+from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.open_images import open_source
 
 IDS = np.random.default_rng(0).integers(0, 2**63, 101).astype(np.uint64)
@@ -18,7 +19,7 @@ IDS = np.random.default_rng(0).integers(0, 2**63, 101).astype(np.uint64)
 @pytest.mark.parametrize("batch_size", [2, 7, 50, 101])
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_an_epoch_is_every_sample_once_in_even_batches(batch_size, accumulate):
-    plan = BatchPlan(IDS, batch_size, accumulate, epochs=3, seed=1)
+    plan = ShuffledSchedule(IDS, batch_size, accumulate, epochs=3, seed=1)
     batches = list(plan)
     assert len(batches) == len(plan)
     for epoch in range(3):
@@ -31,7 +32,7 @@ def test_an_epoch_is_every_sample_once_in_even_batches(batch_size, accumulate):
 
 @pytest.mark.parametrize("accumulate", [1, 2, 5])
 def test_weights_of_a_step_add_up_to_one_and_steps_count(accumulate):
-    plan = BatchPlan(IDS, 10, accumulate, epochs=2, seed=0)
+    plan = ShuffledSchedule(IDS, 10, accumulate, epochs=2, seed=0)
     steps = {}
     for batch in plan:
         steps.setdefault(batch.step, []).append(batch)
@@ -43,8 +44,8 @@ def test_weights_of_a_step_add_up_to_one_and_steps_count(accumulate):
 
 @pytest.mark.parametrize("start", [0, 1, 5, 6, 11])
 def test_a_resumed_plan_is_the_rest_of_the_whole_one(start):
-    whole = [b for b in BatchPlan(IDS, 20, 2, epochs=4, seed=5) if b.step >= start]
-    rest = BatchPlan(IDS, 20, 2, epochs=4, seed=5)
+    whole = [b for b in ShuffledSchedule(IDS, 20, 2, epochs=4, seed=5) if b.step >= start]
+    rest = ShuffledSchedule(IDS, 20, 2, epochs=4, seed=5)
     rest.start_step = start
     for a, b in zip(whole, rest, strict=True):
         assert (a.step, a.epoch, a.last) == (b.step, b.epoch, b.last)
@@ -57,19 +58,19 @@ def _all(source, plan, workers):
 
 def test_views_do_not_depend_on_workers_or_on_the_batch(make_folder):
     source = open_source(make_folder())
-    alone = _all(source, BatchPlan(source.ids, 1, 1, 1, seed=3), workers=0)
-    by_row = {int(b.plan.rows[0]): b for b in alone}
+    alone = _all(source, ShuffledSchedule(source.ids, 1, 1, 1, seed=3), workers=0)
+    by_row = {int(b.micro_batch.rows[0]): b for b in alone}
     for workers in (0, 2):
-        for batch in _all(source, BatchPlan(source.ids, 5, 1, 1, seed=3), workers):
-            b = len(batch.plan.rows)
-            for i, row in enumerate(batch.plan.rows.tolist()):
+        for batch in _all(source, ShuffledSchedule(source.ids, 5, 1, 1, seed=3), workers):
+            b = len(batch.micro_batch.rows)
+            for i, row in enumerate(batch.micro_batch.rows.tolist()):
                 assert torch.equal(batch.crops[[i, b + i]], by_row[row].crops)
                 assert np.array_equal(batch.draws[[i, b + i]], by_row[row].draws)
 
 
 def test_the_two_views_differ_and_so_do_epochs(make_folder):
     source = open_source(make_folder())
-    first, second = _all(source, BatchPlan(source.ids, 16, 1, 2, seed=3), workers=0)
+    first, second = _all(source, ShuffledSchedule(source.ids, 16, 1, 2, seed=3), workers=0)
     view1, view2 = first.crops.chunk(2)
     assert not torch.equal(view1, view2)
     assert not np.array_equal(first.draws, second.draws)
@@ -81,8 +82,8 @@ def test_what_cannot_be_decoded_is_skipped_and_named(tmp_path):
         Image.fromarray(pixels).save(tmp_path / f"{i}.jpg")
     (tmp_path / "2.jpg").write_bytes((tmp_path / "2.jpg").read_bytes()[:900])
     source = open_source(tmp_path)
-    (batch,) = _all(source, BatchPlan(source.ids, 6, 1, 1, seed=0), workers=0)
-    assert sorted(batch.plan.rows) == [0, 1, 3, 4, 5]
+    (batch,) = _all(source, ShuffledSchedule(source.ids, 6, 1, 1, seed=0), workers=0)
+    assert sorted(batch.micro_batch.rows) == [0, 1, 3, 4, 5]
     assert batch.crops.shape == (10, 3, 8, 8)
     assert [name for name, _ in batch.unreadable] == ["2.jpg"]
     loader = center_batches(source, np.arange(6), image_size=8, batch_size=3, workers=0)
@@ -91,11 +92,11 @@ def test_what_cannot_be_decoded_is_skipped_and_named(tmp_path):
 
 HOLDING = """
 import multiprocessing, sys
-from sogclr.data.batches.loaders import BatchPlan, view_batches
+from sogclr.data.batches.loaders import ShuffledSchedule, view_batches
 from sogclr.data.open_images import open_source
 
 source = open_source("digits")
-plan = BatchPlan(source.ids, 512, 1, 50, seed=0)
+plan = ShuffledSchedule(source.ids, 512, 1, 50, seed=0)
 batches = iter(view_batches(source, plan, image_size=8, crop_min=0.2, workers=2))
 next(batches)
 print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)

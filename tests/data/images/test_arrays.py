@@ -68,4 +68,4 @@ def test_digits_are_embedded():
     source = open_source("digits")
     assert len(source) == 1797
     assert len(source.classes) == 10
-    assert source.views.flip == 0.0
+    assert source.augmentation.flip == 0.0

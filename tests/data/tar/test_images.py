@@ -14,7 +14,8 @@ from PIL import Image
 
 from sogclr import UserError
 from sogclr.commands.cli import main
-from sogclr.data.batches.loaders import BatchPlan, view_batches
+from sogclr.data.batches.loaders import view_batches
+from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.decode import UnreadableImageError
 from sogclr.data.open_images import open_source, require_undamaged
 from sogclr.data.randomness import stable_id
@@ -83,28 +84,28 @@ def test_two_processes_share_every_sample_once_an_epoch(make_shards, accumulate)
     source = open_source(make_shards())
     seen: dict[int, list[int]] = {0: [], 1: []}
     for rank in (0, 1):
-        plan = BatchPlan(source.ids, 12, accumulate, 2, seed=1, rank=rank, processes=2)
+        plan = ShuffledSchedule(source.ids, 12, accumulate, 2, seed=1, rank=rank, processes=2)
         for batch in view_batches(source, plan, image_size=8, crop_min=0.2, workers=0):
             assert not batch.unreadable
-            seen[batch.plan.epoch] += batch.plan.rows.tolist()
+            seen[batch.micro_batch.epoch] += batch.micro_batch.rows.tolist()
     assert [sorted(rows) for rows in seen.values()] == [list(range(40))] * 2
 
 
 def test_an_epoch_mixes_all_shards(make_shards):
     source = open_source(make_shards(2))
-    first = next(iter(BatchPlan(source.ids, 20, 1, 1, seed=0))).rows
+    first = next(iter(ShuffledSchedule(source.ids, 20, 1, 1, seed=0))).rows
     assert 4 <= (first < 20).sum() <= 16
 
 
 def _batches(source, start, workers):
-    plan = BatchPlan(source.ids, 8, 1, 2, seed=3)
+    plan = ShuffledSchedule(source.ids, 8, 1, 2, seed=3)
     plan.start_step = start
     return list(view_batches(source, plan, image_size=8, crop_min=0.2, workers=workers))
 
 
 def _same(some, others):
     for one, other in zip(some, others, strict=True):
-        assert np.array_equal(one.plan.rows, other.plan.rows)
+        assert np.array_equal(one.micro_batch.rows, other.micro_batch.rows)
         assert torch.equal(one.crops, other.crops)
 
 
@@ -235,9 +236,9 @@ def test_samples_without_an_image_are_listed(tmp_path):
 def test_an_image_that_cannot_be_decoded_is_skipped_and_named(tmp_path):
     members = [(f"{i}.png", b"x" if i == 2 else encoded(i)) for i in range(6)]
     source = open_source(pack(tmp_path / "a.tar", members))
-    plan = BatchPlan(source.ids, 6, 1, 1, seed=0)
+    plan = ShuffledSchedule(source.ids, 6, 1, 1, seed=0)
     (batch,) = view_batches(source, plan, image_size=8, crop_min=0.2, workers=0)
-    assert sorted(batch.plan.rows) == [0, 1, 3, 4, 5]
+    assert sorted(batch.micro_batch.rows) == [0, 1, 3, 4, 5]
     assert batch.unreadable == [("a.tar: 2", "not an image")]
 
 

@@ -10,12 +10,12 @@ from helpers.packing import encoded, pack
 
 import sogclr
 from sogclr import UserError
-from sogclr.data.batches.stream import StreamPlan, stream_batches
+from sogclr.data.batches.stream import StreamSchedule, stream_batches
 from sogclr.data.randomness import uniforms
 from sogclr.data.tar.images import ShardSource
 from sogclr.data.tar.patterns import find_shards
 from sogclr.data.tar.stream import StreamSample, StreamSource, read_ahead
-from sogclr.data.views.pipeline import DRAWS
+from sogclr.data.views.draws import DRAWS
 
 SAMPLES, SHARDS = 40, 5
 
@@ -122,15 +122,18 @@ def test_an_image_of_several_is_the_first_in_order_and_what_is_no_sample_is_pass
 
 
 def batches(source, start=0, workers=0, accumulate=2):
-    plan = StreamPlan(source, 30, 8, accumulate, 2, seed=3)
+    plan = StreamSchedule(source, 30, 8, accumulate, 2, seed=3)
     plan.start_step = start
     return list(stream_batches(plan, image_size=8, crop_min=0.2, workers=workers))
 
 
 def assert_same(some, others):
     for one, other in zip(some, others, strict=True):
-        assert (one.plan.step, one.plan.epoch) == (other.plan.step, other.plan.epoch)
-        assert np.array_equal(one.plan.keys, other.plan.keys)
+        assert (one.micro_batch.step, one.micro_batch.epoch) == (
+            other.micro_batch.step,
+            other.micro_batch.epoch,
+        )
+        assert np.array_equal(one.micro_batch.keys, other.micro_batch.keys)
         assert torch.equal(one.crops, other.crops)
         assert np.array_equal(one.draws, other.draws)
 
@@ -138,16 +141,16 @@ def assert_same(some, others):
 def test_batches_are_even_and_know_rows_and_keys(make_shards):
     source = stream(make_shards(), 37)
     found = batches(source)
-    assert [len(batch.plan.rows) for batch in found] == [8, 8, 7, 7, 7] * 2
-    assert [batch.plan.step for batch in found] == [0, 0, 1, 1, 2, 3, 3, 4, 4, 5]
-    assert [batch.plan.last for batch in found] == [False, True, False, True, True] * 2
-    assert [batch.plan.weight for batch in found[:5]] == [1 / 2, 1 / 2, 1 / 2, 1 / 2, 1]
+    assert [len(batch.micro_batch.rows) for batch in found] == [8, 8, 7, 7, 7] * 2
+    assert [batch.micro_batch.step for batch in found] == [0, 0, 1, 1, 2, 3, 3, 4, 4, 5]
+    assert [batch.micro_batch.last for batch in found] == [False, True, False, True, True] * 2
+    assert [batch.micro_batch.weight for batch in found[:5]] == [1 / 2, 1 / 2, 1 / 2, 1 / 2, 1]
     order = names(source, seed=3) + names(source, epoch=1, seed=3)
     keys = sogclr.stable_keys(order)
-    assert np.concatenate([batch.plan.keys for batch in found]).tolist() == keys.tolist()
+    assert np.concatenate([batch.micro_batch.keys for batch in found]).tolist() == keys.tolist()
     rows = sogclr.hashed_rows(keys, 30)
-    assert np.concatenate([batch.plan.rows for batch in found]).tolist() == rows.tolist()
-    assert [sample.name for batch in found for sample in batch.plan.samples] == order
+    assert np.concatenate([batch.micro_batch.rows for batch in found]).tolist() == rows.tolist()
+    assert [sample.name for batch in found for sample in batch.micro_batch.samples] == order
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -155,9 +158,9 @@ def test_batches_are_even_and_know_rows_and_keys(make_shards):
 def test_processes_share_each_batch(make_shards, processes, accumulate, start):
     """Put together in their order, shares are the batch of one process; they differ by one."""
     pattern = make_shards()
-    plans = [StreamPlan(stream(pattern, 37), 30, 8, accumulate, 2, 3)]
+    plans = [StreamSchedule(stream(pattern, 37), 30, 8, accumulate, 2, 3)]
     plans += [
-        StreamPlan(stream(pattern, 37), 30, 8, accumulate, 2, 3, rank, processes)
+        StreamSchedule(stream(pattern, 37), 30, 8, accumulate, 2, 3, rank, processes)
         for rank in range(processes)
     ]
     for plan in plans:
@@ -182,7 +185,7 @@ def test_loader_processes_change_nothing(make_shards):
 @pytest.mark.parametrize("start", [1, 3, 5])
 def test_resumed_within_an_epoch_is_the_rest_of_it(make_shards, start):
     pattern = make_shards()
-    whole = [each for each in batches(stream(pattern, 37)) if each.plan.step >= start]
+    whole = [each for each in batches(stream(pattern, 37)) if each.micro_batch.step >= start]
     assert_same(whole, batches(stream(pattern, 37), start))
 
 
@@ -191,9 +194,9 @@ def test_views_are_those_of_the_sample_in_this_epoch(make_shards):
     for number, source in enumerate([stream(pattern, 37), stream(pattern, 40, buffer=3)]):
         for batch in batches(source):
             for i, (key, crop) in enumerate(
-                zip(batch.plan.keys.tolist(), batch.crops, strict=False)
+                zip(batch.micro_batch.keys.tolist(), batch.crops, strict=False)
             ):
-                sample = key, batch.plan.epoch
+                sample = key, batch.micro_batch.epoch
                 if number and sample in seen:
                     assert torch.equal(crop, seen[sample]), i
                 seen.setdefault(sample, crop)
@@ -201,12 +204,14 @@ def test_views_are_those_of_the_sample_in_this_epoch(make_shards):
 
 
 def test_a_sample_that_comes_again_in_an_epoch_has_other_views(make_shards):
-    plan = StreamPlan(stream(make_shards(), 2 * SAMPLES), 30, 2 * SAMPLES, 1, 1, seed=3)
+    plan = StreamSchedule(stream(make_shards(), 2 * SAMPLES), 30, 2 * SAMPLES, 1, 1, seed=3)
     (batch,) = stream_batches(plan, image_size=8, crop_min=0.2, workers=0)
     draws = batch.draws[: 2 * SAMPLES]  # of first views
-    order = np.lexsort([[sample.turn for sample in batch.plan.samples], batch.plan.keys])
+    order = np.lexsort(
+        [[sample.turn for sample in batch.micro_batch.samples], batch.micro_batch.keys]
+    )
     first, second = draws[order[::2]], draws[order[1::2]]
-    ids = np.sort(batch.plan.keys)[::2].view(np.uint64)
+    ids = np.sort(batch.micro_batch.keys)[::2].view(np.uint64)
     assert np.array_equal(first, uniforms(3, 0, ids, 0, DRAWS))
     assert (first != second).all()
     assert len(np.unique(draws[:, 0])) == 2 * SAMPLES
@@ -227,10 +232,10 @@ def test_damage_is_named_in_its_place(make_shards, tmp_path):
         in unreadable[shard.as_uri()]
     )
     assert unreadable["x"] == "not an image"
-    kept = [sample.name for batch in found for sample in batch.plan.samples]
+    kept = [sample.name for batch in found for sample in batch.micro_batch.samples]
     expected = [f"set/{n:03}" for n in range(SAMPLES) if n not in range(19, 32)]
     assert sorted(kept) == sorted([*expected, "y"])
-    assert all(len(batch.crops) == 2 * len(batch.plan.rows) for batch in found)
+    assert all(len(batch.crops) == 2 * len(batch.micro_batch.rows) for batch in found)
 
 
 def test_without_images_it_is_refused(tmp_path):

@@ -8,10 +8,13 @@ import torch
 from PIL import Image
 
 from sogclr.common.options import Augmentation
-from sogclr.data.batches.loaders import BatchPlan, view_batches
+from sogclr.data.batches.loaders import view_batches
+from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.images.arrays import ArraySource
 from sogclr.data.open_images import open_source
-from sogclr.data.views.pipeline import DRAWS, crop, crop_box, crop_boxes, encoder_inputs
+from sogclr.data.views.crops import crop
+from sogclr.data.views.draws import DRAWS, crop_box, crop_boxes
+from sogclr.data.views.pipeline import encoder_inputs
 from sogclr.data.views.resident import ResidentImages, crop_on_device
 from sogclr.data.views.static import static_inputs, view_parameters
 
@@ -91,18 +94,18 @@ def test_batches_of_resident_images_are_those_of_the_loader(make_folder):
     images = ResidentImages.of(source, CPU)
     assert images.size == (12, 10)
     settings = {"image_size": 16, "crop_min": 0.2, "workers": 0}
-    plans = [BatchPlan(source.ids, 5, 1, 2, seed=3) for _ in range(2)]
+    plans = [ShuffledSchedule(source.ids, 5, 1, 2, seed=3) for _ in range(2)]
     unreadable = 0
     for plain, boxed in zip(
         view_batches(source, plans[0], **settings),
         view_batches(source, plans[1], images=images, **settings),
         strict=True,
     ):
-        assert np.array_equal(plain.plan.rows, boxed.plan.rows)
+        assert np.array_equal(plain.micro_batch.rows, boxed.micro_batch.rows)
         assert np.array_equal(plain.draws, boxed.draws)
         assert plain.unreadable == boxed.unreadable
         unreadable += len(plain.unreadable)
-        rows = torch.from_numpy(boxed.plan.rows).repeat(2)
+        rows = torch.from_numpy(boxed.micro_batch.rows).repeat(2)
         crops = images.crops(rows, boxed.crops, 16)
         assert torch.equal(crops, plain.crops.float())
     assert unreadable == 2

@@ -1,0 +1,1 @@
+"""Schedules of micro-batches, and loaders of their contents."""

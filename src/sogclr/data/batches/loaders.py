@@ -1,60 +1,30 @@
-"""Batches of views: which samples make up a step, and their crops, made in loader workers."""
+"""Loaders of batches: workers read images and make the crops of two random views, or one view."""
 
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from ..decode import UnreadableImageError
 from ..image_source import ImageSource
-from ..randomness import shuffled, uniforms
-from ..views.pipeline import DRAWS, center_view, crop, crop_box, crop_boxes
+from ..randomness import uniforms
+from ..views.crops import center_view, crop
+from ..views.draws import DRAWS, crop_box, crop_boxes
 from ..views.resident import ResidentImages
+from .schedule import MicroBatch, Schedule, ShuffledSchedule
 
 T = TypeVar("T")
 
-__all__ = [
-    "Batch",
-    "BatchPlan",
-    "Epochs",
-    "MicroBatch",
-    "center_batches",
-    "plan_loader",
-    "two_crops",
-    "view_batches",
-]
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """What one forward pass is made of.
-
-    Attributes:
-        step: the optimizer step it belongs to, counted from 0 over the whole run.
-        epoch: counted from 0.
-        rows: `(b,)` int64, this process's.
-        weight: the share of all processes' rows in the step's gradient.
-        last: whether the optimizer steps after it.
-    """
-
-    step: int
-    epoch: int
-    rows: np.ndarray
-    weight: float
-    last: bool
-
-    def kept(self, readable: np.ndarray) -> "MicroBatch":
-        """Of the rows, those that could be read, `(b,)` bool."""
-        return replace(self, rows=self.rows[readable])
+__all__ = ["Batch", "center_batches", "schedule_loader", "two_crops", "view_batches"]
 
 
 @dataclass(frozen=True)
@@ -62,14 +32,14 @@ class Batch:
     """A micro-batch with its crops.
 
     Attributes:
-        plan: whence it came; `plan.rows` are those that could be read.
-        crops: `(2b, 3, S, S)` uint8, first all first views, then all second views; or where images
-            stay on the device, `(2b, 4)` float32, the boxes to cut out there.
-        draws: `(2b, DRAWS)`, what the rest of the augmentation of each view derives from.
-        unreadable: `(name, reason)` of the samples that had to be skipped.
+        micro_batch: the samples that could be read.
+        crops: `(2b, 3, S, S)` uint8, all first views, then all second views. If images stay on
+            the device: `(2b, 4)` float32, the boxes to crop there.
+        draws: `(2b, DRAWS)`, random numbers for the rest of each view's augmentation.
+        unreadable: `(name, reason)` of each sample that was skipped.
     """
 
-    plan: MicroBatch
+    micro_batch: MicroBatch
     crops: Tensor
     draws: np.ndarray
     unreadable: list[tuple[str, str]]
@@ -78,155 +48,42 @@ class Batch:
         return replace(self, crops=self.crops.pin_memory())
 
 
-class Epochs(Sampler[MicroBatch]):
-    """How a run is divided into steps, these into micro-batches, and these among processes.
-
-    An epoch is divided evenly, into batches that differ by one sample at most, rather than into
-    full ones and a small remainder: a remainder of a few samples would count as much as a full
-    batch.
-
-    Args:
-        samples: of an epoch.
-        batch_size: largest micro-batch.
-        accumulate: micro-batches in an optimizer step.
-        epochs: how many.
-        seed: of the order.
-        rank: of this process. Of every micro-batch it has an even share.
-        processes: among how many.
-
-    Attributes:
-        start_step: where to begin.
-    """
-
-    def __init__(
-        self,
-        samples: int,
-        batch_size: int,
-        accumulate: int,
-        epochs: int,
-        seed: int,
-        rank: int = 0,
-        processes: int = 1,
-    ) -> None:
-        self.accumulate, self.epochs, self.seed = accumulate, epochs, seed
-        self.rank, self.processes = rank, processes
-        self.micro_batches = -(-samples // batch_size)
-        self.steps_per_epoch = -(-self.micro_batches // accumulate)
-        self.total_steps = self.steps_per_epoch * epochs
-        self.start_step = 0
-        self.sizes = _even(samples, self.micro_batches)
-
-    def __len__(self) -> int:
-        return self.micro_batches * self.epochs
-
-    def __iter__(self) -> Iterator[MicroBatch]:
-        first_epoch, skip = divmod(self.start_step, self.steps_per_epoch)
-        parts = self._parts(first_epoch, skip * self.accumulate)
-        for epoch in range(first_epoch, self.epochs):
-            for k in range(skip, self.steps_per_epoch):
-                sizes = self.sizes[k * self.accumulate : (k + 1) * self.accumulate]
-                step = epoch * self.steps_per_epoch + k
-                for i, size in enumerate(sizes):
-                    share = next(parts)[self._own(size)]
-                    weight, last = size / sum(sizes), i == len(sizes) - 1
-                    yield self._micro_batch(step, epoch, share, weight, last)
-            skip = 0
-
-    def _own(self, size: int) -> slice:
-        """Of a micro-batch, what this process has."""
-        shares = _even(size, self.processes)
-        first = sum(shares[: self.rank])
-        return slice(first, first + shares[self.rank])
-
-    def _parts(self, epoch: int, first: int) -> Iterator[Any]:
-        """The samples of one micro-batch after the other, in sequences that can be cut, from one
-        of an epoch to the end of the run."""
-        raise NotImplementedError
-
-    def _micro_batch(
-        self, step: int, epoch: int, share: Any, weight: float, last: bool
-    ) -> MicroBatch:
-        """Of the share of this process, see `MicroBatch`."""
-        raise NotImplementedError
-
-
-def _even(count: int, parts: int) -> list[int]:
-    """How many each part has of as many, as `np.array_split` divides them."""
-    each, more = divmod(count, parts)
-    return [each + (i < more) for i in range(parts)]
-
-
-class BatchPlan(Epochs):
-    """The whole run's micro-batches, in order; a function of (seed, ids), so it can be resumed.
-
-    Every sample occurs exactly once in an epoch.
-
-    Args:
-        ids: `(n,)` stable ids.
-        batch_size, accumulate, epochs, seed, rank, processes: as of `Epochs`.
-    """
-
-    def __init__(
-        self,
-        ids: np.ndarray,
-        batch_size: int,
-        accumulate: int,
-        epochs: int,
-        seed: int,
-        rank: int = 0,
-        processes: int = 1,
-    ) -> None:
-        super().__init__(len(ids), batch_size, accumulate, epochs, seed, rank, processes)
-        self.ids = ids
-
-    def _parts(self, epoch: int, first: int) -> Iterator[np.ndarray]:
-        for later in range(epoch, self.epochs):
-            order = shuffled(self.seed, later, self.ids)
-            yield from np.array_split(order, self.micro_batches)[first:]
-            first = 0
-
-    def _micro_batch(
-        self, step: int, epoch: int, share: np.ndarray, weight: float, last: bool
-    ) -> MicroBatch:
-        return MicroBatch(step, epoch, share, weight, last)
-
-
 class _TwoViews(Dataset):
-    """Micro-batches to crops. The loader hands `__getitems__` what the plan yields."""
+    """Crops of micro-batches; the loader passes each micro-batch to `__getitems__`."""
 
     def __init__(self, source: ImageSource, size: int, crop_min: float, seed: int) -> None:
         self.source, self.size, self.crop_min, self.seed = source, size, crop_min, seed
 
-    def __getitems__(self, plan: MicroBatch) -> Batch:
-        ids = self.source.ids[plan.rows]
-        draws = [uniforms(self.seed, plan.epoch, ids, view, DRAWS) for view in (0, 1)]
+    def __getitems__(self, micro_batch: MicroBatch) -> Batch:
+        ids = self.source.ids[micro_batch.rows]
+        draws = [uniforms(self.seed, micro_batch.epoch, ids, view, DRAWS) for view in (0, 1)]
 
         def image(i: int) -> Image.Image:
-            return self.source.image(int(plan.rows[i]))
+            return self.source.image(int(micro_batch.rows[i]))
 
-        return two_crops(plan, image, draws, self.size, self.crop_min)
+        return two_crops(micro_batch, image, draws, self.size, self.crop_min)
 
 
 class _TwoBoxes(Dataset):
-    """Micro-batches to boxes of images that are on the device already."""
+    """Boxes of micro-batches, to crop from images that are on the device."""
 
     def __init__(self, images: ResidentImages, ids: np.ndarray, crop_min: float, seed: int) -> None:
         self.images, self.ids, self.crop_min, self.seed = images, ids, crop_min, seed
 
-    def __getitems__(self, plan: MicroBatch) -> Batch:
+    def __getitems__(self, micro_batch: MicroBatch) -> Batch:
         unreadable = self.images.unreadable
-        readable = np.array([int(row) not in unreadable for row in plan.rows], dtype=bool)
-        skipped = [unreadable[int(row)] for row in plan.rows[~readable]]
-        plan = plan.kept(readable)
-        ids = self.ids[plan.rows]
-        views = [uniforms(self.seed, plan.epoch, ids, view, DRAWS) for view in (0, 1)]
+        readable = np.array([int(row) not in unreadable for row in micro_batch.rows], dtype=bool)
+        skipped = [unreadable[int(row)] for row in micro_batch.rows[~readable]]
+        micro_batch = micro_batch.select(readable)
+        ids = self.ids[micro_batch.rows]
+        views = [uniforms(self.seed, micro_batch.epoch, ids, view, DRAWS) for view in (0, 1)]
         draws = np.concatenate(views)  # (2b, DRAWS)
         boxes = crop_boxes(draws, *self.images.size, self.crop_min).astype(np.float32)
-        return Batch(plan, torch.from_numpy(boxes), draws, skipped)
+        return Batch(micro_batch, torch.from_numpy(boxes), draws, skipped)
 
 
 class _CenterViews(Dataset):
-    """One undistorted view of each row."""
+    """The central view of each row, for evaluation."""
 
     def __init__(self, source: ImageSource, size: int) -> None:
         self.source, self.size = source, size
@@ -245,37 +102,37 @@ class _CenterViews(Dataset):
 
 
 def two_crops(
-    plan: MicroBatch,
+    micro_batch: MicroBatch,
     image: Callable[[int], Image.Image],
     draws: list[np.ndarray],
     size: int,
     crop_min: float,
 ) -> Batch:
-    """Both crops of each sample.
+    """Crop two views of each sample; skip samples that cannot be read.
 
     Args:
-        plan: the micro-batch.
-        image: of the sample at a place in it, or raises `UnreadableImageError`.
-        draws: `(b, DRAWS)` of either view.
-        size: of the crops, in pixels.
-        crop_min: see `Views`.
+        micro_batch: the samples, b of them.
+        image: returns the image of sample i of the micro-batch, or raises `UnreadableImageError`.
+        draws: for each of the two views, `(b, DRAWS)` random numbers.
+        size: side of the crops in pixels.
+        crop_min: smallest share of the image's area, see `Augmentation`.
     """
-    crops = np.empty((2, len(plan.rows), 3, size, size), dtype=np.uint8)
-    readable = np.ones(len(plan.rows), dtype=bool)
+    crops = np.empty((2, len(micro_batch.rows), 3, size, size), dtype=np.uint8)
+    readable = np.ones(len(micro_batch.rows), dtype=bool)
     unreadable = []
-    for i in range(len(plan.rows)):
+    for i in range(len(micro_batch.rows)):
         try:
-            whole = image(i)
+            own = image(i)
         except UnreadableImageError as error:
             readable[i] = False
             unreadable.append((error.args[0], error.args[1]))
             continue
         for view in (0, 1):
-            box = crop_box(draws[view][i], *whole.size, crop_min)
-            crops[view, i] = crop(whole, box, size)
+            box = crop_box(draws[view][i], *own.size, crop_min)
+            crops[view, i] = crop(own, box, size)
     return Batch(
-        plan.kept(readable),
-        # A mask would copy them all.
+        micro_batch.select(readable),
+        # Skip the mask if possible: indexing would copy all crops.
         torch.from_numpy(crops if readable.all() else crops[:, readable]).flatten(0, 1),
         np.concatenate([d[readable] for d in draws]),
         unreadable,
@@ -284,7 +141,7 @@ def two_crops(
 
 def view_batches(
     source: ImageSource,
-    plan: BatchPlan,
+    schedule: ShuffledSchedule,
     *,
     image_size: int,
     crop_min: float,
@@ -292,27 +149,36 @@ def view_batches(
     pin_memory: bool = False,
     images: ResidentImages | None = None,
 ) -> DataLoader:
-    """A loader of `Batch`, from `plan.start_step` to the end of the run, across epochs.
+    """Load a `Batch` for each micro-batch, from `schedule.start_step` to the end of the run.
 
-    Where `images` are on the device already, boxes take the place of crops.
+    Args:
+        source: the images.
+        schedule: the micro-batches.
+        image_size: side of the crops in pixels.
+        crop_min: smallest share of the image's area, see `Augmentation`.
+        workers: loader processes; 0 loads in this process.
+        pin_memory: whether to pin crops in memory, for faster copies to a GPU.
+        images: the images on the device; batches then have boxes instead of crops.
     """
     if images is not None:
-        return plan_loader(_TwoBoxes(images, source.ids, crop_min, plan.seed), plan, 0, pin_memory)
-    return plan_loader(
-        _TwoViews(source, image_size, crop_min, plan.seed), plan, workers, pin_memory
-    )
+        boxes = _TwoBoxes(images, source.ids, crop_min, schedule.seed)
+        return schedule_loader(boxes, schedule, 0, pin_memory)
+    views = _TwoViews(source, image_size, crop_min, schedule.seed)
+    return schedule_loader(views, schedule, workers, pin_memory)
 
 
-def plan_loader(dataset: Dataset, plan: Epochs, workers: int, pin_memory: bool) -> DataLoader:
-    """A loader over the plan, of what `dataset.__getitems__` makes of its micro-batches."""
+def schedule_loader(
+    dataset: Dataset, schedule: Schedule, workers: int, pin_memory: bool
+) -> DataLoader:
+    """Load the result of `dataset.__getitems__` for each micro-batch of a schedule."""
     return DataLoader(
         dataset,
-        # The plan yields whole micro-batches where torch's types expect lists of numbers.
-        batch_sampler=plan,  # type: ignore[arg-type]
+        # The schedule yields micro-batches where torch's types expect lists of numbers.
+        batch_sampler=schedule,  # type: ignore[arg-type]
         collate_fn=_unchanged,
         num_workers=workers,
-        worker_init_fn=_leave_signals_to_the_trainer,
-        # Its own, or every loader would draw a seed from the state that dropout draws from.
+        worker_init_fn=_ignore_signals,
+        # An own generator: otherwise the loader's seed would advance the generator of dropout.
         generator=torch.Generator(),
         pin_memory=pin_memory,
     )
@@ -321,29 +187,41 @@ def plan_loader(dataset: Dataset, plan: Epochs, workers: int, pin_memory: bool) 
 def center_batches(
     source: ImageSource, rows: np.ndarray, *, image_size: int, batch_size: int, workers: int
 ) -> DataLoader:
-    """A loader of `(rows, images uint8 (b, 3, S, S), unreadable)` in the order of `rows`."""
+    """Load central views in the order of `rows`, for evaluation.
+
+    Args:
+        source: the images.
+        rows: `(m,)` rows of the source.
+        image_size: side of the views in pixels.
+        batch_size: images per batch.
+        workers: loader processes; 0 loads in this process.
+
+    Returns:
+        A loader of tuples: the rows that could be read, b of them; their views `(b, 3, S, S)`
+        uint8; `(name, reason)` of each image that could not be read.
+    """
     return DataLoader(
         _CenterViews(source, image_size),
         sampler=rows.tolist(),
         batch_size=batch_size,
         collate_fn=_unchanged,
         num_workers=workers,
-        worker_init_fn=_leave_signals_to_the_trainer,
-        # Its own, or every loader would draw a seed from the state that dropout draws from.
+        worker_init_fn=_ignore_signals,
+        # An own generator: otherwise the loader's seed would advance the generator of dropout.
         generator=torch.Generator(),
     )
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    # Ctrl-C reaches the whole group, and so does the SIGTERM of torchrun; the trainer finishes its
-    # step and ends the workers itself, by an event.
+def _ignore_signals(worker: int) -> None:
+    # Ctrl-C and torchrun's SIGTERM reach the workers too, but the trainer still needs them for the
+    # rest of its step. It ends them itself, by an event.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_with(trainer: int) -> None:
-    # If it is killed, workers would wait for ever to hand it what they have.
+def _exit_with(trainer: int) -> None:
+    # If the trainer is killed, the worker would wait for ever to send its batch.
     while os.getppid() == trainer:
         time.sleep(1)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Batches of a stream: the reader is one, decoding is left to loader workers."""
+"""Batches of a stream: one reader per process, decoding in loader workers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,45 +12,46 @@ from torch.utils.data import DataLoader, Dataset
 from ..hashed_rows import hashed_rows, stable_keys
 from ..randomness import uniforms
 from ..tar.stream import StreamSample, StreamSource, read_ahead
-from ..views.pipeline import DRAWS
-from .loaders import Batch, Epochs, MicroBatch, plan_loader, two_crops
+from ..views.draws import DRAWS
+from .loaders import Batch, schedule_loader, two_crops
+from .schedule import MicroBatch, Schedule
 
-__all__ = ["StreamMicroBatch", "StreamPlan", "drawn", "placed", "stream_batches"]
+__all__ = ["StreamMicroBatch", "StreamSchedule", "stream_batches", "stream_draws", "table_rows_of"]
 
-AHEAD = 256  # samples read before they are asked for
-_TURN = 2**32  # epochs
+AHEAD = 256  # samples that the reader fetches ahead
+_TURN = 2**32  # more than the epochs of any run
 
 
 @dataclass(frozen=True)
 class StreamMicroBatch(MicroBatch):
-    """As it travels to a worker, and back without the encoded images.
+    """A micro-batch on its way to a worker, and back without the encoded images.
 
     Attributes:
-        rows: `(b,)` int64, of the table; where there is none, the keys.
-        keys: `(b,)` int64.
-        samples: b of them.
+        rows: `(b,)` int64 rows of the table; without a table, the keys.
+        keys: `(b,)` int64 sample keys, see `sogclr.stable_keys`.
+        samples: the b samples.
     """
 
     keys: np.ndarray
     samples: list[StreamSample]
 
-    def kept(self, readable: np.ndarray) -> "StreamMicroBatch":
+    def select(self, readable: np.ndarray) -> "StreamMicroBatch":
         places = np.flatnonzero(readable)
         samples = [replace(self.samples[place], content=b"") for place in places]
         return replace(self, rows=self.rows[places], keys=self.keys[places], samples=samples)
 
 
-class StreamPlan(Epochs):
-    """The whole run's micro-batches, in order; a function of the seed and of what the shards hold.
+class StreamSchedule(Schedule):
+    """The schedule of a stream: a function of the seed and of the contents of the shards.
 
-    Begun in the midst of an epoch, it reads the epoch from its start and passes over what was.
-    Every process reads all of it, and keeps its share: which shard a sample lies in, and how many
-    a shard has, nobody knows before.
+    Resumed within an epoch, it reads the epoch from its start and skips the earlier samples.
+    Every process reads the whole stream and keeps its share, because the number of samples in a
+    shard is unknown until the shard is read.
 
     Args:
         source: the stream.
-        table_rows: of the table, or None if there is none.
-        batch_size, accumulate, epochs, seed, rank, processes: as of `Epochs`.
+        table_rows: rows of the normalizer table, or None if the loss has no table.
+        batch_size, accumulate, epochs, seed, rank, processes: see `Schedule`.
     """
 
     def __init__(
@@ -82,45 +83,56 @@ class StreamPlan(Epochs):
         self, step: int, epoch: int, share: list[StreamSample], weight: float, last: bool
     ) -> StreamMicroBatch:
         keys = stable_keys(sample.name for sample in share)
-        rows = placed(keys, self.table_rows).numpy()
+        rows = table_rows_of(keys, self.table_rows).numpy()
         return StreamMicroBatch(step, epoch, rows, weight, last, keys.numpy(), share)
 
 
-def placed(keys: Tensor, table_rows: int | None) -> Tensor:
-    """Rows of keys `(b,)` in the table; where there is none, the keys."""
+def table_rows_of(keys: Tensor, table_rows: int | None) -> Tensor:
+    """Return the table's rows of keys `(b,)`; without a table, the keys."""
     return keys if table_rows is None else hashed_rows(keys, table_rows)
 
 
-def drawn(plan: StreamMicroBatch, seed: int, stream: int, count: int) -> np.ndarray:
-    """As `uniforms` of the samples and the epoch of a batch, `(b, count)`.
+def stream_draws(micro_batch: StreamMicroBatch, seed: int, stream: int, count: int) -> np.ndarray:
+    """Draw `uniforms` for the samples of a micro-batch, `(b, count)`.
 
-    A sample that comes again in an epoch has other numbers, those of no epoch there is.
+    A sample that occurs again in an epoch gets other numbers, which no epoch of the run uses.
     """
-    draws = np.empty((len(plan.samples), count))
-    turns = np.array([sample.turn for sample in plan.samples], dtype=np.int64)
+    draws = np.empty((len(micro_batch.samples), count))
+    turns = np.array([sample.turn for sample in micro_batch.samples], dtype=np.int64)
     for turn in np.unique(turns).tolist():
-        ids = plan.keys[turns == turn].view(np.uint64)
-        draws[turns == turn] = uniforms(seed, plan.epoch + turn * _TURN, ids, stream, count)
+        ids = micro_batch.keys[turns == turn].view(np.uint64)
+        draws[turns == turn] = uniforms(seed, micro_batch.epoch + turn * _TURN, ids, stream, count)
     return draws
 
 
 class _StreamViews(Dataset):
-    """Micro-batches to crops."""
+    """Crops of micro-batches."""
 
     def __init__(self, size: int, crop_min: float, seed: int) -> None:
         self.size, self.crop_min, self.seed = size, crop_min, seed
 
-    def __getitems__(self, plan: StreamMicroBatch) -> Batch:
-        draws = [drawn(plan, self.seed, view, DRAWS) for view in (0, 1)]
+    def __getitems__(self, micro_batch: StreamMicroBatch) -> Batch:
+        draws = [stream_draws(micro_batch, self.seed, view, DRAWS) for view in (0, 1)]
 
         def image(i: int) -> Image.Image:
-            return plan.samples[i].image()
+            return micro_batch.samples[i].image()
 
-        return two_crops(plan, image, draws, self.size, self.crop_min)
+        return two_crops(micro_batch, image, draws, self.size, self.crop_min)
 
 
 def stream_batches(
-    plan: StreamPlan, *, image_size: int, crop_min: float, workers: int, pin_memory: bool = False
+    schedule: StreamSchedule,
+    *,
+    image_size: int,
+    crop_min: float,
+    workers: int,
+    pin_memory: bool = False,
 ) -> DataLoader:
-    """A loader of `Batch` as `view_batches` in `loaders`; plans are `StreamMicroBatch`."""
-    return plan_loader(_StreamViews(image_size, crop_min, plan.seed), plan, workers, pin_memory)
+    """Load a `Batch` for each micro-batch of a stream; `micro_batch` is a `StreamMicroBatch`.
+
+    Args:
+        schedule: the micro-batches.
+        image_size, crop_min, workers, pin_memory: see `view_batches` in `loaders.py`.
+    """
+    views = _StreamViews(image_size, crop_min, schedule.seed)
+    return schedule_loader(views, schedule, workers, pin_memory)

@@ -1,0 +1,1 @@
+"""Images from files, folders, arrays and Hugging Face data sets."""

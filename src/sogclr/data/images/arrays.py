@@ -26,7 +26,7 @@ class ArraySource(ImageSource):
         ids: `(n,)` distinct integers; default: 0 ... n-1. Pass ids if samples are added, removed
             or reordered between runs.
         name: what messages call the data.
-        views: augmentation settings that differ from the usual ones.
+        augmentation: settings that differ from the usual ones.
 
     Raises:
         UserError: wrong shape, range or length, or an id that occurs twice.
@@ -41,7 +41,7 @@ class ArraySource(ImageSource):
         ids: Any = None,
         *,
         name: str = "array",
-        views: Augmentation | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self._images = _as_uint8_rgb(_to_numpy(images))  # (n, H, W, 3)
         n, height, width, _ = self._images.shape
@@ -53,7 +53,7 @@ class ArraySource(ImageSource):
         if self.labels is not None:
             self.classes = [str(c) for c in range(int(self.labels.max()) + 1)]
         self.image_size = min(height, width, 224)
-        self.views = views or Augmentation()
+        self.augmentation = augmentation or Augmentation()
         self.left_out = []
 
     def image(self, row: int) -> Image.Image:
@@ -76,7 +76,7 @@ def digits() -> ArraySource:
     bunch = load_digits()
     images = (bunch.images * (255 / 16)).round().astype(np.uint8)
     source = ArraySource(
-        images, bunch.target, name="digits", views=Augmentation(crop_min=0.5, flip=0.0)
+        images, bunch.target, name="digits", augmentation=Augmentation(crop_min=0.5, flip=0.0)
     )
     source.image_size = 16
     return source

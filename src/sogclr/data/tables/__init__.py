@@ -1,0 +1,1 @@
+"""Tables, and pairs from two of their columns."""

@@ -85,14 +85,14 @@ class StreamSource:
 
     Attributes:
         ids: `(shards,)` uint64, hashes of the URLs' paths.
-        image_size, views, local: see `ImageSource`.
+        image_size, augmentation, local: see `ImageSource`.
         damaged: always empty; training reports damage when it reads a damaged shard.
 
     Raises:
         UserError: the first shards cannot be read, or have no image.
     """
 
-    views = Augmentation()
+    augmentation = Augmentation()
     local = False
     damaged: Sequence[str] = ()
 

@@ -1,8 +1,8 @@
-"""What is done to the pixels of a batch: changes of colour, blur; each view in its own measure.
+"""Change colours and blur a batch, with parameters of its own for each view.
 
-Every function gives what `torchvision.transforms.v2.functional` gives for a float image, hue
-included. Images x are `(B, 3, S, S)` float32 in [0, 1] on any device; parameters come from the
-host, and nothing is read back.
+Every function equals that of `torchvision.transforms.v2.functional` on a float image. Images x are
+`(B, 3, S, S)` float32 in [0, 1] on any device. Parameters come from the host, and nothing is copied
+back.
 """
 
 import math
@@ -36,14 +36,14 @@ Floats = NDArray[np.float64]
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 _LUMA = (0.2989, 0.587, 0.114)
-# Weights below this share of the largest are nothing beside float32's resolution, and left out:
-# subnormal ones would make the convolution up to five times slower on a CPU.
+# Weights below this share of the largest are set to 0: float32 does not resolve them, and subnormal
+# numbers make the convolution up to five times slower on a CPU.
 _SMALLEST_WEIGHT = 1e-9
 _REACH = math.sqrt(-2 * math.log(_SMALLEST_WEIGHT))  # 6.4 sigmas
 
 
 def on_device(device: torch.device, array: NDArray[np.generic]) -> Tensor:
-    """To the device without waiting for it. Floats become float32."""
+    """Copy an array to a device without waiting; floats become float32."""
     tensor = torch.from_numpy(array)
     if tensor.is_floating_point():
         tensor = tensor.float()
@@ -51,18 +51,17 @@ def on_device(device: torch.device, array: NDArray[np.generic]) -> Tensor:
 
 
 def jitter_(x: Tensor, amounts: Floats, order: NDArray[np.int64]) -> None:
-    """Four changes in each sample's own order, without sorting samples into its 24 cases.
+    """Apply the four colour changes in each view's own order, in place.
 
-    Brightness, contrast and saturation are one formula with three weights, see `blend_`. So
-    every sample takes blend, blend, blend, with the hue shift before, between or after them.
-    With the samples sorted by where that is, those that take the k-th blend before it are a
-    tail of the batch, the others a head: seven calls on views, whatever the orders are.
+    Brightness, contrast and saturation are one formula with three weights, see `blend_`. Every view
+    therefore takes three blends, with the hue shift before, between or after them. The views are
+    sorted by the position of their hue shift. Those that take the k-th blend before the shift are
+    the tail of the batch, the others its head. That makes seven calls on slices for all 24 orders.
 
     Args:
         x: changed in place.
         amounts: `(B, 4)`, factors of brightness, contrast and saturation, and hue shift in turns.
-        order: `(B, 4)`, the columns of amounts in the order in which a sample takes them;
-            samples sorted by `hue_position`.
+        order: `(B, 4)`, columns of `amounts` in each view's order; views sorted by `hue_position`.
     """
     position = hue_position(order)
     weights = on_device(x.device, blend_weights(amounts, order))  # (3, B, 3)
@@ -76,20 +75,20 @@ def jitter_(x: Tensor, amounts: Floats, order: NDArray[np.int64]) -> None:
 
 
 def hue_position(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many of the other three changes come before the hue shift, `(B,)`."""
+    """Count the changes before the hue shift, `(B,)` from 0 to 3."""
     return (order == HUE).argmax(axis=1)
 
 
 def blend_weights(amounts: Floats, order: NDArray[np.int64]) -> Floats:
-    """Weights of the image, of its grey and of the mean of its grey: `(3 blends, B, 3)`."""
-    blends = order[order != HUE].reshape(-1, 3)  # (B, 3): boolean indexing goes row by row
+    """Return the weights of image, grey image and mean grey for each blend, `(3 blends, B, 3)`."""
+    blends = order[order != HUE].reshape(-1, 3)  # (B, 3), in each view's order
     factors = np.take_along_axis(amounts, blends, axis=1)
     toward = [(1 - factors) * (blends == target) for target in (SATURATION, CONTRAST)]
     return np.stack([factors, *toward], axis=-1).transpose(1, 0, 2)
 
 
 def blend_(x: Tensor, weights: Tensor) -> None:
-    """x <- w0 x + w1 grey(x) + w2 mean(grey(x)), clamped; weights `(B, 3)`.
+    """Set x to w0 x + w1 grey(x) + w2 mean(grey(x)), clamped to [0, 1]; weights `(B, 3)`.
 
     Brightness has w1 = w2 = 0; saturation w1 = 1 - w0; contrast w2 = 1 - w0.
     """
@@ -103,7 +102,7 @@ def blend_(x: Tensor, weights: Tensor) -> None:
 
 
 def _luma(x: Tensor) -> Tensor:
-    """Weighted sum of the channels, `(B, 1, S, S)`."""
+    """Return the weighted sum of the channels, `(B, 1, S, S)`."""
     red, green, blue = x.split(1, dim=1)
     return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
 
@@ -126,11 +125,12 @@ def shift_hue_(x: Tensor, shift: Tensor) -> None:
 
 
 def _hue(x: Tensor, low: Tensor, span: Tensor) -> Tensor:
-    """Hue in sixths of a turn from green towards blue, in [-3, 3]: `(B, S, S)`.
+    """Return the hue in sixths of a turn from green towards blue, in [-3, 3], `(B, S, S)`.
 
-    Without the usual cases. With channels scaled so that the smallest is 0, the largest 1 and
-    the one between m, the distance from green is m, 2 - m or 2 + m as green is the largest, the
-    middle or the smallest: each time 1 + red + blue - green. Its sign is that of blue - red.
+    This needs no distinction of cases. Scale the channels so that the smallest is 0, the largest 1
+    and the middle one m. The distance from green is then m, 2 - m or 2 + m if green is the largest,
+    the middle or the smallest channel. That is 1 + red + blue - green in all three cases, and its
+    sign is that of blue - red.
     """
     red, green, blue = x.unbind(1)
     excess = (red + blue).sub_(green).sub_(low)
@@ -139,38 +139,38 @@ def _hue(x: Tensor, low: Tensor, span: Tensor) -> Tensor:
 
 
 def gray(x: Tensor) -> Tensor:
-    """Three channels that are one."""
+    """Turn images grey; the three channels are views of one."""
     return _luma(x).expand_as(x)
 
 
 def blur(x: Tensor, sigma: Floats, radius: int) -> Tensor:
-    """Gaussian along the width, then along the height; edges reflected.
+    """Blur with a Gaussian along the width, then along the height; edges are reflected.
 
     Args:
         x: images.
-        sigma: `(B,)`, in pixels.
-        radius: of the kernel. It is cut to what the largest sigma needs, so that images of like
-            sigma are blurred sooner together.
+        sigma: `(B,)` standard deviations in pixels.
+        radius: largest radius of the kernel. The radius is cut to what the largest sigma needs, so
+            batches of similar sigma are faster.
     """
     radius = min(radius, math.ceil(_REACH * float(sigma.max())))
     return blur_planes(x, on_device(x.device, gaussians(sigma, radius)))
 
 
 def blur_planes(x: Tensor, kernels: Tensor) -> Tensor:
-    """`blur`, given the kernel of each image, `(B, 2 radius + 1)` on the device."""
+    """Blur each image with its own kernel, `(B, 2 radius + 1)` on the device."""
     radius = kernels.shape[1] // 2
     kernels = kernels[:, None].expand(-1, 3, -1).flatten(0, 1)  # (3B, K), one for each plane
     planes = F.pad(x, (radius,) * 4, mode="reflect").flatten(0, 1)  # (3B, S + K - 1, S + K - 1)
-    # Under autocast a convolution would round to half precision.
+    # Autocast would run the convolutions in half precision.
     with torch.autocast(x.device.type, enabled=False):
         planes = F.conv2d(planes[None], kernels[:, None, None], groups=len(kernels))
         planes = F.conv2d(planes, kernels[:, None, :, None], groups=len(kernels))
-    # Weights rounded to float32 can add up to slightly more than 1.
+    # Weights in float32 can add up to slightly more than 1.
     return planes.view_as(x).clamp_(max=1)
 
 
 def gaussians(sigma: Floats, radius: int) -> Floats:
-    """Normalized kernels, `(B,)` to `(B, 2 radius + 1)`."""
+    """Return normalized Gaussian kernels `(B, 2 radius + 1)` for sigmas `(B,)`."""
     distance = np.arange(-radius, radius + 1) / sigma[:, None]
     weights = np.exp(-0.5 * distance**2)
     weights[weights < _SMALLEST_WEIGHT] = 0

@@ -1,7 +1,7 @@
-"""Small images that stay on the device whole, and are cropped there.
+"""Small images that stay on the device and are cropped there.
 
-What a loader would decode, crop and send anew in every epoch is a few kilobytes an image. Here
-row numbers and boxes travel instead, and a crop is two matrix products.
+A loader would decode, crop and send each image in every epoch. Here the device holds all images,
+a few kilobytes each. Only row numbers and boxes are sent, and a crop is two matrix products.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +16,16 @@ from ..image_source import ImageSource
 
 __all__ = ["ResidentImages", "crop_on_device", "resident", "usual_size"]
 
-SIDE, SHARE = 64, 1 / 8  # pixels; of the device's memory
+SIDE = 64  # largest side in pixels
+SHARE = 1 / 8  # of the device's memory, at most
 
 
 class ResidentImages:
-    """All images of a source, of one size.
+    """All images of a source, which have equal size.
 
-    Attributes:
-        pixels: `(n, 3, H, W)` uint8 on the device; of an unreadable image, black.
-        unreadable: by row, `(name, reason)`.
+    Args:
+        pixels: `(n, 3, H, W)` uint8 on the device; an unreadable image is black.
+        unreadable: `(name, reason)` of each unreadable image, by row.
     """
 
     def __init__(self, pixels: Tensor, unreadable: dict[int, tuple[str, str]]) -> None:
@@ -32,7 +33,7 @@ class ResidentImages:
 
     @classmethod
     def of(cls, source: ImageSource, device: torch.device) -> "ResidentImages | None":
-        """All of them, read by threads; None if they differ in size."""
+        """Read all images of a source with threads; return None if they differ in size."""
         size = usual_size(source)
         if size is None:
             return None
@@ -56,16 +57,16 @@ class ResidentImages:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height, in pixels."""
+        """Width and height of the images in pixels."""
         return self.pixels.shape[3], self.pixels.shape[2]
 
     def crops(self, rows: Tensor, boxes: Tensor, size: int) -> Tensor:
-        """`(m, 3, size, size)` of images `(m,)`, see `crop_on_device`."""
+        """Crop the images of m rows, `(m, 3, size, size)`; see `crop_on_device`."""
         return crop_on_device(self.pixels.index_select(0, rows), boxes, size)
 
 
 def resident(source: ImageSource, device: torch.device) -> ResidentImages | None:
-    """The images on a CUDA device; None if they are large, too many, or of several sizes."""
+    """Move the images to a CUDA device; None if they are large, too many, or of several sizes."""
     size = usual_size(source)
     if device.type != "cuda" or size is None or max(size) > SIDE:
         return None
@@ -81,7 +82,7 @@ def resident(source: ImageSource, device: torch.device) -> ResidentImages | None
 
 
 def usual_size(source: ImageSource) -> tuple[int, int] | None:
-    """Width and height of the first image that can be read."""
+    """Return width and height of the first readable image."""
     for row in range(len(source)):
         try:
             return source.image(row).size
@@ -91,16 +92,16 @@ def usual_size(source: ImageSource) -> tuple[int, int] | None:
 
 
 def crop_on_device(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """What `views.crop` gives up to 64 px; where it shrinks, one grey level off here and there.
+    """Crop like `crops.crop` up to 64 px; if it shrinks, some pixels differ by one grey level.
 
-    That is Pillow's bilinear, antialiased: an output pixel is a mean of input pixels whose weights
-    fall linearly with the distance, along the width and then along the height, each time rounded
-    to whole grey levels as there.
+    This is Pillow's antialiased bilinear resampling. An output pixel is a mean of input pixels with
+    weights that fall linearly with the distance: first along the width, then along the height.
+    Each of the two results is rounded to whole grey levels.
 
     Args:
         images: `(m, 3, H, W)` uint8.
-        boxes: `(m, 4)` float32: left, top, right, bottom in pixels.
-        size: of the result.
+        boxes: `(m, 4)` float32, left, top, right, bottom in pixels.
+        size: side of the result in pixels.
 
     Returns:
         `(m, 3, size, size)` float32, whole numbers from 0 to 255.
@@ -115,7 +116,7 @@ def crop_on_device(images: Tensor, boxes: Tensor, size: int) -> Tensor:
 
 
 def _weights(low: Tensor, high: Tensor, size: int, count: int) -> Tensor:
-    """Of `count` input pixels for each of `size` output pixels, `(m, size, count)`."""
+    """Return the weights of `count` input pixels for `size` output pixels, `(m, size, count)`."""
     scale = ((high - low) / size)[:, None]  # (m, 1)
     centers = low[:, None] + (torch.arange(size, device=low.device) + 0.5) * scale  # (m, S)
     places = torch.arange(count, device=low.device) + 0.5

@@ -1,8 +1,8 @@
-"""Views without regard to who takes which change: every shape is given by the batch alone.
+"""Views in tensors whose shapes depend only on the size of the batch, for CUDA graphs.
 
-`views.encoder_inputs` works on the samples that take a change, which saves a CPU half the work.
-A GPU has less to do for all samples than to look up some; and what has the same shapes in every
-step can be captured as a CUDA graph. Whoever takes no change is given one that changes nothing.
+`pipeline.encoder_inputs` changes only the views that need a change, which saves a CPU half of the
+work. On a GPU, changing all views takes less time than selecting some, and a CUDA graph needs the
+same shapes in every step. Views without a change get parameters that change nothing.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...common.options import Augmentation
+from .draws import (
+    blur_radius,
+    blur_sigma,
+    blurred,
+    flipped,
+    grayed,
+    jitter_amounts,
+    jitter_order,
+    jittered,
+)
 from .photometric import (
     HUE,
     blend_,
@@ -24,30 +34,27 @@ from .photometric import (
     hue_position,
     shift_hue_,
 )
-from .pipeline import (
-    blur_radius,
-    blur_sigma,
-    blurred,
-    flipped,
-    grayed,
-    jitter_amounts,
-    jitter_order,
-    jittered,
-)
 
 __all__ = ["static_inputs", "view_parameters"]
 
 Floats = NDArray[np.float64]
 
-# Flip, grey and shift come first.
+# Columns of the parameters, after flip, grey and hue shift.
 _BEFORE, _AFTER = slice(3, 12), slice(12, 21)  # three weights of each of three blends
 _KERNEL = slice(21, None)
 
 
 def view_parameters(draws: Floats, views: Augmentation, size: int) -> NDArray[np.float32]:
-    """What happens to each view, `(B, P)`; P is given by `size`, of the view in pixels.
+    """Turn random numbers into the parameters of each view.
 
-    Columns: flip, grey, hue shift, blends before the shift, those after it, the blur's kernel.
+    Args:
+        draws: `(B, DRAWS)` random numbers.
+        views: resolved settings.
+        size: side of the views in pixels.
+
+    Returns:
+        `(B, P)`: flip, grey, hue shift, three blends before the shift, three after it, and the
+        kernel of the blur, whose width depends on `size`.
     """
     count = len(draws)
     order = jitter_order(draws)
@@ -79,14 +86,14 @@ def static_inputs(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Tensor:
-    """What `views.encoder_inputs` gives, but for rounding.
+    """Compute the same as `pipeline.encoder_inputs`, up to rounding.
 
     Args:
         crops: `(B, 3, S, S)`, grey levels from 0 to 255, any dtype.
         parameters: `(B, P)` float32 of `view_parameters`, on the same device.
-        views: which changes there are at all.
-        mean: three numbers, of the data or of what the encoder was trained on.
-        std: three numbers > 0.
+        views: resolved settings; a change with probability 0 is skipped for all views.
+        mean: three numbers, the means of the encoder's training data.
+        std: three numbers > 0, the standard deviations.
 
     Returns:
         `(B, 3, S, S)` float32, channels last in memory.
@@ -111,10 +118,10 @@ def static_inputs(
 
 @cache
 def _standard(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
-    """`(2, 3, 1, 1)`. Once, since no graph may hold a copy from the host."""
+    """Return mean and std `(2, 3, 1, 1)`; cached, because a graph must not copy from the host."""
     return torch.tensor([mean, std], device=device)[:, :, None, None]
 
 
 def _blends(columns: Tensor) -> tuple[Tensor, ...]:
-    """Weights `(B, 3)` of each of three blends, out of `(B, 9)`."""
+    """Split columns `(B, 9)` into the weights `(B, 3)` of three blends."""
     return columns.view(-1, 3, 3).unbind(1)

@@ -68,16 +68,16 @@ class Shared(Similarities):
         self.earlier = [part(block, block.first) for block in earlier if len(block.rows)]
 
     def sums(self, tau: float | Tensor, means: bool) -> LogSumExp:
-        def numbers(part: Tiled) -> Tensor:  # (k, S, M): log_sum, count and, if requested, mean
-            return torch.stack([each for each in part.sums(tau, means) if each is not None])
+        def numbers(part: Tiled) -> Tensor:  # (k, S, M): log_sum, number and, if requested, mean
+            return torch.stack([x for x in part.sums(tau, means) if isinstance(x, Tensor)])
 
         totals = self._gather([numbers(part) for _, part in self.own])
         for block, part in self.earlier:
             places = block.side, slice(block.first, block.first + len(block.rows))
             for total, own in zip(totals, numbers(part), strict=True):
                 total[places] = own[places]
-        log_sum, count, *mean = totals
-        return LogSumExp(log_sum, count, mean[0] if mean else None)
+        log_sum, number, *mean = totals
+        return LogSumExp(log_sum, number, mean[0] if mean else None)
 
     def gradients(self, log_sum: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
         # DistributedDataParallel takes the mean over processes of what is a sum.

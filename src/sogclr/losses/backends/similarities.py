@@ -2,7 +2,8 @@
 
 A softmax contrastive loss sees the negatives of an anchor through one number,
 
-    log_sum_i = log sum over negatives j of exp(s_ij / tau_i),   P_ij = exp(s_ij / tau_i - log_sum_i)
+    log_sum_i = log sum over negatives j of exp(s_ij / tau_i),
+    P_ij = exp(s_ij / tau_i - log_sum_i).
 
 Its derivative by a similarity is P_ij / tau_i, so the gradient needs no Jacobian of a softmax.
 """
@@ -26,12 +27,13 @@ class LogSumExp(NamedTuple):
     Attributes:
         log_sum: `(S, M)` log of the sum of exp(s / tau), -inf without negatives; differentiable by
             the features, not by tau.
-        count: number of negatives, `(S, M)`; or an int if it is the same for all and not 0.
-        mean: `(S, M)` mean of s / tau under P, 0 without negatives, no graph; None if not requested.
+        number: of negatives, `(S, M)`; or an int if it is the same for all and not 0.
+        mean: `(S, M)` mean of s / tau under P, 0 without negatives, no graph; None if it was not
+            requested.
     """
 
     log_sum: Tensor
-    count: Tensor | int
+    number: Tensor | int
     mean: Tensor | None
 
 
@@ -86,8 +88,8 @@ class Similarities(ABC):
             means: whether to compute the means of s / tau as well.
         """
         with torch.no_grad():
-            log_sum, count, mean = self.sums(tau, means)
-        return LogSumExp(_Differentiable.apply(log_sum, self, tau, *self.inputs), count, mean)
+            log_sum, number, mean = self.sums(tau, means)
+        return LogSumExp(_Differentiable.apply(log_sum, self, tau, *self.inputs), number, mean)
 
 
 class _Differentiable(torch.autograd.Function):

@@ -1,0 +1,61 @@
+"""Types of arguments and results: for Python, and the simpler ones of the command line."""
+
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from ..auditing.measure import Audit
+    from ..data.open_images import Data
+    from ..evaluation.images import ImageReport
+    from ..evaluation.pairs import PairReport
+    from .embed import Embeddings
+    from .result import Result
+    from .search import Match
+
+    OtherData = Data
+    OwnModule = nn.Module | None
+    Run: TypeAlias = str | Path
+    Audited: TypeAlias = str | Path | nn.Module
+    File: TypeAlias = str | Path
+    OtherPairs: TypeAlias = Any
+    Report: TypeAlias = ImageReport | PairReport
+    Matches: TypeAlias = list[Match]
+    Protocols = str | tuple[str, ...] | None
+    Columns = str
+    Text = str
+    Query = str
+else:  # what the command line accepts, and how its help names the value
+    from tyro.conf import Suppress
+
+    Data = OtherData = Annotated[str, "DATA"]
+    OtherPairs = Annotated[str, "TABLE"]
+    File = Annotated[str, "FILE"]
+    Columns = Annotated[str, "A,B"]
+    Text = Annotated[str, "TEXT"]
+    Query = Annotated[str, "QUERY"]
+    Run = Audited = Annotated[str, "RUN"]
+    Protocols = Annotated[str, "NAMES"] | None
+    OwnModule = Suppress[str | None]
+    Audit = Embeddings = Matches = Report = Result = Any
+
+__all__ = [
+    "Audit",
+    "Audited",
+    "Columns",
+    "Data",
+    "Embeddings",
+    "File",
+    "Matches",
+    "OtherData",
+    "OtherPairs",
+    "OwnModule",
+    "Protocols",
+    "Query",
+    "Report",
+    "Result",
+    "Run",
+    "Text",
+]

@@ -1,0 +1,137 @@
+"""The arguments of the commands: for Python a signature and a docstring, for the CLI flags."""
+
+import inspect
+import re
+import textwrap
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, get_type_hints
+
+from ..common.documentation import field_docs
+from ..planning.settings import GROUPS
+
+__all__ = ["Argument", "arguments_of", "summary_of", "takes"]
+
+P = ParamSpec("P")
+S = TypeVar("S")
+R = TypeVar("R")
+
+REQUIRED = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a command.
+
+    Attributes:
+        name: Its name in Python.
+        kind: Its type, as the command line accepts it, with annotations.
+        default: Its default, or `REQUIRED`.
+        text: What the help says about it.
+        group: The box of the help in which it stands, "" for the first one.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    text: str
+    group: str = ""
+
+
+def takes(settings: Callable[P, S]) -> Callable[[Callable[[S], R]], Callable[P, R]]:
+    """Give a function of one dataclass that dataclass's fields as its arguments.
+
+    Type checkers and editors read the signature of the dataclass. `inspect.signature` and `help`
+    show the same, with the docstrings of the fields as documentation.
+
+    Args:
+        settings: The dataclass.
+    """
+
+    def decorate(function: Callable[[S], R]) -> Callable[P, R]:
+        arguments = _fields_as_arguments(settings)
+        signature = _signature(settings, arguments, function)
+
+        @wraps(function)
+        def command(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{function.__name__}() {error}") from None
+            return function(settings(*args, **kwargs))
+
+        vars(command).update(__signature__=signature, arguments=arguments)
+        command.__doc__ = _with_arguments(inspect.getdoc(function) or "", arguments)
+        return command
+
+    return decorate
+
+
+def arguments_of(command: Callable[..., Any]) -> list[Argument]:
+    """List the arguments of a command, in the order of the help."""
+    if (arguments := vars(command).get("arguments")) is not None:
+        return arguments
+    texts = _documented(inspect.getdoc(command) or "")
+    kinds = get_type_hints(command, include_extras=True)
+    parameters = inspect.signature(command).parameters
+    return [Argument(n, kinds[n], p.default, texts[n]) for n, p in parameters.items()]
+
+
+def summary_of(command: Callable[..., Any]) -> str:
+    """Return what a docstring says before it comes to the arguments."""
+    return (inspect.getdoc(command) or "").partition("\n\nArgs:")[0]
+
+
+def _fields_as_arguments(settings: Any) -> list[Argument]:
+    kinds, texts = (
+        get_type_hints(settings, include_extras=True),
+        defaultdict(str, field_docs(settings)),
+    )
+    defaults = {n: p.default for n, p in inspect.signature(settings).parameters.items()}
+    groups: dict[str, str] = {}
+    for base in settings.__mro__:  # the class that introduces a field comes last
+        groups |= {name: base.group for name in inspect.get_annotations(base) if name in kinds}
+    groups["views"] = "views"
+    arguments = [
+        Argument(
+            f.name, kinds[f.name], _default(f, defaults), texts.get(f.name, ""), groups[f.name]
+        )
+        for f in fields(settings)
+    ]
+    return sorted(arguments, key=lambda a: (a.default is not REQUIRED, GROUPS.index(a.group)))
+
+
+def _default(field: Any, defaults: dict[str, Any]) -> Any:
+    return field.type() if field.name == "views" else defaults[field.name]
+
+
+def _signature(
+    settings: Any, arguments: list[Argument], function: Callable[..., Any]
+) -> inspect.Signature:
+    kinds = get_type_hints(settings)
+    own = inspect.signature(settings).parameters
+    parameters = [
+        inspect.Parameter(a.name, own[a.name].kind, default=a.default, annotation=kinds[a.name])
+        for a in arguments
+    ]
+    returned = inspect.signature(function).return_annotation
+    return inspect.Signature(parameters, return_annotation=returned)
+
+
+def _with_arguments(doc: str, arguments: list[Argument]) -> str:
+    """Insert the arguments, with their texts, before the section of what is returned."""
+    wrapper = textwrap.TextWrapper(
+        width=96, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False
+    )
+    lines = "\n".join(wrapper.fill(f"{a.name}: {a.text}") for a in arguments)
+    before, returns, after = doc.partition("\n\nReturns:")
+    return f"{before}\n\nArgs:\n{lines}{returns}{after}"
+
+
+def _documented(doc: str) -> dict[str, str]:
+    """Read the section of a docstring about arguments: name to text, as one line."""
+    section = doc.partition("\nArgs:\n")[2].partition("\n\n")[0]
+    entries = re.split(r"^    (\w+): ", section, flags=re.MULTILINE)[1:]
+    return {n: " ".join(t.split()) for n, t in zip(entries[::2], entries[1::2], strict=True)}

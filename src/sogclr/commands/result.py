@@ -1,0 +1,65 @@
+"""What a run of training returns."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..common.console import say
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..training.loop import Trainer
+
+__all__ = ["Result", "checkpoint_bytes", "conduct"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of `pretrain` or `align`.
+
+    Attributes:
+        folder: Folder of the run.
+        complete: False if the run was stopped on request and can be resumed.
+        metrics: Last row of metrics.jsonl.
+    """
+
+    folder: Path
+    complete: bool
+    metrics: dict[str, Any]
+
+
+def conduct(trainer: "Trainer", hint: str) -> Result:
+    """Train to the end, or until a signal asks to stop.
+
+    Args:
+        trainer: The training loop, at its first step or at the one to resume from.
+        hint: What the user can do with the complete run.
+    """
+    from ..distributed.launch import finish
+
+    if trainer.step:
+        say(f"going on from step {trainer.step:,} of {trainer.schedule.total_steps:,}")
+    complete = trainer.train()
+    finish(trainer.fabric)
+    folder = trainer.run.folder
+    if complete:
+        say(f"done: {folder} ({hint})")
+    else:
+        say(f"stopped at step {trainer.step:,}; go on with --resume")
+    return Result(folder, complete, trainer.monitor.rows[-1] if trainer.monitor.rows else {})
+
+
+def checkpoint_bytes(model: "nn.Module", samples: int, extra: int = 0) -> int:
+    """Estimate the bytes that a run writes to disk.
+
+    An old and a new checkpoint exist at once, each with the weights, two moments of the optimizer
+    and the table. Two files with the weights of the model come on top.
+
+    Args:
+        model: The model that is trained.
+        samples: Number of rows of the table.
+        extra: Further bytes in a checkpoint.
+    """
+    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    return 2 * (3 * weights + 24 * samples + extra) + 2 * weights + 10_000_000

@@ -1,0 +1,184 @@
+"""Towers of different origin joined: timm or a user's module for images, Hugging Face for texts.
+
+Small towers take the place of what is not named.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..common.errors import UserError, one_line
+from ..common.options import TowerSettings
+from .encoders import IMAGENET_MEAN, IMAGENET_STD, load_weights, require_known, width_of
+from .towers import PairSpec, Tower
+
+__all__ = ["build_from_spec", "build_joined"]
+
+SMALL_VISION = {"timm_model_name": "resnet10t", "timm_pool": "avg", "timm_proj": "linear"}
+# CLIP's vocabulary; a quarter of the width, heads and layers of ViT-B/32's text tower.
+SMALL_TEXT = {"context_length": 32, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 3}
+SMALL_WIDTH = 128
+SMALL_IMAGE = 64
+JOINED_WIDTH = 256  # of the shared space, if a tower is named
+
+
+def build_joined(
+    request: TowerSettings, kinds: tuple[str, str], frozen: tuple[str, ...], image_size: int
+) -> tuple[PairSpec, dict[str, Tower]]:
+    """Build an image tower and a text tower, or small ones for those not named; describe them.
+
+    Args:
+        request: the request; `model` is None.
+        kinds: kinds of side a and side b.
+        frozen: kinds of the towers that are not trained.
+        image_size: image size of the data in pixels.
+
+    Raises:
+        UserError: a name is unknown, or weights are missing or do not fit.
+    """
+    named = request.text_tower is not None or request.image_tower is not None
+    spec = PairSpec(
+        kinds=kinds,
+        width=request.width or (JOINED_WIDTH if named else SMALL_WIDTH),
+        vision=None,
+        text=_text_config(request.text_tower),
+        image_size=request.image_size or min(image_size, SMALL_IMAGE),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        frozen=frozen,
+    )
+    module = None
+    if "image" in kinds:
+        spec, module = _add_image_tower(spec, request)
+    towers = build_from_spec(spec, module)
+    if module is None and "image" in kinds:
+        body: Any = towers["image"].body
+        if request.image_weights is not None:
+            load_weights(body.trunk, Path(request.image_weights), "image-weights")
+        width_of(body, spec.image_size, "image-tower")
+    return spec, towers
+
+
+def _add_image_tower(spec: PairSpec, request: TowerSettings) -> tuple[PairSpec, nn.Module | None]:
+    import timm
+
+    tower = request.image_tower
+    # The head of a frozen tower is all that is trained, so it gets a hidden layer.
+    projection = "mlp" if "image" in spec.frozen else "linear"
+    if isinstance(tower, nn.Module):
+        config = getattr(tower, "pretrained_cfg", None) or {}
+        own = replace(spec, vision={"timm_proj": projection}, custom=True)
+        return _use_pretrained_config(own, request, config), tower
+    if tower is None:
+        return replace(spec, vision={**SMALL_VISION, "image_size": spec.image_size}), None
+    require_known(tower, "image_tower")
+    published = timm.get_pretrained_cfg(tower)
+    spec = _use_pretrained_config(spec, request, published.to_dict() if published else {})
+    vision = {
+        "timm_model_name": tower,
+        "timm_model_pretrained": request.image_weights is None,
+        "timm_pool": "avg",
+        "timm_proj": projection,
+        "image_size": spec.image_size,
+    }
+    return replace(spec, vision=vision), None
+
+
+def _use_pretrained_config(
+    spec: PairSpec, request: TowerSettings, config: dict[str, Any]
+) -> PairSpec:
+    """Use the image size, mean and standard deviation of the tower's pretraining."""
+    size = config.get("input_size", (3, spec.image_size, spec.image_size))[-1]
+    return replace(
+        spec,
+        image_size=request.image_size or size,
+        mean=tuple(config.get("mean", spec.mean)),
+        std=tuple(config.get("std", spec.std)),
+    )
+
+
+def _text_config(name: str | None) -> dict[str, Any]:
+    """Return open_clip's configuration of a Hugging Face tower, or of the small text tower."""
+    if name is None:
+        return dict(SMALL_TEXT)
+    from open_clip.hf_configs import arch_dict
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except Exception as error:
+        raise UserError(
+            f"text-tower: {name} is neither a folder with a Hugging Face model nor the name of one "
+            f"that can be downloaded ({one_line(error)}); without a network, download it on "
+            "another machine and pass its folder"
+        ) from error
+    if config.model_type not in arch_dict:
+        raise UserError(
+            f"text-tower: {name} is a {config.model_type}; open_clip builds {', '.join(arch_dict)}"
+        )
+    return {
+        "hf_model_name": name,
+        "hf_tokenizer_name": name,
+        "hf_proj_type": "mlp",
+        "hf_pooler_type": "mean_pooler",
+        # Enough for captions and sentences; attention takes time for every token.
+        "context_length": min(64, getattr(config, "max_position_embeddings", 64)),
+    }
+
+
+def build_from_spec(spec: PairSpec, module: nn.Module | None) -> dict[str, Tower]:
+    """Build the towers of a description.
+
+    Args:
+        spec: description of the towers.
+        module: the user's own image tower, or None.
+
+    Returns:
+        The towers by kind, "image" and "text".
+
+    Raises:
+        UserError: the weights of a tower cannot be loaded.
+    """
+    from open_clip.model import _build_text_tower, _build_vision_tower
+
+    towers: dict[str, Tower] = {}
+    for kind in dict.fromkeys(spec.kinds):
+        try:
+            if kind == "text":
+                body = _build_text_tower(spec.width, dict(spec.text), spec.quick_gelu)
+            elif module is not None:
+                body = _OwnTower(module, spec)
+            else:
+                assert spec.vision is not None
+                body = _build_vision_tower(spec.width, dict(spec.vision), spec.quick_gelu)
+        except (OSError, RuntimeError) as error:
+            config = spec.text if kind == "text" else spec.vision or {}
+            name = config.get("hf_model_name") or config.get("timm_model_name") or "it"
+            raise UserError(
+                f"{kind}-tower: {name} could not be built ({one_line(error)}); without a "
+                "network, download the weights on another machine and pass them (--image-weights "
+                "FILE, --text-tower FOLDER)"
+            ) from error
+        towers[kind] = Tower(body)
+    return towers
+
+
+class _OwnTower(nn.Module):
+    """The user's own image tower, with the head that open_clip gives to timm's towers."""
+
+    def __init__(self, trunk: nn.Module, spec: PairSpec) -> None:
+        from timm.layers import Mlp
+
+        super().__init__()
+        features = width_of(trunk, spec.image_size, "image-tower")
+        self.trunk = trunk
+        assert spec.vision is not None
+        self.head: nn.Module = nn.Linear(features, spec.width, bias=False)
+        if spec.vision["timm_proj"] == "mlp":
+            self.head = Mlp(features, 2 * spec.width, spec.width, bias=(True, False))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.trunk(images))

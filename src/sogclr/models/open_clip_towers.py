@@ -1,0 +1,123 @@
+"""Towers of an open_clip model, by name, folder or configuration file."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..common.errors import UserError, one_line
+from ..common.options import TowerSettings
+from .towers import PairSpec, Tower
+
+__all__ = ["build_open_clip"]
+
+
+def build_open_clip(
+    request: TowerSettings, kinds: tuple[str, str], frozen: tuple[str, ...]
+) -> tuple[PairSpec, dict[str, Tower]]:
+    """Build the two towers of an open_clip model, and describe them.
+
+    Args:
+        request: the request; `model` is a name, a folder or a configuration file.
+        kinds: kinds of side a and side b.
+        frozen: kinds of the towers that are not trained.
+
+    Raises:
+        UserError: the name is unknown, the weights are missing or do not fit, or the towers end in
+            different widths.
+    """
+    import open_clip
+
+    name, path = str(request.model), Path(str(request.model))
+    if path.suffix == ".json" and path.is_file():
+        name = _register(path)
+    elif path.is_dir():
+        name = f"local-dir:{path}"
+    elif ":" not in name and name not in open_clip.list_models():
+        near = difflib.get_close_matches(name, open_clip.list_models(), n=4, cutoff=0.4)
+        raise UserError(
+            f"model: {name!r} is unknown to open_clip; nearest: {', '.join(near) or 'none'}"
+        )
+    _check_tag(name, request.pretrained)
+    try:
+        model = open_clip.create_model(
+            name, pretrained=request.pretrained, force_custom_text=True, output_dict=False
+        )
+    except Exception as error:
+        raise UserError(
+            f"model: {name} with {request.pretrained or 'its own weights'} could not be built "
+            f"({one_line(error)}); without a network, download the weights on another machine and "
+            "pass the file with --pretrained"
+        ) from error
+    config = open_clip.get_model_config(name)
+    if path.is_dir() and "hf_tokenizer_name" in config["text_cfg"]:
+        config["text_cfg"]["hf_tokenizer_name"] = str(path)
+    prepared = open_clip.get_model_preprocess_cfg(model)
+    size = model.visual.image_size
+    if "image" in kinds:
+        _check_widths(name, model, config)
+    spec = PairSpec(
+        kinds=kinds,
+        width=config["embed_dim"],
+        vision=config["vision_cfg"] if "image" in kinds else None,
+        text=config["text_cfg"],
+        quick_gelu=config.get("quick_gelu", False),
+        image_size=size if isinstance(size, int) else size[0],
+        mean=tuple(prepared["mean"]),
+        std=tuple(prepared["std"]),
+        frozen=frozen,
+    )
+    towers = {"image": model.visual, "text": model.text}
+    return spec, {kind: Tower(towers[kind]) for kind in dict.fromkeys(kinds)}
+
+
+def _register(path: Path) -> str:
+    """Register a configuration file with open_clip; return its name there."""
+    import open_clip
+
+    try:
+        config = json.loads(path.read_text())
+        missing = [n for n in ("embed_dim", "vision_cfg", "text_cfg") if n not in config]
+        if missing:
+            raise UserError(
+                f"model: {path} is no configuration of open_clip: it lacks {missing[0]}"
+            )
+        open_clip.add_model_config(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model: {path} cannot be read ({one_line(error)})") from error
+    return path.stem
+
+
+def _check_widths(name: str, model: Any, config: dict[str, Any]) -> None:
+    """Refuse towers of different output widths: towers without a projection may differ."""
+    size = model.visual.image_size
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    model.eval()
+    with torch.no_grad():
+        image = model.encode_image(torch.zeros(1, 3, *sides))
+        text = model.encode_text(
+            torch.zeros(1, config["text_cfg"].get("context_length", 77), dtype=torch.int64)
+        )
+    model.train()
+    if image.shape != text.shape:
+        raise UserError(
+            f"model: the towers of {name} end in different widths, "
+            f"{image.shape[-1]} and {text.shape[-1]}; give both a projection"
+        )
+
+
+def _check_tag(name: str, tag: str | None) -> None:
+    """Refuse a tag of weights that open_clip does not publish for this model."""
+    import open_clip
+
+    if tag is None or Path(tag).is_file() or ":" in name:
+        return
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag not in tags:
+        near = difflib.get_close_matches(tag, tags, n=5, cutoff=0.0)
+        raise UserError(
+            f"pretrained: {tag!r} is neither a file nor a tag of {name}; "
+            f"nearest: {', '.join(near) or 'none, it has no published weights'}"
+        )

@@ -1,0 +1,79 @@
+"""What plans of images and of pairs have in common: reasons, and checks that depend on the data."""
+
+from ..common.environment import processes
+from ..common.errors import UserError, flag
+from ..losses.normalizer_sharded import COPIED
+from .settings import TrainSettings
+
+__all__ = ["Reasons", "check_count", "share_batch", "usual_batch_size"]
+
+
+class Reasons:
+    """Collects what a plan derives, for people.
+
+    Attributes:
+        lines: `(setting, value, reason)`, in the order in which they were added.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, str]] = []
+
+    def derive(self, name: str, given: object, value: object, reason: str) -> None:
+        """Add a value with the reason why it is derived so, or "as given" if it was given."""
+        self.note(name, value, "as given" if given not in (None, "auto") else reason)
+
+    def note(self, name: str, value: object, remark: str) -> None:
+        """Add a value with a remark."""
+        formatted = f"{value:g}" if isinstance(value, float) else str(value)
+        self.lines.append((name, formatted, remark))
+
+
+def check_count(settings: TrainSettings, n: int, sample: str) -> None:
+    """Refuse a number of samples that is too small.
+
+    Args:
+        settings: What was asked for.
+        n: Number of samples.
+        sample: What a sample is: "image" or "pair".
+
+    Raises:
+        UserError: One sample, or fewer than a batch has.
+    """
+    if n < 2:
+        raise UserError(f"data: one {sample} has nothing to be contrasted with; give at least two")
+    if settings.batch_size is not None and settings.batch_size > n:
+        raise UserError(
+            f"{flag('batch_size')}: {settings.batch_size} is more than the {n:,} {sample}s there "
+            "are; give less"
+        )
+
+
+def share_batch(batch_size: int, rows: int, reasons: Reasons) -> None:
+    """Add how processes share the batch and the table of normalizers.
+
+    Args:
+        batch_size: Number of samples per forward pass, of all processes together.
+        rows: Number of rows of the table.
+        reasons: Where it is added.
+
+    Raises:
+        UserError: The batch has fewer than two samples per process.
+    """
+    count = processes()
+    if batch_size < 2 * count:
+        raise UserError(
+            f"{flag('batch_size')}: {batch_size} is shared by {count} processes, and batch "
+            f"normalization needs two samples in each; give at least {2 * count}"
+        )
+    if count > 1:
+        reasons.note("processes", count, f"the batch is shared by them, {batch_size // count} each")
+        copied = rows <= COPIED
+        reasons.note("table", *(("copied", "one each") if copied else ("sharded", "a part each")))
+
+
+def usual_batch_size(n: int) -> int:
+    """Choose the batch size: 256, halved until `n` samples are 32 batches, but at least 16."""
+    size = 256
+    while size > 16 and size * 32 > n:
+        size //= 2
+    return min(size, n)

@@ -1,0 +1,249 @@
+"""The options that `pretrain` and `align` share: the one place where each is defined.
+
+The docstring under a field is the command's help and Python's documentation. `group` names the
+box of the help that shows the fields of a class. Importing this module imports nothing heavy.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from ..common.errors import UserError, flag, require
+from ..common.options import Augmentation, Damaged, Device, Optimizer, Precision
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    Folder = str | Path
+else:  # what the command line accepts, and how its help names the value
+    Folder = Annotated[str, "FOLDER"]
+
+__all__ = [
+    "GROUPS",
+    "Folder",
+    "MachineArguments",
+    "RunArguments",
+    "TrainSettings",
+]
+
+# The boxes of the help, in their order; the first one has no title of its own.
+GROUPS = ("", "data", "model", "method", "views", "optimization", "machine", "stream", "run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Which samples are used."""
+
+    group: ClassVar[str] = "data"
+
+    on_damaged: Damaged = "skip"
+    """What to do about damaged shards, images and rows of a table: skip leaves them out and names
+    them, refuse stops before training starts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSettings:
+    """What is minimized."""
+
+    group: ClassVar[str] = "method"
+
+    temperature: float | None = None
+    """Temperature of the loss: similarities are divided by it."""
+
+    gamma_min: float = 0.2
+    """sogclr: smallest weight that a batch's new estimate gets in the moving average of a sample's
+    normalizer, above 0 and at most 1. A smaller weight averages over more visits."""
+
+    gamma_decay_visits: int | None = None
+    """sogclr: number of visits to a sample over which that weight falls along a cosine from 1 to
+    `gamma_min`. Default: the weight is 1/visits until it reaches `gamma_min`."""
+
+    effective_negatives: float | None = None
+    """sogclr: number of average negatives that each positive competes with; n stands for an
+    in-batch loss with n + 1 samples per batch. Default: all samples, as published; try 255 to
+    fine-tune weights that are already trained."""
+
+    memory_size: int | None = None
+    """sogclr: number of samples of earlier batches whose features are negatives too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationSettings:
+    """How it is minimized."""
+
+    group: ClassVar[str] = "optimization"
+
+    accumulate: int = 1
+    """Number of forward passes, of `batch_size` each, per optimizer step. With sogclr and moco
+    they optimize what one large batch would; with other methods, what the small batches do."""
+
+    optimizer: Optimizer = "auto"
+    """Rule by which gradients change the weights. auto is adamw, which tolerates the widest range
+    of learning rates."""
+
+    learning_rate: float | None = None
+    """Highest learning rate, reached after a tenth of the run (at most 10 epochs); a cosine then
+    takes it to 0. Default: the square root of the samples per step, times 2.5e-4 for adamw, 0.0075
+    for sgd or 0.075 for lars."""
+
+    weight_decay: float | None = None
+    """Strength of weight decay; biases and normalization layers are exempt. Default: 0.05 for
+    adamw, 5e-4 for sgd, 1e-6 for lars."""
+
+    seed: int = 0
+    """Seed of the initial weights, the order of the samples and the random views."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionSettings:
+    """The number format, which changes the result a little; so it is stored with the run."""
+
+    group: ClassVar[str] = "machine"
+
+    precision: Precision = "auto"
+    """Number format of the forward pass. auto is bf16-mixed on a GPU or CPU that multiplies
+    bfloat16 in hardware, else 32-true."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSettings:
+    """What has to be known about data that is read by URL during training."""
+
+    group: ClassVar[str] = "stream"
+
+    table_rows: int | None = None
+    """Required for a stream with sogclr: number of rows in the table of normalizers, 8 bytes each.
+    Samples are hashed to rows; with ten rows per sample, a tenth of the samples share one."""
+
+    epoch_samples: int | None = None
+    """Required for a stream: number of samples in one epoch, since a stream has no known length."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(
+    StreamSettings,
+    PrecisionSettings,
+    OptimizationSettings,
+    MethodSettings,
+    DataSettings,
+):
+    """The settings that decide the result of a run, so that a resumed run must not change them.
+
+    Raises:
+        UserError: A value that cannot work, whatever the data.
+    """
+
+    group: ClassVar[str] = ""
+
+    method: str = "sogclr"
+    """Contrastive method."""
+
+    batch_size: int | None = None
+    """Number of samples in one forward pass."""
+
+    epochs: int = 100
+    """Number of passes over the data."""
+
+    views: Augmentation = field(default_factory=Augmentation)
+    """Random changes of the training images, each a probability or a strength."""
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        self._check_ranges()
+        for name in ("effective_negatives", "memory_size"):
+            require(
+                getattr(self, name) is None or self.method == "sogclr",
+                name,
+                f"goes with --method sogclr, not with {self.method}; leave it out",
+            )
+
+    def _check_choices(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            choices, value = get_args(kind), getattr(self, name)
+            if get_origin(kind) is Literal and value not in choices:
+                raise UserError(
+                    f"{flag(name)}: {value!r} is unknown; give one of {', '.join(choices)}"
+                )
+
+    def _check_ranges(self) -> None:
+        size, rate, decay = self.batch_size, self.learning_rate, self.weight_decay
+        if size is not None:
+            require(size >= 2, "batch_size", f"{size} leaves no negatives; give at least 2")
+        for name in ("epochs", "accumulate", "gamma_decay_visits"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, f"must be at least 1, got {value}")
+        for name, advice in (("temperature", "; try 0.1"), ("effective_negatives", "; try 255")):
+            value = getattr(self, name)
+            if value is not None:
+                message = f"must be above 0 and finite, got {value:g}{advice}"
+                require(0 < value < math.inf, name, message)
+        if rate is not None:
+            message = f"must be above 0 and finite, got {rate:g}"
+            require(0 < rate < math.inf, "learning_rate", message)
+        if decay is not None:
+            message = f"must be 0 or above and finite, got {decay:g}"
+            require(0 <= decay < math.inf, "weight_decay", message)
+        message = f"must be above 0 and at most 1, got {self.gamma_min:g}"
+        require(0 < self.gamma_min <= 1, "gamma_min", message)
+        for name in ("memory_size", "seed"):
+            value = getattr(self, name)
+            require(value is None or value >= 0, name, f"must not be negative, got {value}")
+
+    @classmethod
+    def of(cls, arguments: "TrainSettings") -> Self:
+        """Take these settings out of a command's arguments, of which they are a part."""
+        return cls(**{f.name: getattr(arguments, f.name) for f in fields(cls)})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Convert to plain data, for settings.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> Self:
+        """Convert back from what JSON made of `as_dict`."""
+        return cls(**{**stored, "views": Augmentation(**stored["views"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineArguments:
+    """Where a run is computed, which may change when it is resumed."""
+
+    group: ClassVar[str] = "machine"
+
+    device: Device = "auto"
+    """Device to train on. auto is cuda if there is one, else mps, else cpu."""
+
+    workers: int | None = None
+    """Number of processes that load samples. Default: 0 on a CPU and for data in memory, else one
+    per CPU core, at most 8."""
+
+    shard_model: bool = False
+    """Divide weights and optimizer state among the processes that torchrun started, for models
+    that are too large for one device; otherwise each process holds a copy."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            require(self.workers >= 0, "workers", f"must not be negative, got {self.workers}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunArguments:
+    """How a run is kept."""
+
+    group: ClassVar[str] = "run"
+
+    checkpoint_seconds: float = 120.0
+    """Least number of seconds between two checkpoints."""
+
+    resume: bool = False
+    """Continue the run in `out`; the result is the same as without an interruption."""

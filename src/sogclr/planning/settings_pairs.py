@@ -1,0 +1,161 @@
+"""The options of `align`, beside those that it shares with `pretrain`."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from ..common.errors import require
+from ..common.options import PairMethod, Precision, TemperatureMode, TowerSettings
+from .settings import (
+    DataSettings,
+    Folder,
+    MachineArguments,
+    MethodSettings,
+    OptimizationSettings,
+    RunArguments,
+    TrainSettings,
+)
+
+if TYPE_CHECKING:
+    Pairs = Any
+    Columns = str
+    Towers = str | Sequence[str]
+else:  # what the command line accepts, and how its help names the value
+    Pairs = Annotated[str, "TABLE"]
+    Columns = Annotated[str, "A,B"]
+    Towers = Annotated[str, "TOWERS"]
+
+__all__ = ["AlignArguments", "PairSettings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSettings(DataSettings):
+    """What is read of a table."""
+
+    columns: Columns | None = None
+    """Names of the table's two columns, with a comma between them. Default: guessed from the usual
+    names, and printed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemperatureSettings(MethodSettings):
+    """How the temperature is found."""
+
+    temperature_mode: TemperatureMode = "constant"
+    """constant: `temperature` throughout. learned: one value, trained with the weights.
+    individual: one value per sample, trained too (iSogCLR), with sogclr only."""
+
+    rho: float | None = None
+    """Weight of tau in the objective that a learned temperature minimizes, in nats; above 0.
+    Default: for individual half the logarithm of the number of pairs, at most 6, as in iSogCLR; for
+    learned none, so that F/tau is minimized, as in CLIP and FastCLIP v0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSettings(OptimizationSettings):
+    """How heads are regularized."""
+
+    dropout: float | None = None
+    """Probability of dropout in the heads, at least 0 and below 1. Default: 0.3 if both towers are
+    frozen, else 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSettings(TableSettings, TemperatureSettings, HeadSettings, TowerSettings, TrainSettings):
+    """The settings of `align` that decide its result."""
+
+    method: PairMethod = "sogclr"
+    """sogclr keeps an estimate of the normalizer for each sample of each side; clip and dcl
+    estimate it from the batch; siglip classifies each pair of the batch by a sigmoid."""
+
+    batch_size: int | None = None
+    """Number of pairs in one forward pass. Default: 256; less for fewer than 8,192 pairs, so that
+    an epoch has 32 batches, but at least 16."""
+
+    epochs: int = 30
+    """Number of passes over the images, each with one of its captions."""
+
+    temperature: float | None = None
+    """Temperature of the loss: similarities are divided by it. If it is learned, its value at the
+    start. Default: 0.05; 0.1 for siglip."""
+
+    memory_size: int | None = None
+    """sogclr: number of pairs of earlier batches whose features are negatives too. Default: 0,
+    since their features come from older weights; if both towers are frozen, 256 with the batch."""
+
+    learning_rate: float | None = None
+    """Highest learning rate, reached after a tenth of the run (at most 10 epochs); a cosine then
+    takes it to 0. Default: the square root of the pairs per step, times 2.5e-4 for adamw, 0.0075
+    for sgd or 0.075 for lars; an eighth of it if only heads are trained, a hundredth if trained
+    towers are fine-tuned."""
+
+    precision: Precision = "auto"
+    """Number format of the forward pass. auto is bf16-mixed on a GPU or CPU that multiplies
+    bfloat16 in hardware, else 32-true; 32-true also if only heads are trained."""
+
+    def __post_init__(self) -> None:
+        TrainSettings.__post_init__(self)
+        TowerSettings.__post_init__(self)
+        mode, rho, dropout = self.temperature_mode, self.rho, self.dropout
+        if rho is not None:
+            require(
+                rho > 0,
+                "rho",
+                f"must be above 0, got {rho:g}: with 0 the learned temperature would grow for ever",
+            )
+            require(
+                mode != "constant",
+                "rho",
+                "goes with --temperature-mode learned or --temperature-mode individual",
+            )
+        require(
+            mode != "individual" or self.method == "sogclr",
+            "temperature_mode",
+            f"individual goes with --method sogclr, not with {self.method}, which keeps nothing "
+            "per sample",
+        )
+        require(
+            mode == "constant" or self.method != "siglip",
+            "temperature_mode",
+            "siglip always learns its temperature; leave out --temperature-mode",
+        )
+        if dropout is not None:
+            message = f"must be at least 0 and below 1, got {dropout:g}"
+            require(0 <= dropout < 1, "dropout", message)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Convert to plain data; of an image tower that is a module, the name of its class."""
+        tower = self.image_tower
+        named = (
+            tower if tower is None or isinstance(tower, str) else f"custom:{type(tower).__name__}"
+        )
+        return asdict(replace(self, image_tower=named))
+
+
+@dataclass(frozen=True)
+class AlignArguments(PairSettings, MachineArguments, RunArguments):
+    """All arguments of `align`."""
+
+    group: ClassVar[str] = ""
+
+    data: Pairs
+    """Pairs to learn from: a table (CSV, TSV, JSONL or Parquet; paths of images are relative to
+    it), a folder that Hugging Face datasets saved, hf:owner/name, or webdataset shards with images
+    and captions (parts jpg and txt, or json), also as a stream by URL like
+    'https://host/pairs-{000..099}.tar'. An image in several rows has several captions. From Python
+    also a mapping of column names to lists."""
+
+    out: Folder
+    """Folder of the run, which receives checkpoint, towers, metrics and curves."""
+
+    val: Pairs | None = field(default=None, kw_only=True)
+    """Held-out pairs in the same form, but no stream; retrieval on them is reported during
+    training. Default: a sample of the training pairs is reported."""
+
+    freeze: Towers = field(default="", kw_only=True)
+    """Towers to freeze: image, text, or image,text. Only their heads are trained; their features
+    are computed once and stored, or at every step for a stream. Default: none."""
+
+    def __post_init__(self) -> None:
+        MachineArguments.__post_init__(self)
+        PairSettings.__post_init__(self)

@@ -1,0 +1,40 @@
+"""Stop a run on Ctrl-C or SIGTERM after the step that runs."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from ..common.console import say
+
+__all__ = ["StopRequest", "watch_stop_signals"]
+
+
+class StopRequest:
+    """Whether this process was asked to stop."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal: note the first one, raise KeyboardInterrupt at the second one."""
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = True
+        say("stopping after this step; once more to stop at once")
+
+
+@contextmanager
+def watch_stop_signals() -> Iterator[StopRequest]:
+    """Handle Ctrl-C and SIGTERM within this context; restores the handlers afterwards."""
+    request = StopRequest()
+    try:
+        before = {s: signal.signal(s, request.handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # Only the main thread may set handlers. Others run without them.
+        yield request
+        return
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
