@@ -88,7 +88,8 @@ def queued(loss, a, b, index, group):
 
 def cases(dtype):
     """Names to a maker of a loss and how it is called."""
-    kept, sizes = {"dtype": dtype}, (SAMPLES, 2 * SAMPLES)
+    scale = {"scale": "temperature"}
+    kept, sizes = {"dtype": dtype, **scale}, (SAMPLES, 2 * SAMPLES)
     made = {}
     for name, tau in TAUS.items():
         one = partial(GlobalContrastiveLoss, SAMPLES, **kept)
@@ -96,11 +97,12 @@ def cases(dtype):
         moco = partial(MoCoLoss, 20, WIDTH, **kept)
         losses = {"sogclr": (one, two_views), "pairs": (two, pairs)}
         if name != "individual":
-            losses |= {"simclr": (NTXentLoss, two_views), "clip": (ClipLoss, pairs)}
+            simclr, clip = partial(NTXentLoss, **scale), partial(ClipLoss, **scale)
+            losses |= {"simclr": (simclr, two_views), "clip": (clip, pairs)}
             losses |= {"moco": (moco, queued)}
         for loss, (make, call) in losses.items():
             made[f"{loss}, {name}"] = (lambda make=make, tau=tau: make(temperature=tau())), call
-    made["dcl"] = DecoupledContrastiveLoss, nameless
+    made["dcl"] = partial(DecoupledContrastiveLoss, **scale), nameless
     made["dcl of pairs"] = partial(DecoupledClipLoss, scale="cross-entropy"), nameless
     made["siglip"] = SigLipLoss, pairs
     made["siglip, nameless"] = SigLipLoss, nameless

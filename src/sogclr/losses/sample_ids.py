@@ -33,7 +33,7 @@ def check_ids(ids: Tensor, count: int, name: str) -> bool:
     if ids.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     values = ids.numpy()  # faster than torch for a few numbers
-    if len(values) and (values.min() < 0 or values.max() >= count):
+    if values.size and (values.min() < 0 or values.max() >= count):
         outside = ids[(ids < 0) | (ids >= count)]
         raise IndexError(
             f"{name} {int(outside[0])} is outside [0, {count}): "
