@@ -32,6 +32,32 @@ def examples(page):
     return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL)
 
 
+def test_readme_loop(tmp_path, monkeypatch):
+    """As printed, the loop learns, and every sample is visited once an epoch."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    loop, _ = examples("../README.md")
+    names: dict = {"values": []}
+    exec(loop.replace("optimizer.step()", "optimizer.step(); values.append(value.item())"), names)
+    steps = len(names["loader"])
+    first, last = names["values"][:steps], names["values"][-steps:]
+    assert sum(last) < sum(first)
+    saved = torch.load("checkpoint.pt", weights_only=True)
+    assert saved["loss"]["normalizer.table"][:, 1].tolist() == [10] * 1000 + [0]
+
+
+def test_readme_images(tmp_path, monkeypatch, make_folder):
+    monkeypatch.chdir(tmp_path)
+    photos = make_folder()
+    photos.rename(tmp_path / "photos")
+    first = next((tmp_path / "photos").rglob("*.png")).relative_to(tmp_path)
+    _, code = examples("../README.md")
+    code = code.replace("photos/cat/1.jpg", str(first)).replace("resnet18", "small")
+    names: dict = {}
+    exec(code.replace("batch_size=64, epochs=100", "batch_size=8, epochs=1"), names)
+    assert names["features"].shape[0] == 1
+
+
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """A model that open_clip knows by name."""
