@@ -137,6 +137,7 @@ class GlobalRankingLoss(nn.Module):
             process_group=None,
         )
         self.in_batch.effective_negatives = effective_negatives
+        self.in_batch.sums_negatives = False  # a mean as in the tables, so that values compare
         self.config = {
             "num_samples": num_samples,
             "temperature": repr(temperature) if isinstance(temperature, nn.Module) else temperature,
