@@ -34,7 +34,7 @@ def test_columns_of_a_table_may_be_named(on_texts, tmp_path):
     table = write_table(tmp_path / "three.csv", rows, ("x", "y", "z"))
     with pytest.raises(UserError, match="cannot tell which two"):
         sogclr.evaluate(on_texts, table)
-    found = sogclr.evaluate(on_texts, table, columns="x,z").retrieval
+    found = sogclr.evaluate(on_texts, table, columns=["x", "z"]).retrieval
     assert found.a_to_b.queries == found.b_to_a.queries == 4
     sogclr.embed(on_texts, table, out=tmp_path / "x.npz", columns="x,z")
     assert np.load(tmp_path / "x.npz")["paths"].tolist() == [r[0] for r in rows] + [

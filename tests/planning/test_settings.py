@@ -22,6 +22,11 @@ def test_they_come_back_from_json(settings):
     assert type(settings).from_dict(json.loads(json.dumps(settings.as_dict()))) == settings
 
 
+def test_columns_are_a_sequence_or_separated_by_commas():
+    assert PairSettings(columns=["a", "b"]) == PairSettings(columns="a, b")
+    assert PairSettings(columns=["a,b", "c"]).columns == ("a,b", "c")
+
+
 def test_an_image_tower_of_ones_own_is_stored_by_the_name_of_its_class():
     assert PairSettings(image_tower=nn.Linear(2, 2)).as_dict()["image_tower"] == "custom:Linear"
 

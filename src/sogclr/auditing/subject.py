@@ -115,7 +115,7 @@ def open_subject(
     indices = _choose_samples(opened, samples, has_table)
     views = views or (4 if len(indices) <= 25_000 else 2)
     if views < 2 or views % 2:
-        raise UserError(f"views: must be even and at least 2, got {views}")
+        raise UserError(f"--views: must be even and at least 2, got {views}")
     embedded = 2 * views if has_table else views
     features = embed_views(opened.task, indices, opened.sides, embedded, torch.device(kind))
     readable = ~features.isnan().any(dim=3).any(dim=2).any(dim=0)  # (n,)

@@ -132,10 +132,10 @@ def evaluate(
         data: Labelled images: a folder whose sub-folders are the labels, shards with labels, or
             `digits`. Or pairs: a table, or shards with captions.
         test: Other labelled images, with the same labels, to test on. Default: test on `data`.
-        protocol: What to measure: knn, linear or knn,linear; retrieval, zero-shot or sts. Default:
-            knn,linear, or what suits the pairs or images.
-        columns: Names of the table's two columns, with a comma between them. Default: guessed from
-            the usual names.
+        protocol: What to measure: knn, linear or knn,linear; retrieval, zero-shot or sts. From
+            Python also a sequence. Default: knn,linear, or what suits the pairs or images.
+        columns: Names of the table's two columns, with a comma between them. From Python also a
+            sequence. Default: guessed from the usual names.
         templates: Sentences for zero-shot classification with {} for the name of the class,
             separated by |. Default: seven templates of CLIP.
         encoder: An nn.Module of the architecture that was trained, if the run trained your own.
@@ -189,8 +189,8 @@ def embed(
             shards with captions.
         out: File to write: .npz with the arrays ids, paths and vectors, or .parquet with the
             columns id, path and vector.
-        columns: Names of the table's two columns, with a comma between them. Default: guessed from
-            the usual names.
+        columns: Names of the table's two columns, with a comma between them. From Python also a
+            sequence. Default: guessed from the usual names.
         encoder: An nn.Module of the architecture that was trained, if the run trained your own.
         device: Device to compute on. auto is cuda if there is one, else mps, else cpu.
         workers: Number of processes that load samples. Default: 0 on a CPU and for data in memory,

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import nn
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     OtherPairs: TypeAlias = Any
     Report: TypeAlias = ImageReport | PairReport
     Matches: TypeAlias = list[Match]
-    Protocols = str | tuple[str, ...] | None
-    Columns = str
+    Protocols: TypeAlias = str | Sequence[str] | None
+    Columns: TypeAlias = str | Sequence[str]
     Text = str
     Query = str
 else:  # what the command line accepts, and how its help names the value

@@ -68,9 +68,9 @@ def _picture_file(out: Path) -> Path:
     target = out / "audit.png" if out.is_dir() else out
     target = target if target.suffix else target.with_suffix(".png")
     if target.suffix != ".png":
-        raise UserError(f"out: a picture is written as .png, not as {target.suffix}")
+        raise UserError(f"--out: a picture is written as .png, not as {target.suffix}")
     if not target.parent.is_dir():
-        raise UserError(f"out: there is no folder {target.parent}; make it first")
+        raise UserError(f"--out: there is no folder {target.parent}; make it first")
     return target
 
 

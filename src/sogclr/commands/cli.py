@@ -125,7 +125,7 @@ def _option(argument: Argument, known: set[str]) -> tuple[str, Any, Any]:
     default = argument.default
     required = default is REQUIRED
     # What is derived says so in its text; None or "" beside it would contradict that.
-    silent = default in (None, False, "") or "Default:" in argument.text
+    silent = default is None or default is False or default == "" or "Default:" in argument.text
     text = re.sub(r" From Python .*?\.(?= |$)", "", argument.text)
     options: dict[str, Any] = {
         "help": re.sub(r"`(\w+)`", lambda m: _as_flag(m[1], known), text),

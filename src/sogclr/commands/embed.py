@@ -1,6 +1,7 @@
 """`sogclr.embed`: write the vectors of a data set to a file that other tools read."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def embed(
     run: str | Path,
     data: Any,
     out: str | Path,
-    columns: str | None,
+    columns: str | Sequence[str] | None,
     module: nn.Module | None,
     device: Device,
     workers: int | None,
@@ -63,7 +64,7 @@ def embed(
     try:
         _write(target, embeddings)
     except OSError as error:
-        raise UserError(f"out: could not write {target} ({error.strerror or error})") from error
+        raise UserError(f"--out: could not write {target} ({error.strerror or error})") from error
     count, width = embeddings.vectors.shape
     say(f"wrote {count:,} vectors of width {width} to {target}")
     return embeddings
@@ -72,16 +73,16 @@ def embed(
 def _require_writable(target: Path) -> None:
     """Raise UserError before hours of embedding if the file cannot be written after them."""
     if target.suffix not in (".npz", ".parquet"):
-        raise UserError(f"out: {target} must end in .npz or .parquet")
+        raise UserError(f"--out: {target} must end in .npz or .parquet")
     if target.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401 (is it installed?)
         except ImportError:
             raise UserError(
-                "out: .parquet needs pyarrow: pip install 'sogclr[parquet]'; or use .npz"
+                "--out: .parquet needs pyarrow: pip install 'sogclr[parquet]'; or use .npz"
             ) from None
     if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-        raise UserError(f"out: the folder {target.parent} does not exist or cannot be written to")
+        raise UserError(f"--out: the folder {target.parent} does not exist or cannot be written to")
 
 
 def _embed_images(
@@ -103,7 +104,11 @@ def _embed_images(
 
 
 def _embed_pairs(
-    run: str | Path, data: Any, columns: str | None, module: nn.Module | None, device: Device
+    run: str | Path,
+    data: Any,
+    columns: str | Sequence[str] | None,
+    module: nn.Module | None,
+    device: Device,
 ) -> Embeddings:
     encoder = load_pairs(run, module).to(choose_device(device))
     parts: list[tuple[str, ImageSource | Texts]]

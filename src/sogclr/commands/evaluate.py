@@ -11,7 +11,7 @@ from torch import nn
 
 from ..common.console import result, say
 from ..common.errors import UserError
-from ..common.options import Device, PairProtocol, Protocol
+from ..common.options import Device, PairProtocol, Protocol, split_names
 from ..data.image_source import ImageSource
 from ..data.open_images import Data, open_source
 from ..data.open_pairs import are_pairs, open_pairs
@@ -36,7 +36,7 @@ def evaluate(
     *,
     test: "Data | None",
     protocol: str | Sequence[str] | None,
-    columns: str | None,
+    columns: str | Sequence[str] | None,
     templates: str | None,
     module: nn.Module | None,
     device: Device,
@@ -85,7 +85,7 @@ def _evaluate_pairs(
     run: str | Path,
     data: Any,
     protocol: str | Sequence[str] | None,
-    columns: str | None,
+    columns: str | Sequence[str] | None,
     templates: str | None,
     module: nn.Module | None,
     device: Device,
@@ -113,7 +113,9 @@ def _measure_zero_shot(encoder: PairEncoder, data: Data, templates: str | None) 
     return measured
 
 
-def _measure_sts(encoder: PairEncoder, data: Any, columns: str | None) -> SentenceSimilarity:
+def _measure_sts(
+    encoder: PairEncoder, data: Any, columns: str | Sequence[str] | None
+) -> SentenceSimilarity:
     table = read_table(data)
     if "score" not in table.columns:
         raise UserError(
@@ -128,21 +130,21 @@ def _measure_sts(encoder: PairEncoder, data: Any, columns: str | None) -> Senten
 
 
 def _choose_protocols(requested: str | Sequence[str]) -> tuple[Protocol, ...]:
-    names = requested.split(",") if isinstance(requested, str) else requested
+    names = split_names(requested)
     protocols = {protocol: protocol for protocol in get_args(Protocol)}
     for name in names:
         if name not in protocols:
-            raise UserError(f"protocol: {name!r} is unknown; give knn, linear or both")
+            raise UserError(f"--protocol: {name!r} is unknown; give knn, linear or both")
     return tuple(protocols[name] for name in names)
 
 
 def _choose_pair_protocol(data: Any, requested: str | Sequence[str] | None) -> PairProtocol:
     """Return the requested protocol, or the one that fits the kind of data."""
-    names = requested.split(",") if isinstance(requested, str) else list(requested or ())
+    names = split_names(requested or ())
     protocols: dict[str, PairProtocol] = {protocol: protocol for protocol in get_args(PairProtocol)}
     if len(names) > 1 or (names and names[0] not in protocols):
         raise UserError(
-            f"protocol: {','.join(names)!r} does not fit a run on pairs; give one of "
+            f"--protocol: {','.join(names)!r} does not fit a run on pairs; give one of "
             f"{', '.join(protocols)}"
         )
     if names:
@@ -169,7 +171,8 @@ def _require_same_classes(train: ImageSource, test: ImageSource) -> None:
     if train.classes != test.classes:
         unknown = sorted(set(test.classes or []) ^ set(train.classes or []))
         raise UserError(
-            f"test: its classes differ from the data's ({', '.join(unknown[:5])} on one side only)"
+            f"--test: its classes differ from those of the data: {', '.join(unknown[:5])} "
+            "on one side only"
         )
 
 

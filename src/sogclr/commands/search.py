@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from ..common.console import result, say
 from ..common.errors import UserError
 from ..common.options import Device
-from ..data.decode import DECODING_ERRORS, SUFFIXES, UnreadableImageError, reason_of
+from ..data.decode import DECODING_ERRORS, SUFFIXES, UnreadableImageError, decode_image, reason_of
 from ..data.image_source import ImageSource
 from ..data.open_images import open_source
 from ..data.open_pairs import are_pairs, open_pairs
@@ -58,7 +58,7 @@ def search(
 ) -> list[Match]:
     """See `sogclr.search`."""
     if top < 1:
-        raise UserError(f"top: must be at least 1, got {top}")
+        raise UserError(f"--top: must be at least 1, got {top}")
     encoder = load_pairs(run, module)
     side = _open_side(run, data)
     vector = _encode_query(encoder, query)  # first, so that a wrong query fails at once
@@ -93,12 +93,12 @@ def _encode_query(encoder: PairEncoder, query: str) -> Tensor:
             raise UserError("query: is empty; give a sentence, or an image file")
         return encoder.encode_text([query])[0]
     try:
-        with Image.open(query) as image:
-            return encoder.encode_image([image.convert("RGB")])[0]
+        image = decode_image(query)
     except DECODING_ERRORS as error:
         raise UserError(
             f"query: {query} cannot be read as an image ({reason_of(error)})"
         ) from error
+    return encoder.encode_image([image])[0]
 
 
 def _open_side(run: str | Path, data: Any) -> ImageSource | Texts:
@@ -139,4 +139,4 @@ def _write_picture(
     try:
         sheet.save(target)
     except (OSError, ValueError) as error:
-        raise UserError(f"out: could not write {target} ({error})") from error
+        raise UserError(f"--out: could not write {target} ({error})") from error

@@ -1,5 +1,6 @@
 """Options that several layers read. Importing this module imports nothing heavy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -34,6 +35,7 @@ __all__ = [
     "Protocol",
     "TemperatureMode",
     "TowerSettings",
+    "split_names",
 ]
 
 Method = Literal["sogclr", "simclr", "dcl", "moco"]
@@ -46,6 +48,13 @@ Protocol = Literal["knn", "linear"]
 PairProtocol = Literal["retrieval", "zero-shot", "sts"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Damaged = Literal["skip", "refuse"]
+
+
+def split_names(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Split names at commas, as the command line gives them; take a sequence as it is."""
+    if not isinstance(names, str):
+        return tuple(names)
+    return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def open_pairs(data: Any, columns: str | Sequence[str] | None = None) -> PairSou
     if (shards := _shards(data)) is not None:
         if columns is not None:
             raise UserError(
-                "columns: shards have none; a caption is a part txt, or `caption` in json"
+                "--columns: shards have none; a caption is a part txt, or `caption` in json"
             )
         return shard_pairs(shards, str(data))
     return table_pairs(read_table(data), columns)

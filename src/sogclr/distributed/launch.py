@@ -33,7 +33,7 @@ def choose_device(device: Device, *, alone: bool = True) -> str:
     if device == "auto":
         return next((name for name, found in available.items() if found), "cpu")
     if not available.get(device, True):
-        raise UserError(f"device: {device} is not available here; leave out --device")
+        raise UserError(f"--device: {device} is not available here; leave out --device")
     return device
 
 

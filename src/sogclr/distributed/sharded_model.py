@@ -157,12 +157,12 @@ def require_shardable(method: str) -> None:
     """
     if processes() == 1:
         raise UserError(
-            "shard-model: there is one process, so weights cannot be divided; "
+            "--shard-model: there is one process, so weights cannot be divided; "
             "start several with torchrun, or leave it out"
         )
     if method == "moco":
         raise UserError(
-            "shard-model: moco's second encoder is not sharded; leave it out, or take another "
+            "--shard-model: moco's second encoder is not sharded; leave it out, or take another "
             "--method"
         )
 
@@ -204,7 +204,7 @@ def _copy_from_first_process(model: nn.Module, mesh: Any) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(tensor, nn.Parameter) and not tensor.ndim:
             raise UserError(
-                f"shard-model: the parameter {name} is a single number, which cannot be divided; "
+                f"--shard-model: the parameter {name} is a single number, which cannot be divided; "
                 "leave the option out"
             )
         first = tensor.detach().to(mesh.device_type).contiguous()

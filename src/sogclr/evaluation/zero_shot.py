@@ -60,7 +60,7 @@ def measure_zero_shot(
         raise UserError(f"data: {source.describe()}: no labels; put each class in a sub-folder")
     for template in templates:
         if "{}" not in template:
-            raise UserError(f"templates: {template!r} has no {{}} where the name of a class goes")
+            raise UserError(f"--templates: {template!r} has no {{}} where the name of a class goes")
     names = [name.replace("_", " ") for name in source.classes]
     prototypes = torch.stack([_embed_class(encoder, name, templates) for name in names])  # (C, d)
     images = torch.from_numpy(embed_side(encoder, source))  # (n, d)

@@ -87,7 +87,7 @@ def tokenizer_of(spec: PairSpec, text_folder: Path | None = None) -> Any:
             return HFTokenizer(name, tokenizer_mode=text.get("tokenizer_mode"), **options)
     except Exception as error:
         raise UserError(
-            f"text-tower: the tokenizer {name} could not be loaded ({one_line(error)}); without "
+            f"--text-tower: the tokenizer {name} could not be loaded ({one_line(error)}); without "
             "a network, download it on another machine into the tower's folder"
         ) from error
 

@@ -121,11 +121,11 @@ def rebuild_encoder(spec: EncoderSpec) -> nn.Module:
     return encoder
 
 
-def width_of(encoder: nn.Module, image_size: int, flag: str = "encoder") -> int:
+def width_of(encoder: nn.Module, image_size: int, option: str = "encoder") -> int:
     """Return the width d of the features, measured by a forward pass.
 
     Raises:
-        UserError: the module does not map `(B, 3, S, S)` to `(B, d)`. Messages begin with `flag`.
+        UserError: the module does not map `(B, 3, S, S)` to `(B, d)`; the message names `option`.
     """
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     was_training = encoder.training
@@ -135,12 +135,13 @@ def width_of(encoder: nn.Module, image_size: int, flag: str = "encoder") -> int:
             features = encoder(torch.zeros(2, 3, image_size, image_size, device=device))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{flag}: cannot take {image_size} px images ({reason})") from error
+        raise UserError(f"{flag(option)}: cannot take {image_size} px images ({reason})") from error
     encoder.train(was_training)
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
         shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise UserError(
-            f"{flag}: must map (2, 3, {image_size}, {image_size}) to features (2, d), got {shape}"
+            f"{flag(option)}: must map (2, 3, {image_size}, {image_size}) to features "
+            f"(2, d), got {shape}"
         )
     return features.shape[1]
 
@@ -181,7 +182,7 @@ def _create(spec: EncoderSpec, pretrained: bool) -> nn.Module:
 
     if spec.name == "small":
         if pretrained:
-            raise UserError("encoder: small has no pretrained weights; leave out --pretrained")
+            raise UserError("--encoder: small has no pretrained weights; leave out --pretrained")
         return SmallEncoder()
     try:
         return timm.create_model(spec.name, pretrained=pretrained, num_classes=0, **spec.options)
@@ -189,7 +190,7 @@ def _create(spec: EncoderSpec, pretrained: bool) -> nn.Module:
         if not pretrained:
             raise
         raise UserError(
-            f"encoder: the pretrained weights of {spec.name} could not be fetched "
+            f"--encoder: the pretrained weights of {spec.name} could not be fetched "
             f"({' '.join(str(error).split())[:200]}); "
             "download them elsewhere and pass the file with --weights"
         ) from error
@@ -208,7 +209,8 @@ def _options(name: str, image_size: int) -> dict[str, Any]:
     except TypeError:
         return {}
     except (AssertionError, RuntimeError, ValueError) as error:
-        raise UserError(f"encoder: {name} cannot take {image_size} px images ({error})") from error
+        message = f"--encoder: {name} cannot take {image_size} px images ({error})"
+        raise UserError(message) from error
     return {"img_size": image_size}
 
 
@@ -222,11 +224,11 @@ def _shrink_stem(encoder: Any) -> None:
     encoder.maxpool = nn.Identity()
 
 
-def load_weights(encoder: nn.Module, path: Path, flag: str) -> None:
+def load_weights(encoder: nn.Module, path: Path, option: str) -> None:
     """Load weights from a safetensors or torch file; tensors that the encoder lacks are ignored.
 
     Raises:
-        UserError: the file is missing, unreadable, or does not fit. Messages begin with `flag`.
+        UserError: the file is missing, unreadable, or does not fit; the message names `option`.
     """
     state: dict[str, Any]
     try:
@@ -236,16 +238,16 @@ def load_weights(encoder: nn.Module, path: Path, flag: str) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
         state = dict(state.get("state_dict", state))
     except FileNotFoundError as error:
-        raise UserError(f"{flag}: {path} does not exist") from error
+        raise UserError(f"{flag(option)}: {path} does not exist") from error
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{flag}: {path} cannot be read ({reason})") from error
+        raise UserError(f"{flag(option)}: {path} cannot be read ({reason})") from error
     own = encoder.state_dict()
     missing = [key for key in own if key not in state]
     unfit = [key for key in own if key in state and state[key].shape != own[key].shape]
     if missing or unfit:
         raise UserError(
-            f"{flag}: {path} does not fit the encoder: {len(missing)} tensors are missing and "
-            f"{len(unfit)} have another shape, the first {(missing + unfit)[0]}"
+            f"{flag(option)}: {path} does not fit the encoder: {len(missing)} tensors are missing "
+            f"and {len(unfit)} have another shape, the first {(missing + unfit)[0]}"
         )
     encoder.load_state_dict({key: state[key] for key in own})

@@ -111,13 +111,14 @@ def _text_config(name: str | None) -> dict[str, Any]:
         config = AutoConfig.from_pretrained(name)
     except Exception as error:
         raise UserError(
-            f"text-tower: {name} is neither a folder with a Hugging Face model nor the name of one "
-            f"that can be downloaded ({one_line(error)}); without a network, download it on "
+            f"--text-tower: {name} is neither a folder with a Hugging Face model nor the name of "
+            f"one that can be downloaded ({one_line(error)}); without a network, download it on "
             "another machine and pass its folder"
         ) from error
     if config.model_type not in arch_dict:
         raise UserError(
-            f"text-tower: {name} is a {config.model_type}; open_clip builds {', '.join(arch_dict)}"
+            f"--text-tower: {name} is a {config.model_type}; open_clip builds "
+            f"{', '.join(arch_dict)}"
         )
     return {
         "hf_model_name": name,
@@ -158,7 +159,7 @@ def build_from_spec(spec: PairSpec, module: nn.Module | None) -> dict[str, Tower
             config = spec.text if kind == "text" else spec.vision or {}
             name = config.get("hf_model_name") or config.get("timm_model_name") or "it"
             raise UserError(
-                f"{kind}-tower: {name} could not be built ({one_line(error)}); without a "
+                f"--{kind}-tower: {name} could not be built ({one_line(error)}); without a "
                 "network, download the weights on another machine and pass them (--image-weights "
                 "FILE, --text-tower FOLDER)"
             ) from error

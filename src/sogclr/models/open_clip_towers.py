@@ -38,7 +38,7 @@ def build_open_clip(
     elif ":" not in name and name not in open_clip.list_models():
         near = difflib.get_close_matches(name, open_clip.list_models(), n=4, cutoff=0.4)
         raise UserError(
-            f"model: {name!r} is unknown to open_clip; nearest: {', '.join(near) or 'none'}"
+            f"--model: {name!r} is unknown to open_clip; nearest: {', '.join(near) or 'none'}"
         )
     _check_tag(name, request.pretrained)
     try:
@@ -47,7 +47,7 @@ def build_open_clip(
         )
     except Exception as error:
         raise UserError(
-            f"model: {name} with {request.pretrained or 'its own weights'} could not be built "
+            f"--model: {name} with {request.pretrained or 'its own weights'} could not be built "
             f"({one_line(error)}); without a network, download the weights on another machine and "
             "pass the file with --pretrained"
         ) from error
@@ -82,11 +82,11 @@ def _register(path: Path) -> str:
         missing = [n for n in ("embed_dim", "vision_cfg", "text_cfg") if n not in config]
         if missing:
             raise UserError(
-                f"model: {path} is no configuration of open_clip: it lacks {missing[0]}"
+                f"--model: {path} is no configuration of open_clip: it lacks {missing[0]}"
             )
         open_clip.add_model_config(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"model: {path} cannot be read ({one_line(error)})") from error
+        raise UserError(f"--model: {path} cannot be read ({one_line(error)})") from error
     return path.stem
 
 
@@ -103,7 +103,7 @@ def _check_widths(name: str, model: Any, config: dict[str, Any]) -> None:
     model.train()
     if image.shape != text.shape:
         raise UserError(
-            f"model: the towers of {name} end in different widths, "
+            f"--model: the towers of {name} end in different widths, "
             f"{image.shape[-1]} and {text.shape[-1]}; give both a projection"
         )
 
@@ -118,6 +118,6 @@ def _check_tag(name: str, tag: str | None) -> None:
     if tag not in tags:
         near = difflib.get_close_matches(tag, tags, n=5, cutoff=0.0)
         raise UserError(
-            f"pretrained: {tag!r} is neither a file nor a tag of {name}; "
+            f"--pretrained: {tag!r} is neither a file nor a tag of {name}; "
             f"nearest: {', '.join(near) or 'none, it has no published weights'}"
         )

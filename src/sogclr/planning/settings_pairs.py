@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..common.errors import require
-from ..common.options import PairMethod, Precision, TemperatureMode, TowerSettings
+from ..common.options import PairMethod, Precision, TemperatureMode, TowerSettings, split_names
 from .settings import (
     DataSettings,
     Folder,
@@ -18,7 +18,7 @@ from .settings import (
 
 if TYPE_CHECKING:
     Pairs = Any
-    Columns = str
+    Columns = str | Sequence[str]
     Towers = str | Sequence[str]
 else:  # what the command line accepts, and how its help names the value
     Pairs = Annotated[str, "TABLE"]
@@ -33,8 +33,12 @@ class TableSettings(DataSettings):
     """What is read of a table."""
 
     columns: Columns | None = None
-    """Names of the table's two columns, with a comma between them. Default: guessed from the usual
-    names, and printed."""
+    """Names of the table's two columns, with a comma between them. From Python also a sequence.
+    Default: guessed from the usual names, and printed."""
+
+    def __post_init__(self) -> None:
+        if self.columns is not None:
+            object.__setattr__(self, "columns", split_names(self.columns))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +98,7 @@ class PairSettings(TableSettings, TemperatureSettings, HeadSettings, TowerSettin
     bfloat16 in hardware, else 32-true; 32-true also if only heads are trained."""
 
     def __post_init__(self) -> None:
+        TableSettings.__post_init__(self)
         TrainSettings.__post_init__(self)
         TowerSettings.__post_init__(self)
         mode, rho, dropout = self.temperature_mode, self.rho, self.dropout
@@ -153,8 +158,9 @@ class AlignArguments(PairSettings, MachineArguments, RunArguments):
     training. Default: a sample of the training pairs is reported."""
 
     freeze: Towers = field(default="", kw_only=True)
-    """Towers to freeze: image, text, or image,text. Only their heads are trained; their features
-    are computed once and stored, or at every step for a stream. Default: none."""
+    """Towers to freeze: image, text, or image,text. From Python also a sequence. Only their
+    heads are trained; their features are computed once and stored, or at every step for a stream.
+    Default: none."""
 
     def __post_init__(self) -> None:
         MachineArguments.__post_init__(self)

@@ -62,7 +62,7 @@ class Run:
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise UserError(f"out: cannot write to {self.folder} ({error.strerror})") from error
+            raise UserError(f"--out: cannot write to {self.folder} ({error.strerror})") from error
 
     def write_settings(self, settings: dict[str, Any]) -> None:
         """Write the settings: `asked`, as they were given, and `resolved`, with derived values."""
@@ -134,8 +134,8 @@ class Run:
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise UserError(
-                f"out: {free / 1e6:,.0f} MB are free at {self.folder}, but the checkpoints of this "
-                f"run need {needed / 1e6:,.0f} MB; free some space or choose another --out"
+                f"--out: {free / 1e6:,.0f} MB are free at {self.folder}, but the checkpoints of "
+                f"this run need {needed / 1e6:,.0f} MB; free some space or choose another --out"
             )
 
 
@@ -176,6 +176,6 @@ def atomically(target: Path, write: Callable[[Path], object]) -> None:
         kept = f"; the last {target.name} is intact" if target.exists() else ""
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         raise UserError(
-            f"out: could not write {target} ({reason}){kept}; "
+            f"--out: could not write {target} ({reason}){kept}; "
             "make room on the disk and go on with --resume"
         ) from error

@@ -86,7 +86,7 @@ def _build_encoder(plan: Plan, module: nn.Module | None) -> tuple[nn.Module, Enc
     if module is not None:
         return module, EncoderSpec("custom", plan.image_size)
     if plan.encoder.startswith("custom:"):
-        raise UserError("encoder: the run trained a module of your own; pass it from Python again")
+        raise UserError("--encoder: the run trained your own module; pass it from Python again")
     return build_encoder(
         plan.encoder,
         plan.image_size,

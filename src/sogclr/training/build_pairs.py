@@ -12,7 +12,7 @@ from torch import nn
 from ..common.console import say
 from ..common.environment import processes, rank
 from ..common.errors import UserError
-from ..common.options import TowerSettings
+from ..common.options import TowerSettings, split_names
 from ..data.batches.schedule import Schedule, ShuffledSchedule
 from ..data.batches.stream import StreamSchedule
 from ..data.open_pairs import open_pairs
@@ -48,7 +48,9 @@ def open_data(data: Any, request: PairSettings) -> PairSource | PairStream:
         UserError: the data cannot be read, or a setting does not fit it.
     """
     if is_url(data) and request.columns is not None:
-        raise UserError("columns: a stream has none; a caption is a part txt, or `caption` in json")
+        raise UserError(
+            "--columns: a stream has none; a caption is a part txt, or `caption` in json"
+        )
     stream = open_stream(data, request, PairStream)
     return open_pairs(data, request.columns) if stream is None else stream
 
@@ -66,12 +68,12 @@ def frozen_kinds(freeze: str | Sequence[str], kinds: tuple[str, str]) -> tuple[s
     Raises:
         UserError: a name is not the kind of a side.
     """
-    names = [n.strip() for n in freeze.split(",")] if isinstance(freeze, str) else list(freeze)
-    names = [name for name in names if name]
+    names = split_names(freeze)
     for name in names:
         if name not in kinds:
             raise UserError(
-                f"freeze: {name!r} is not a side of these pairs: {', '.join(dict.fromkeys(kinds))}"
+                f"--freeze: {name!r} is not a side of these pairs: "
+                f"{', '.join(dict.fromkeys(kinds))}"
             )
     return tuple(kind for kind in dict.fromkeys(kinds) if kind in names)
 
@@ -105,11 +107,11 @@ def open_towers(
     if frozen not in ((), spec.frozen):
         before = ",".join(spec.frozen) or "nothing"
         raise UserError(
-            f"freeze: {run.folder} was started with {before}, not {','.join(frozen)}; "
+            f"--freeze: {run.folder} was started with {before}, not {','.join(frozen)}; "
             "leave it out to go on, or name another --out"
         )
     if spec.custom and module is None:
-        raise UserError("image-tower: the run has one of your own; pass it from Python again")
+        raise UserError("--image-tower: the run has one of your own; pass it from Python again")
     towers = rebuild_towers(spec, pair_files(run)["text"], module)
     load_frozen(run, towers)
     return spec, towers
@@ -125,7 +127,7 @@ def build_model(spec: PairSpec, towers: dict[str, Tower], plan: PairPlan) -> Pai
         regularize(tower.head, plan.dropout)
     model = PairModel(towers, spec.kinds, spec.frozen)
     if not any(p.requires_grad for p in model.parameters()):
-        raise UserError("freeze: nothing is left to train; freeze one tower only")
+        raise UserError("--freeze: nothing is left to train; freeze one tower only")
     return model
 
 

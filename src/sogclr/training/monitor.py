@@ -234,7 +234,7 @@ class Monitor:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             raise UserError(
-                f"out: could not write {self.run.metrics} ({error.strerror}); make room on the "
+                f"--out: could not write {self.run.metrics} ({error.strerror}); make room on the "
                 "disk and go on with --resume"
             ) from error
         self._draw(row)

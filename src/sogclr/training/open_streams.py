@@ -28,7 +28,7 @@ def open_stream(data: Any, request: Any, kind: type[S]) -> S | None:
     """
     rows, samples = request.table_rows, request.epoch_samples
     if not is_url(data):
-        for name, value in (("table-rows", rows), ("epoch-samples", samples)):
+        for name, value in (("--table-rows", rows), ("--epoch-samples", samples)):
             if value is not None:
                 raise UserError(
                     f"{name}: goes with a stream, shards by URL; other data has a known length"
@@ -37,19 +37,19 @@ def open_stream(data: Any, request: Any, kind: type[S]) -> S | None:
     if samples is None:
         raise UserError("data: a stream does not tell how long it is; give --epoch-samples")
     if samples < 2:
-        raise UserError(f"epoch-samples: must be at least 2, got {samples}")
+        raise UserError(f"--epoch-samples: must be at least 2, got {samples}")
     if request.method == "sogclr" and rows is None:
         raise UserError(
             "data: samples of a stream have no row of their own; give --table-rows, for example "
             f"{10 * samples:,} (a tenth of the samples of an epoch then share one)"
         )
     if request.method != "sogclr" and rows is not None:
-        raise UserError("table-rows: goes with --method sogclr; other methods have no table")
+        raise UserError("--table-rows: goes with --method sogclr; other methods have no table")
     if rows is not None and rows < 1:
-        raise UserError(f"table-rows: must be at least 1, got {rows}")
+        raise UserError(f"--table-rows: must be at least 1, got {rows}")
     if request.on_damaged != "skip":
         raise UserError(
-            "on-damaged: a stream cannot be checked before the first step; leave out "
+            "--on-damaged: a stream cannot be checked before the first step; leave out "
             "--on-damaged refuse: damaged samples are reported when training meets them"
         )
     return kind(data, samples)

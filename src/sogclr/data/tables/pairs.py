@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ...common.errors import UserError
+from ...common.options import split_names
 from ..decode import SUFFIXES
 from ..image_source import ImageSource
 from ..images.files import ImageFiles
@@ -114,14 +115,13 @@ def _choose_columns(table: Table, requested: str | Sequence[str] | None) -> tupl
     """Return the requested columns, or guess two from the table's names."""
     existing = list(table.columns)
     if requested is not None:
-        parts = requested.split(",") if isinstance(requested, str) else requested
-        names = [name.strip() for name in parts]
+        names = split_names(requested)
         if len(names) != 2:
-            raise UserError(f"columns: give two names with a comma between, got {requested!r}")
+            raise UserError(f"--columns: give two names with a comma between, got {requested!r}")
         for name in names:
             if name not in existing:
                 raise UserError(
-                    f"columns: {table.name} has no column {name!r}; it has {', '.join(existing)}"
+                    f"--columns: {table.name} has no column {name!r}; it has {', '.join(existing)}"
                 )
         return names[0], names[1]
     image = next((c for c in (*table.images, *IMAGE_COLUMNS) if c in existing), None)
@@ -134,7 +134,7 @@ def _choose_columns(table: Table, requested: str | Sequence[str] | None) -> tupl
     if len(existing) == 2:
         return existing[0], existing[1]
     raise UserError(
-        f"columns: cannot tell which two columns of {table.name} are the pairs; name them with "
+        f"--columns: cannot tell which two columns of {table.name} are the pairs; name them with "
         f"--columns, it has {', '.join(existing)}"
     )
 
@@ -143,7 +143,7 @@ def _images_first(table: Table, names: tuple[str, str]) -> tuple[str, str]:
     holds = [_holds_images(table, name) for name in names]
     if all(holds):
         raise UserError(
-            f"columns: {' and '.join(names)} of {table.name} both hold images; one must hold text"
+            f"--columns: {' and '.join(names)} of {table.name} both hold images; one must hold text"
         )
     return (names[1], names[0]) if holds[1] else names
 
@@ -174,7 +174,7 @@ def _read_texts(table: Table, column: str, problems: Problems) -> list[list[str]
         texts.append(kept or None)
     if wrong == len(texts):
         raise UserError(
-            f"columns: {column} of {table.name} does not hold text but "
+            f"--columns: {column} of {table.name} does not hold text but "
             f"{type(table.columns[column][0]).__name__} values (the first: "
             f"{table.columns[column][0]!r})"
         )
@@ -192,7 +192,7 @@ def _read_images(
         return images, images.row_of
     values = table.columns[column]
     if any(value is not None and not isinstance(value, str) for value in values):
-        raise UserError(f"columns: {column} of {table.name} does not hold paths of images")
+        raise UserError(f"--columns: {column} of {table.name} does not hold paths of images")
     names = [str(PurePosixPath(value)) if value else "" for value in values]
     source = ImageFiles(table.root, list(dict.fromkeys(name for name in names if name)))
     row_of = {name: row for row, name in enumerate(source.names)}
