@@ -16,7 +16,7 @@ from sogclr.auditing.measure import Audit, Measured, audit_subject
 from sogclr.auditing.population import Population
 from sogclr.auditing.subject import Subject, open_subject
 from sogclr.commands.cli import main
-from sogclr.data.open_images import open_source
+from sogclr.data.open_images import open_images
 from sogclr.losses.objective import two_view_objective
 from sogclr.losses.objective_tiled import log_mean
 
@@ -217,7 +217,7 @@ def test_bad_input_is_one_line(run, photos, make_folder, tmp_path, capsys) -> No
 
 
 def test_an_unreadable_image_is_left_out(run, photos, capsys) -> None:
-    source = open_source(photos)
+    source = open_images(photos)
     broken = photos / source.names[3]
     size = broken.stat().st_size
     broken.write_bytes(broken.read_bytes()[: size // 2].ljust(size, b"\0"))

@@ -5,7 +5,7 @@ import torch
 from helpers.refusal import refused
 
 import sogclr
-from sogclr.data.open_images import open_source
+from sogclr.data.open_images import open_images
 from sogclr.evaluation.embed_images import embed_images
 from sogclr.evaluation.knn import knn_accuracy
 from sogclr.evaluation.linear import linear_accuracy
@@ -22,10 +22,10 @@ def run(make_folder, tmp_path):
 
 @pytest.mark.parametrize("tested", [False, True])
 def test_each_kind_of_features_is_classified_by_each_protocol(run, make_folder, tested):
-    sources = [open_source(make_folder())]
+    sources = [open_images(make_folder())]
     test = make_folder("held", seed=1) if tested else None
     if tested:
-        sources.append(open_source(test))
+        sources.append(open_images(test))
     report = sogclr.evaluate(run, make_folder(), test=test)
     assert isinstance(report, sogclr.ImageReport)
     _, spec = load_encoder(run)

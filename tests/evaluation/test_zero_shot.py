@@ -6,7 +6,7 @@ import torch
 from helpers.pictures import encode_pictures
 
 import sogclr
-from sogclr.data.open_images import open_source
+from sogclr.data.open_images import open_images
 from sogclr.evaluation.zero_shot import TEMPLATES
 
 
@@ -15,7 +15,7 @@ def test_zero_shot_chooses_the_class_with_the_nearest_mean_sentence(
     trained, make_folder, capsys, templates
 ):
     photos = make_folder(classes=("blue", "dark_red", "green"))
-    model, source = sogclr.load(trained), open_source(photos)
+    model, source = sogclr.load(trained), open_images(photos)
     chosen = TEMPLATES if templates is None else templates.split("|")
     prototypes = []
     for name in ("blue", "dark red", "green"):
@@ -40,7 +40,7 @@ def test_colours_of_the_captions_are_classified(trained, make_folder):
 
 
 def test_labelled_images_in_memory_are_classified_too(trained, make_folder):
-    source = open_source(make_folder(classes=("blue", "green"), size=(20, 20)))
+    source = open_images(make_folder(classes=("blue", "green"), size=(20, 20)))
     images = np.stack([np.asarray(source.image(row)) for row in range(len(source))])
     report = sogclr.evaluate(trained, (images, source.labels), templates="{}")
     names = sogclr.load(trained).encode_text(["0", "1"])

@@ -9,7 +9,7 @@ from torch import nn
 from sogclr import MoCoLoss
 from sogclr.models.encoders import ContrastiveModel, build_projector
 from sogclr.models.momentum import MomentumModel
-from sogclr.planning.recipe import recipe
+from sogclr.planning.recipe import choose_recipe
 from sogclr.training.optimizer import build_optimizer
 
 
@@ -85,7 +85,7 @@ def test_a_step_reads_nothing_back():
 @pytest.mark.parametrize("decay", [None, 0.0])
 def test_no_optimizer_takes_up_the_key_encoder(name, decay):
     model = make()
-    optimizer = build_optimizer(model, MoCoLoss(8, 5), recipe(name, 64, None, decay))
+    optimizer = build_optimizer(model, MoCoLoss(8, 5), choose_recipe(name, 64, None, decay))
     taken = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert taken == {id(p) for p in model.query.parameters()}
 

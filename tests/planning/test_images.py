@@ -8,7 +8,7 @@ import torch
 from sogclr import Augmentation, UserError
 from sogclr.common.options import Augmentation as PlainViews
 from sogclr.data.images.arrays import ArraySource
-from sogclr.data.open_images import open_source
+from sogclr.data.open_images import open_images
 from sogclr.distributed.launch import resolve_precision
 from sogclr.planning.images import plan_run
 from sogclr.planning.settings_images import ImageSettings
@@ -77,7 +77,7 @@ def test_encoder_and_temperature_follow_device_and_size():
 
 
 def test_views_asked_for_go_before_the_data_s_and_these_before_the_usual():
-    digits = open_source("digits")
+    digits = open_images("digits")
     assert plan_run(USUAL, digits, "cpu", None).views.flip == 0.0
     asked = replace(USUAL, views=Augmentation(flip=0.25, blur=1.0))
     views = plan_run(asked, digits, "cpu", None).views

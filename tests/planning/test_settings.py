@@ -35,7 +35,7 @@ def test_an_image_tower_of_ones_own_is_stored_by_the_name_of_its_class():
     ("kind", "arguments"), [(ImageSettings, PretrainArguments), (PairSettings, AlignArguments)]
 )
 def test_what_may_change_when_a_run_is_resumed_is_not_stored(kind, arguments):
-    settings = kind.of(arguments("data", "out", resume=True, device="cpu", seed=3))
+    settings = kind.from_arguments(arguments("data", "out", resume=True, device="cpu", seed=3))
     assert settings == kind(seed=3)
     stored, given = ({f.name for f in fields(c)} for c in (kind, arguments))
     others = {"data", "out", "device", "workers", "shard_model", "checkpoint_seconds", "resume"}

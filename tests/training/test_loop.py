@@ -20,7 +20,7 @@ from torch import nn
 import sogclr
 from sogclr import MoCoLoss, UserError
 from sogclr.data.images.arrays import ArraySource
-from sogclr.data.open_images import open_source
+from sogclr.data.open_images import open_images
 from sogclr.runs.folder import Run
 from sogclr.training.loop import Trainer
 
@@ -277,7 +277,7 @@ def test_nan_names_the_step_and_the_sample(tmp_path):
     settings = {"encoder": encoder, "epochs": 2, "batch_size": 8, "device": "cpu"}
     sogclr.pretrain(images, tmp_path / "good", **settings)
     images[5] = 0
-    with pytest.raises(UserError, match=r"step \d: features are not finite, of sample 5 \(5\)"):
+    with pytest.raises(UserError, match=r"step \d: features of sample 5 \(5\) are not finite"):
         sogclr.pretrain(images, tmp_path / "bad", **settings)
 
 
@@ -292,7 +292,7 @@ def test_a_good_checkpoint_survives_nan(make_folder, tmp_path, monkeypatch):
                 self.task.model.projector[0].weight.fill_(torch.nan)
 
     monkeypatch.setattr(Trainer, "update_weights", poison)
-    with pytest.raises(UserError, match="step 4: features are not finite"):
+    with pytest.raises(UserError, match=r"step 4: .* not finite"):
         sogclr.pretrain(photos, run, epochs=3, checkpoint_seconds=0, **SHORT)
     state = Run(run).read_checkpoint()
     assert state["step"] < 4
@@ -317,7 +317,7 @@ def test_truncated_files_are_skipped_while_training_goes_on(tmp_path, capsys):
 def test_accumulated_gradients_are_those_of_the_step(make_folder, tmp_path):
     """Without batch norm and with a loss that is linear in batches, k micro-batches of a step
     give the mean of their gradients, weighted by size."""
-    source = open_source(make_folder(per_class=11))
+    source = open_images(make_folder(per_class=11))
     plan_sizes = []
 
     class Recorder(nn.Module):

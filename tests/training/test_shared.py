@@ -27,7 +27,7 @@ def test_two_processes_end_where_one_does(alone, tmp_path):
     said = finished(started(2, SCRIPT, str(tmp_path / "run"), "2"))
     assert_alike(alone, tmp_path / "run")
     assert said.count("done: ") == 1
-    assert "processes       2            the batch is shared by them, 6 each" in said
+    assert "processes       2            6 samples of each batch per process" in said
 
 
 def test_sharded_weights_end_where_whole_ones_do(alone, tmp_path):

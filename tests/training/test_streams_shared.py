@@ -25,7 +25,7 @@ def test_processes_that_are_stopped_end_where_one_does(pattern, tmp_path, monkey
     together.main(monkeypatch, tmp_path / "whole", EPOCHS, stream=stream)
     command = [SCRIPT, str(tmp_path / "parts"), str(EPOCHS), "--stream", *stream]
     said = finished(started(2, *command, "--stop-after", "2"))
-    assert "processes       2            the batch is shared by them, 6 each" in said
+    assert "processes       2            6 samples of each batch per process" in said
     assert "stopped at step 2" in said
     assert "stopped at step 7" in finished(started(1, *command, "--resume", "--stop-after", "7"))
     assert finished(started(2, *command, "--resume")).count("done: ") == 1

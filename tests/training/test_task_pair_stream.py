@@ -211,7 +211,7 @@ def test_what_is_known_of_it_is_told(shards, pattern, fast, tmp_path, capsys):
     texts = len(open_pairs(str(shards)).partners)
     one, other = (f"{sogclr.collision_rate(n, 40):.1%}" for n in (SAMPLES, texts))
     assert "3 shards, a stream; an epoch is 24 of its pairs" in said
-    assert f"for each side; {one} of 24 images and {other} of {texts} captions share one" in said
+    assert f"for each side; {one} of 24 images and {other} of {texts} captions share a row" in said
     assert 0 <= result.metrics["R@1"] <= 1
     result = sogclr.align(pattern, tmp_path / "other", **flags)
     assert "R@1" not in result.metrics

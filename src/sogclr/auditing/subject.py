@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..common.console import say
 from ..common.errors import UserError, one_line
 from ..common.options import Device
-from ..data.open_images import open_source
+from ..data.open_images import open_images
 from ..distributed.launch import choose_device
 from ..losses import GlobalClipLoss, GlobalContrastiveLoss, SigLipLoss
 from ..losses.normalizer import NormalizerTable
@@ -24,7 +24,7 @@ from ..planning.images import plan_run
 from ..planning.settings_images import ImageSettings
 from ..runs.folder import Run, is_pair_run
 from ..runs.load import load_encoder
-from ..runs.resume import request_of
+from ..runs.resume import read_resolved
 from ..training.build_images import build_task
 from ..training.build_pairs import build_run_task
 from .embed_views import embed_views
@@ -146,9 +146,9 @@ def _open_run(run: Run, data: Any, module: nn.Module | None, device: str) -> _Ta
     if is_pair_run(run.folder):
         opened = _TaskWithPartners(*build_run_task(run, data, module, device))
     else:
-        source = open_source(data)
+        source = open_images(data)
         say(source.describe())
-        request = request_of(settings, ImageSettings)
+        request = read_resolved(settings, ImageSettings)
         batch = min(request.batch_size or len(source), len(source))
         plan = plan_run(replace(request, batch_size=batch), source, device, None)
         encoder, spec = load_encoder(run.folder, module)
@@ -175,7 +175,7 @@ def _open_encoder(
         batch_size=batch_size,
         temperature=temperature,
     )
-    source = open_source(data)
+    source = open_images(data)
     say(source.describe())
     plan = plan_run(settings, source, device, None)
     torch.manual_seed(plan.request.seed)

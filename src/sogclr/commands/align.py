@@ -22,7 +22,7 @@ from ..models.towers import PairModel, PairSpec, Tower
 from ..planning.pairs import PairPlan, plan_pairs
 from ..planning.settings_pairs import PairSettings
 from ..runs.folder import Run
-from ..runs.resume import claim
+from ..runs.resume import choose_settings
 from ..runs.towers import pair_files, write_start
 from ..training.build_pairs import (
     build_model,
@@ -34,7 +34,7 @@ from ..training.build_pairs import (
 from ..training.loop import Trainer
 from ..training.normalizer_error import stored_bytes
 from ..training.pair_inputs import PairInputs
-from .result import Result, checkpoint_bytes, conduct
+from .result import Result, checkpoint_bytes, train_to_end
 
 __all__ = ["align"]
 
@@ -55,7 +55,7 @@ def align(
     """See `sogclr.align`."""
     run = Run(out)
     resume = resume or (restarts() > 0 and run.checkpoint.exists())
-    request = claim(run, given, "align", resume)
+    request = choose_settings(run, given, "align", resume)
     if shard_model:
         require_shardable(request.method)
     kind = choose_device(device, alone=False)
@@ -104,7 +104,7 @@ def align(
             run.write_settings(
                 {**settings, "asked": given.as_dict(), "resolved": plan.resolved().as_dict()}
             )
-    return conduct(trainer, "sogclr evaluate, search, embed, sogclr.load")
+    return train_to_end(trainer, "sogclr evaluate, search, embed, sogclr.load")
 
 
 def _print_plan(plan: PairPlan, device: str, spec: PairSpec, towers: dict[str, Tower]) -> None:

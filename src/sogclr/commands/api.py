@@ -1,7 +1,7 @@
-"""The commands (`pretrain`, `align`, ...) as Python functions; the command line calls the same.
+"""The commands (`pretrain`, `align`, ...) as Python functions, which the command line calls too.
 
-Only arguments and documentation stand here. What does the work is imported when it is called, so
-that `sogclr --help` answers at once.
+This file holds arguments and documentation only. A function imports its implementation when it is
+called, so that `sogclr --help` answers at once.
 """
 
 from dataclasses import replace
@@ -48,9 +48,9 @@ def pretrain(arguments: PretrainArguments) -> Result:
         sogclr.UserError: An error that the user can correct; one line says how.
     """
     encoder: Any = arguments.encoder
-    own = None if isinstance(encoder, str) else encoder
-    name = encoder if own is None else f"custom:{type(own).__name__}"
-    settings = ImageSettings.of(replace(arguments, encoder=name))
+    module = None if isinstance(encoder, str) else encoder
+    name = encoder if module is None else f"custom:{type(module).__name__}"
+    settings = ImageSettings.from_arguments(replace(arguments, encoder=name))
     require_data(arguments.data)
     if not arguments.resume:
         require_new(arguments.out)
@@ -61,7 +61,7 @@ def pretrain(arguments: PretrainArguments) -> Result:
         arguments.data,
         arguments.out,
         settings,
-        module=own,
+        module=module,
         device=arguments.device,
         workers=arguments.workers,
         checkpoint_seconds=arguments.checkpoint_seconds,
@@ -82,7 +82,7 @@ def align(arguments: AlignArguments) -> Result:
     Raises:
         sogclr.UserError: An error that the user can correct; one line says how.
     """
-    settings = PairSettings.of(arguments)
+    settings = PairSettings.from_arguments(arguments)
     require_data(arguments.data)
     require_data(arguments.val, "val")
     if not arguments.resume:
@@ -118,8 +118,8 @@ def evaluate(
 ) -> Report:
     """Measure what a run has learned, on data with labels or on pairs.
 
-    Labelled images measure a run of `pretrain`, beside raw pixels and the untrained encoder. knn:
-    20 neighbours by cosine similarity, votes weighted with temperature 0.1. linear: logistic
+    A run of `pretrain` is measured on labelled images, beside raw pixels and the untrained encoder.
+    knn: 20 neighbours by cosine similarity, votes weighted with temperature 0.1. linear: logistic
     regression on standardized features, its penalty chosen on a split. Without `test`, knn leaves
     one image out and linear cross-validates in five folds.
 
@@ -274,7 +274,7 @@ def audit(
             that `pretrain` would derive.
         temperature: Temperature of the loss, only for an encoder before training. Default: the one
             that `pretrain` would derive.
-        out: File of the picture. Default: audit.png in the folder of the run, or in this folder.
+        out: File of the picture. Default: audit.png in the folder of the run, or the current one.
         encoder: An nn.Module of the architecture that was trained, if the run trained your own.
         device: Device to embed the samples on. auto is cuda if there is one, else mps, else cpu.
 

@@ -1,4 +1,4 @@
-"""The arguments of the commands: for Python a signature and a docstring, for the CLI flags."""
+"""List the arguments of the commands; make signatures and docstrings of dataclasses."""
 
 import inspect
 import re
@@ -27,7 +27,7 @@ class Argument:
 
     Attributes:
         name: Its name in Python.
-        kind: Its type, as the command line accepts it, with annotations.
+        kind: Its type on the command line, annotated with the word that stands for a value.
         default: Its default, or `REQUIRED`.
         text: What the help says about it.
         group: The box of the help in which it stands, "" for the first one.
@@ -41,7 +41,7 @@ class Argument:
 
 
 def takes(settings: Callable[P, S]) -> Callable[[Callable[[S], R]], Callable[P, R]]:
-    """Give a function of one dataclass that dataclass's fields as its arguments.
+    """Decorate a function of one dataclass: it then takes the fields of the dataclass.
 
     Type checkers and editors read the signature of the dataclass. `inspect.signature` and `help`
     show the same, with the docstrings of the fields as documentation.
@@ -73,14 +73,14 @@ def arguments_of(command: Callable[..., Any]) -> list[Argument]:
     """List the arguments of a command, in the order of the help."""
     if (arguments := vars(command).get("arguments")) is not None:
         return arguments
-    texts = _documented(inspect.getdoc(command) or "")
+    texts = _read_texts(inspect.getdoc(command) or "")
     kinds = get_type_hints(command, include_extras=True)
     parameters = inspect.signature(command).parameters
     return [Argument(n, kinds[n], p.default, texts[n]) for n, p in parameters.items()]
 
 
 def summary_of(command: Callable[..., Any]) -> str:
-    """Return what a docstring says before it comes to the arguments."""
+    """Return the part of a command's docstring above its arguments."""
     return (inspect.getdoc(command) or "").partition("\n\nArgs:")[0]
 
 
@@ -91,7 +91,7 @@ def _fields_as_arguments(settings: Any) -> list[Argument]:
     )
     defaults = {n: p.default for n, p in inspect.signature(settings).parameters.items()}
     groups: dict[str, str] = {}
-    for base in settings.__mro__:  # the class that introduces a field comes last
+    for base in settings.__mro__:  # the class that introduced a field comes last and decides
         groups |= {name: base.group for name in inspect.get_annotations(base) if name in kinds}
     groups["views"] = "views"
     arguments = [
@@ -121,7 +121,7 @@ def _signature(
 
 
 def _with_arguments(doc: str, arguments: list[Argument]) -> str:
-    """Insert the arguments, with their texts, before the section of what is returned."""
+    """Insert a section of the arguments with their texts, above the section `Returns`."""
     wrapper = textwrap.TextWrapper(
         width=96, initial_indent="    ", subsequent_indent="        ", break_on_hyphens=False
     )
@@ -130,8 +130,8 @@ def _with_arguments(doc: str, arguments: list[Argument]) -> str:
     return f"{before}\n\nArgs:\n{lines}{returns}{after}"
 
 
-def _documented(doc: str) -> dict[str, str]:
-    """Read the section of a docstring about arguments: name to text, as one line."""
+def _read_texts(doc: str) -> dict[str, str]:
+    """Read the section `Args` of a docstring: the text of each argument, on one line, by name."""
     section = doc.partition("\nArgs:\n")[2].partition("\n\n")[0]
     entries = re.split(r"^    (\w+): ", section, flags=re.MULTILINE)[1:]
     return {n: " ".join(t.split()) for n, t in zip(entries[::2], entries[1::2], strict=True)}

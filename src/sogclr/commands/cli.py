@@ -1,4 +1,4 @@
-"""The command line: the commands with their arguments as options and their docstrings as help."""
+"""The command line: arguments of commands become options, their docstrings become the help."""
 
 import re
 import shutil
@@ -36,7 +36,7 @@ CONFIG = (DisallowNone, FlagCreatePairsOff)
 
 
 def main(words: list[str] | None = None) -> None:
-    """Run a command. An error that the user can correct is one line on stderr and exit code 2.
+    """Run a command. Print an error that the user can correct as one line; then exit with code 2.
 
     Args:
         words: The words after `sogclr`. Default: those of the command line.
@@ -50,7 +50,7 @@ def main(words: list[str] | None = None) -> None:
         else:
             _explain(words)
     except UserError as error:
-        # Before the processes are connected, each of them meets the same error.
+        # Until processes are connected, all meet the same error: only the first one prints it.
         if rank() == 0 or connected():
             print(f"sogclr: {error}", file=sys.stderr)
         sys.exit(2)
@@ -59,7 +59,7 @@ def main(words: list[str] | None = None) -> None:
 
 
 def _run(name: str, words: list[str]) -> None:
-    """Parse the words after the name of a command, and call it."""
+    """Parse the words that follow the name of a command, and call the command."""
     command = COMMANDS[name]
     _print_help_above(summary_of(command), words)
     parser: Any = _parser(name, arguments_of(command))
@@ -80,7 +80,7 @@ def _explain(words: list[str]) -> None:
 
 
 def _print_help_above(text: str, words: list[str]) -> None:
-    """Print a text above the help that tyro prints, which would not wrap it to the terminal."""
+    """Print a text above tyro's help, wrapped to the terminal; tyro itself would not wrap it."""
     if {"-h", "--help"} & set(words):
         width = shutil.get_terminal_size().columns
         for paragraph in text.split("\n\n"):
@@ -92,44 +92,45 @@ def _parser(name: str, arguments: list[Argument]) -> type:
     groups: dict[str, list[Argument]] = {}
     for argument in arguments:
         groups.setdefault(argument.group, []).append(argument)
-    known = {argument.name for argument in arguments}
-    own = [_option(argument, known) for argument in groups.pop("", [])]
+    names = {argument.name for argument in arguments}
+    options = [_option(argument, names) for argument in groups.pop("", [])]
     for title, members in groups.items():
         if title == "views":
-            own.append(("views", *_nested("views", _augmentation(members[0].default), known)))
+            options.append(("views", *_nested("views", _view_arguments(members[0].default), names)))
         else:
-            kind, default = _nested(title, members, known)
-            # Another name than the title, which may be the name of an argument too.
-            own.append(
+            kind, default = _nested(title, members, names)
+            # Prefix the title: an argument may have the same name.
+            options.append(
                 (f"group_{title}", Annotated[kind, OmitArgPrefixes, arg(name=title)], default)
             )
-    parser = make_dataclass(name, own, kw_only=True)
+    parser = make_dataclass(name, options, kw_only=True)
     parser.__doc__ = ""
     return parser
 
 
-def _nested(title: str, arguments: list[Argument], known: set[str]) -> tuple[Any, Any]:
-    """Build a dataclass whose fields are shown in a box of their own, and its default."""
-    group = make_dataclass(title, [_option(argument, known) for argument in arguments])
+def _nested(title: str, arguments: list[Argument], names: set[str]) -> tuple[Any, Any]:
+    """Build a dataclass whose fields fill one box of the help, and its default."""
+    group = make_dataclass(title, [_option(argument, names) for argument in arguments])
     group.__doc__ = ""
     return group, field(default_factory=group)
 
 
-def _augmentation(views: Any) -> list[Argument]:
+def _view_arguments(views: Any) -> list[Argument]:
+    """List the fields of an `Augmentation` as arguments."""
     texts = field_docs(type(views))
     return [Argument(f.name, f.type, f.default, texts.get(f.name, "")) for f in fields(views)]
 
 
-def _option(argument: Argument, known: set[str]) -> tuple[str, Any, Any]:
+def _option(argument: Argument, names: set[str]) -> tuple[str, Any, Any]:
     """Describe an argument to tyro: its name, its type with its help, its default."""
     default = argument.default
     required = default is REQUIRED
-    # What is derived says so in its text; None or "" beside it would contradict that.
-    silent = default is None or default is False or default == "" or "Default:" in argument.text
+    # Hide a default that the text explains, such as a None that stands for a derived value.
+    hide = default is None or default is False or default == "" or "Default:" in argument.text
     text = re.sub(r" From Python .*?\.(?= |$)", "", argument.text)
     options: dict[str, Any] = {
-        "help": re.sub(r"`(\w+)`", lambda m: _as_flag(m[1], known), text),
-        "help_behavior_hint": "" if silent and not required else None,
+        "help": re.sub(r"`(\w+)`", lambda m: _as_flag(m[1], names), text),
+        "help_behavior_hint": "" if hide and not required else None,
     }
     if (metavar := _metavar(argument.kind)) is not None:
         options["metavar"] = metavar
@@ -139,12 +140,12 @@ def _option(argument: Argument, known: set[str]) -> tuple[str, Any, Any]:
     return argument.name, kind, field() if required else field(default=default)
 
 
-def _as_flag(word: str, known: set[str]) -> str:
-    return flag(word) if word in known else f"`{word}`"
+def _as_flag(word: str, names: set[str]) -> str:
+    return flag(word) if word in names else f"`{word}`"
 
 
 def _metavar(kind: Any) -> str | None:
-    """Find the name of a value in an annotation like `Annotated[str, "FOLDER"] | None`."""
+    """Find the word that stands for a value, as in `Annotated[str, "FOLDER"] | None`."""
     for part in (kind, *get_args(kind)):
         for note in getattr(part, "__metadata__", ()):
             if isinstance(note, str):
@@ -153,7 +154,7 @@ def _metavar(kind: Any) -> str | None:
 
 
 def _values(parsed: Any) -> dict[str, Any]:
-    """Take the arguments of a command out of what was parsed, their groups dissolved."""
+    """Collect the arguments of a command from what was parsed: its own and those of its groups."""
     values: dict[str, Any] = {}
     for name, value in vars(parsed).items():
         if name == "views" and is_dataclass(value):

@@ -1,4 +1,4 @@
-"""Checks of arguments before anything heavy is imported and before the data is read."""
+"""Check arguments before anything heavy is imported and before the data is read."""
 
 import os
 from typing import Any
@@ -14,11 +14,11 @@ def require_data(data: Any, argument: str = "data") -> None:
     """Refuse the path of a file or folder that does not exist.
 
     Args:
-        data: What was given; anything but the path of a file or folder passes.
-        argument: Name of the argument: "data", or an option as "val".
+        data: The argument. Only the path of a file or folder is checked.
+        argument: Name of the argument for the message, such as "data" or "val".
 
     Raises:
-        UserError: There is nothing at this path.
+        UserError: The path does not exist.
     """
     if not isinstance(data, str | os.PathLike) or data == "digits":
         return
@@ -32,11 +32,11 @@ def require_encoder(encoder: Any, option: str) -> None:
     """Refuse a name of an encoder that timm does not know.
 
     Args:
-        encoder: What was given; anything but a name of timm's passes.
-        option: Name of the option.
+        encoder: The argument. Only a name of timm's is checked.
+        option: Name of the argument for the message, such as "encoder".
 
     Raises:
-        UserError: The name is unknown; the message has the nearest names.
+        UserError: The name is unknown; the message lists the nearest names.
     """
     if not isinstance(encoder, str) or encoder in ("auto", "small"):
         return

@@ -15,7 +15,7 @@ from ..common.console import say
 from ..common.errors import UserError
 from ..common.options import Device
 from ..data.image_source import ImageSource
-from ..data.open_images import open_source
+from ..data.open_images import open_images
 from ..data.open_pairs import are_pairs, open_pairs
 from ..data.texts import Texts
 from ..distributed.launch import choose_device, loader_workers
@@ -90,7 +90,7 @@ def _embed_images(
 ) -> Embeddings:
     kind = choose_device(device)
     encoder, spec = load_encoder(run, module)
-    source = open_source(data)
+    source = open_images(data)
     say(source.describe())
     embedded = embed_images(
         encoder.to(kind),
@@ -117,7 +117,7 @@ def _embed_pairs(
         say(source.describe())
         parts = [("a", source.a), ("b", source.b)]
     else:
-        images = open_source(data)
+        images = open_images(data)
         say(images.describe())
         parts = [("a", images)]
     ids, names, vectors, sides = [], [], [], []

@@ -13,7 +13,7 @@ from ..common.console import result, say
 from ..common.errors import UserError
 from ..common.options import Device, PairProtocol, Protocol, split_names
 from ..data.image_source import ImageSource
-from ..data.open_images import Data, open_source
+from ..data.open_images import Data, open_images
 from ..data.open_pairs import are_pairs, open_pairs
 from ..data.tables.read import is_table, read_table
 from ..distributed.launch import choose_device
@@ -105,7 +105,7 @@ def _evaluate_pairs(
 
 def _measure_zero_shot(encoder: PairEncoder, data: Data, templates: str | None) -> ZeroShot:
     sentences = TEMPLATES if templates is None else templates.split("|")
-    measured = measure_zero_shot(encoder, open_source(data), sentences)
+    measured = measure_zero_shot(encoder, open_images(data), sentences)
     result(
         f"zero-shot accuracy {measured.accuracy:.2%} of {measured.images:,} images in "
         f"{len(measured.classes)} classes"
@@ -156,7 +156,7 @@ def _choose_pair_protocol(data: Any, requested: str | Sequence[str] | None) -> P
 
 
 def _open_labelled(data: Data) -> ImageSource:
-    source = open_source(data)
+    source = open_images(data)
     if source.labels is None:
         raise UserError(
             f"data: {source.describe()}: no labels; "

@@ -9,7 +9,7 @@ from ..common.console import say
 from ..common.environment import restarts
 from ..common.options import Device
 from ..data.image_source import ImageSource
-from ..data.open_images import Data, open_source, require_undamaged
+from ..data.open_images import Data, open_images, require_undamaged
 from ..data.tar.stream import StreamSource
 from ..distributed.launch import choose_device, start
 from ..distributed.sharded_model import require_shardable
@@ -17,14 +17,14 @@ from ..models.encoders import PROJECTION
 from ..planning.images import Plan, plan_run
 from ..planning.settings_images import ImageSettings
 from ..runs.folder import Run
-from ..runs.resume import claim
+from ..runs.resume import choose_settings
 from ..training.build_images import build_training
 from ..training.loop import Trainer
 from ..training.normalizer_error import stored_bytes
 from ..training.open_streams import open_stream
 from ..training.task_images import ViewsTask
 from ..training.views_picture import write_views_picture
-from .result import Result, checkpoint_bytes, conduct
+from .result import Result, checkpoint_bytes, train_to_end
 
 __all__ = ["pretrain"]
 
@@ -41,21 +41,21 @@ def pretrain(
     shard_model: bool,
     resume: bool,
 ) -> Result:
-    """See `sogclr.pretrain`; `module` is the user's own encoder, None if `request` names one."""
+    """Do what `sogclr.pretrain` documents; `module` is the user's own encoder, or None."""
     run = Run(out)
     resume = resume or (restarts() > 0 and run.checkpoint.exists())
-    request = claim(run, request, "pretrain", resume)
+    request = choose_settings(run, request, "pretrain", resume)
     if shard_model:
         require_shardable(request.method)
     kind = choose_device(device, alone=False)
     source: ImageSource | StreamSource | None = open_stream(data, request, StreamSource)
     if source is None:
-        source = open_source(data)
+        source = open_images(data)
         require_undamaged(source.damaged, request.on_damaged)
     plan = plan_run(request, source, kind, workers)
     _print_plan(source, plan, kind)
 
-    # Processes wait for each other here: until now they read files that the first one may change.
+    # `start` waits for all processes: above, each reads files that the first one writes below.
     fabric = start(kind, plan.precision, shard_model=shard_model)
     torch.manual_seed(request.seed)
     task, schedule = build_training(source, plan, module, fabric.device)
@@ -74,7 +74,7 @@ def pretrain(
     else:
         trainer.monitor.start()
         task.prime(fabric.device)
-    return conduct(trainer, "sogclr evaluate, sogclr embed, sogclr.load")
+    return train_to_end(trainer, "sogclr evaluate, sogclr embed, sogclr.load")
 
 
 def _print_plan(source: ImageSource | StreamSource, plan: Plan, device: str) -> None:

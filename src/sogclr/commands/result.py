@@ -1,4 +1,4 @@
-"""What a run of training returns."""
+"""Train to the end, and return what `pretrain` and `align` return."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from ..training.loop import Trainer
 
-__all__ = ["Result", "checkpoint_bytes", "conduct"]
+__all__ = ["Result", "checkpoint_bytes", "train_to_end"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Result:
     Attributes:
         folder: Folder of the run.
         complete: False if the run was stopped on request and can be resumed.
-        metrics: Last row of metrics.jsonl.
+        metrics: Last line of metrics.jsonl.
     """
 
     folder: Path
@@ -29,7 +29,7 @@ class Result:
     metrics: dict[str, Any]
 
 
-def conduct(trainer: "Trainer", hint: str) -> Result:
+def train_to_end(trainer: "Trainer", hint: str) -> Result:
     """Train to the end, or until a signal asks to stop.
 
     Args:

@@ -17,7 +17,7 @@ from ..common.errors import UserError
 from ..common.options import Device
 from ..data.decode import DECODING_ERRORS, SUFFIXES, UnreadableImageError, decode_image, reason_of
 from ..data.image_source import ImageSource
-from ..data.open_images import open_source
+from ..data.open_images import open_images
 from ..data.open_pairs import are_pairs, open_pairs
 from ..data.tar.http import is_url
 from ..data.texts import Texts
@@ -113,7 +113,7 @@ def _open_side(run: str | Path, data: Any) -> ImageSource | Texts:
                 f"data: the run was trained on {what}; name data on this machine with --data"
             )
     if not are_pairs(data):
-        return open_source(data)
+        return open_images(data)
     source = open_pairs(data, columns)
     return source.a if isinstance(source.a, ImageSource) else source.b
 

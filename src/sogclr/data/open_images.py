@@ -18,12 +18,12 @@ from .tar.patterns import find_shards
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Data", "open_source", "require_undamaged"]
+__all__ = ["Data", "open_images", "require_undamaged"]
 
 Data: TypeAlias = "str | Path | np.ndarray | Tensor | tuple[Any, Any] | ImageSource"
 
 
-def open_source(data: Data) -> ImageSource:
+def open_images(data: Data) -> ImageSource:
     """Open image data of any kind as an `ImageSource`.
 
     Args:

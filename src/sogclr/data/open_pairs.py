@@ -41,7 +41,7 @@ def open_pairs(data: Any, columns: str | Sequence[str] | None = None) -> PairSou
 
 
 def are_pairs(data: Any) -> bool:
-    """Tell whether `open_pairs` opens `data`, rather than `open_source`.
+    """Tell whether `open_pairs` opens `data`, rather than `open_images`.
 
     Shards hold pairs if any of their samples has a caption.
     """

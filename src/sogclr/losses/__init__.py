@@ -17,11 +17,9 @@ SigLipLoss, beside them, has no normalizer. The temperature is a third, independ
 Features come un-normalized, `(B, d)`, in any float dtype, also under autocast: similarities
 are formed, exponentiated and summed in float32 (float64 stays float64).
 
-Scale. By default ("temperature") losses are tau times a cross-entropy with the *mean* over
-negatives in the normalizer, so that values and gradients do not depend on the batch size and
-methods compare. "cross-entropy" divides by tau and, but for the losses that remember, sums over
-negatives: NTXentLoss, ClipLoss and MoCoLoss then equal `cross_entropy(logits, positive)` as
-published.
+Scale. On "cross-entropy", the default, in-batch losses sum over negatives: NTXentLoss, ClipLoss and
+MoCoLoss equal `cross_entropy(logits, positive)`, as published. "temperature" multiplies by tau and
+takes the *mean* over negatives, so that values can be compared across batch sizes and methods.
 
 Several processes. Where torch.distributed is initialized, the batch is all processes' together,
 and every process is given its own samples: `process_group="auto"`, or a group, or None for this

@@ -1,15 +1,15 @@
-"""What plans of images and of pairs have in common: reasons, and checks that depend on the data."""
+"""What plans of images and of pairs share: reasons of values, and checks against the data."""
 
 from ..common.environment import processes
 from ..common.errors import UserError, flag
 from ..losses.normalizer_sharded import COPIED
 from .settings import TrainSettings
 
-__all__ = ["Reasons", "check_count", "share_batch", "usual_batch_size"]
+__all__ = ["Reasons", "check_count", "explain_sharing", "usual_batch_size"]
 
 
 class Reasons:
-    """Collects what a plan derives, for people.
+    """The values of a plan with the reasons for them, to be printed.
 
     Attributes:
         lines: `(setting, value, reason)`, in the order in which they were added.
@@ -18,8 +18,8 @@ class Reasons:
     def __init__(self) -> None:
         self.lines: list[tuple[str, str, str]] = []
 
-    def derive(self, name: str, given: object, value: object, reason: str) -> None:
-        """Add a value with the reason why it is derived so, or "as given" if it was given."""
+    def explain(self, name: str, given: object, value: object, reason: str) -> None:
+        """Add a value with its reason; the reason is "as given" if the user gave the value."""
         self.note(name, value, "as given" if given not in (None, "auto") else reason)
 
     def note(self, name: str, value: object, remark: str) -> None:
@@ -32,12 +32,12 @@ def check_count(settings: TrainSettings, n: int, sample: str) -> None:
     """Refuse a number of samples that is too small.
 
     Args:
-        settings: What was asked for.
+        settings: The settings as they were given.
         n: Number of samples.
         sample: What a sample is: "image" or "pair".
 
     Raises:
-        UserError: One sample, or fewer than a batch has.
+        UserError: There are fewer than two samples, or fewer than in a batch.
     """
     if n < 2:
         raise UserError(f"data: one {sample} has nothing to be contrasted with; give at least two")
@@ -48,13 +48,13 @@ def check_count(settings: TrainSettings, n: int, sample: str) -> None:
         )
 
 
-def share_batch(batch_size: int, rows: int, reasons: Reasons) -> None:
-    """Add how processes share the batch and the table of normalizers.
+def explain_sharing(batch_size: int, rows: int, reasons: Reasons) -> None:
+    """Explain how processes share the batch and the table of normalizers.
 
     Args:
         batch_size: Number of samples per forward pass, of all processes together.
         rows: Number of rows of the table.
-        reasons: Where it is added.
+        reasons: Receives the explanation.
 
     Raises:
         UserError: The batch has fewer than two samples per process.
@@ -66,9 +66,11 @@ def share_batch(batch_size: int, rows: int, reasons: Reasons) -> None:
             f"normalization needs two samples in each; give at least {2 * count}"
         )
     if count > 1:
-        reasons.note("processes", count, f"the batch is shared by them, {batch_size // count} each")
-        copied = rows <= COPIED
-        reasons.note("table", *(("copied", "one each") if copied else ("sharded", "a part each")))
+        reasons.note("processes", count, f"{batch_size // count} samples of each batch per process")
+        if rows <= COPIED:
+            reasons.note("table", "copied", "each process has the whole table")
+        else:
+            reasons.note("table", "sharded", "each process has a part of the table")
 
 
 def usual_batch_size(n: int) -> int:

@@ -1,4 +1,4 @@
-"""The plan of a run on images: what was left open is derived here, each value with its reason."""
+"""Plan a run on images: derive each value that was left open, with the reason for it."""
 
 import os
 from dataclasses import dataclass, replace
@@ -9,8 +9,8 @@ from ..data.hashed_rows import collision_rate
 from ..data.image_source import ImageSource
 from ..data.tar.stream import StreamSource
 from ..distributed.launch import loader_workers, resolve_precision
-from .derive import Reasons, check_count, share_batch, usual_batch_size
-from .recipe import Recipe, recipe
+from .derive import Reasons, check_count, explain_sharing, usual_batch_size
+from .recipe import Recipe, choose_recipe
 from .settings_images import ImageSettings
 
 __all__ = ["Plan", "plan_run"]
@@ -18,12 +18,12 @@ __all__ = ["Plan", "plan_run"]
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings with nothing left open, and why each derived value is what it is.
+    """The settings of a run, all with values, and the reasons for those that were derived.
 
     Attributes:
         request: The settings as they were given.
         queue_size, momentum: None unless the method is moco.
-        reasons: `(setting, value, reason)`, for people.
+        reasons: `(setting, value, reason)` of each setting, to be printed.
     """
 
     request: ImageSettings
@@ -40,7 +40,7 @@ class Plan:
     reasons: list[tuple[str, str, str]]
 
     def resolved(self) -> ImageSettings:
-        """Fill the derived values into the settings, as a resumed run takes them."""
+        """Return the settings with the derived values filled in; a resumed run uses them."""
         return replace(
             self.request,
             encoder=self.encoder,
@@ -60,34 +60,37 @@ class Plan:
 def plan_run(
     request: ImageSettings, source: ImageSource | StreamSource, device: str, workers: int | None
 ) -> Plan:
-    """Derive what was left open and refuse what cannot work with this data.
+    """Derive settings that were left open, and refuse those that cannot work with this data.
 
     Args:
         request: The settings as they were given.
         source: The data.
         device: "cpu", "cuda" or "mps".
-        workers: Number of loader processes, or None.
+        workers: Number of loader processes; None to derive it.
 
     Raises:
         UserError: Too few images for the settings.
     """
     check_count(request, len(source), "image")
     reasons = Reasons()
-    derive = reasons.derive
+    explain = reasons.explain
 
     n = len(source)
     image_size = request.image_size or source.image_size
-    derive("image size", request.image_size, f"{image_size} px", "the images' usual shorter side")
+    explain("image size", request.image_size, f"{image_size} px", "the images' usual shorter side")
 
     usual = "small" if device == "cpu" else "resnet18" if image_size <= 64 else "resnet50"
     encoder = usual if request.encoder == "auto" else request.encoder
-    derive(
-        "encoder", request.encoder, encoder, f"what {_article(device)} trains in reasonable time"
+    explain(
+        "encoder",
+        request.encoder,
+        encoder,
+        f"what {_name_device(device)} trains in reasonable time",
     )
 
     batch_size = request.batch_size or usual_batch_size(n)
-    derive("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
-    share_batch(batch_size, request.table_rows or n, reasons)
+    explain("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
+    explain_sharing(batch_size, request.table_rows or n, reasons)
     batch = batch_size * request.accumulate
     if request.accumulate > 1:
         reasons.note("accumulate", request.accumulate, f"{batch} samples a step")
@@ -95,11 +98,11 @@ def plan_run(
     if request.table_rows is not None:
         share = collision_rate(n, request.table_rows)
         reasons.note(
-            "table rows", f"{request.table_rows:,}", f"{share:.1%} of {n:,} samples share one"
+            "table rows", f"{request.table_rows:,}", f"{share:.1%} of {n:,} samples share a row"
         )
 
     temperature = request.temperature or (0.2 if image_size <= 64 else 0.1)
-    derive("temperature", request.temperature, temperature, "0.2 up to 64 px, 0.1 above")
+    explain("temperature", request.temperature, temperature, "0.2 up to 64 px, 0.1 above")
 
     queue_size = momentum = None
     if request.method == "moco":
@@ -109,25 +112,25 @@ def plan_run(
     values = ", ".join(f"{k} {v:g}" for k, v in vars(views).items())
     by_data = [k for k, v in vars(source.augmentation).items() if v is not None]
     exceptions = f"; {', '.join(by_data)} as this data needs" if by_data else ""
-    derive("views", None, values, "SimCLR's for this image size" + exceptions)
+    explain("views", None, values, "SimCLR's for this image size" + exceptions)
 
     name = "adamw" if request.optimizer == "auto" else request.optimizer
-    derive("optimizer", request.optimizer, name, "the most forgiving")
-    chosen = recipe(name, batch, request.learning_rate, request.weight_decay)
-    derive(
+    explain("optimizer", request.optimizer, name, "the most forgiving")
+    chosen = choose_recipe(name, batch, request.learning_rate, request.weight_decay)
+    explain(
         "learning rate",
         request.learning_rate,
         chosen.learning_rate,
         f"base times the square root of the batch, {batch}",
     )
-    derive("weight decay", request.weight_decay, chosen.weight_decay, f"usual for {name}")
-    derive("warm-up", None, "a tenth", "of the run, 10 epochs at most; then a cosine to zero")
+    explain("weight decay", request.weight_decay, chosen.weight_decay, f"usual for {name}")
+    explain("warm-up", None, "a tenth", "of the run, 10 epochs at most; then a cosine to zero")
 
     precision = resolve_precision(request.precision, device)
-    derive("precision", request.precision, precision, f"fastest that is safe on {device}")
+    explain("precision", request.precision, precision, f"fastest that is safe on {device}")
 
     loaders = loader_workers(source.local, device, workers)
-    derive(
+    explain(
         "loader workers",
         workers,
         loaders,
@@ -158,7 +161,7 @@ def _plan_moco(request: ImageSettings, n: int, batch: int, reasons: Reasons) -> 
 
     MoCo has 4,096 and 0.99 for 200 epochs of CIFAR-10 (19,600 steps), 65,536 and 0.999 for 200
     epochs of ImageNet (a million steps). A sixteenth of the images, rounded down to a power of
-    two, gives both queue sizes.
+    two, gives both of these queue sizes.
 
     Returns:
         The size and the momentum.
@@ -173,15 +176,15 @@ def _plan_moco(request: ImageSettings, n: int, batch: int, reasons: Reasons) -> 
         )
     usual = min(max(4096, 1 << (n // 16).bit_length() >> 1), 65536)
     queue_size = request.queue_size or min(usual, n)
-    reason = "MoCo's for so many images" if usual <= n else "as many as there are images"
-    reasons.derive("queue size", request.queue_size, queue_size, reason)
+    reason = "as in MoCo for so many images" if usual <= n else "as many as there are images"
+    reasons.explain("queue size", request.queue_size, queue_size, reason)
     steps = -(-n // batch) * request.epochs
     momentum = request.momentum
     if momentum is None:
         momentum = 0.99 if steps < 100_000 else 0.999
-    reasons.derive("momentum", request.momentum, momentum, "0.999 from 100,000 steps on")
+    reasons.explain("momentum", request.momentum, momentum, "0.999 from 100,000 steps on")
     return queue_size, momentum
 
 
-def _article(device: str) -> str:
+def _name_device(device: str) -> str:
     return {"cpu": "a CPU", "cuda": "a GPU", "mps": "an Apple GPU"}[device]

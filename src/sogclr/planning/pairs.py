@@ -9,8 +9,8 @@ from ..data.hashed_rows import collision_rate
 from ..data.pair_source import PairSource
 from ..data.tar.stream_pairs import PairStream
 from ..distributed.launch import loader_workers, resolve_precision
-from .derive import Reasons, check_count, share_batch, usual_batch_size
-from .recipe import Recipe, recipe
+from .derive import Reasons, check_count, explain_sharing, usual_batch_size
+from .recipe import Recipe, choose_recipe
 from .settings_pairs import PairSettings
 
 __all__ = ["CLIP_VIEWS", "PairPlan", "plan_pairs"]
@@ -77,7 +77,7 @@ def plan_pairs(
     device: str,
     workers: int | None,
 ) -> PairPlan:
-    """Derive what was left open and refuse what cannot work with this data.
+    """Derive settings that were left open, and refuse those that cannot work with this data.
 
     Args:
         request: The settings as they were given.
@@ -85,7 +85,7 @@ def plan_pairs(
         frozen: Kinds of the towers that are not trained: "image", "text".
         pretrained: Whether towers that are trained start from trained weights.
         device: "cpu", "cuda" or "mps".
-        workers: Number of loader processes, or None.
+        workers: Number of loader processes; None to derive it.
 
     Raises:
         UserError: Too few pairs for the settings.
@@ -94,11 +94,11 @@ def plan_pairs(
     check_count(request, n, "pair")
     _check_rho(request.rho, max(source.sizes))
     reasons = Reasons()
-    derive = reasons.derive
+    explain = reasons.explain
 
     batch_size = request.batch_size or usual_batch_size(n)
-    derive("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
-    share_batch(batch_size, request.table_rows or max(source.sizes), reasons)
+    explain("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
+    explain_sharing(batch_size, request.table_rows or max(source.sizes), reasons)
     batch = batch_size * request.accumulate
     if request.accumulate > 1:
         reasons.note("accumulate", request.accumulate, f"{batch} samples a step")
@@ -108,18 +108,18 @@ def plan_pairs(
 
     usual = {"siglip": 0.1, "clip": 0.05}.get(request.method, 0.05)
     temperature = request.temperature or usual
-    derive("temperature", request.temperature, temperature, "usual for pairs")
+    explain("temperature", request.temperature, temperature, "usual for pairs")
     rho = request.rho
     if request.temperature_mode == "individual" and rho is None:
         rho = min(6.0, math.log(n) / 2)
-        derive("rho", None, rho, "nats from uniform at which each sample's temperature settles")
+        explain("rho", None, rho, "nats from uniform at which each sample's temperature settles")
 
     all_frozen = set(source.kinds) <= set(frozen)
     memory_size = request.memory_size
     if request.method == "sogclr":
         if memory_size is None:
             memory_size = max(0, min(CONTRASTED, n) - batch_size) if all_frozen else 0
-        derive(
+        explain(
             "memory size",
             request.memory_size,
             memory_size,
@@ -128,15 +128,15 @@ def plan_pairs(
             else "features of earlier batches come from older weights",
         )
     dropout = request.dropout if request.dropout is not None else 0.3 if all_frozen else 0.0
-    derive("dropout", request.dropout, dropout, "in the heads, if only they are trained")
+    explain("dropout", request.dropout, dropout, "in the heads, if only they are trained")
 
     views = request.views.over(CLIP_VIEWS)
     if source.kinds[0] == "image" and "image" not in frozen:
         values = ", ".join(f"{k} {v:g}" for k, v in vars(views).items())
-        derive("views", None, values, "CLIP's: nearly the whole image")
+        explain("views", None, values, "CLIP's: nearly the whole image")
 
     name = "adamw" if request.optimizer == "auto" else request.optimizer
-    derive("optimizer", request.optimizer, name, "the most forgiving")
+    explain("optimizer", request.optimizer, name, "the most forgiving")
     share, base = (
         (HEADS_ALONE, "base for heads alone")
         if all_frozen
@@ -144,27 +144,27 @@ def plan_pairs(
         if pretrained
         else (1.0, "base")
     )
-    chosen = recipe(name, batch, request.learning_rate, request.weight_decay, share)
-    derive(
+    chosen = choose_recipe(name, batch, request.learning_rate, request.weight_decay, share)
+    explain(
         "learning rate",
         request.learning_rate,
         chosen.learning_rate,
         f"{base} times the square root of the batch, {batch}",
     )
-    derive("weight decay", request.weight_decay, chosen.weight_decay, f"usual for {name}")
+    explain("weight decay", request.weight_decay, chosen.weight_decay, f"usual for {name}")
 
     # A stream's features are not stored: its frozen towers take nearly all of the time.
     stored = all_frozen and isinstance(source, PairSource)
     heads_only = stored and request.precision == "auto"
     precision = resolve_precision("32-true" if heads_only else request.precision, device)
     fastest = f"fastest that is safe on {device}"
-    derive("precision", request.precision, precision, "for heads alone" if heads_only else fastest)
+    explain("precision", request.precision, precision, "for heads alone" if heads_only else fastest)
     if workers is None and stored:
         loaders, reason = 0, "features are in memory"
     else:
         loaders = loader_workers(source.local, device, workers)
         reason = "what this data and device need"
-    derive("loader workers", workers, loaders, reason)
+    explain("loader workers", workers, loaders, reason)
     return PairPlan(
         request=request,
         batch_size=batch_size,
@@ -181,10 +181,10 @@ def plan_pairs(
 
 
 def _note_collisions(source: PairStream, table_rows: int, reasons: Reasons) -> None:
-    """Add which share of the samples of each side has a row in common with others."""
+    """Add what part of the samples of each side shares rows with other samples."""
     sides = zip(("images", "captions"), source.sizes, strict=True)
     shares = [f"{collision_rate(n, table_rows):.1%} of {n:,} {kind}" for kind, n in sides]
-    remark = f"for each side; {' and '.join(shares)} share one"
+    remark = f"for each side; {' and '.join(shares)} share a row"
     reasons.note("table rows", f"{table_rows:,}", remark)
 
 

@@ -1,10 +1,10 @@
-"""Which optimizer, with which learning rate and weight decay."""
+"""Choose the learning rate and the weight decay of an optimizer."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Recipe", "recipe"]
+__all__ = ["Recipe", "choose_recipe"]
 
 Name = Literal["lars", "sgd", "adamw"]
 
@@ -35,21 +35,21 @@ _BASE: dict[Name, tuple[float, float]] = {
 }
 
 
-def recipe(
+def choose_recipe(
     name: Name,
     batch: int,
     learning_rate: float | None,
     weight_decay: float | None,
     share: float = 1.0,
 ) -> Recipe:
-    """Fill in what was not given, by the square-root rule: lr = base * sqrt(batch).
+    """Fill in the values that were not given: lr = base * sqrt(batch), and a usual weight decay.
 
     Args:
         name: Name of the optimizer.
         batch: Number of samples per optimizer step.
-        learning_rate: Highest learning rate, or None.
-        weight_decay: Weight decay, or None.
-        share: Share of the base learning rate; below 1 for weights that are already trained.
+        learning_rate: Highest learning rate; None to derive it.
+        weight_decay: Weight decay; None for the usual one.
+        share: Share of the base learning rate; below 1 for pretrained weights.
     """
     base, usual_decay = _BASE[name]
     base *= share

@@ -1,4 +1,4 @@
-"""The options that `pretrain` and `align` share: the one place where each is defined.
+"""The options that `pretrain` and `align` share, each defined only here.
 
 The docstring under a field is the command's help and Python's documentation. `group` names the
 box of the help that shows the fields of a class. Importing this module imports nothing heavy.
@@ -48,12 +48,12 @@ class DataSettings:
 
     on_damaged: Damaged = "skip"
     """What to do about damaged shards, images and rows of a table: skip leaves them out and names
-    them, refuse stops before training starts."""
+    them, refuse ends with an error before training starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings:
-    """What is minimized."""
+    """Which loss is minimized."""
 
     group: ClassVar[str] = "method"
 
@@ -65,13 +65,13 @@ class MethodSettings:
     normalizer, above 0 and at most 1. A smaller weight averages over more visits."""
 
     gamma_decay_visits: int | None = None
-    """sogclr: number of visits to a sample over which that weight falls along a cosine from 1 to
-    `gamma_min`. Default: the weight is 1/visits until it reaches `gamma_min`."""
+    """sogclr: number of visits to a sample over which the weight of a new estimate falls along a
+    cosine from 1 to `gamma_min`. Default: the weight is 1/visits until it reaches `gamma_min`."""
 
     effective_negatives: float | None = None
-    """sogclr: number of average negatives that each positive competes with; n stands for an
-    in-batch loss with n + 1 samples per batch. Default: all samples, as published; try 255 to
-    fine-tune weights that are already trained."""
+    """sogclr: number n of negatives, of average similarity, that compete with each positive, as in
+    an in-batch loss with n + 1 samples per batch. Default: all samples, as in the SogCLR paper;
+    try 255 to fine-tune pretrained weights."""
 
     memory_size: int | None = None
     """sogclr: number of samples of earlier batches whose features are negatives too."""
@@ -79,13 +79,13 @@ class MethodSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationSettings:
-    """How it is minimized."""
+    """How the loss is minimized."""
 
     group: ClassVar[str] = "optimization"
 
     accumulate: int = 1
-    """Number of forward passes, of `batch_size` each, per optimizer step. With sogclr and moco
-    they optimize what one large batch would; with other methods, what the small batches do."""
+    """Number of forward passes, of `batch_size` each, per optimizer step. sogclr and moco then
+    optimize the objective of one large batch, other methods that of the small batches."""
 
     optimizer: Optimizer = "auto"
     """Rule by which gradients change the weights. auto is adamw, which tolerates the widest range
@@ -106,7 +106,7 @@ class OptimizationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionSettings:
-    """The number format, which changes the result a little; so it is stored with the run."""
+    """The number format. It is stored with the run, since it changes the result a little."""
 
     group: ClassVar[str] = "machine"
 
@@ -117,13 +117,14 @@ class PrecisionSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSettings:
-    """What has to be known about data that is read by URL during training."""
+    """The sizes of a stream, which is data that is read by URL during training."""
 
     group: ClassVar[str] = "stream"
 
     table_rows: int | None = None
     """Required for a stream with sogclr: number of rows in the table of normalizers, 8 bytes each.
-    Samples are hashed to rows; with ten rows per sample, a tenth of the samples share one."""
+    Samples are hashed to rows; with ten times as many rows as samples, a tenth of the samples share
+    a row."""
 
     epoch_samples: int | None = None
     """Required for a stream: number of samples in one epoch, since a stream has no known length."""
@@ -137,10 +138,10 @@ class TrainSettings(
     MethodSettings,
     DataSettings,
 ):
-    """The settings that decide the result of a run, so that a resumed run must not change them.
+    """The settings that decide the result of a run. A resumed run keeps them.
 
     Raises:
-        UserError: A value that cannot work, whatever the data.
+        UserError: A value that cannot work with any data.
     """
 
     group: ClassVar[str] = ""
@@ -200,8 +201,8 @@ class TrainSettings(
             require(value is None or value >= 0, name, f"must not be negative, got {value}")
 
     @classmethod
-    def of(cls, arguments: "TrainSettings") -> Self:
-        """Take these settings out of a command's arguments, of which they are a part."""
+    def from_arguments(cls, arguments: "TrainSettings") -> Self:
+        """Select these settings from all arguments of a command."""
         return cls(**{f.name: getattr(arguments, f.name) for f in fields(cls)})
 
     def as_dict(self) -> dict[str, Any]:
@@ -210,13 +211,13 @@ class TrainSettings(
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Self:
-        """Convert back from what JSON made of `as_dict`."""
+        """Build the settings from the output of `as_dict`, stored as JSON and read again."""
         return cls(**{**stored, "views": Augmentation(**stored["views"])})
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineArguments:
-    """Where a run is computed, which may change when it is resumed."""
+    """Where a run is computed. A resumed run may be computed elsewhere."""
 
     group: ClassVar[str] = "machine"
 
@@ -238,7 +239,7 @@ class MachineArguments:
 
 @dataclass(frozen=True, kw_only=True)
 class RunArguments:
-    """How a run is kept."""
+    """How a run is stored and resumed."""
 
     group: ClassVar[str] = "run"
 

@@ -1,4 +1,4 @@
-"""The options of `pretrain`, beside those that it shares with `align`."""
+"""The options of `pretrain`, apart from those that `settings.py` defines for `align` too."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -30,20 +30,21 @@ __all__ = ["ImageSettings", "PretrainArguments"]
 
 @dataclass(frozen=True, kw_only=True)
 class MoCoSettings(MethodSettings):
-    """What MoCo alone has."""
+    """The options of MoCo alone."""
 
     queue_size: int | None = None
     """moco: number of features of earlier batches in the queue, the negatives of every anchor.
-    Default: a sixteenth of the images, between 4,096 and 65,536, but not more than the images."""
+    Default: a sixteenth of the images, between 4,096 and 65,536, but at most all images."""
 
     momentum: float | None = None
-    """moco: weight of the old average when the second encoder, the average of the first, is
-    updated after a step; at least 0, below 1. Default: 0.99, or 0.999 from 100,000 steps on."""
+    """moco: share of its old weights that the momentum encoder, a moving average of the encoder,
+    keeps at the update after a step; at least 0, below 1. Default: 0.99, or 0.999 from 100,000
+    steps on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSettings:
-    """What the encoder starts from and receives."""
+    """The initial weights of the encoder, and the size of its images."""
 
     group: ClassVar[str] = "model"
 
@@ -62,8 +63,8 @@ class ImageSettings(MoCoSettings, TrainSettings, EncoderSettings):
     """The settings of `pretrain` that decide its result."""
 
     method: Method = "sogclr"
-    """sogclr keeps an estimate of the normalizer for each sample; simclr and dcl estimate it from
-    the batch; moco from a queue of features of earlier batches."""
+    """Contrastive method. sogclr keeps an estimate of the normalizer for each sample; simclr and
+    dcl estimate it from the batch, moco from a queue of features of earlier batches."""
 
     encoder: str = "auto"
     """Encoder to train: any timm name, or `small`, which a CPU trains in reasonable time. From
@@ -71,15 +72,15 @@ class ImageSettings(MoCoSettings, TrainSettings, EncoderSettings):
     resnet18 for images up to 64 pixels and resnet50 above."""
 
     batch_size: int | None = None
-    """Number of images in one forward pass. Default: 256; less for fewer than 8,192 images, so
-    that an epoch has 32 batches, but at least 16."""
+    """Number of images in one forward pass. Default: 256; for fewer than 8,192 images halved
+    until an epoch has 32 batches, down to 16 images."""
 
     epochs: int = 100
     """Number of passes over the data."""
 
     temperature: float | None = None
     """Temperature of the loss: similarities are divided by it. Default: 0.2 for images up to 64
-    pixels, 0.1 above, as SimCLR has them."""
+    pixels, 0.1 above, as in SimCLR."""
 
     memory_size: int | None = None
     """sogclr: number of images of earlier batches whose features are negatives too. Default: 0,
@@ -119,8 +120,8 @@ class PretrainArguments(ImageSettings, MachineArguments, RunArguments):
     """Images to learn from: a folder (flat or nested; JPEG, PNG, WebP), `digits`, or webdataset
     shards. Shards are a .tar file, a folder of them, a pattern like 'photos-{000..099}.tar', or a
     stream by URL like 'https://host/photos-{000..099}.tar'. From Python also an array or tensor of
-    images, or a tuple (images, labels). Labels (names of sub-folders, in shards, or given) serve
-    only to report kNN accuracy."""
+    images, or a tuple (images, labels). Labels, such as the names of sub-folders, serve only to
+    report kNN accuracy."""
 
     out: Folder
     """Folder of the run, which receives checkpoint, encoder, metrics and curves."""

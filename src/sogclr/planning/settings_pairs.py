@@ -1,4 +1,4 @@
-"""The options of `align`, beside those that it shares with `pretrain`."""
+"""The options of `align`, apart from those that `settings.py` defines for `pretrain` too."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -30,7 +30,7 @@ __all__ = ["AlignArguments", "PairSettings"]
 
 @dataclass(frozen=True, kw_only=True)
 class TableSettings(DataSettings):
-    """What is read of a table."""
+    """Which columns of a table are read."""
 
     columns: Columns | None = None
     """Names of the table's two columns, with a comma between them. From Python also a sequence.
@@ -43,7 +43,7 @@ class TableSettings(DataSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class TemperatureSettings(MethodSettings):
-    """How the temperature is found."""
+    """Whether the temperature is constant or learned."""
 
     temperature_mode: TemperatureMode = "constant"
     """constant: `temperature` throughout. learned: one value, trained with the weights.
@@ -69,29 +69,30 @@ class PairSettings(TableSettings, TemperatureSettings, HeadSettings, TowerSettin
     """The settings of `align` that decide its result."""
 
     method: PairMethod = "sogclr"
-    """sogclr keeps an estimate of the normalizer for each sample of each side; clip and dcl
-    estimate it from the batch; siglip classifies each pair of the batch by a sigmoid."""
+    """Contrastive method. sogclr keeps an estimate of the normalizer for each sample of each side;
+    clip and dcl estimate it from the batch; siglip classifies each pair of a batch by a sigmoid."""
 
     batch_size: int | None = None
-    """Number of pairs in one forward pass. Default: 256; less for fewer than 8,192 pairs, so that
-    an epoch has 32 batches, but at least 16."""
+    """Number of pairs in one forward pass. Default: 256; for fewer than 8,192 pairs halved
+    until an epoch has 32 batches, down to 16 pairs."""
 
     epochs: int = 30
     """Number of passes over the images, each with one of its captions."""
 
     temperature: float | None = None
-    """Temperature of the loss: similarities are divided by it. If it is learned, its value at the
-    start. Default: 0.05; 0.1 for siglip."""
+    """Temperature of the loss: similarities are divided by it. A learned temperature starts from
+    this value. Default: 0.05; 0.1 for siglip."""
 
     memory_size: int | None = None
     """sogclr: number of pairs of earlier batches whose features are negatives too. Default: 0,
-    since their features come from older weights; if both towers are frozen, 256 with the batch."""
+    since their features come from older weights; if both towers are frozen, 256 minus the
+    batch size."""
 
     learning_rate: float | None = None
     """Highest learning rate, reached after a tenth of the run (at most 10 epochs); a cosine then
     takes it to 0. Default: the square root of the pairs per step, times 2.5e-4 for adamw, 0.0075
-    for sgd or 0.075 for lars; an eighth of it if only heads are trained, a hundredth if trained
-    towers are fine-tuned."""
+    for sgd or 0.075 for lars; an eighth of it if only heads are trained, a hundredth if
+    pretrained towers are fine-tuned."""
 
     precision: Precision = "auto"
     """Number format of the forward pass. auto is bf16-mixed on a GPU or CPU that multiplies
@@ -129,12 +130,12 @@ class PairSettings(TableSettings, TemperatureSettings, HeadSettings, TowerSettin
             require(0 <= dropout < 1, "dropout", message)
 
     def as_dict(self) -> dict[str, Any]:
-        """Convert to plain data; of an image tower that is a module, the name of its class."""
+        """Convert to plain data; an image tower that is a module becomes the name of its class."""
         tower = self.image_tower
-        named = (
+        name = (
             tower if tower is None or isinstance(tower, str) else f"custom:{type(tower).__name__}"
         )
-        return asdict(replace(self, image_tower=named))
+        return asdict(replace(self, image_tower=name))
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,8 @@ class AlignArguments(PairSettings, MachineArguments, RunArguments):
     """Folder of the run, which receives checkpoint, towers, metrics and curves."""
 
     val: Pairs | None = field(default=None, kw_only=True)
-    """Held-out pairs in the same form, but no stream; retrieval on them is reported during
-    training. Default: a sample of the training pairs is reported."""
+    """Held-out pairs in the same form as `data`, but no stream; retrieval on them is reported
+    during training. Default: a sample of the training pairs is reported."""
 
     freeze: Towers = field(default="", kw_only=True)
     """Towers to freeze: image, text, or image,text. From Python also a sequence. Only their

@@ -1,8 +1,8 @@
-"""Read and write the folder of a run. Files are written atomically and read without trust.
+"""Read and write the folder of a run. Files are written atomically, and no code in them is run.
 
 settings.json         the settings that were given, and those that were derived
 checkpoint.pt         everything to resume: weights, optimizer, table, random state, sample ids
-encoder.safetensors   the trained encoder, with the names of weights that timm uses
+encoder.safetensors   the trained encoder, its weights named as in timm
 initial.safetensors   the encoder before training, for comparison
 encoder.json          how to build the encoder, and which input it expects
 metrics.jsonl, tb/    the training curves
@@ -47,7 +47,7 @@ class Run:
         self.views = self.folder / "views.png"
 
     def exists(self) -> bool:
-        """Tell whether the folder holds a run: settings are the last file that a start writes."""
+        """Tell whether the folder holds a run, which has settings."""
         return self.settings.is_file()
 
     def create(self) -> None:
@@ -91,7 +91,7 @@ class Run:
 
         Args:
             weights: the encoder's state_dict.
-            spec: its description.
+            spec: the encoder's description.
             initial: whether this is the encoder before training.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Starting a run anew or going on with one: which settings it takes."""
+"""Choose the settings of a run: those that were given, or those of the run that is resumed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +10,7 @@ from ..planning.settings import TrainSettings
 if TYPE_CHECKING:
     from .folder import Run
 
-__all__ = ["claim", "request_of", "require_new"]
+__all__ = ["choose_settings", "read_resolved", "require_new"]
 
 S = TypeVar("S", bound=TrainSettings)
 
@@ -25,20 +25,20 @@ def require_new(folder: str | Path) -> None:
         raise UserError(f"--out: {folder} holds a run already; add --resume or name another --out")
 
 
-def claim(run: "Run", given: S, command: str, resume: bool) -> S:
-    """Choose the settings of a run: those given, or those that the resumed run was started with.
+def choose_settings(run: "Run", given: S, command: str, resume: bool) -> S:
+    """Choose the settings of a run: the given ones, or the stored ones of a run that is resumed.
 
-    The latter have nothing left open, because a folder that grew or another device would derive
-    other values. Settings that are given must not contradict them.
+    Stored settings include derived values: data that grew or another device would give other ones.
+    The given settings must not contradict the stored ones.
 
     Args:
         run: The run to start or to resume.
-        given: The settings that were given now.
+        given: The settings that this command was given.
         command: "pretrain" or "align".
         resume: Whether to resume the run.
 
     Raises:
-        UserError: The run exists and is not to be resumed; or it is to be resumed, but was started
+        UserError: The folder holds a run and `resume` is False; or the run to resume was started
             with another command or other settings.
     """
     if not resume:
@@ -46,18 +46,20 @@ def claim(run: "Run", given: S, command: str, resume: bool) -> S:
         return given
     stored = run.read_settings()
     if stored.get("kind", "images") != ("images" if command == "pretrain" else "pairs"):
-        raise UserError(f"--resume: {run.folder} was not started with sogclr {command}")
-    before = request_of(stored, type(given))
-    old, defaults = before.as_dict(), type(given)().as_dict()
+        raise UserError(
+            f"--resume: {run.folder} was not started with sogclr {command}; name another --out"
+        )
+    resolved = read_resolved(stored, type(given))
+    old, defaults = resolved.as_dict(), type(given)().as_dict()
     for name, value in given.as_dict().items():
         if value not in (old[name], defaults[name]):
             raise UserError(
                 f"{flag(name)}: {run.folder} was started with {old[name]}, not {value}; "
                 "leave it out to go on, or name another --out"
             )
-    return before
+    return resolved
 
 
-def request_of(settings: dict[str, Any], kind: type[S]) -> S:
-    """Read the settings of a run, with nothing left open, out of its settings.json."""
+def read_resolved(settings: dict[str, Any], kind: type[S]) -> S:
+    """Read the settings of a run, with their derived values, from the content of settings.json."""
     return kind.from_dict(settings["resolved"])

@@ -36,7 +36,7 @@ def build_training(
         source: the images.
         plan: the plan of the run.
         module: the user's own encoder; None if the plan names one.
-        device: the device of the run. Small images may move there as a whole.
+        device: the device of the run, which may keep all images of a small data set.
 
     Raises:
         UserError: the encoder is unknown, or its weights cannot be loaded.

@@ -24,7 +24,7 @@ from ..models.towers import PairModel, PairSpec, Tower, regularize
 from ..planning.pairs import PairPlan, plan_pairs
 from ..planning.settings_pairs import PairSettings
 from ..runs.folder import Run
-from ..runs.resume import request_of
+from ..runs.resume import read_resolved
 from ..runs.towers import load_frozen, pair_files, read_spec
 from .open_streams import open_stream
 from .pair_inputs import PairInputs
@@ -179,7 +179,7 @@ def build_run_task(
     Raises:
         UserError: the data or the towers cannot be read.
     """
-    request = request_of(run.read_settings(), PairSettings)
+    request = read_resolved(run.read_settings(), PairSettings)
     source = open_pairs(data, request.columns)
     say(source.describe())
     partners = source.draw(request.seed, 0, np.arange(len(source.a)))

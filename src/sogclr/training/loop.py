@@ -1,8 +1,8 @@
 """The training loop.
 
-One step: batches from the loader, forward and backward passes, an optimizer step. No step waits
-for the device. The host reads results at log points only. It also checks ids and features there,
-before anything is saved.
+One step: load micro-batches, run their forward and backward passes, then the optimizer. No step
+waits for the device. The host reads results at log points only. There it also checks ids and
+features, before anything is saved.
 """
 
 import time
@@ -80,7 +80,7 @@ class Trainer:
 
         Raises:
             UserError: features are no longer finite (names the step and the samples), or the
-                disk is full. The last checkpoint is from before.
+                disk is full. The last checkpoint stays intact.
         """
         self.schedule.start_step = self.step
         loader = self.task.loader(self.schedule, pin_memory=self.fabric.device.type == "cuda")
@@ -137,7 +137,7 @@ class Trainer:
         self.task.loss.raise_for_invalid_ids()
         epoch = self.step / self.schedule.steps_per_epoch
         scores = {}
-        # The first process scores for all, unless a forward pass takes all processes.
+        # The first process scores for all, unless each holds only a part of the weights.
         scores_here = self.monitor.is_first or self.weights.are_sharded
         if scores_here and epoch_ends and self._is_scored(round(epoch)):
             scores = self.task.score(self.fabric.device)
@@ -173,7 +173,7 @@ class Trainer:
         self.task.write_model(self.run, model)
 
     def restore(self) -> None:
-        """Load the checkpoint. If the data has changed, known samples keep their state.
+        """Load the checkpoint. If the data has changed, samples whose ids it has keep their state.
 
         Raises:
             UserError: the checkpoint cannot be read, or belongs to another data set.
@@ -186,7 +186,7 @@ class Trainer:
         if message is None:
             self.step = state["step"]
         else:
-            # Schedule now have another number of steps: go on at the same fraction of the run.
+            # The schedule now has another number of steps: go on at the same fraction of the run.
             self.step = round(state["step"] / state["total_steps"] * self.schedule.total_steps)
             say(message)
         self.monitor.restore(state["monitor"], self.fabric.device)
@@ -201,7 +201,7 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"])
 
     def _seed_process(self) -> None:
-        """Give each of several processes random numbers of its own, so that dropout differs."""
+        """Seed each of several processes differently, so that their dropout differs."""
         if self.fabric.world_size > 1:
             torch.manual_seed(hash((self.schedule.seed, self.step, self.fabric.global_rank)))
 

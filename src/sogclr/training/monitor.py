@@ -25,9 +25,9 @@ from .task import Outcome
 
 __all__ = ["Monitor"]
 
-MOST_NAMES = 5  # samples listed in a message
-QUIET_SECONDS = 20  # between progress lines where there is no terminal
-# Names in a row of metrics.jsonl that are no scores of the task.
+MOST_NAMES = 5  # samples named in a message
+QUIET_SECONDS = 20  # between two progress lines where the output is no terminal
+# Names in a line of metrics.jsonl. All other names are scores of the task.
 COMMON_METRICS = {
     "step",
     "epoch",
@@ -82,7 +82,7 @@ class Monitor:
             outcome: the results of its forward pass.
         """
         bad = _not_finite(outcome.features)
-        # Batch norm in a projector spreads one bad sample over the batch: features come first.
+        # Look at features first: batch norm in a projector spreads one bad sample over the batch.
         bad = torch.where(bad.any(), bad, _not_finite(outcome.projections))
         self._observed.append(_Observed(step, indices, bad, outcome.loss.detach()))
         self._normalizer_error.observe(outcome)
@@ -110,9 +110,10 @@ class Monitor:
         culprits = first.indices[first.not_finite.cpu()].tolist()
         listed = ", ".join(f"{index} ({names[index]})" for index in culprits[:MOST_NAMES])
         more = f" and {len(culprits) - MOST_NAMES} more" if len(culprits) > MOST_NAMES else ""
+        what = f"features of sample {listed}{more} are" if culprits else "the loss is"
         raise UserError(
-            f"step {first.step + 1}: features are not finite, of sample {listed or 'none'}{more}; "
-            "the last checkpoint is from before it; try a lower --learning-rate "
+            f"step {first.step + 1}: {what} not finite; "
+            "the last checkpoint is from before this step; try a lower --learning-rate "
             "or --precision 32-true, or look at these samples"
         )
 
@@ -124,11 +125,11 @@ class Monitor:
         All processes call it, after `check_finite`.
 
         Args:
-            step: optimizer steps done.
-            epoch: epochs done.
+            step: number of optimizer steps done.
+            epoch: number of epochs done.
             loss: the loss that is trained.
-            learning_rate: of the last step.
-            scores: what the task measured, by name.
+            learning_rate: the learning rate of the last step.
+            scores: the scores of the task, by name.
         """
         if not self._observed:  # No sample could be read since the last log point.
             return
@@ -163,11 +164,11 @@ class Monitor:
             self._progress.update(self._task, completed=step)
 
     def start(self) -> None:
-        """Start the curves of a new run: drop what an earlier start of it has logged."""
+        """Start the curves of a new run; drop what an interrupted start of the run has logged."""
         self._rewrite_curves()
 
     def state(self) -> dict[str, Any]:
-        """Return what a resumed run needs: rows of metrics, and results not read yet."""
+        """Return what a resumed run needs: all lines of metrics, and the results not read yet."""
         pending = [(o.step, o.indices, o.not_finite.cpu(), o.loss.cpu()) for o in self._observed]
         return {
             "rows": list(self.rows),
@@ -176,7 +177,7 @@ class Monitor:
         }
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        """Take over `state`, and drop from the run's curves what was logged after it."""
+        """Load what `state` returned, and drop what was logged after it from the run's curves."""
         self.rows = list(state["rows"])
         self._observed = [
             _Observed(step, indices, bad.to(device), loss.to(device))
@@ -199,7 +200,7 @@ class Monitor:
         """Keep TensorBoard's file open and the progress line on screen while training.
 
         Args:
-            step: optimizer steps done before.
+            step: number of optimizer steps done before.
         """
         if not self.is_first:
             yield
@@ -270,11 +271,11 @@ class Monitor:
 
 
 def _not_finite(sides: tuple[Tensor, Tensor]) -> Tensor:
-    """Find the samples with a number that is not finite on either side, `(b,)` bool."""
+    """Tell which samples have a number that is not finite on any side, `(b,)` bool."""
     first, second = (~side.isfinite().all(dim=1) for side in sides)
     return first | second
 
 
 def _scores(row: dict[str, Any]) -> dict[str, float]:
-    """Return the scores of the task in a row of metrics."""
+    """Return the scores of the task in a line of metrics."""
     return {name: value for name, value in row.items() if name not in COMMON_METRICS}

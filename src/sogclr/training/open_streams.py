@@ -41,7 +41,7 @@ def open_stream(data: Any, request: Any, kind: type[S]) -> S | None:
     if request.method == "sogclr" and rows is None:
         raise UserError(
             "data: samples of a stream have no row of their own; give --table-rows, for example "
-            f"{10 * samples:,} (a tenth of the samples of an epoch then share one)"
+            f"{10 * samples:,} (a tenth of the samples of an epoch then share a row)"
         )
     if request.method != "sogclr" and rows is not None:
         raise UserError("--table-rows: goes with --method sogclr; other methods have no table")

@@ -27,8 +27,8 @@ def build_optimizer(model: nn.Module, loss: nn.Module, recipe: Recipe) -> torch.
         weight_decay=recipe.weight_decay,
         **options,
     )
-    if own := list(loss.parameters()):
-        optimizer.add_param_group({"params": own, "weight_decay": 0.0})
+    if parameters := list(loss.parameters()):
+        optimizer.add_param_group({"params": parameters, "weight_decay": 0.0})
     return optimizer
 
 
@@ -38,7 +38,7 @@ def build_schedule(optimizer: torch.optim.Optimizer, total: int, warmup: int) ->
     The rate is a function of the step alone, so a checkpoint stores nothing of the schedule.
 
     Args:
-        optimizer: Its learning rates are the highest ones.
+        optimizer: The optimizer. Its learning rates become the highest ones of the schedule.
         total: Number of steps of the run.
         warmup: Number of steps of the warm-up.
     """

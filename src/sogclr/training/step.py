@@ -24,7 +24,7 @@ class StepRunner(Protocol):
 
 
 class EagerStep:
-    """Runs each operation as Python comes to it.
+    """Runs the operations one by one, without a CUDA graph.
 
     Args:
         fabric: device, precision and processes.

@@ -1,4 +1,4 @@
-"""What a training loop learns: a model, a loss and the batches that they are trained on."""
+"""The interface between the training loop and what it trains: a model, a loss and batches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,20 +36,20 @@ class Outcome:
 
     @classmethod
     def from_tensors(cls, tensors: Sequence[Tensor]) -> "Outcome":
-        """Build an outcome from what `tensors` returned."""
+        """Build an outcome from the tuple that `tensors` returned."""
         loss, features_a, features_b, z_a, z_b, index_a, index_b = tensors
         return cls(loss, (features_a, features_b), (z_a, z_b), (index_a, index_b))
 
 
 class Task(ABC):
-    """What the training loop needs to know about what it trains.
+    """A model, its loss and its batches, as the training loop uses them.
 
     Attributes:
         model: the model that is trained and kept in checkpoints.
         loss: the loss; has `raise_for_invalid_ids()`. Its parameters are trained as well.
         names: names of samples by index, for messages.
         fixed_work: whether `prepare` returns tensors alone, in shapes that the batch size
-            determines, and `forward` does the same work for every batch of a size.
+            determines, and `forward` does the same work for all batches of one size.
     """
 
     model: nn.Module
@@ -67,7 +67,7 @@ class Task(ABC):
 
         Returns:
             Batches with `micro_batch` (a `MicroBatch` of the samples that could be read) and
-            `unreadable` (`(name, reason)` of the others).
+            `unreadable` (`(name, reason)` of each sample that could not).
         """
 
     @abstractmethod
@@ -88,15 +88,16 @@ class Task(ABC):
         """
 
     def after_step(self) -> None:  # noqa: B027 most tasks have nothing to do here
-        """Update what follows the weights, after each optimizer step; does not wait."""
+        """Update what depends on the weights, after each optimizer step; does not wait."""
 
     @abstractmethod
     def identity(self) -> dict[str, Fingerprint]:
         """Return the fingerprints of the samples, see `sogclr.runs.changed_data`."""
 
     def restore(self, state: dict[str, Any], run: Run) -> str | None:
-        """Load model and loss from a checkpoint. If the data has changed, known samples keep
-        their state.
+        """Load model and loss from a checkpoint.
+
+        If the data has changed, samples whose ids are in the checkpoint keep their state.
 
         Args:
             state: the checkpoint.
@@ -120,7 +121,7 @@ class Task(ABC):
 
     @abstractmethod
     def write_model(self, run: Run, weights: dict[str, Tensor]) -> None:
-        """Write the trained model for its users.
+        """Write the trained model to its own files, apart from the checkpoint.
 
         Args:
             run: the run's folder.
@@ -129,13 +130,14 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, device: torch.device) -> dict[str, float]:
-        """Evaluate the embeddings; returns scores by name, none if there is nothing to score."""
+        """Evaluate the embeddings; return scores by name, or {} if the data allows none."""
 
 
 def to_device(inputs: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
     """Move tensors to a device; anything else stays on the host."""
-    # Only CUDA orders a copy before the work that reads it.
-    later = device.type == "cuda"
+    # Copy asynchronously on CUDA only, which orders the copy before the work that reads it.
+    asynchronous = device.type == "cuda"
     return tuple(
-        each.to(device, non_blocking=later) if isinstance(each, Tensor) else each for each in inputs
+        each.to(device, non_blocking=asynchronous) if isinstance(each, Tensor) else each
+        for each in inputs
     )

@@ -1,4 +1,4 @@
-"""The task of images alone: two views of an image are pulled together, apart from all others."""
+"""The task of images: two views of an image become similar, views of other images do not."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -28,14 +28,14 @@ __all__ = ["TwoViewTask", "ViewsTask", "build_loss"]
 
 KNN_SAMPLES = 2_000  # an accuracy to +-1 %, within seconds on a CPU
 
-# Gradients do not depend on the batch size then, and filed results stand.
+# Losses are comparable across batch sizes on this scale, which recorded results use too.
 SCALE: Scale = "temperature"
 
 
 def build_loss(plan: Plan, num_samples: int) -> ContrastiveLoss:
     """Build the loss of the plan's method.
 
-    All losses take `(view1, view2, index)`; MoCo's takes two keys before `index`.
+    All losses take `(view1, view2, index)`; MoCo's takes `(query1, query2, key1, key2, index)`.
 
     Args:
         plan: the plan of the run.
@@ -60,15 +60,15 @@ def build_loss(plan: Plan, num_samples: int) -> ContrastiveLoss:
 
 
 def uses_static_views(device: torch.device) -> bool:
-    """Tell whether every augmentation is computed for every view, on this device.
+    """Tell whether this device computes every augmentation for every view.
 
-    A GPU computes all of them sooner than it selects the views that change; a CPU does not.
+    A GPU computes all of them faster than it selects the views that change; a CPU does not.
     """
     return device.type == "cuda"
 
 
 class ViewsTask(Task):
-    """The task of images, wherever they come from.
+    """The part of the task that does not depend on where images come from.
 
     Args:
         model: encoder and projector, initialized, with a momentum encoder if the method has one.
@@ -92,11 +92,11 @@ class ViewsTask(Task):
         self.spec, self.plan = spec, plan
         self.loss = build_loss(plan, num_samples)
         self.static_views = uses_static_views(device)
-        # A user's own module may do something else in each step.
+        # A user's own module may do different work in each step.
         self.fixed_work = self.static_views and not plan.encoder.startswith("custom:")
 
     def prepare(self, batch: Batch) -> tuple[Any, ...]:
-        """Return the index `(b,)`, crops, and what the augmentation of each view depends on."""
+        """Return the index `(b,)`, crops, and the draws or parameters of each view's changes."""
         index = torch.from_numpy(batch.micro_batch.rows)
         if not self.static_views:
             return index, batch.crops, batch.draws
@@ -137,7 +137,7 @@ class ViewsTask(Task):
         Args:
             sides: `(b, d)` projections of both views, with MoCo also keys of both views.
             index: `(b,)` of the images.
-            sample_keys: `(b,)` the sample keys, for a table whose rows are shared.
+            sample_keys: at most one tensor, the sample keys `(b,)`, for a table of hashed rows.
         """
         names = dict(zip(("sample_key",), sample_keys, strict=False))
         return self.loss(*sides, index, **names)
@@ -153,7 +153,7 @@ class ViewsTask(Task):
                 return
 
     def first_epoch(self) -> Schedule:
-        """Return the schedule of one epoch of full batches, the same in every process."""
+        """Return the schedule of one epoch of full batches, which all processes load."""
         raise NotImplementedError
 
     def after_step(self) -> None:

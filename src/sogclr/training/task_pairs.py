@@ -36,7 +36,7 @@ from .task import Outcome, Task
 
 __all__ = ["PairTask", "ScoredPairs", "SidesTask", "build_loss"]
 
-# Gradients do not depend on the batch size with it, and filed results were made with it.
+# Losses are comparable across batch sizes on this scale, which recorded results use too.
 SCALE: Scale = "temperature"
 SCORED_PAIRS = 1_000  # training pairs that are scored where there are no validation pairs
 

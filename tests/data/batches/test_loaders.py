@@ -11,7 +11,7 @@ from PIL import Image
 
 from sogclr.data.batches.loaders import center_batches, view_batches
 from sogclr.data.batches.schedule import ShuffledSchedule
-from sogclr.data.open_images import open_source
+from sogclr.data.open_images import open_images
 
 IDS = np.random.default_rng(0).integers(0, 2**63, 101).astype(np.uint64)
 
@@ -57,7 +57,7 @@ def _all(source, plan, workers):
 
 
 def test_views_do_not_depend_on_workers_or_on_the_batch(make_folder):
-    source = open_source(make_folder())
+    source = open_images(make_folder())
     alone = _all(source, ShuffledSchedule(source.ids, 1, 1, 1, seed=3), workers=0)
     by_row = {int(b.micro_batch.rows[0]): b for b in alone}
     for workers in (0, 2):
@@ -69,7 +69,7 @@ def test_views_do_not_depend_on_workers_or_on_the_batch(make_folder):
 
 
 def test_the_two_views_differ_and_so_do_epochs(make_folder):
-    source = open_source(make_folder())
+    source = open_images(make_folder())
     first, second = _all(source, ShuffledSchedule(source.ids, 16, 1, 2, seed=3), workers=0)
     view1, view2 = first.crops.chunk(2)
     assert not torch.equal(view1, view2)
@@ -81,7 +81,7 @@ def test_what_cannot_be_decoded_is_skipped_and_named(tmp_path):
     for i in range(6):
         Image.fromarray(pixels).save(tmp_path / f"{i}.jpg")
     (tmp_path / "2.jpg").write_bytes((tmp_path / "2.jpg").read_bytes()[:900])
-    source = open_source(tmp_path)
+    source = open_images(tmp_path)
     (batch,) = _all(source, ShuffledSchedule(source.ids, 6, 1, 1, seed=0), workers=0)
     assert sorted(batch.micro_batch.rows) == [0, 1, 3, 4, 5]
     assert batch.crops.shape == (10, 3, 8, 8)
@@ -93,9 +93,9 @@ def test_what_cannot_be_decoded_is_skipped_and_named(tmp_path):
 HOLDING = """
 import multiprocessing, sys
 from sogclr.data.batches.loaders import ShuffledSchedule, view_batches
-from sogclr.data.open_images import open_source
+from sogclr.data.open_images import open_images
 
-source = open_source("digits")
+source = open_images("digits")
 plan = ShuffledSchedule(source.ids, 512, 1, 50, seed=0)
 batches = iter(view_batches(source, plan, image_size=8, crop_min=0.2, workers=2))
 next(batches)

@@ -4,7 +4,7 @@ import torch
 
 from sogclr import UserError
 from sogclr.data.images.arrays import ArraySource
-from sogclr.data.open_images import open_source
+from sogclr.data.open_images import open_images
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 6, 3), dtype=np.uint8)
 
@@ -21,7 +21,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 6, 3), dtype=np.uint8)
     ids=["hwc", "tensor", "chw", "float", "float tensor chw"],
 )
 def test_every_layout_gives_the_same_images(images):
-    source = open_source(images)
+    source = open_images(images)
     assert len(source) == 5
     for row in range(5):
         assert np.array_equal(np.asarray(source.image(row)), PIXELS[row])
@@ -29,7 +29,7 @@ def test_every_layout_gives_the_same_images(images):
 
 def test_grey_becomes_rgb():
     grey = PIXELS[..., 0]
-    image = np.asarray(open_source(grey).image(2))
+    image = np.asarray(open_images(grey).image(2))
     assert np.array_equal(image, np.repeat(grey[2][..., None], 3, axis=-1))
 
 
@@ -37,7 +37,7 @@ def test_labels_and_ids_are_kept():
     source = ArraySource(PIXELS, labels=[0, 1, 2, 1, 0], ids=[30, 10, 20, 50, -1])
     assert source.labels.tolist() == [0, 1, 2, 1, 0]
     assert source.ids.view(np.int64).tolist() == [30, 10, 20, 50, -1]
-    assert open_source((PIXELS, torch.tensor([0, 1, 2, 1, 0]))).labels.tolist() == [0, 1, 2, 1, 0]
+    assert open_images((PIXELS, torch.tensor([0, 1, 2, 1, 0]))).labels.tolist() == [0, 1, 2, 1, 0]
 
 
 def test_marks_differ_where_pixels_do():
@@ -65,7 +65,7 @@ def test_what_is_not_images_is_refused(arguments, message):
 
 
 def test_digits_are_embedded():
-    source = open_source("digits")
+    source = open_images("digits")
     assert len(source) == 1797
     assert len(source.classes) == 10
     assert source.augmentation.flip == 0.0

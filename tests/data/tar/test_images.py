@@ -17,7 +17,7 @@ from sogclr.commands.cli import main
 from sogclr.data.batches.loaders import view_batches
 from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.decode import UnreadableImageError
-from sogclr.data.open_images import open_source, require_undamaged
+from sogclr.data.open_images import open_images, require_undamaged
 from sogclr.data.randomness import stable_id
 from sogclr.data.tar import index as shard_index
 from sogclr.data.tar.images import ShardSource
@@ -60,7 +60,7 @@ def first_of(pattern):
 
 
 def test_pixels_labels_and_names_are_those_of_the_members(make_shards):
-    source = open_source(make_shards())
+    source = open_images(make_shards())
     assert len(source) == 40
     assert list(source.names) == [f"set/{number:04d}" for number in range(40)]
     assert source.names[-3:] == ["set/0037", "set/0038", "set/0039"]
@@ -73,7 +73,7 @@ def test_pixels_labels_and_names_are_those_of_the_members(make_shards):
 
 
 def test_ids_do_not_depend_on_the_sharding(make_shards):
-    two, five = open_source(make_shards(2)), open_source(make_shards(5))
+    two, five = open_images(make_shards(2)), open_images(make_shards(5))
     assert two.ids.tolist() == five.ids.tolist() == [stable_id(name) for name in two.names]
     assert two.marks.tolist() == five.marks.tolist()
     assert two.image_size == five.image_size
@@ -81,7 +81,7 @@ def test_ids_do_not_depend_on_the_sharding(make_shards):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_processes_share_every_sample_once_an_epoch(make_shards, accumulate):
-    source = open_source(make_shards())
+    source = open_images(make_shards())
     seen: dict[int, list[int]] = {0: [], 1: []}
     for rank in (0, 1):
         plan = ShuffledSchedule(source.ids, 12, accumulate, 2, seed=1, rank=rank, processes=2)
@@ -92,7 +92,7 @@ def test_two_processes_share_every_sample_once_an_epoch(make_shards, accumulate)
 
 
 def test_an_epoch_mixes_all_shards(make_shards):
-    source = open_source(make_shards(2))
+    source = open_images(make_shards(2))
     first = next(iter(ShuffledSchedule(source.ids, 20, 1, 1, seed=0))).rows
     assert 4 <= (first < 20).sum() <= 16
 
@@ -110,12 +110,12 @@ def _same(some, others):
 
 
 def test_loader_processes_change_nothing(make_shards):
-    source = open_source(make_shards())
+    source = open_images(make_shards())
     _same(_batches(source, 0, workers=0), _batches(source, 0, workers=2))
 
 
 def test_a_process_that_is_not_forked_reads_the_same(make_shards):
-    source = open_source(make_shards())
+    source = open_images(make_shards())
     sent = pickle.loads(pickle.dumps(source))
     assert sent.names[7] == source.names[7]
     assert np.array_equal(np.asarray(sent.image(7)), np.asarray(source.image(7)))
@@ -123,8 +123,8 @@ def test_a_process_that_is_not_forked_reads_the_same(make_shards):
 
 def test_resumed_within_an_epoch_is_the_rest_of_it(make_shards):
     pattern = make_shards()
-    whole = _batches(open_source(pattern), 0, workers=0)
-    _same(whole[3:], _batches(open_source(pattern), 3, workers=0))
+    whole = _batches(open_images(pattern), 0, workers=0)
+    _same(whole[3:], _batches(open_images(pattern), 3, workers=0))
 
 
 def test_a_run_goes_on_with_other_shards_of_the_same_samples(make_shards, tmp_path, capsys):
@@ -141,7 +141,7 @@ def test_a_run_goes_on_with_other_shards_of_the_same_samples(make_shards, tmp_pa
 
 def test_shards_are_read_again_only_where_they_changed(make_shards, monkeypatch):
     pattern = make_shards()
-    before = open_source(pattern)
+    before = open_images(pattern)
     pack(first_of(pattern), flat([100, 101]))
     read = []
     original = shard_index._members
@@ -150,10 +150,10 @@ def test_shards_are_read_again_only_where_they_changed(make_shards, monkeypatch)
         "_members",
         lambda file, size: read.append(Path(file.name)) or original(file, size),
     )
-    after = open_source(pattern)
+    after = open_images(pattern)
     assert read == [first_of(pattern)]
     assert list(after.names) == ["set/0100", "set/0101", *before.names[14:]]
-    again = open_source(pattern)
+    again = open_images(pattern)
     assert len(read) == 1
     for name in ("ids", "marks", "labels", "image_size", "left_out", "classes"):
         assert np.array_equal(getattr(again, name), getattr(after, name))
@@ -162,14 +162,14 @@ def test_shards_are_read_again_only_where_they_changed(make_shards, monkeypatch)
 
 def test_a_damaged_cache_is_no_obstacle(make_shards):
     pattern = make_shards()
-    before = open_source(pattern)
+    before = open_images(pattern)
     shard_index._cache_file(first_of(pattern)).write_bytes(b"PK\x03\x04")
-    assert open_source(pattern).ids.tolist() == before.ids.tolist()
+    assert open_images(pattern).ids.tolist() == before.ids.tolist()
 
 
 def test_a_shard_that_changes_or_goes_while_in_use_gives_no_other_image(make_shards):
     pattern = make_shards()
-    source = open_source(pattern)
+    source = open_images(pattern)
     pack(first_of(pattern), flat(range(1, 15)))
     with pytest.raises(UnreadableImageError, match="has changed since"):
         source.image(0)
@@ -184,7 +184,7 @@ def test_a_shard_that_changes_or_goes_while_in_use_gives_no_other_image(make_sha
 def test_every_image_part_is_read(tmp_path, part):
     format = {"jpg": "JPEG", "tif": "TIFF"}.get(part.lower(), part)
     members = [(f"{i}.{part}", encoded(i, format)) for i in range(2)]
-    image = open_source(pack(tmp_path / "a.tar", members)).image(1)
+    image = open_images(pack(tmp_path / "a.tar", members)).image(1)
     assert (image.mode, image.size) == ("RGB", (12, 10))
 
 
@@ -202,7 +202,7 @@ def test_every_image_part_is_read(tmp_path, part):
 def test_labels_are_integers_that_all_samples_have(tmp_path, labels, expected):
     members = [(f"{i}.{part}", content) for i, (part, content) in enumerate(labels)]
     images = [(f"{i}.png", encoded(i)) for i in range(3)]
-    source = open_source(pack(tmp_path / "a.tar", members + images))
+    source = open_images(pack(tmp_path / "a.tar", members + images))
     assert (source.labels if expected is None else source.labels.tolist()) == expected
     if expected is None and "cls" in (part for part, _ in labels):
         assert "without labels: 1 of them have none" in source.describe()
@@ -211,7 +211,7 @@ def test_labels_are_integers_that_all_samples_have(tmp_path, labels, expected):
 def test_long_and_odd_names_and_a_leading_dot_are_kept_apart_right(tmp_path):
     long = "deep/" * 60 + "ü\udcff x"
     names = [f"./{long}.png", "./v1.5/a.png", "._hidden.png", "README"]
-    source = open_source(pack(tmp_path / "a.tar", [(name, encoded(0)) for name in names]))
+    source = open_images(pack(tmp_path / "a.tar", [(name, encoded(0)) for name in names]))
     # What follows the first dot of the base name is the part, dots of folders do not count.
     assert list(source.names) == [long, "v1.5/a"]
     assert source.ids.tolist() == [stable_id(long), stable_id("v1.5/a")]
@@ -224,7 +224,7 @@ def test_samples_without_an_image_are_listed(tmp_path):
         ("photo.v2.jpg", encoded(0, "JPEG")),
         ("link.jpg", None),
     ]
-    source = open_source(pack(tmp_path / "a.tar", members))
+    source = open_images(pack(tmp_path / "a.tar", members))
     assert source.left_out == [
         ("b", "no image, only txt"),
         ("photo", "no image, only v2.jpg"),
@@ -235,7 +235,7 @@ def test_samples_without_an_image_are_listed(tmp_path):
 
 def test_an_image_that_cannot_be_decoded_is_skipped_and_named(tmp_path):
     members = [(f"{i}.png", b"x" if i == 2 else encoded(i)) for i in range(6)]
-    source = open_source(pack(tmp_path / "a.tar", members))
+    source = open_images(pack(tmp_path / "a.tar", members))
     plan = ShuffledSchedule(source.ids, 6, 1, 1, seed=0)
     (batch,) = view_batches(source, plan, image_size=8, crop_min=0.2, workers=0)
     assert sorted(batch.micro_batch.rows) == [0, 1, 3, 4, 5]
@@ -265,7 +265,7 @@ def _overwrite(path, offset):
 def test_a_damaged_shard_is_named_and_counts_up_to_the_damage(make_shards, damage):
     pattern = make_shards()
     DAMAGE[damage](first_of(pattern))
-    source = open_source(pattern)
+    source = open_images(pattern)
     assert list(source.names) == [f"set/{i:04d}" for i in range(40) if not 9 <= i < 14]
     ((name, reason),) = source.left_out
     assert name == str(first_of(pattern))
@@ -293,7 +293,7 @@ def test_damage_is_refused_where_asked_and_the_run_remembers(make_shards, tmp_pa
 
 
 def test_samples_without_an_image_are_not_damage(tmp_path):
-    source = open_source(pack(tmp_path / "a.tar", [*flat(range(3)), ("b.txt", b"text")]))
+    source = open_images(pack(tmp_path / "a.tar", [*flat(range(3)), ("b.txt", b"text")]))
     assert source.left_out
     require_undamaged(source.damaged, "refuse")
 
@@ -301,7 +301,7 @@ def test_samples_without_an_image_are_not_damage(tmp_path):
 def test_what_lies_behind_the_end_of_a_shard_is_not_lost_silently(tmp_path):
     parts = [pack(tmp_path / f"{i}", flat([2 * i, 2 * i + 1])).read_bytes() for i in range(2)]
     (tmp_path / "both.tar").write_bytes(parts[0] + parts[1])
-    source = open_source(tmp_path / "both.tar")
+    source = open_images(tmp_path / "both.tar")
     assert "no header of a member at byte" in source.describe()
 
 
@@ -311,20 +311,20 @@ def test_damage_is_looked_at_again(make_shards):
     time = first_of(pattern).stat().st_mtime_ns
     _overwrite(first_of(pattern), 0)
     os.utime(first_of(pattern), ns=(time, time))
-    assert len(open_source(pattern)) == 26
+    assert len(open_images(pattern)) == 26
     first_of(pattern).write_bytes(whole)
     os.utime(first_of(pattern), ns=(time, time))
-    assert len(open_source(pattern)) == 40
+    assert len(open_images(pattern)) == 40
 
 
 def test_a_key_in_two_shards_is_refused(make_shards, tmp_path):
     pack(tmp_path / "a.tar", flat([0, 1, 2]))
     pack(tmp_path / "b.tar", flat([3, 2]))
     with pytest.raises(UserError, match=r"a\.tar and .*b\.tar both have a sample set/0002 \(1 "):
-        open_source(str(tmp_path / "{a,b}.tar"))
+        open_images(str(tmp_path / "{a,b}.tar"))
     pack(tmp_path / "a.tar", flat([0, 1, 0]))
     with pytest.raises(UserError, match=r"a\.tar has set/0000\.cls twice"):
-        open_source(tmp_path / "a.tar")
+        open_images(tmp_path / "a.tar")
 
 
 def test_patterns_stand_for_what_they_do_in_a_shell(tmp_path):
@@ -350,10 +350,10 @@ def test_a_folder_of_shards_is_one_source_and_a_folder_of_images_is_another(
     pattern = make_shards()
     folder = Path(pattern).parent
     (folder / "sizes.json").touch()
-    assert open_source(folder).ids.tolist() == open_source(pattern).ids.tolist()
+    assert open_images(folder).ids.tolist() == open_images(pattern).ids.tolist()
     photos = make_folder()
     pack(photos / "a.tar", flat(range(3)))
-    assert len(open_source(photos)) == 16
+    assert len(open_images(photos)) == 16
 
 
 def test_bad_shards_are_one_line(make_shards, tmp_path, capsys):
@@ -392,4 +392,4 @@ def test_from_python_shards_are_a_list_of_files(make_shards):
     pattern = make_shards()
     source = ShardSource(find_shards(pattern)[1:])
     assert len(source) == 26
-    assert open_source(source) is source
+    assert open_images(source) is source

@@ -11,7 +11,7 @@ from sogclr.common.options import Augmentation
 from sogclr.data.batches.loaders import view_batches
 from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.images.arrays import ArraySource
-from sogclr.data.open_images import open_source
+from sogclr.data.open_images import open_images
 from sogclr.data.views.crops import crop
 from sogclr.data.views.draws import DRAWS, crop_box, crop_boxes
 from sogclr.data.views.pipeline import encoder_inputs
@@ -90,7 +90,7 @@ def test_batches_of_resident_images_are_those_of_the_loader(make_folder):
     folder = make_folder(per_class=9)
     damaged = folder / "red" / "003.png"
     damaged.write_bytes(damaged.read_bytes()[:-200])
-    source = open_source(folder)
+    source = open_images(folder)
     images = ResidentImages.of(source, CPU)
     assert images.size == (12, 10)
     settings = {"image_size": 16, "crop_min": 0.2, "workers": 0}

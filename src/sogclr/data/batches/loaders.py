@@ -1,4 +1,4 @@
-"""Loaders of batches: workers read images and make the crops of two random views, or one view."""
+"""Load batches: workers read images and crop two random views of each, or one central view."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ from .schedule import MicroBatch, Schedule, ShuffledSchedule
 
 T = TypeVar("T")
 
-__all__ = ["Batch", "center_batches", "schedule_loader", "two_crops", "view_batches"]
+__all__ = ["Batch", "center_batches", "crop_two_views", "schedule_loader", "view_batches"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Batch:
         micro_batch: the samples that could be read.
         crops: `(2b, 3, S, S)` uint8, all first views, then all second views. If images stay on
             the device: `(2b, 4)` float32, the boxes to crop there.
-        draws: `(2b, DRAWS)`, random numbers for the rest of each view's augmentation.
+        draws: `(2b, DRAWS)` random numbers, from which each view's augmentation is computed.
         unreadable: `(name, reason)` of each sample that was skipped.
     """
 
@@ -58,14 +58,14 @@ class _TwoViews(Dataset):
         ids = self.source.ids[micro_batch.rows]
         draws = [uniforms(self.seed, micro_batch.epoch, ids, view, DRAWS) for view in (0, 1)]
 
-        def image(i: int) -> Image.Image:
+        def read_image(i: int) -> Image.Image:
             return self.source.image(int(micro_batch.rows[i]))
 
-        return two_crops(micro_batch, image, draws, self.size, self.crop_min)
+        return crop_two_views(micro_batch, read_image, draws, self.size, self.crop_min)
 
 
 class _TwoBoxes(Dataset):
-    """Boxes of micro-batches, to crop from images that are on the device."""
+    """Crop boxes of micro-batches, for images that stay on the device."""
 
     def __init__(self, images: ResidentImages, ids: np.ndarray, crop_min: float, seed: int) -> None:
         self.images, self.ids, self.crop_min, self.seed = images, ids, crop_min, seed
@@ -101,9 +101,9 @@ class _CenterViews(Dataset):
         return kept, torch.from_numpy(np.stack(views)), unreadable
 
 
-def two_crops(
+def crop_two_views(
     micro_batch: MicroBatch,
-    image: Callable[[int], Image.Image],
+    read_image: Callable[[int], Image.Image],
     draws: list[np.ndarray],
     size: int,
     crop_min: float,
@@ -112,7 +112,8 @@ def two_crops(
 
     Args:
         micro_batch: the samples, b of them.
-        image: returns the image of sample i of the micro-batch, or raises `UnreadableImageError`.
+        read_image: returns the image of sample i of the micro-batch, or raises
+            `UnreadableImageError`.
         draws: for each of the two views, `(b, DRAWS)` random numbers.
         size: side of the crops in pixels.
         crop_min: smallest share of the image's area, see `Augmentation`.
@@ -122,14 +123,14 @@ def two_crops(
     unreadable = []
     for i in range(len(micro_batch.rows)):
         try:
-            own = image(i)
+            image = read_image(i)
         except UnreadableImageError as error:
             readable[i] = False
             unreadable.append((error.args[0], error.args[1]))
             continue
         for view in (0, 1):
-            box = crop_box(draws[view][i], *own.size, crop_min)
-            crops[view, i] = crop(own, box, size)
+            box = crop_box(draws[view][i], *image.size, crop_min)
+            crops[view, i] = crop(image, box, size)
     return Batch(
         micro_batch.select(readable),
         # Skip the mask if possible: indexing would copy all crops.
@@ -213,15 +214,15 @@ def center_batches(
 
 
 def _ignore_signals(worker: int) -> None:
-    # Ctrl-C and torchrun's SIGTERM reach the workers too, but the trainer still needs them for the
-    # rest of its step. It ends them itself, by an event.
+    # Ctrl-C and torchrun's SIGTERM reach the workers too, but the trainer needs the workers until
+    # its step is done. It then ends them itself, by an event.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_after, args=(os.getppid(),), daemon=True).start()
 
 
-def _exit_with(trainer: int) -> None:
-    # If the trainer is killed, the worker would wait for ever to send its batch.
+def _exit_after(trainer: int) -> None:
+    # Without this, the worker of a killed trainer would wait for ever to send its batch.
     while os.getppid() == trainer:
         time.sleep(1)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Divide a run into steps, these into micro-batches, and these among processes."""
+"""Divide a run into steps, steps into micro-batches, and micro-batches among processes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -42,23 +42,23 @@ class MicroBatch:
 class Schedule(Sampler[MicroBatch]):
     """The micro-batches of a whole run, in order.
 
-    The micro-batches of an epoch differ by at most one sample. Full ones and a small remainder
-    would be worse: the few samples of the remainder would count as much as a full micro-batch.
+    The micro-batches of an epoch differ in size by at most one sample. Full ones and a small
+    remainder would be worse: its few samples would count as much as a full micro-batch.
 
     Args:
-        samples: samples in an epoch.
+        samples: number of samples in an epoch.
         batch_size: size of the largest micro-batch, over all processes.
-        accumulate: micro-batches per optimizer step.
+        accumulate: number of micro-batches per optimizer step.
         epochs: number of epochs.
         seed: seed of the order.
         rank: number of this process. Each process has an even share of every micro-batch.
         processes: number of processes.
 
     Attributes:
-        micro_batches: micro-batches in an epoch.
-        sizes: samples in each micro-batch of an epoch.
-        steps_per_epoch: optimizer steps in an epoch.
-        total_steps: optimizer steps in the run.
+        micro_batches: number of micro-batches in an epoch.
+        sizes: number of samples in each micro-batch of an epoch.
+        steps_per_epoch: number of optimizer steps in an epoch.
+        total_steps: number of optimizer steps in the run.
         start_step: first step of the iteration; set it to resume.
     """
 
@@ -91,23 +91,23 @@ class Schedule(Sampler[MicroBatch]):
                 sizes = self.sizes[k * self.accumulate : (k + 1) * self.accumulate]
                 step = epoch * self.steps_per_epoch + k
                 for i, size in enumerate(sizes):
-                    share = next(parts)[self._own(size)]
+                    share = next(parts)[self._own_slice(size)]
                     weight, last = size / sum(sizes), i == len(sizes) - 1
                     yield self._micro_batch(step, epoch, share, weight, last)
             skip = 0
 
-    def _own(self, size: int) -> slice:
-        """Return this process's share of a micro-batch."""
+    def _own_slice(self, size: int) -> slice:
+        """Return the positions of this process's share of a micro-batch of `size` samples."""
         shares = _even_sizes(size, self.processes)
         first = sum(shares[: self.rank])
         return slice(first, first + shares[self.rank])
 
     def _parts(self, epoch: int, first: int) -> Iterator[Any]:
-        """Yield the samples of each micro-batch, as sequences that can be sliced.
+        """Yield the samples of each micro-batch, as sequences that can be sliced, to the run's end.
 
         Args:
             epoch: the first epoch.
-            first: number of the first micro-batch in that epoch. The last one ends the run.
+            first: number of the first micro-batch within that epoch.
         """
         raise NotImplementedError
 
@@ -127,7 +127,7 @@ def _even_sizes(count: int, parts: int) -> list[int]:
 class ShuffledSchedule(Schedule):
     """A schedule in which every sample occurs exactly once per epoch, in random order.
 
-    It is a function of (seed, ids), so a resumed run continues the same schedule.
+    The order depends on (seed, epoch, ids) only, so a resumed run continues the same schedule.
 
     Args:
         ids: `(n,)` uint64 sample ids.
@@ -148,8 +148,8 @@ class ShuffledSchedule(Schedule):
         self.ids = ids
 
     def _parts(self, epoch: int, first: int) -> Iterator[np.ndarray]:
-        for later in range(epoch, self.epochs):
-            order = shuffled(self.seed, later, self.ids)
+        for current in range(epoch, self.epochs):
+            order = shuffled(self.seed, current, self.ids)
             yield from np.array_split(order, self.micro_batches)[first:]
             first = 0
 

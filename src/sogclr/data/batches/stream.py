@@ -13,7 +13,7 @@ from ..hashed_rows import hashed_rows, stable_keys
 from ..randomness import uniforms
 from ..tar.stream import StreamSample, StreamSource, read_ahead
 from ..views.draws import DRAWS
-from .loaders import Batch, schedule_loader, two_crops
+from .loaders import Batch, crop_two_views, schedule_loader
 from .schedule import MicroBatch, Schedule
 
 __all__ = ["StreamMicroBatch", "StreamSchedule", "stream_batches", "stream_draws", "table_rows_of"]
@@ -114,10 +114,10 @@ class _StreamViews(Dataset):
     def __getitems__(self, micro_batch: StreamMicroBatch) -> Batch:
         draws = [stream_draws(micro_batch, self.seed, view, DRAWS) for view in (0, 1)]
 
-        def image(i: int) -> Image.Image:
+        def read_image(i: int) -> Image.Image:
             return micro_batch.samples[i].image()
 
-        return two_crops(micro_batch, image, draws, self.size, self.crop_min)
+        return crop_two_views(micro_batch, read_image, draws, self.size, self.crop_min)
 
 
 def stream_batches(
