@@ -22,8 +22,8 @@ __all__ = ["audit"]
 LABELS = {
     "batch": "the batch (DCL)",
     "batch with positive": "the batch, with the positive",
-    "table": "one number a sample (SogCLR)",
-    "table at rest": "the same, before the step's own",
+    "table": "one number per sample (SogCLR)",
+    "table at rest": "that number before a step",
 }
 
 
@@ -90,8 +90,8 @@ def _explain(measured: Audit) -> str:
     return (
         f"Of the expected gradient by the embeddings of {measured.samples:,} samples, "
         f"{measured.views} views each, tau {measured.temperature:.3g}. F averages the logarithm "
-        "of a normalizer over views, F2, which one number a sample estimates, takes the logarithm "
-        f"of the average; their gradients are {measured.distance:.1%} apart. The table's numbers "
+        "of a normalizer over views; F2, which one number per sample estimates, takes the "
+        f"logarithm of the average. Their gradients are {measured.distance:.1%} apart. The table's numbers "
         f"are too {'large' if lag.mean > 0 else 'small'} by {abs(expm1(lag.mean)):.1%} on "
         f"average, with a spread of {lag.spread:.2f} (in log u)."
     )
