@@ -117,7 +117,7 @@ class ExactTask(_CustomForward):
             logits[torch.arange(len(index)), index] = -math.inf
             normalizer.log_u = logits.logsumexp(dim=1) - math.log(logits.shape[1] - 1)
         first, second = (z.detach() for z in pair)
-        loss = self.loss(*pair, index, index_b)
+        loss = self.loss(*pair, index, index_b=index_b)
         return Outcome(loss, (first, second), (first, second), (index, index_b))
 
     def _features(self, model: Any, step: int) -> list[Tensor]:

@@ -89,7 +89,7 @@ class Method(NamedTuple):
 
 
 def in_batch(kind: type[NTXentLoss] | type[DecoupledContrastiveLoss]) -> Loss:
-    loss = kind(TAU)
+    loss = kind(TAU, scale="temperature")
     return lambda batch: loss(batch.view1, batch.view2)
 
 
@@ -100,9 +100,10 @@ def with_table(gamma_min: float, num_stored_views: int | None = None) -> Loss:
         gamma_min=gamma_min,
         num_stored_views=num_stored_views,
         dtype=torch.float64,
+        scale="temperature",
     )
     return lambda batch: loss(
-        batch.view1, batch.view2, batch.sample, batch.views if num_stored_views else None
+        batch.view1, batch.view2, batch.sample, views=batch.views if num_stored_views else None
     )
 
 
@@ -183,7 +184,8 @@ def problem(epochs: int) -> Problem:
 
 def train(encoder: nn.Module, images: Tensor, epochs: int) -> nn.Module:
     """Train the encoder by SimCLR: with random weights, all features are nearly parallel."""
-    loss, optimizer = NTXentLoss(TAU), torch.optim.Adam(encoder.parameters(), lr=1e-3)
+    loss = NTXentLoss(TAU, scale="temperature")
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-3)
     for _ in range(epochs):
         for sample in torch.randperm(SAMPLES).split(256):
             first, second = torch.rand(len(sample), VIEWS).argsort(dim=1).T[:2]

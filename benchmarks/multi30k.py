@@ -90,7 +90,13 @@ def measure_recall(model: SentenceTransformer, pairs: Dataset) -> dict[str, floa
 
 def build_loss(method: str, model: SentenceTransformer, temperature: float) -> torch.nn.Module:
     if method.startswith("SogCLR"):
-        loss = partial(GlobalRankingLoss, model, SETTINGS["pairs"], temperature=temperature)
+        loss = partial(
+            GlobalRankingLoss,
+            model,
+            SETTINGS["pairs"],
+            temperature=temperature,
+            scale="temperature",
+        )
         return loss(effective_negatives=None) if method.endswith("published") else loss()
     return MultipleNegativesRankingLoss(model, scale=1 / temperature)
 

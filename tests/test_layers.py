@@ -35,15 +35,6 @@ SHARED_NAMES = {
     "towers.py": "models defines towers, runs stores them",
 }
 
-# Files that still break a rule, with the rule. Only remove entries; never add one.
-PENDING = {
-    "losses/backends/__init__.py",  # no docstring
-    "losses/backends/tiled.py",  # length
-    "losses/normalizer.py",  # length
-    "losses/pairs.py",  # length
-    "losses/two_view.py",  # length
-}
-
 
 def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
@@ -111,14 +102,14 @@ def test_no_import_points_upwards():
         f"{relative(path)} imports {relative(target)}"
         for path, targets in IMPORTS.items()
         for target in targets
-        if layer_of(target) > layer_of(path) and relative(path) not in PENDING
+        if layer_of(target) > layer_of(path)
     }
     assert not upward
 
 
 def test_no_files_import_each_other_in_a_circle():
     # Remove files that import only removed files, until no more can be removed.
-    left = {path: targets for path, targets in IMPORTS.items() if relative(path) not in PENDING}
+    left = dict(IMPORTS)
     while free := [path for path, targets in left.items() if not targets & left.keys()]:
         for path in free:
             del left[path]
@@ -139,17 +130,13 @@ def test_file_names_tell_layers_apart():
 
 def test_files_are_short():
     lengths = {relative(path): len(path.read_text().splitlines()) for path in FILES}
-    assert not {name for name, lines in lengths.items() if lines > MOST_LINES} - PENDING
+    assert not {name for name, lines in lengths.items() if lines > MOST_LINES}
 
 
 def test_every_layer_says_what_it_does():
     for path in FILES:
-        if path.name == "__init__.py" and relative(path) not in PENDING:
+        if path.name == "__init__.py":
             tree = ast.parse(path.read_text())
             assert ast.get_docstring(tree), relative(path)
             code = len(tree.body) - 1
             assert not code or relative(path) in ("__init__.py", "losses/__init__.py")
-
-
-def test_pending_files_exist():
-    assert {relative(path) for path in FILES} >= PENDING

@@ -47,7 +47,9 @@ def subject(
 ) -> Subject:
     """Make a subject with a table that contains these values of log u."""
     n = len(population)
-    loss = GlobalContrastiveLoss(n, temperature=TAU, gamma_min=1e-3, dtype=torch.float64)
+    loss = GlobalContrastiveLoss(
+        n, temperature=TAU, gamma_min=1e-3, dtype=torch.float64, scale="temperature"
+    )
     loss.normalizer.log_u[:-1], loss.normalizer.visits[:-1] = log_u, 10**6
     return Subject("made", population, references, loss, 8, None)
 

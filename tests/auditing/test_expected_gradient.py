@@ -50,7 +50,7 @@ def exact_parts(population: Population) -> tuple[Tensor, Tensor]:
 
 def global_loss(sides: int, n: int, **options: object) -> torch.nn.Module:
     kind = GlobalClipLoss if sides == 2 else GlobalContrastiveLoss
-    return kind(n, temperature=TAU, dtype=torch.float64, **options)  # type: ignore[arg-type]
+    return kind(n, temperature=TAU, dtype=torch.float64, scale="temperature", **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("sides", [1, 2])
@@ -58,7 +58,11 @@ def test_a_batch_of_everything_is_exact(sides: int) -> None:
     """With two views a sample, the batch of all samples contains all negatives."""
     population = make(sides, views=2)
     whole = population.alignment_gradient() + exact_parts(population)[0]
-    loss = DecoupledClipLoss(TAU) if sides == 2 else DecoupledContrastiveLoss(TAU)
+    loss = (
+        DecoupledClipLoss(TAU, scale="temperature")
+        if sides == 2
+        else DecoupledContrastiveLoss(TAU, scale="temperature")
+    )
     found = measured_gradients(loss, population, len(population), 3)
     v1, _ = exact_parts(population)
     if sides == 1:  # only the order of the samples is random
@@ -100,7 +104,11 @@ def test_a_table_of_exact_normalizers_has_no_bias(sides: int) -> None:
 def test_the_bias_of_the_batch_agrees_with_brute_force(sides: int) -> None:
     """The truth averages all batches of two of six samples and all draws of views."""
     population = make(sides, n=6, views=2)
-    loss = DecoupledClipLoss(TAU) if sides == 2 else DecoupledContrastiveLoss(TAU)
+    loss = (
+        DecoupledClipLoss(TAU, scale="temperature")
+        if sides == 2
+        else DecoupledContrastiveLoss(TAU, scale="temperature")
+    )
     draws = torch.cartesian_prod(
         *[torch.arange(2)] * 4
     )  # first views, then second views, of both samples
@@ -144,9 +152,12 @@ def test_batch_normalizers_make_a_loss_the_in_batch_loss(sides: int) -> None:
     loss = global_loss(sides, 12)
     before = copy.deepcopy(loss.state_dict())
     plain = (
-        (DecoupledClipLoss(TAU), ClipLoss(TAU))
+        (DecoupledClipLoss(TAU, scale="temperature"), ClipLoss(TAU, scale="temperature"))
         if sides == 2
-        else (DecoupledContrastiveLoss(TAU), NTXentLoss(TAU))
+        else (
+            DecoupledContrastiveLoss(TAU, scale="temperature"),
+            NTXentLoss(TAU, scale="temperature"),
+        )
     )
     for positive, expected in zip((False, True), plain, strict=True):
         twin = with_batch_normalizers(loss, positive=positive)

@@ -50,7 +50,7 @@ class SumOfViews(NormalizerTable):
 
 def with_table(gamma_min=1e-6, table=NormalizerTable, first_visit=True):
     """Make SogCLR; the default gamma of 1/visits is correct."""
-    loss = GlobalContrastiveLoss(SAMPLES, temperature=TAU, dtype=torch.float64)
+    loss = GlobalContrastiveLoss(SAMPLES, temperature=TAU, dtype=torch.float64, scale="temperature")
     loss.normalizer = table(SAMPLES, gamma_min=gamma_min, dtype=torch.float64)
     if not first_visit:  # every row looks visited, with u = 0
         loss.normalizer.visits.fill_(1_000_000)
@@ -58,7 +58,7 @@ def with_table(gamma_min=1e-6, table=NormalizerTable, first_visit=True):
 
 
 def in_batch():
-    loss = DecoupledContrastiveLoss(TAU)
+    loss = DecoupledContrastiveLoss(TAU, scale="temperature")
     return lambda batch: loss(batch.view1, batch.view2)
 
 
@@ -74,7 +74,9 @@ WRONG = ["gamma 0.9", "sum of both views", "no first visit"]
 
 def with_exact_table():
     """Make SogCLR with a table of exact normalizers: unbiased against F2 (`test_laws.py`)."""
-    loss = GlobalContrastiveLoss(SAMPLES, temperature=TAU, dtype=torch.float64).eval()
+    loss = GlobalContrastiveLoss(
+        SAMPLES, temperature=TAU, dtype=torch.float64, scale="temperature"
+    ).eval()
     log_g = log_two_view_normalizers(problem().features, TAU)
     loss.normalizer.log_u[:SAMPLES] = log_g.logsumexp(dim=1) - math.log(VIEWS)
     loss.normalizer.visits[:SAMPLES] = 1

@@ -52,8 +52,9 @@ pairs = pytest.mark.parametrize("ids", PAIRS.values(), ids=PAIRS)
 
 def make(kind, **settings):
     if kind in GLOBAL:
-        return kind(NUM_SAMPLES, **{"dtype": torch.float64, **settings})
-    return kind(**settings)
+        settings = {"dtype": torch.float64, **settings}
+        return kind(NUM_SAMPLES, **{"scale": "temperature", **settings})
+    return kind(**settings) if kind is SigLipLoss else kind(**{"scale": "temperature", **settings})
 
 
 def features(size=5, width=6, seed=0, dtype=torch.float64):
@@ -68,9 +69,15 @@ def tensors(ids):
     return [None if name is None else torch.tensor(name) for name in ids]
 
 
+def named_ids(index=None, second=None, group=None):
+    """Name the ids that follow the features of a batch; `second`: two views or `index_b`."""
+    named = {"views" if isinstance(second, tuple) else "index_b": second, "group": group}
+    return {"index": index, **{name: x for name, x in named.items() if x is not None}}
+
+
 def evaluate(loss, pair, *ids, **arguments):
     """The value of the loss and its gradient by both sides, stacked."""
-    value = loss(*pair, *ids, **arguments)
+    value = loss(*pair, **named_ids(*ids), **arguments)
     return value.detach(), torch.stack(torch.autograd.grad(value, pair))
 
 
@@ -181,5 +188,11 @@ class GlobalByLoops:
 
 
 def make_captioned(**settings):
-    settings = {"temperature": 0.2, "gamma_min": 0.3, "dtype": torch.float64, **settings}
+    settings = {
+        "temperature": 0.2,
+        "gamma_min": 0.3,
+        "dtype": torch.float64,
+        "scale": "temperature",
+        **settings,
+    }
     return GlobalClipLoss((NUM_SAMPLES, NUM_CAPTIONS), **settings)

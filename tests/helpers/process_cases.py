@@ -10,9 +10,9 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+import sogclr.losses.backends.choose
 import sogclr.losses.backends.shared
 import sogclr.losses.normalizer_sharded
-import sogclr.losses.two_view
 from sogclr import (
     ClipLoss,
     DecoupledClipLoss,
@@ -27,7 +27,7 @@ from sogclr import (
 )
 from sogclr.distributed.exchange import Shares
 from sogclr.losses.backends.tiled import Part
-from sogclr.losses.inputs import never_negatives
+from sogclr.losses.sample_ids import never_negatives
 from sogclr.planning.recipe import Recipe
 from sogclr.training.optimizer import build_optimizer
 
@@ -57,11 +57,11 @@ def nameless(loss, a, b, index, group):
 
 
 def stored_views(loss, a, b, index, group):
-    return loss(a, b, index, (group % 3, (group + 1) % 3))
+    return loss(a, b, index, views=(group % 3, (group + 1) % 3))
 
 
 def pairs(loss, a, b, index, group):
-    return loss(a, b, index, 2 * index + group % 2, group)
+    return loss(a, b, index, index_b=2 * index + group % 2, group=group)
 
 
 def keyed(loss, a, b, index, group):
@@ -72,7 +72,13 @@ def keyed(loss, a, b, index, group):
 def keyed_pairs(loss, a, b, index, group):
     text = 2 * index + group % 2
     return loss(
-        a, b, index % 10, text % 20, group % 50, sample_key=index * 2**40, sample_key_b=text - 2**62
+        a,
+        b,
+        index % 10,
+        index_b=text % 20,
+        group=group % 50,
+        sample_key=index * 2**40,
+        sample_key_b=text - 2**62,
     )
 
 
@@ -82,7 +88,8 @@ def queued(loss, a, b, index, group):
 
 def cases(dtype):
     """Names to a maker of a loss and how it is called."""
-    kept, sizes = {"dtype": dtype}, (SAMPLES, 2 * SAMPLES)
+    scale = {"scale": "temperature"}
+    kept, sizes = {"dtype": dtype, **scale}, (SAMPLES, 2 * SAMPLES)
     made = {}
     for name, tau in TAUS.items():
         one = partial(GlobalContrastiveLoss, SAMPLES, **kept)
@@ -90,11 +97,12 @@ def cases(dtype):
         moco = partial(MoCoLoss, 20, WIDTH, **kept)
         losses = {"sogclr": (one, two_views), "pairs": (two, pairs)}
         if name != "individual":
-            losses |= {"simclr": (NTXentLoss, two_views), "clip": (ClipLoss, pairs)}
+            simclr, clip = partial(NTXentLoss, **scale), partial(ClipLoss, **scale)
+            losses |= {"simclr": (simclr, two_views), "clip": (clip, pairs)}
             losses |= {"moco": (moco, queued)}
         for loss, (make, call) in losses.items():
             made[f"{loss}, {name}"] = (lambda make=make, tau=tau: make(temperature=tau())), call
-    made["dcl"] = DecoupledContrastiveLoss, nameless
+    made["dcl"] = partial(DecoupledContrastiveLoss, **scale), nameless
     made["dcl of pairs"] = partial(DecoupledClipLoss, scale="cross-entropy"), nameless
     made["siglip"] = SigLipLoss, pairs
     made["siglip, nameless"] = SigLipLoss, nameless
@@ -140,11 +148,11 @@ def divided_twice(rank):
 def diagonal_of_the_first(rank):
     """Each process takes its rows for the first ones of the batch."""
 
-    def shifted(ids, rows, columns, there):
+    def shifted(ids, rows, columns, present):
         start = rows.start - rank * BATCH // 2
-        return never_negatives(ids, slice(start, start + rows.stop - rows.start), columns, there)
+        return never_negatives(ids, slice(start, start + rows.stop - rows.start), columns, present)
 
-    return patch.object(sogclr.losses.two_view, "never_negatives", shifted)
+    return patch.object(sogclr.losses.backends.choose, "never_negatives", shifted)
 
 
 MISTAKES = {

@@ -200,9 +200,9 @@ def test_without_gradients_it_is_the_loss_of_the_batch(model):
     loss(batch(model, [0, 1, 2]), torch.tensor([[0], [1], [2]]))
     with torch.no_grad():
         value = loss(batch(model, [0, 1, 2]), None)
-    # Each anchor has two negatives; CLIP's loss divides by all three candidates instead.
+    # Each anchor has two negatives: their mean stands where CLIP's loss has their sum.
     clip = ClipLoss(0.2)(*embed(model, pairs().select([0, 1, 2])))
-    assert torch.allclose(value, clip + 0.2 * math.log(3 / 2))
+    assert torch.allclose(value, clip - math.log(2))
     assert loss.contrast.normalizer_a.visits.sum() == 3
 
 

@@ -51,7 +51,9 @@ def leaf(*shape, seed=0):
 
 
 def table_of(kind, num_samples, **settings):
-    return kind(num_samples, **{"temperature": 0.2, "dtype": torch.float64, **settings})
+    return kind(
+        num_samples, **{"temperature": 0.2, "dtype": torch.float64, **settings}, scale="temperature"
+    )
 
 
 def value_and_gradient(value, *inputs):
@@ -91,7 +93,7 @@ def test_full_batch_with_a_normalizer_per_view_is_version_1():
     x = leaf(6, 2, 4)
     loss = table_of(GlobalContrastiveLoss, 6, gamma_min=1.0, num_stored_views=2)
     views = (torch.zeros(6, dtype=torch.int64), torch.ones(6, dtype=torch.int64))
-    actual = value_and_gradient(loss(x[:, 0], x[:, 1], torch.arange(6), views), x)
+    actual = value_and_gradient(loss(x[:, 0], x[:, 1], torch.arange(6), views=views), x)
     assert_exact(actual, value_and_gradient(two_view_objective(x, 0.2, "v1"), x))
 
 
@@ -117,8 +119,11 @@ def test_gamma_1_with_a_normalizer_per_view_is_dcl():
     x, index = leaf(5, 2, 4), torch.tensor([8, 1, 4, 0, 5])
     views = (torch.tensor([0, 2, 1, 1, 0]), torch.tensor([1, 0, 2, 0, 2]))
     loss = remembering(GlobalContrastiveLoss, 9, num_stored_views=3)
-    actual = value_and_gradient(loss(x[:, 0], x[:, 1], index, views), x)
-    assert_exact(actual, value_and_gradient(DecoupledContrastiveLoss(0.2)(x[:, 0], x[:, 1]), x))
+    actual = value_and_gradient(loss(x[:, 0], x[:, 1], index, views=views), x)
+    assert_exact(
+        actual,
+        value_and_gradient(DecoupledContrastiveLoss(0.2, scale="temperature")(x[:, 0], x[:, 1]), x),
+    )
 
 
 def test_gamma_1_with_a_shared_normalizer_is_version_2_of_the_batch():
@@ -137,14 +142,16 @@ def test_gamma_1_of_pairs_is_decoupled_clip():
     loss = remembering(GlobalClipLoss, 9)
     actual = value_and_gradient(loss(a, b, index), a, b)
     assert_exact(actual, value_and_gradient(decoupled, a, b))
-    assert_exact(actual, value_and_gradient(DecoupledClipLoss(0.2)(a, b), a, b))
+    assert_exact(
+        actual, value_and_gradient(DecoupledClipLoss(0.2, scale="temperature")(a, b), a, b)
+    )
 
 
 def test_gamma_1_against_the_batch_is_clip_and_against_all_the_objective():
     """K = B - 1 is what in-batch InfoNCE has; a large K leaves nothing of the positive."""
     a, b = leaf(6, 4), leaf(6, 4, seed=1)
     index = torch.arange(6)
-    clip = value_and_gradient(ClipLoss(0.2)(a, b), a, b)[1]
+    clip = value_and_gradient(ClipLoss(0.2, scale="temperature")(a, b), a, b)[1]
     among = remembering(GlobalClipLoss, 6, effective_negatives=5)
     torch.testing.assert_close(value_and_gradient(among(a, b, index), a, b)[1], clip, **EXACT)
 
@@ -161,8 +168,15 @@ def test_gamma_1_of_captions_is_decoupled_clip_and_the_objective_of_the_batch(gr
     a, b = leaf(5, 4), leaf(5, 4, seed=1)
     ids = torch.tensor([8, 1, 4, 0, 5]), torch.tensor([3, 19, 0, 7, 8]), group
     loss = remembering(GlobalClipLoss, (9, 20))
-    actual = value_and_gradient(loss(a, b, *ids), a, b)
-    assert_exact(actual, value_and_gradient(DecoupledClipLoss(0.2)(a, b, *ids), a, b))
+    actual = value_and_gradient(loss(a, b, ids[0], index_b=ids[1], group=ids[2]), a, b)
+    assert_exact(
+        actual,
+        value_and_gradient(
+            DecoupledClipLoss(0.2, scale="temperature")(a, b, ids[0], index_b=ids[1], group=ids[2]),
+            a,
+            b,
+        ),
+    )
     assert_exact(actual, value_and_gradient(two_way_objective(a, b, 0.2, group=group), a, b))
 
 
@@ -181,8 +195,8 @@ def mean_two_view_gradient(loss, x, size):
     n, views, _ = x.shape
     count = 0
     for index, (first, second) in two_view_batches(n, views, size):
-        which = () if loss.num_stored_views is None else ((first, second),)
-        loss(x[index, first], x[index, second], index, *which).backward()
+        which = {} if loss.num_stored_views is None else {"views": (first, second)}
+        loss(x[index, first], x[index, second], index, **which).backward()
         count += 1
     mean, x.grad = x.grad / count, None
     return mean
@@ -266,7 +280,7 @@ def test_exact_normalizers_make_the_gradient_of_captions_unbiased(pairing, group
     def mean_gradient(loss):
         def of_batch(image, caption):
             means = None if group is None else group[image]
-            return loss(a[image], b[caption], image, caption, means)
+            return loss(a[image], b[caption], image, index_b=caption, group=means)
 
         return value_and_gradient(mean_of_captions(of_batch, pairing, size), a, b)[1]
 
@@ -306,7 +320,10 @@ def test_small_batches_learn_the_global_gradient():
     sogclr = table_of(GlobalContrastiveLoss, 32, temperature=0.1, gamma_min=0.005)
     gradient = small_batch_gradient(sogclr, x, burn_in=200, epochs=800)
     assert relative_error(gradient, exact) < 0.15
-    for stateless in (DecoupledContrastiveLoss(0.1), NTXentLoss(0.1)):
+    for stateless in (
+        DecoupledContrastiveLoss(0.1, scale="temperature"),
+        NTXentLoss(0.1, scale="temperature"),
+    ):
         gradient = small_batch_gradient(stateless, x, burn_in=0, epochs=60)
         assert relative_error(gradient, exact) > 0.4
 
@@ -379,7 +396,7 @@ def test_mistake_4_small_temperatures_overflow_or_vanish(kind, tau):
     # which an epsilon, or a shift that only grows, silences the gradient (to 1e-18).
     close = 1 + 0.1 * torch.rand(6, 16, generator=torch.Generator().manual_seed(0))
     apart = randn(6, 16).float()
-    single = kind(6, temperature=tau, gamma_min=1.0)
+    single = kind(6, temperature=tau, gamma_min=1.0, scale="temperature")
     double = table_of(kind, 6, temperature=tau, gamma_min=1.0)
     for x in (close, apart):
         y, exact_y = x.clone().requires_grad_(), x.double().requires_grad_()
@@ -393,7 +410,7 @@ def test_mistake_4_small_temperatures_overflow_or_vanish(kind, tau):
 @pytest.mark.parametrize("size", [2, 8, 32])
 def test_mistake_6_the_value_grows_with_the_batch(kind, size):
     # Orthogonal samples: s is 1 with the positive and 0 with every negative, however many.
-    loss = kind(size) if kind in GLOBAL else kind()
+    loss = kind(size, scale="temperature") if kind in GLOBAL else kind(scale="temperature")
     x = torch.eye(size, 32)
     assert loss(x, x, torch.arange(size)).item() == pytest.approx(-1)
 
@@ -413,7 +430,7 @@ def test_mistake_8_a_copy_is_its_own_negative(kind):
     # The copy of sample 0 is pulled by its positive, not pushed by itself: its similarity with
     # the original has no gradient. And both are averaged: neither write is the last.
     index = torch.tensor([0, 1, 2, 0])
-    loss = table_of(kind, 3) if kind in GLOBAL else kind(0.2)
+    loss = table_of(kind, 3) if kind in GLOBAL else kind(0.2, scale="temperature")
     x = torch.eye(4, dtype=torch.float64).repeat(2, 1, 1).requires_grad_()
     loss(x[0], x[1], index).backward()
     assert x.grad[:, 0, 3].abs().max() == 0
@@ -426,9 +443,15 @@ def test_mistake_8_a_copy_is_its_own_negative(kind):
 def test_mistake_8_a_pair_that_shares_a_side_or_a_group_is_a_negative(kind, same):
     distinct, copy = torch.tensor([5, 1, 2, 0]), torch.tensor([5, 1, 2, 5])
     names = [copy if same == what else distinct for what in ("image", "caption", "group")]
-    loss = table_of(kind, 6) if kind in GLOBAL else kind(0.2)
+    loss = (
+        table_of(kind, 6)
+        if kind in GLOBAL
+        else SigLipLoss(0.2)
+        if kind is SigLipLoss
+        else kind(0.2, scale="temperature")
+    )
     a, b = torch.eye(4, dtype=torch.float64).repeat(2, 1, 1).requires_grad_()
-    for x in torch.autograd.grad(loss(a, b, *names), (a, b)):
+    for x in torch.autograd.grad(loss(a, b, names[0], index_b=names[1], group=names[2]), (a, b)):
         # Of orthogonal rows each is pushed along those that it is compared with.
         assert x[0, 3] == x[3, 0] == 0
         assert x[0, 1] > 0
@@ -442,7 +465,7 @@ def test_mistake_8_the_last_of_two_captions_wins(same):
     index, index_b = (copy, distinct) if same == "image" else (distinct, copy)
     loss = table_of(GlobalClipLoss, (4, 4))
     a, b = (normalize(x, dim=1) for x in randn(2, 4, 8))
-    loss(a, b, index, index_b)
+    loss(a, b, index, index_b=index_b)
     g = (a @ b.T / 0.2).exp().masked_fill(copy[:, None] == copy[None, :], 0)
     count = torch.tensor([2, 3, 3, 2])
     for table, ids, own in zip(tables(loss), (index, index_b), (g, g.T), strict=True):
@@ -496,7 +519,7 @@ def test_mistake_9_invalid_captions_on_an_accelerator_touch_no_row(monkeypatch):
     # A compiling CPU takes the path of ids that are on a device already.
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     loss = table_of(GlobalClipLoss, (4, 9))
-    loss(*randn(2, 3, 4), torch.tensor([3, 0, 1]), torch.tensor([4, 9, 8]))
+    loss(*randn(2, 3, 4), torch.tensor([3, 0, 1]), index_b=torch.tensor([4, 9, 8]))
     assert [table.visits[:-1].nonzero().flatten().tolist() for table in tables(loss)] == [
         [0, 1, 3],
         [4, 8],
@@ -511,7 +534,7 @@ def test_mistake_9_the_error_names_the_id_and_not_the_row_of_its_view(bad):
     loss = table_of(GlobalContrastiveLoss, 6, num_stored_views=4)
     views = (torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.int64))
     with pytest.raises(IndexError, match=rf"sample id {bad} is outside \[0, 6\)"):
-        loss(randn(3, 4), randn(3, 4, seed=1), torch.tensor([0, bad, 2]), views)
+        loss(randn(3, 4), randn(3, 4, seed=1), torch.tensor([0, bad, 2]), views=views)
     assert not loss.normalizer.visits.any()
 
 
@@ -520,7 +543,7 @@ def test_mistake_9_the_error_names_the_id_and_not_the_row_of_its_view(bad):
 def test_mistake_11_similarities_in_bfloat16(kind, autocast):
     # g itself, which bfloat16 similarities get wrong by 6 % at this temperature.
     pair = randn(2, 16, 64).bfloat16()
-    single = kind(16, temperature=0.01)
+    single = kind(16, temperature=0.01, scale="temperature")
     double = table_of(kind, 16, temperature=0.01)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         single(*pair, torch.arange(16))

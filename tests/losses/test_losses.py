@@ -47,7 +47,7 @@ from sogclr import (
 @make_in_batch
 def test_in_batch_losses_are_their_loops(kind, index):
     pair = features()
-    value, gradient = evaluate(kind(0.2), pair, torch.tensor(index))
+    value, gradient = evaluate(kind(0.2, scale="temperature"), pair, torch.tensor(index))
     expected = in_batch_by_loops(kind, pair, 0.2, index)
     torch.testing.assert_close(value, expected.detach())
     torch.testing.assert_close(gradient, torch.stack(torch.autograd.grad(expected, pair)))
@@ -84,7 +84,7 @@ def test_global_loss_of_captions_and_groups_is_its_loop(ids):
 @pytest.mark.parametrize("kind", [ClipLoss, DecoupledClipLoss])
 def test_in_batch_losses_of_captions_and_groups_are_their_loops(kind, ids):
     pair = features(len(ids[0]))
-    value, gradient = evaluate(kind(0.2), pair, *tensors(ids))
+    value, gradient = evaluate(kind(0.2, scale="temperature"), pair, *tensors(ids))
     expected = in_batch_by_loops(kind, pair, 0.2, *ids)
     torch.testing.assert_close(value, expected.detach())
     torch.testing.assert_close(gradient, torch.stack(torch.autograd.grad(expected, pair)))
@@ -96,7 +96,11 @@ def test_siglip_is_its_loop(ids):
     pair, loss = features(len(ids[0])), SigLipLoss(0.5, bias=-1.0).double()
     inputs = [*pair, *loss.parameters()]
     scale = loss.log_scale.exp()
-    value, expected = loss(*pair, *tensors(ids)), siglip_by_loops(pair, scale, loss.bias, *ids)
+    index, index_b, group = tensors(ids)
+    value, expected = (
+        loss(*pair, index, index_b=index_b, group=group),
+        siglip_by_loops(pair, scale, loss.bias, *ids),
+    )
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(
         torch.autograd.grad(value, inputs), torch.autograd.grad(expected, inputs)
@@ -288,7 +292,7 @@ def test_without_negatives_only_alignment_is_left(kind, scale, index):
 
 @pytest.mark.parametrize("kind", sorted(POSITIVE_IN_NORMALIZER, key=lambda kind: kind.__name__))
 def test_positive_alone_in_the_normalizer_is_certain(kind):
-    value, gradient = evaluate(kind(), features(1), torch.tensor([3]))
+    value, gradient = evaluate(kind(scale="temperature"), features(1), torch.tensor([3]))
     assert value.item() == pytest.approx(0, abs=1e-12)
     assert gradient.abs().max() < 1e-12
 
@@ -375,7 +379,7 @@ def test_views_go_with_num_views():
     pair, index = features(), torch.tensor(DISTINCT)
     views = (torch.zeros(5, dtype=torch.int64),) * 2
     with pytest.raises(ValueError, match="num_stored_views"):
-        make(GlobalContrastiveLoss)(*pair, index, views)
+        make(GlobalContrastiveLoss)(*pair, index, views=views)
     with pytest.raises(ValueError, match="num_stored_views"):
         make(GlobalContrastiveLoss, num_stored_views=2)(*pair, index)
 
@@ -388,7 +392,7 @@ def test_views_outside_raise(side, bad):
     views = torch.zeros(2, 5, dtype=torch.int64)
     views[side, 3] = bad
     with pytest.raises(IndexError, match=r"view -?\d is outside"):
-        loss(*features(), torch.tensor(DISTINCT), tuple(views))
+        loss(*features(), torch.tensor(DISTINCT), views=tuple(views))
     assert not loss.normalizer.visits.any()
 
 
@@ -397,7 +401,7 @@ def test_views_outside_touch_no_row_on_an_accelerator(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     loss = make(GlobalContrastiveLoss, num_stored_views=2)
     views = torch.tensor([[0, 1], [2, -1]])
-    loss(*features(2), torch.tensor([3, 5]), tuple(views))
+    loss(*features(2), torch.tensor([3, 5]), views=tuple(views))
     assert loss.normalizer.visits[:-1].nonzero().flatten().tolist() == [6, 11]
     with pytest.raises(IndexError, match="2 sample ids"):
         loss.raise_for_invalid_ids()
@@ -406,31 +410,31 @@ def test_views_outside_touch_no_row_on_an_accelerator(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
 def test_ids_of_any_integer_type_with_views(dtype):
-    loss = GlobalContrastiveLoss(200, num_stored_views=3)
+    loss = GlobalContrastiveLoss(200, num_stored_views=3, scale="temperature")
     index = torch.tensor([90, 150], dtype=dtype)  # times 3 is beyond uint8
-    loss(*features(2), index, (torch.tensor([0, 2]), torch.tensor([1, 0])))
+    loss(*features(2), index, views=(torch.tensor([0, 2]), torch.tensor([1, 0])))
     assert loss.normalizer.visits.nonzero().flatten().tolist() == [270, 271, 450, 452]
 
 
 def test_ids_are_integers_with_views():
-    loss = GlobalContrastiveLoss(5, num_stored_views=2)
+    loss = GlobalContrastiveLoss(5, num_stored_views=2, scale="temperature")
     views = (torch.zeros(2, dtype=torch.int64), torch.ones(2, dtype=torch.int64))
     with pytest.raises(TypeError, match="must be integers"):
-        loss(*features(2), torch.tensor([True, False]), views)
+        loss(*features(2), torch.tensor([True, False]), views=views)
 
 
 def test_views_of_another_length_are_refused():
-    loss = GlobalContrastiveLoss(6, num_stored_views=2)
+    loss = GlobalContrastiveLoss(6, num_stored_views=2, scale="temperature")
     short = torch.zeros(3, dtype=torch.int64)
     with pytest.raises(ValueError, match="do not match ids"):
-        loss(torch.randn(4, 8), torch.randn(4, 8), torch.arange(4), (short, short))
+        loss(torch.randn(4, 8), torch.randn(4, 8), torch.arange(4), views=(short, short))
 
 
 @pytest.mark.parametrize("kind", [GlobalContrastiveLoss, GlobalClipLoss])
 @pytest.mark.parametrize("bad", [0, -1, math.inf, math.nan])
 def test_candidates_out_of_range(kind, bad):
     with pytest.raises(ValueError, match="effective_negatives must be above 0"):
-        kind(4, effective_negatives=bad)
+        kind(4, effective_negatives=bad, scale="temperature")
 
 
 @pytest.mark.parametrize("kind", [GlobalContrastiveLoss, GlobalClipLoss])
@@ -440,7 +444,9 @@ def test_a_pair_that_has_won_is_left_alone(kind):
     gradients = []
     for effective_negatives in (None, 3):
         a = far.clone().requires_grad_()
-        loss = kind(4, temperature=0.05, effective_negatives=effective_negatives)
+        loss = kind(
+            4, temperature=0.05, effective_negatives=effective_negatives, scale="temperature"
+        )
         loss(a, far + 0.1 * torch.ones(4, 4), torch.arange(4)).backward()
         gradients.append(a.grad.norm())
     assert gradients[1] < 1e-3 * gradients[0]

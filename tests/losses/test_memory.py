@@ -23,7 +23,13 @@ kinds = pytest.mark.parametrize("kind", [GlobalContrastiveLoss, GlobalClipLoss])
 
 
 def make(kind, **settings):
-    settings = {"temperature": TAU, "dtype": torch.float64, "memory_size": 6, **settings}
+    settings = {
+        "scale": "temperature",
+        "temperature": TAU,
+        "dtype": torch.float64,
+        "memory_size": 6,
+        **settings,
+    }
     return kind(N, **settings)
 
 
@@ -92,10 +98,8 @@ def test_it_is_the_dense_loss_of_all_rows_of_which_some_stand_still(kind, tau, e
 @pytest.mark.parametrize("kind", ["two views", "pairs"])
 def test_exact_normalizers_make_the_gradient_unbiased(kind):
     """Over all batches of 2 with 2 earlier ones, all of the same frozen features."""
-    n, settings = (
-        5,
-        {"temperature": TAU, "gamma_min": 1e-15, "gamma_decay_visits": 1, "memory_size": 2},
-    )
+    n, settings = 5, {"temperature": TAU, "scale": "temperature", "memory_size": 2}
+    settings |= {"gamma_min": 1e-15, "gamma_decay_visits": 1}
     x = torch.stack(features(n, seed=3), dim=1).detach().requires_grad_()  # (n, 2, d)
     if kind == "pairs":
         loss = GlobalClipLoss(n, dtype=torch.float64, **settings)
@@ -112,14 +116,14 @@ def test_exact_normalizers_make_the_gradient_unbiased(kind):
     total, draws = torch.zeros_like(x), list(itertools.permutations(range(n), 4))
     for *now, third, fourth in draws:
         rows, earlier = torch.tensor(now), torch.tensor([third, fourth])
-        more = []
+        more = {}
         if kind == "two views":
-            more = [(torch.zeros_like(rows), torch.ones_like(rows))]
+            more = {"views": (torch.zeros_like(rows), torch.ones_like(rows))}
         kept = normalize(x.detach(), dim=2).unbind(1)
         places = earlier if kind == "pairs" else 2 * earlier
-        ids = [earlier, places, earlier if kind == "pairs" else places + 1]
-        loss.memory.put(torch.stack([side[earlier] for side in kept]), torch.stack(ids))
-        value = loss(x[rows, 0], x[rows, 1], rows, *more)
+        ids = [places, earlier if kind == "pairs" else places + 1, earlier]
+        loss.memory.store(torch.stack([side[earlier] for side in kept]), torch.stack(ids))
+        value = loss(x[rows, 0], x[rows, 1], rows, **more)
         total += torch.autograd.grad(value, x)[0] / len(draws)
     torch.testing.assert_close(total, torch.autograd.grad(exact, x)[0], **EXACT)
 
@@ -171,18 +175,18 @@ def test_earlier_rows_have_had_their_visit(kind):
 
 
 def test_the_latest_come_first_and_the_oldest_go():
-    memory_size = FeatureMemory(3, torch.float64)
+    memory = FeatureMemory(3, torch.float64)
     for first in (0, 2, 4):
         ids = torch.tensor([[first, first + 1]])
-        memory_size.beside(torch.ones(2, 2, WIDTH), ids)
-        memory_size.put(torch.full((2, 2, WIDTH), float(first)), ids)
-    assert memory_size.ids.tolist() == [[4, 5, 2]]
-    assert memory_size.vectors[0, :, 0].tolist() == [4, 4, 2]
-    assert memory_size.filled.all()
-    memory_size.put(torch.ones(2, 5, WIDTH), torch.arange(5)[None])
-    assert memory_size.ids.tolist() == [[0, 1, 2]]
-    memory_size.clear()
-    assert not memory_size.filled.any()
+        memory.append_to(torch.ones(2, 2, WIDTH), ids)
+        memory.store(torch.full((2, 2, WIDTH), float(first)), ids)
+    assert memory.ids.tolist() == [[4, 5, 2]]
+    assert memory.vectors[0, :, 0].tolist() == [4, 4, 2]
+    assert memory.filled.all()
+    memory.store(torch.ones(2, 5, WIDTH), torch.arange(5)[None])
+    assert memory.ids.tolist() == [[0, 1, 2]]
+    memory.clear()
+    assert not memory.filled.any()
 
 
 @kinds
@@ -202,9 +206,9 @@ def test_casting_leaves_it(kind):
 
 
 def test_bad_sizes_are_refused():
-    with pytest.raises(ValueError, match="at least 1 row"):
-        GlobalContrastiveLoss(9, memory_size=0)
-    loss = GlobalClipLoss(9, memory_size=3)
+    with pytest.raises(ValueError, match="at least 1"):
+        GlobalContrastiveLoss(9, memory_size=0, scale="temperature")
+    loss = GlobalClipLoss(9, memory_size=3, scale="temperature")
     loss(*torch.randn(2, 2, 5, requires_grad=True), torch.arange(2))
-    with pytest.raises(ValueError, match="width 5, those of this one 6"):
+    with pytest.raises(ValueError, match="width 5, those of this batch 6"):
         loss(*torch.randn(2, 2, 6, requires_grad=True), torch.arange(2))

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from sogclr import LearnedTemperature, MoCoLoss, NTXentLoss
-from sogclr.losses.moco import KeyQueue
+from sogclr.losses.moco_queue import KeyQueue
 
 WIDTH, TAU = 6, 0.2
 
@@ -17,7 +17,9 @@ BATCHES = [[4, 0, 2], [7, 7, 5, 1], [4, 9], [9, 4, 9, 2, 0], [3], [2, 3, 1], [8,
 
 
 def make(size=10, dtype=torch.float64, **settings):
-    return MoCoLoss(size, WIDTH, dtype=dtype, **{"temperature": TAU, **settings})
+    return MoCoLoss(
+        size, WIDTH, dtype=dtype, **{"temperature": TAU, "scale": "temperature", **settings}
+    )
 
 
 def features(size, seed=0, dtype=torch.float64):

@@ -6,7 +6,12 @@ from statistics import fmean
 import pytest
 import torch
 
-from sogclr.losses.normalizer import InBatchNormalizer, NormalizerTable, log_normalizers, step_size
+from sogclr.losses.normalizer import (
+    InBatchNormalizer,
+    NormalizerTable,
+    step_size,
+    update_normalizers,
+)
 
 CPU = torch.device("cpu")
 NUM_ROWS = 6
@@ -101,7 +106,7 @@ def test_sides_together_are_each_alone(kinds):
         log_g[step % 2, 0] = math.inf if step % 5 == 4 else log_g[step % 2, 0]
         for table in together + alone:
             table.train(step < 11)
-        found = log_normalizers(list(zip(together, rows, strict=True)), log_g)
+        found = update_normalizers(list(zip(together, rows, strict=True)), log_g)
         expected = [each(*own) for each, *own in zip(alone, rows, log_g, strict=True)]
         assert found.dtype == log_g.dtype
         torch.testing.assert_close(found, torch.stack(expected), rtol=1e-14, atol=0)

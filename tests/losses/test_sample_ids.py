@@ -19,7 +19,9 @@ from torch.nn.functional import normalize
 from sogclr import GlobalClipLoss, GlobalContrastiveLoss, IndividualTemperature
 
 TAU = 0.2
-SETTINGS = {"temperature": TAU, "gamma_min": 0.3, "dtype": torch.float64}
+SETTINGS = {
+    "temperature": TAU, "gamma_min": 0.3, "dtype": torch.float64, "scale": "temperature",
+}  # fmt: skip
 BATCHES = [[4, 0, 2, 7, 5], [4, 0, 4, 7, 0], [1, 2, 3, 4, 5], [1, 1, 1, 1, 2]]
 EXACT = {"rtol": 0, "atol": 0}
 # Rows, and keys that differ in the lowest bit of 63, in the highest of 32 bits, or in the sign.
@@ -139,7 +141,7 @@ def test_of_earlier_batches_keys_tell_as_well(kind, row, key, negative):
 
 @kinds
 def test_rows_have_the_temperatures(kind):
-    loss = kind(NUM_SAMPLES, temperature=IndividualTemperature(rho=1.0))
+    loss = kind(NUM_SAMPLES, temperature=IndividualTemperature(rho=1.0), scale="temperature")
     evaluate(loss, features(), torch.tensor([4, 4, 4, 1, 0]), sample_key=torch.arange(5) + 2**40)
     for _, temperature in loss.sides():
         moved = temperature.tau != temperature.initial
@@ -163,9 +165,9 @@ def test_recent_rows_and_their_keys_are_saved(kind):
     "keys", [{"sample_key": torch.arange(5)}, {"sample_key_b": torch.arange(5)}], ids=str
 )
 def test_recent_rows_of_pairs_have_keys_or_not(keys):
-    loss = GlobalClipLoss(NUM_SAMPLES, memory_size=4)
+    loss = GlobalClipLoss(NUM_SAMPLES, memory_size=4, scale="temperature")
     loss(*features(), torch.arange(5))
-    with pytest.raises(ValueError, match="all batches or none come with keys"):
+    with pytest.raises(ValueError, match="keys with every batch or with none"):
         loss(*features(), torch.arange(5), **keys)
 
 
@@ -181,7 +183,7 @@ def test_what_is_no_key_of_the_batch_is_refused(name, bad):
     key, error, told = BAD[bad]
     two_views = name == "two views"
     kind = GlobalContrastiveLoss if two_views else GlobalClipLoss
-    loss = kind(NUM_CAPTIONS)
+    loss = kind(NUM_CAPTIONS, scale="temperature")
     with pytest.raises(error, match=told):
         loss(*features(), torch.arange(5), **{"sample_key" if two_views else name: key})
     assert all(not table.visits.any() for table, _ in loss.sides())

@@ -145,6 +145,8 @@ def state(loss: nn.Module) -> dict[str, Tensor]:
         if own in there:
             value = there[own] if column is None else there[own][:, column]
             found[name] = value.detach().clone().contiguous()
+    if "normalizer.table" in there and "ids of recent" in found:  # samples were stacked first
+        found["ids of recent"] = found["ids of recent"].roll(1, dims=0)
     return found
 
 

@@ -5,16 +5,42 @@ import logging
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import adapter
 import torch
 from safetensors.torch import load_file
+from torch import nn
+
+from sogclr.commands import pretrain
+from sogclr.distributed.launch import start
 
 sys.path.append(str(Path(__file__).parents[1]))
 from helpers.small_tables import COLOURS, write_pairs
 
+# Not AdamW: it would make steps of the rounding of gradients that are zero.
 ALWAYS = {"epochs": 2, "device": "cpu", "precision": "32-true", "workers": 0, "seed": 0}
-PRETRAIN = {**ALWAYS, "batch_size": 64, "encoder": "small", "image_size": 16}
+ALWAYS["optimizer"] = "sgd"
+
+
+class Encoder(nn.Module):
+    """A small network in whatever precision its weights have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        first, second = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 32, 3, 2, 1)
+        self.layers = nn.Sequential(
+            first, nn.BatchNorm2d(16), nn.ReLU(), second, nn.BatchNorm2d(32), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )  # fmt: skip
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images.to(self.layers[0].weight.dtype))
+
+
+# In float64: batch normalization makes the rounding of float32 grow a thousandfold in 58 steps.
+PRETRAIN = {**ALWAYS, "precision": "auto", "batch_size": 64, "image_size": 16}
 ALIGN = {**ALWAYS, "batch_size": 8, "learning_rate": 3e-3}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "pretrain, sogclr": ("pretrain", {"method": "sogclr"}),
@@ -75,7 +101,12 @@ def compute_run(name: str, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     try:
         if verb == "pretrain":
-            metrics = adapter.run(verb, "digits", out, **{**PRETRAIN, **changes})
+            with patch.object(
+                pretrain, "start", lambda kind, _, **options: start(kind, "64-true", **options)
+            ):
+                metrics = adapter.run(
+                    verb, "digits", out, encoder=Encoder(), **{**PRETRAIN, **changes}
+                )
         else:
             settings = {**ALIGN, "model": str(folder / "model.json"), **changes}
             metrics = adapter.run(verb, folder / "table" / "train.csv", out, **settings)

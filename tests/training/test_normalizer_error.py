@@ -44,14 +44,14 @@ def observe(errors: NormalizerError, z: Tensor, batches: int = STORED_BATCHES) -
 
 def two_views(z: Tensor, shift: float = 0.0) -> GlobalContrastiveLoss:
     """Its table holds the exact normalizers, and a shift."""
-    loss = GlobalContrastiveLoss(z.shape[1], temperature=TAU)
+    loss = GlobalContrastiveLoss(z.shape[1], temperature=TAU, scale="temperature")
     log_g = log_two_view_normalizers(z.transpose(0, 1), TAU)  # (n, 2)
     loss.normalizer.log_u[:-1] = log_g.logsumexp(dim=1) - math.log(2) + shift
     return loss
 
 
 def pairs(z: Tensor, shift: float = 0.0) -> GlobalClipLoss:
-    loss = GlobalClipLoss(z.shape[1], temperature=TAU)
+    loss = GlobalClipLoss(z.shape[1], temperature=TAU, scale="temperature")
     for table, log_g in zip(
         (loss.normalizer_a, loss.normalizer_b), log_two_way_normalizers(*z, TAU), strict=True
     ):
@@ -70,7 +70,9 @@ def test_an_exact_table_is_nearer_than_the_batch(make) -> None:
     assert errors.read(make(z, shift=0.8))["normalizer_error"] == pytest.approx(0.8, abs=0.1)
 
 
-@pytest.mark.parametrize("loss", [NTXentLoss(TAU), ClipLoss(TAU)])
+@pytest.mark.parametrize(
+    "loss", [NTXentLoss(TAU, scale="temperature"), ClipLoss(TAU, scale="temperature")]
+)
 def test_the_batch_alone_by_explicit_loops(loss) -> None:
     z, errors = features(STORED_BATCHES * BATCH), NormalizerError()
     observe(errors, z)
@@ -136,7 +138,7 @@ def test_samples_that_share_a_text_are_no_negatives_of_each_other() -> None:
     errors, z = NormalizerError(), features(600)
     text = torch.arange(600).where(torch.arange(600) % 3 == 0, torch.arange(600) % 7)
     z[1] = z[1, text]
-    loss = GlobalClipLoss((600, 600), temperature=TAU)
+    loss = GlobalClipLoss((600, 600), temperature=TAU, scale="temperature")
     exact = log_two_way_normalizers(*z, TAU, group=text)
     loss.normalizer_a.log_u[:-1], loss.normalizer_b.log_u[text] = exact
     for rows in torch.arange(STORED_BATCHES * BATCH).split(BATCH):
@@ -152,7 +154,7 @@ def test_a_learned_temperature_is_the_number_it_is(kind) -> None:
     for temperature in (TAU, LearnedTemperature(TAU)):
         errors = NormalizerError()
         observe(errors, z)
-        readings.append(errors.read(kind(temperature))["in_batch_error"])
+        readings.append(errors.read(kind(temperature, scale="temperature"))["in_batch_error"])
     assert readings[0] == pytest.approx(readings[1], rel=1e-5)
 
 
@@ -165,6 +167,6 @@ def test_samples_may_be_any_numbers():
         for rows in (torch.arange(first, first + BATCH) for first in (0, 16, 32, 40)):
             pair = features(64)[0, rows], features(64)[1, rows]
             errors.observe(Outcome(torch.zeros(()), pair, pair, (rows * factor, rows * factor)))
-        found.append(errors.read(NTXentLoss(TAU)))
+        found.append(errors.read(NTXentLoss(TAU, scale="temperature")))
     assert found[0].keys() == {"in_batch_error"}
     assert found[0] == found[1]

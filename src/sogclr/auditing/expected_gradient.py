@@ -207,7 +207,8 @@ class _Batch:
         """Compute the loss of the features of this batch."""
         ids = [self.population.rows[side, self.samples] for side in dict.fromkeys(self.sides)]
         if self.population.of_pairs:
-            return loss(*pair, *ids, group=self.population.group[self.samples])
+            group = self.population.group[self.samples]
+            return loss(*pair, ids[0], index_b=ids[-1], group=group)
         return loss(*pair, *ids)
 
     def set_log_u(self, normalizers: list[FixedNormalizer], log_u: Tensor) -> None:

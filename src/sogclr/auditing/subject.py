@@ -233,6 +233,6 @@ def _loss_with_table(opened: _TaskWithPartners) -> Any:
     """Make a global loss with an empty table and the temperature of a loss without a table."""
     n, loss = len(opened.task.names), opened.task.loss
     if opened.partners is None:
-        return GlobalContrastiveLoss(n, temperature=loss.temperature)
+        return GlobalContrastiveLoss(n, temperature=loss.temperature, scale="temperature")
     sizes = (n, int(opened.partners.max()) + 1)
-    return GlobalClipLoss(sizes, temperature=loss.temperature_a)
+    return GlobalClipLoss(sizes, temperature=loss.temperature_a, scale="temperature")

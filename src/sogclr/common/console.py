@@ -30,7 +30,7 @@ def say(text: str, *, for_all: bool = True) -> None:
 
 def setting_line(name: str, value: object, reason: str) -> str:
     """Format a setting of a run, and how it was chosen, as a line of a table."""
-    return f"  {name:<15} {value!s:<12}  {reason}"
+    return f"  {name:<15} {f'{value} ':<12} {reason}"
 
 
 def result(item: Any) -> None:

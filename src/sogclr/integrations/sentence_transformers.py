@@ -31,6 +31,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import DEFAULT_CALLBACKS
 
 from ..losses import DecoupledClipLoss, GlobalClipLoss
+from ..losses.contrast import Scale
 from ..losses.temperature import IndividualTemperature, Temperature
 
 __all__ = ["GlobalRankingLoss", "with_sample_ids"]
@@ -90,9 +91,6 @@ class GlobalRankingLoss(nn.Module):
     of the batch alone (`DecoupledClipLoss`) and needs no sample ids. An `IndividualTemperature`
     is replaced by its initial value there.
 
-    Value and gradient are tau times those of a cross-entropy. This does not change AdamW's steps;
-    SGD needs a learning rate 1/tau times that of `MultipleNegativesRankingLoss`.
-
     Args:
         model: the model that is trained.
         num_samples: number of pairs in the training set.
@@ -103,6 +101,8 @@ class GlobalRankingLoss(nn.Module):
         effective_negatives: number of negatives of average weight that a positive competes with.
             255 corresponds to `MultipleNegativesRankingLoss` with a batch of 256. None gives
             SogCLR as published, which keeps separating pairs that are well separated already.
+        scale: "cross-entropy", so that the learning rates of `MultipleNegativesRankingLoss` carry
+            over; or "temperature", see `sogclr.losses`.
 
     Raises:
         ValueError: in `forward`, for other than two columns of text, for missing sample ids, and
@@ -119,6 +119,7 @@ class GlobalRankingLoss(nn.Module):
         gamma_min: float = 0.2,
         gamma_decay_visits: int | None = None,
         effective_negatives: float | None = 255,
+        scale: Scale = "cross-entropy",
     ) -> None:
         super().__init__()
         self.model = model
@@ -128,18 +129,22 @@ class GlobalRankingLoss(nn.Module):
             gamma_min=gamma_min,
             gamma_decay_visits=gamma_decay_visits,
             effective_negatives=effective_negatives,
+            scale=scale,
         )
         self.in_batch = DecoupledClipLoss(
             temperature.initial if isinstance(temperature, IndividualTemperature) else temperature,
+            scale=scale,
             process_group=None,
         )
         self.in_batch.effective_negatives = effective_negatives
+        self.in_batch.sums_negatives = False  # a mean as in the tables, so that values compare
         self.config = {
             "num_samples": num_samples,
             "temperature": repr(temperature) if isinstance(temperature, nn.Module) else temperature,
             "gamma_min": gamma_min,
             "gamma_decay_visits": gamma_decay_visits,
             "effective_negatives": effective_negatives,
+            "scale": scale,
         }
         # A marker without gradients: an optimizer that holds it belongs to this loss's trainer.
         self.token = nn.Parameter(torch.zeros(()))

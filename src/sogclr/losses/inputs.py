@@ -1,8 +1,7 @@
-"""Between what a loss is given, features and ids, and what it compares."""
+"""From the features and ids that a loss is given to the rows that it compares."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import torch
@@ -10,102 +9,127 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..distributed.exchange import Shares
-from .equal_rows import TRITON
+from .memory import FeatureMemory
+from .sample_ids import SampleIds
 
 __all__ = [
-    "UnitVectors",
+    "Batch",
+    "assemble",
     "check_shapes",
-    "distinct",
-    "fuses",
-    "never_negatives",
-    "wants_gradients",
-    "with_gradients",
+    "distinct_ids",
+    "unit_rows",
     "without_autocast",
 ]
 
 EPSILON = 1e-12  # as torch.nn.functional.normalize
-HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
-class UnitVectors:
-    """Features on the sphere, in float32 at least, without graph.
+class Batch:
+    """The samples that a loss compares: N of this batch, then R of earlier batches.
 
     Attributes:
-        vectors: `(2, N, d)`.
-        length: `(2, N, 1)` of the features.
+        features: `(n, d)` of either side as given, n samples of this process.
+        own: `(2, n, d)` unit rows of this process, with graph.
+        rows: `(2, N + R, d)` unit rows of all; with graph in one process.
+        positive: `(N + R,)` similarity of the two sides of each sample, with graph.
+        ids: of all N + R.
+        present: `(N + R,)` bool, samples that exist; None for all.
+        shares: how the N samples are divided among processes; None in one process.
     """
 
-    vectors: Tensor
-    length: Tensor
+    features: tuple[Tensor, Tensor]
+    own: Tensor
+    rows: Tensor
+    positive: Tensor
+    ids: SampleIds
+    present: Tensor | None
+    shares: Shares | None
 
-    @classmethod
-    def of(cls, a: Tensor, b: Tensor) -> "UnitVectors":
-        """Of features `(N, d)` of two sides, of any float dtype."""
-        features = torch.stack([a.detach(), b.detach()])
-        features = features if features.dtype == torch.float64 else features.float()
-        length = torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp_(min=EPSILON)
-        return cls(features.div_(length), length)
+    @property
+    def fresh(self) -> int:
+        """N, the number of samples of this batch."""
+        return self.own.shape[1] if self.shares is None else self.shares.total
 
-    def by_features(self, gradient: Tensor, *pulled: tuple[Tensor, Tensor]) -> Tensor:
-        """The gradient by the features, `(2, N, d)`.
+    @property
+    def alone(self) -> bool:
+        """Whether there are no other processes and no earlier batches."""
+        return self.shares is None and self.present is None
 
-        Args:
-            gradient: `(2, N, d)` by the vectors, but for what comes of pairs; it is overwritten.
-            pulled: of either side, `(N, 1)` minus the gradient by the similarity to the partner,
-                and the partner's vectors `(N, d)`.
-        """
-        for own, (pull, partner) in zip(gradient, pulled, strict=True):
-            own.addcmul_(pull, partner, value=-1)
-        radial = torch.linalg.vecdot(gradient, self.vectors).unsqueeze(-1)
-        return gradient.addcmul_(self.vectors, radial, value=-1).div_(self.length)
+    def fresh_first(self, a: Tensor, b: Tensor) -> Tensor:
+        """Concatenate numbers of both sides `(N + R, ...)`: those of this batch come first."""
+        if len(a) == self.fresh:
+            return torch.cat([a, b])
+        return torch.cat([a[: self.fresh], b[: self.fresh], a[self.fresh :], b[self.fresh :]])
 
 
-class _Known(torch.autograd.Function):
-    """A scalar whose gradients are known when it is."""
+def assemble(
+    a: Tensor, b: Tensor, ids: SampleIds, shares: Shares | None, memory: FeatureMemory | None
+) -> Batch:
+    """Gather the batch from all processes and put the memory beside it; then store it there.
+
+    Args:
+        a, b: `(n, d)` features of either side, any float dtype.
+        ids: of these n samples.
+        shares: see `Batch`.
+        memory: features of earlier batches; None for none.
+    """
+    own, positive = unit_rows(a, b)  # (2, n, d), (n,)
+    if shares is None and memory is None:
+        return Batch((a, b), own, own, positive, ids, None, None)
+    rows, stacked, present = own, ids.stacked(), None
+    if shares is not None:
+        rows, stacked = shares.gather(own, dim=1), shares.gather(stacked, dim=1)
+        positive = shares.attach((rows[0] * rows[1]).sum(dim=1), positive)
+    if memory is not None:
+        latest = rows, stacked
+        earlier, rows, stacked, present = memory.append_to(*latest)
+        positive = torch.cat([positive, (earlier[0] * earlier[1]).sum(dim=1)])
+        memory.store(*latest)
+    return Batch((a, b), own, rows, positive, ids.unstacked(stacked), present, shares)
+
+
+class _UnitRows(torch.autograd.Function):
+    """Fewer operations than those of torch.nn.functional.normalize: a small batch counts them."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, count: int, *tensors: Tensor) -> Tensor:
-        ctx.save_for_backward(*tensors[count:])
-        return value.clone()
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        features = torch.stack([a, b])  # (2, n, d)
+        length = torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp_(min=EPSILON)
+        unit = features.div_(length)
+        ctx.save_for_backward(unit, length)
+        return unit, (unit[0] * unit[1]).sum(dim=1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = [grad * known for known in ctx.saved_tensors]
-        return None, None, *gradients, *(None for _ in gradients)
+    def backward(ctx: Any, by_unit: Tensor, by_positive: Tensor) -> tuple[Tensor, ...]:
+        unit, length = ctx.saved_tensors
+        gradient = torch.addcmul(by_unit, unit.flip(0), by_positive[:, None])
+        radial = torch.linalg.vecdot(gradient, unit).unsqueeze(-1)
+        return gradient.addcmul_(unit, radial, value=-1).div_(length).unbind()
 
 
-def with_gradients(value: Tensor, *known: tuple[Tensor, Tensor]) -> Tensor:
-    """The value with a graph that leads to each of the given tensors by the gradient beside it.
+def unit_rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalize the features of both sides, `(n, d)` each, in float32 or float64.
 
-    It can be differentiated once, not twice.
+    Returns:
+        `(2, n, d)` unit rows; and `(n,)` the similarity of each row of `a` to that of `b`.
     """
-    inputs, gradients = zip(*known, strict=True)
-    return _Known.apply(value, len(inputs), *inputs, *gradients)
-
-
-def wants_gradients(*features: Tensor) -> bool:
-    """Whether a gradient by any of these will be asked for."""
-    return torch.is_grad_enabled() and any(each.requires_grad for each in features)
+    double = a.dtype == b.dtype == torch.float64
+    return _UnitRows.apply(a, b) if double else _UnitRows.apply(a.float(), b.float())
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Numbers as they are, where features may come from mixed precision."""
+    """Compute in float32 at least, also where features come from mixed precision."""
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
 
-def fuses(a: Tensor, b: Tensor) -> bool:
-    """Whether the kernels of `backends.fused` serve features `(B, d)` of both sides."""
-    return TRITON and a.is_cuda and b.is_cuda and a.dtype == b.dtype and a.dtype in HALF
-
-
-def distinct(features: Tensor, shares: Shares | None) -> Tensor:
-    """The ids of samples nobody named: all different, on all processes, `(B,)`."""
+def distinct_ids(features: Tensor, shares: Shares | None) -> Tensor:
+    """Number the samples of a batch that has no ids, all different on all processes, `(B,)`."""
     first = 0 if shares is None else shares.own.start
-    return torch.arange(first, first + features.shape[0], device=features.device)
+    return torch.arange(first, first + len(features), device=features.device)
 
 
 def check_shapes(a: Tensor, b: Tensor, *ids: Tensor) -> None:
@@ -113,23 +137,3 @@ def check_shapes(a: Tensor, b: Tensor, *ids: Tensor) -> None:
     if a.ndim != 2 or a.shape != b.shape or any(index.shape != a.shape[:1] for index in ids):
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (a, b, *ids))
         raise ValueError(f"expected features (B, d), (B, d) and ids (B,), got {shapes}")
-
-
-def never_negatives(
-    ids: list[Tensor],
-    rows: slice = slice(None),
-    columns: slice = slice(None),
-    there: Tensor | None = None,
-) -> Tensor:
-    """`(n, m)` bool: entries that are positives or absent, since they share an id or a group.
-
-    Args:
-        ids: `(B,)` each; equal ones of any.
-        rows: of the matrix of all, which are wanted.
-        columns: as rows.
-        there: `(B,)` bool, whom there is at all; default: everyone.
-    """
-    same = [each[rows, None] == each[None, columns] for each in ids]
-    if there is not None:
-        same.append(~(there[rows, None] & there[None, columns]))
-    return reduce(torch.logical_or, same)

@@ -1,81 +1,21 @@
 """MoCo's loss for two views: the negatives of a query are keys of earlier batches, in a queue."""
 
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..distributed.exchange import Shares, agree
-from .backends.shared import Block, SharedNegatives
-from .backends.tiled import Negatives
-from .contrast import Anchors, Compared, ContrastiveLoss, Scale
-from .inputs import UnitVectors, check_shapes, wants_gradients, with_gradients, without_autocast
+from ..distributed.exchange import agree
+from .anchors import Side
+from .backends import choose
+from .contrast import ContrastiveLoss, Scale
+from .inputs import check_shapes, unit_rows, without_autocast
+from .moco_queue import KeyQueue
 from .normalizer import InBatchNormalizer
-from .per_sample import PerSample
 from .sample_ids import move_ids
 from .temperature import Temperature, as_temperature
 
 __all__ = ["KeyQueue", "MoCoLoss"]
-
-
-class KeyQueue(PerSample):
-    """The latest keys and the samples they are of, in a ring.
-
-    It starts empty, and only what has been put in counts: random vectors, with which published
-    code begins, are nobody's keys, far from those of an encoder and so the easiest of negatives.
-
-    Args:
-        size: how many keys; memory is 4 (width + 2) bytes each in float32, and one.
-        width: d of a key.
-        dtype: of the keys. It stays when the module is cast, see `PerSample`.
-
-    Attributes:
-        keys: `(size, width)`, on the sphere.
-        ids: `(size,)` int64, whose they are.
-        filled: `(size,)` bool, which places hold one.
-        position: int64 scalar, the place that is written next. On the device, since the host
-            need not know it.
-
-    Raises:
-        ValueError: size or width < 1.
-    """
-
-    keys: Tensor
-    ids: Tensor
-    filled: Tensor
-    position: Tensor
-
-    def __init__(self, size: int, width: int, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        if size < 1 or width < 1:
-            raise ValueError(f"a queue needs at least one key of one number, got {size} x {width}")
-        self.size, self.width = size, width
-        self.register_buffer("keys", torch.zeros(size, width, dtype=dtype))
-        self.register_buffer("ids", torch.zeros(size, dtype=torch.int64))
-        self.register_buffer("filled", torch.zeros(size, dtype=torch.bool))
-        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
-
-    @torch.no_grad()
-    def put(self, keys: Tensor, ids: Tensor) -> None:
-        """Put keys `(M, width)` of samples `(M,)` in, in this order, over the oldest ones.
-
-        Of more than there are places only the last remain. A key that is not finite leaves its
-        place empty: even where it is masked, its gradient would be NaN.
-        """
-        count = min(len(keys), self.size)
-        places = (self.position + torch.arange(count, device=keys.device)) % self.size
-        keys, ids = keys[-count:], ids[-count:]
-        finite = keys.isfinite().all(dim=1)
-        kept = torch.where(finite[:, None], keys, 0).to(self.keys.dtype)
-        # No place occurs twice, so these are deterministic on every device.
-        self.keys.index_copy_(0, places, kept)
-        self.ids.index_copy_(0, places, ids)
-        self.filled.index_copy_(0, places, finite)
-        self.position.add_(count).remainder_(self.size)
-
-    def extra_repr(self) -> str:
-        return f"{self.size}, width={self.width}, {self.keys.dtype}"
 
 
 class MoCoLoss(ContrastiveLoss):
@@ -99,12 +39,12 @@ class MoCoLoss(ContrastiveLoss):
     `GlobalContrastiveLoss` are.
 
     Args:
-        queue_size: K, how many keys the queue holds. 4,096 suits CIFAR-10, 65,536 ImageNet.
+        queue_size: K, the number of keys. 4,096 suits CIFAR-10, 65,536 ImageNet.
         width: d of the features.
-        temperature: tau; 0.1 as the others here and as in the authors' demo on CIFAR-10 (0.07
-            in the paper, 0.2 in MoCo v2). Or a `LearnedTemperature`.
-        scale: "temperature" or "cross-entropy", see the package.
-        process_group: see the package.
+        temperature: tau; 0.1 as the other losses for two views and the authors' demo on CIFAR-10
+            (0.07 in the paper, 0.2 in MoCo v2). Or a `LearnedTemperature`.
+        scale: "cross-entropy" or "temperature", see `sogclr.losses`.
+        process_group: see `sogclr.losses`.
         dtype: of the keys in the queue, float32 or float64.
 
     Example:
@@ -124,7 +64,7 @@ class MoCoLoss(ContrastiveLoss):
         width: int,
         *,
         temperature: float | Temperature = 0.1,
-        scale: Scale = "temperature",
+        scale: Scale = "cross-entropy",
         process_group: Any = "auto",
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -136,14 +76,14 @@ class MoCoLoss(ContrastiveLoss):
     def forward(
         self, query1: Tensor, query2: Tensor, key1: Tensor, key2: Tensor, index: Tensor
     ) -> Tensor:
-        """The loss of a batch; puts its keys in the queue.
+        """Compute the loss of a batch, then store its keys in the queue.
 
         Args:
             query1: `(B, d)` features of one view of each sample, any float dtype.
             query2: `(B, d)` features of another.
-            key1: `(B, d)` the key encoder's features of the first view; no gradient reaches it.
+            key1: `(B, d)` the key encoder's features of the first view; it gets no gradient.
             key2: `(B, d)` the key encoder's features of the second view.
-            index: `(B,)` integers, who the samples are.
+            index: `(B,)` integers, the sample ids.
 
         Returns:
             A scalar, float32 (float64 for float64 features).
@@ -158,42 +98,20 @@ class MoCoLoss(ContrastiveLoss):
             )
         shares = agree(self.process_group, query1.shape[0])
         with without_autocast(query1.device):
-            queries, keys = UnitVectors.of(query1, query2), UnitVectors.of(key1, key2).vectors
-            partner = keys.flip(0).to(queries.vectors.dtype)
-            positive = (queries.vectors * partner).sum(dim=2).flatten()  # (2B,)
+            queries, _ = unit_rows(query1, query2)  # (2, n, d)
+            keys, _ = unit_rows(key1.detach(), key2.detach())
+            partners = keys.flip(0).to(queries.dtype)
+            positive = (queries * partners).sum(dim=2).flatten()  # (2n,)
             if shares is not None:
-                sample = shares.gather(sample)
-                keys = shares.gather(keys, dim=1)  # (2, N, d)
-                positive = shares.gather(torch.stack(positive.chunk(2)), dim=1).flatten()
+                sample, keys = shares.gather(sample), shares.gather(keys, dim=1)
+                first, second = positive.chunk(2)
+                positive = torch.cat(
+                    [shares.attach(shares.gather(own), own) for own in (first, second)]
+                )
             sample = sample.repeat(2)  # (2N,)
-            found = self.contrast(
-                (Anchors(self.normalizer, sample, self.temperature, sample),),
-                positive,
-                self._compared(queries.vectors.flatten(0, 1), sample, shares),
-                wants_gradients(query1, query2),
-                processes=1 if shares is None else shares.processes,
-            )
+            side = Side(self.normalizer, sample, self.temperature, sample)
+            similarities = choose.of_queue(queries, sample, self.queue, shares, self.temperature)
+            loss = self.contrast((side,), positive, similarities, fresh=len(sample))
             if self.training and torch.is_grad_enabled():
-                self.queue.put(keys.flatten(0, 1), sample)
-            if found.rows is None or found.pull is None:
-                return found.value
-            pull = found.pull.view(2, -1, 1)
-            pull = pull if shares is None else pull[:, shares.own]
-            pulled = zip(pull, partner, strict=True)
-            by_query1, by_query2 = queries.by_features(found.rows.view_as(partner), *pulled)
-            return with_gradients(found.value, (query1, by_query1), (query2, by_query2), *found.tau)
-
-    def _compared(self, queries: Tensor, sample: Tensor, shares: Shares | None) -> Compared:
-        """Queries `(2n, d)` of this process's samples with the queue, given all `(2N,)`."""
-        ids, empty = self.queue.ids, ~self.queue.filled
-        keys = self.queue.keys.to(queries.dtype)  # (K, d)
-
-        def absent(i: slice, j: slice) -> Tensor:
-            return empty[None, j] | (ids[None, j] == sample[i, None])
-
-        if shares is None:
-            return partial(Negatives, queries, keys, absent, 1)
-        blocks = [
-            Block(0, i * shares.total, rows, keys, None) for i, rows in enumerate(queries.chunk(2))
-        ]
-        return partial(SharedNegatives, shares, blocks, [], absent, (1, len(sample)))
+                self.queue.store(keys.flatten(0, 1), sample)
+            return loss

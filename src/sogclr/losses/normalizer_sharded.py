@@ -1,11 +1,11 @@
-"""One logical table of normalizers, of which every process holds the rows it is responsible for.
+"""One logical table of normalizers, divided among the K processes that share a batch.
 
-Where processes share a batch, log ĝ of all its anchors is known to each of them (see
-`sogclr.distributed.exchange`). So each updates its own rows and nothing is sent to anyone; only
-the log u that come of it are added up over processes, 4 bytes an anchor, each known to one of them.
+Every process knows log ĝ of all anchors of the batch (see `sogclr.distributed.exchange`), so each
+updates its own rows and sends no estimate. Only the resulting log u are added up over processes,
+4 bytes an anchor, each known to one process.
 
-Row r is process r mod K's, in its place r // K: samples of one source, which often stand together,
-are spread. What is saved is the whole table in the order of rows, whatever the number of processes.
+Process r mod K holds row r, at place r // K, which spreads the samples of one source. A checkpoint
+holds the whole table in the order of rows, whatever the number of processes.
 """
 
 import math
@@ -16,53 +16,49 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .normalizer import NormalizerTable
+from .normalizer import MakeNormalizer, NormalizerTable
 
 __all__ = ["COPIED", "ShardedNormalizerTable", "normalizer_table"]
 
-# Rows up to which every process has a copy: 80 MB of a device, and one exchange less a step.
+# Rows up to which every process has a copy: 80 MB of a device, for one exchange less a step.
 COPIED = 10_000_000
 
 
 def normalizer_table(
-    num_rows: int,
-    *,
-    gamma_min: float,
-    gamma_decay_visits: int | None,
-    dtype: torch.dtype,
-    process_group: Any,
-) -> NormalizerTable:
-    """A table for a loss: a copy on every process, or a shard where it is large."""
-    if num_rows > COPIED and shards(process_group) > 1:
-        return ShardedNormalizerTable(
-            num_rows,
-            gamma_min=gamma_min,
-            gamma_decay_visits=gamma_decay_visits,
-            dtype=dtype,
-            process_group=process_group,
-        )
-    return NormalizerTable(
-        num_rows, gamma_min=gamma_min, gamma_decay_visits=gamma_decay_visits, dtype=dtype
-    )
+    gamma_min: float, gamma_decay_visits: int | None, dtype: torch.dtype, process_group: Any
+) -> MakeNormalizer:
+    """Return what makes a loss's table of some number of rows: a copy a process, or a shard."""
+    settings: dict[str, Any] = {
+        "gamma_min": gamma_min,
+        "gamma_decay_visits": gamma_decay_visits,
+        "dtype": dtype,
+    }
+
+    def make(num_rows: int) -> NormalizerTable:
+        if num_rows > COPIED and shards(process_group) > 1:
+            return ShardedNormalizerTable(num_rows, process_group=process_group, **settings)
+        return NormalizerTable(num_rows, **settings)
+
+    return make
 
 
 def shards(process_group: Any) -> int:
-    """How many processes share batches."""
+    """Return the number of processes that share batches."""
     if process_group is None or not (dist.is_available() and dist.is_initialized()):
         return 1
     return dist.get_world_size(None if isinstance(process_group, str) else process_group)
 
 
 class ShardedNormalizerTable(NormalizerTable):
-    """See the module. All processes make the same calls, with the same rows and log ĝ.
+    """A shard of the table. All processes make the same calls, with the same rows and log ĝ.
 
     Args:
-        num_rows: of all shards together.
+        num_rows: number of rows of all shards together.
         process_group: "auto" for the default group, or a group.
         gamma_min, gamma_decay_visits, dtype: as of `NormalizerTable`.
 
     Attributes:
-        table: of this process's rows, and the spare one.
+        table: the rows of this process and the spare one.
     """
 
     def __init__(self, num_rows: int, *, process_group: Any = "auto", **settings: Any) -> None:
@@ -73,26 +69,26 @@ class ShardedNormalizerTable(NormalizerTable):
         self.rank = dist.get_rank(self.group)
 
     def _mine(self, rows: Tensor) -> Tensor:
-        """Which rows this process keeps, `(M,)` bool; nobody the spare one."""
+        """Mask the rows that this process holds, `(M,)` bool; no process holds the spare one."""
         return (rows % self.count == self.rank) & (rows < self.num_rows)
 
     def _places(self, rows: Tensor) -> Tensor:
-        # What others keep lands in the spare place, where nothing is read.
+        # Rows of other processes map to the unused spare place.
         return torch.where(self._mine(rows), rows // self.count, self.held)
 
     @staticmethod
-    def _joined(
+    def _completed(
         tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_u: Tensor, estimate: Tensor
     ) -> Tensor:
-        own, there, group = [], [], None
-        for table, asked, known in zip(tables, rows, log_u, strict=True):
+        own, present, group = [], [], None
+        for table, wanted, known in zip(tables, rows, log_u, strict=True):
             assert isinstance(table, ShardedNormalizerTable)
             group = table.group
-            own.append(torch.where(table._mine(asked), known, 0))
-            there.append(asked < table.num_rows)
+            own.append(torch.where(table._mine(wanted), known, 0))
+            present.append(wanted < table.num_rows)
         whole = torch.stack(own)
         dist.all_reduce(whole, group=group)
-        return torch.where(torch.stack(there), whole, estimate)
+        return torch.where(torch.stack(present), whole, estimate)
 
     # The signatures of the overridden hooks are torch's, which leaves them untyped.
     def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
@@ -114,5 +110,5 @@ class ShardedNormalizerTable(NormalizerTable):
 
 
 def _nothing(table: Tensor, rows: int) -> Tensor:
-    """As many rows without a visit, `(rows, 2)`."""
+    """Make rows without a visit, `(rows, 2)`."""
     return table.new_tensor([-math.inf, 0]).repeat(rows, 1)

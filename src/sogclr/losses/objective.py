@@ -20,6 +20,7 @@ from torch.nn.functional import normalize, softplus
 
 __all__ = [
     "against_candidates",
+    "checked_effective_negatives",
     "log_two_view_normalizers",
     "log_two_way_normalizers",
     "two_view_objective",
@@ -188,6 +189,13 @@ def against_candidates(
         return excess
     log_k = math.log(effective_negatives)
     return temperature * (softplus(excess / temperature + log_k) - log_k)
+
+
+def checked_effective_negatives(effective_negatives: float | None) -> float | None:
+    """Return the number of effective negatives; raise ValueError unless it is None or above 0."""
+    if effective_negatives is not None and not 0 < effective_negatives < math.inf:
+        raise ValueError(f"effective_negatives must be above 0, got {effective_negatives}")
+    return effective_negatives
 
 
 def _pairing(a: Tensor, b: Tensor, pairing: Tensor | None) -> Tensor:

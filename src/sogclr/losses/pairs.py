@@ -1,48 +1,34 @@
-"""Losses for pairs: rows of either side are anchors, their partners on the other positives."""
+"""Losses for pairs: each row of either side is an anchor, its partner the positive."""
 
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..distributed.exchange import Shares, agree
-from .backends.shared import Block, SharedNegatives
-from .backends.tiled import Absent, Diagonals, Negatives
-from .contrast import Anchors, Compared, ContrastiveLoss, Scale, checked_candidates
-from .equal_rows import all_different
-from .identities import PairIds
-from .inputs import (
-    UnitVectors,
-    check_shapes,
-    distinct,
-    fuses,
-    never_negatives,
-    wants_gradients,
-    with_gradients,
-    without_autocast,
-)
+from .anchors import Side
+from .backends import choose
+from .contrast import ContrastiveLoss, Scale
+from .inputs import assemble, check_shapes, distinct_ids, without_autocast
 from .memory import FeatureMemory
-from .normalizer import InBatchNormalizer, Normalizer
+from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
 from .normalizer_sharded import normalizer_table
+from .objective import checked_effective_negatives
+from .sample_ids import SampleIds
 from .temperature import Temperature, as_temperature
 
-__all__ = [
-    "ClipLoss",
-    "DecoupledClipLoss",
-    "GlobalClipLoss",
-    "PairLoss",
-]
+__all__ = ["ClipLoss", "DecoupledClipLoss", "GlobalClipLoss", "PairLoss"]
 
 
 class PairLoss(ContrastiveLoss):
-    """What is common to the losses below.
+    """The base of the losses for pairs.
 
     Args:
         temperature: a number, or a module of `sogclr.losses.temperature`.
-        scale: "temperature" or "cross-entropy", see the package.
-        process_group: see the package.
-        num_samples: rows of either side, where something is kept per sample.
+        scale: "cross-entropy" or "temperature", see `sogclr.losses`.
+        process_group: see `sogclr.losses`.
+        num_samples: number of samples of side a and of side b, for losses that keep state per
+            sample.
     """
 
     def __init__(
@@ -54,14 +40,14 @@ class PairLoss(ContrastiveLoss):
     ) -> None:
         super().__init__(scale, process_group)
         shared = as_temperature(temperature)
-        self.one_size = num_samples[0] == num_samples[1]
-        # One module under two names where all samples share it.
+        self.equal_sizes = num_samples[0] == num_samples[1]
+        # One module under two names if all samples share the temperature.
         self.temperature_a, self.temperature_b = (shared.for_rows(n) for n in num_samples)
         self.normalizer_a: Normalizer = InBatchNormalizer()
         self.normalizer_b: Normalizer = InBatchNormalizer()
 
     def sides(self) -> list[tuple[Normalizer, Temperature]]:
-        """The estimators of side a and of side b."""
+        """Return normalizer and temperature of side a and of side b."""
         return [
             (self.normalizer_a, self.temperature_a),
             (self.normalizer_b, self.temperature_b),
@@ -72,148 +58,89 @@ class PairLoss(ContrastiveLoss):
         a: Tensor,
         b: Tensor,
         index: Tensor | None = None,
+        *,
         index_b: Tensor | None = None,
         group: Tensor | None = None,
     ) -> Tensor:
-        """The loss of a batch of pairs.
+        """Compute the loss of a batch of pairs.
 
-        Rows that share an id on either side, or a group, are never each other's negatives.
+        Pairs that share an id on either side, or a group, are never each other's negatives.
 
         Args:
             a: `(B, d)` features of one side (images), any float dtype.
-            b: `(B, d)` features of the other (texts), row i paired with row i of `a`.
-            index: `(B,)` integers, who the rows of `a` are. Default: all different.
-            index_b: `(B,)` integers, who the rows of `b` are, where that is another numbering
+            b: `(B, d)` features of the other side (texts); row i is the partner of row i of `a`.
+            index: `(B,)` integers, the sample ids of `a`. Default: all samples are different.
+            index_b: `(B,)` integers, the sample ids of `b`, if they are numbered differently
                 (captions, of which an image has several). Default: `index`.
-            group: `(B,)` integers; rows of equal group mean the same (copies of a photo,
-                members of a class). Default: nothing but the ids.
+            group: `(B,)` integers; pairs of one group mean the same (copies of a photo, members of
+                a class). Default: no groups.
 
         Returns:
             A scalar, float32 (float64 for float64 features).
         """
-        shares = agree(self.process_group, a.shape[0])
-        index = distinct(a, shares) if index is None else index
+        shares = agree(self.process_group, len(a))
+        index = distinct_ids(a, shares) if index is None else index
         rows = self._rows(a.device, index, index_b)
-        return self._loss(a, b, PairIds.told(*rows, group), shares)
+        return self._loss(a, b, SampleIds.of_pairs(*rows, group), shares)
 
     def _rows(
         self, device: torch.device, index: Tensor, index_b: Tensor | None
     ) -> tuple[Tensor, Tensor, bool]:
-        """Of side a and of side b, and whether these tell more than those who is who."""
+        """Return the rows of side a and side b, and whether side b is numbered differently."""
         rows_a = self.normalizer_a.resolve(index, device)
-        if index_b is None and self.one_size:
+        if index_b is None and self.equal_sizes:
             return rows_a, rows_a, False
         rows_b = self.normalizer_b.resolve(index if index_b is None else index_b, device)
         return rows_a, rows_b, index_b is not None
 
-    def _loss(self, a: Tensor, b: Tensor, who: PairIds, shares: Shares | None) -> Tensor:
-        check_shapes(a, b, who.rows_a, who.rows_b, *who.compared)
+    def _loss(self, a: Tensor, b: Tensor, ids: SampleIds, shares: Shares | None) -> Tensor:
+        check_shapes(a, b, ids.rows_a, ids.rows_b, *ids.identities)
+        memory = self.memory if self.training and torch.is_grad_enabled() else None
         with without_autocast(a.device):
-            if shares is None and self.memory_in_use() is None and fuses(a, b):
-                return self._fused(a, b, who)
-            return self._in_tiles(a, b, who, shares)
-
-    def _in_tiles(self, a: Tensor, b: Tensor, who: PairIds, shares: Shares | None) -> Tensor:
-        memory_size = self.memory_in_use()
-        units = UnitVectors.of(a, b)
-        own_a, own_b = x, y = units.vectors.unbind()
-        there, live = None, a.shape[0]
-        if shares is not None or memory_size is not None:
-            both, here = units.vectors, who.stacked()
-            if shares is not None:
-                both, here = shares.gather(both, dim=1), shares.gather(here, dim=1)
-            (x, y), everyone, live = both, here, both.shape[1]
-            if memory_size is not None:
-                (x, y), everyone, there = memory_size.beside(both, here)
-                memory_size.put(both, here)
-            who = who.of(everyone)
-        absent: Absent = partial(never_negatives, who.compared, there=there)
-        if shares is None and memory_size is None and live > 1 and all_different(*who.compared):
-            absent = Diagonals((0,), each=1)
-        found = self.contrast(
-            self._anchors(who),
-            (x * y).sum(dim=1),
-            partial(Negatives, x, y, absent, 2)
-            if shares is None
-            else _shared(x, y, absent, live, shares),
-            learning=wants_gradients(a, b),
-            live=live,
-            processes=1 if shares is None else shares.processes,
-        )
-        if found.rows is None or found.pull is None:
-            return found.value
-        pull = (found.pull if shares is None else found.pull[shares.own])[:, None]
-        by_a, by_b = units.by_features(found.rows, (pull, own_b), (pull, own_a))
-        return with_gradients(found.value, (a, by_a), (b, by_b), *found.tau)
-
-    def _fused(self, a: Tensor, b: Tensor, who: PairIds) -> Tensor:
-        """As `_in_tiles`, of a batch that kernels serve."""
-        from .backends.fused import FusedNegatives, compared
-
-        x, y, positive = compared(a, b)
-        found = self.contrast(
-            self._anchors(who),
-            positive,
-            partial(FusedNegatives, x, y, who.compared),
-            learning=wants_gradients(a, b),
-        )
-        if found.rows is None or found.pull is None:
-            return found.value
-        by_rows, by_columns = found.rows
-        by_a = x.by_features(by_rows, found.pull, y)
-        by_b = y.by_features(by_columns, found.pull, x)
-        return with_gradients(found.value, (a, by_a), (b, by_b), *found.tau)
-
-    def _anchors(self, who: PairIds) -> tuple[Anchors, Anchors]:
-        return (
-            Anchors(self.normalizer_a, who.rows_a, self.temperature_a, who.rows_a),
-            Anchors(self.normalizer_b, who.rows_b, self.temperature_b, who.rows_b),
-        )
-
-
-def _shared(x: Tensor, y: Tensor, absent: Absent, live: int, shares: Shares) -> Compared:
-    """Rows of either side are compared with all of the other; of earlier batches, everywhere."""
-    own, earlier = shares.own, slice(live, None)
-    sides = ((0, x, y, 1), (1, y, x, 0))
-    blocks = [Block(side, 0, rows[own], columns, met) for side, rows, columns, met in sides]
-    alike = [Block(side, live, rows[earlier], columns, met) for side, rows, columns, met in sides]
-    return partial(SharedNegatives, shares, blocks, alike, absent, (2, x.shape[0]))
+            batch = assemble(a, b, ids, shares, memory)
+            rows_a, rows_b = batch.ids.rows_a, batch.ids.rows_b  # (M,)
+            sides = (
+                Side(self.normalizer_a, rows_a, self.temperature_a, rows_a),
+                Side(self.normalizer_b, rows_b, self.temperature_b, rows_b),
+            )
+            similarities = choose.of_pairs(batch, self.temperature_a)
+            return self.contrast(sides, batch.positive, similarities, fresh=batch.fresh)
 
 
 class GlobalClipLoss(PairLoss):
     """SogCLR for pairs (image-text, text-text): one remembered normalizer a sample and side.
 
     It optimizes `two_way_objective`. Yuan et al. 2022; for image-text, Qiu et al., "Not All
-    Semantics are Created Equal", ICML 2023 (there with a temperature per sample, here with
+    Semantics are Created Equal", ICML 2023 (with a temperature per sample, here
     `temperature=IndividualTemperature(...)`).
 
     Args:
-        num_samples: number of pairs in the training set; or a pair of numbers, of rows on the
-            `a` side and on the `b` side (images, captions). Of a stream, see
-            `GlobalContrastiveLoss`.
-        temperature: tau. 0.05, between CLIP's learned 0.01 and what small data wants (0.07).
-            Or a `LearnedTemperature` or an `IndividualTemperature`.
+        num_samples: number of pairs in the training set; or two numbers, of samples on side a and
+            on side b (images, captions). For a stream see `GlobalContrastiveLoss`.
+        temperature: tau. 0.05, between CLIP's learned 0.01 and what small data needs (0.07). Or a
+            `LearnedTemperature` or an `IndividualTemperature`.
         gamma_min: smallest weight of a new estimate, see `GlobalContrastiveLoss`.
         gamma_decay_visits: see `GlobalContrastiveLoss`.
-        candidates: see `GlobalContrastiveLoss`. Towers that are trained already, and tell most
-            pairs apart from the start, want about 255: what CLIP's loss aims at with a batch of
-            256. Towers and heads that start from nothing did better without.
-        recent: see `GlobalContrastiveLoss`. On Flickr8k a batch of 16 with the last 112 pairs
-            learns what a batch of 64 does.
-        scale: "temperature" or "cross-entropy", see the package.
-        process_group: see the package.
+        effective_negatives: see `GlobalContrastiveLoss`. Trained towers, which tell most pairs
+            apart from the start, need about 255: what CLIP's loss aims at with a batch of 256.
+            Untrained towers and heads did better with None.
+        memory_size: see `GlobalContrastiveLoss`. On Flickr8k a batch of 16 with a memory of 112
+            pairs learns what a batch of 64 does.
+        normalizer: see `GlobalContrastiveLoss`; called once for each side.
+        scale: "cross-entropy" or "temperature", see `sogclr.losses`.
+        process_group: see `sogclr.losses`.
         dtype: of the tables, float32 or float64.
 
     Example:
         >>> loss = GlobalClipLoss(num_samples=(6_000, 30_000))
         >>> image, caption = torch.arange(64), torch.arange(64) * 5
-        >>> value = loss(torch.randn(64, 256), torch.randn(64, 256), image, caption)
+        >>> value = loss(torch.randn(64, 256), torch.randn(64, 256), image, index_b=caption)
 
     Raises:
         ValueError, IndexError: as `GlobalContrastiveLoss`.
     """
 
-    sum_when_cross_entropy = False
+    sums_negatives = False
 
     def __init__(
         self,
@@ -224,56 +151,50 @@ class GlobalClipLoss(PairLoss):
         gamma_decay_visits: int | None = None,
         effective_negatives: float | None = None,
         memory_size: int | None = None,
-        scale: Scale = "temperature",
+        normalizer: MakeNormalizer | None = None,
+        scale: Scale = "cross-entropy",
         process_group: Any = "auto",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         sizes = num_samples if isinstance(num_samples, tuple) else (num_samples, num_samples)
         super().__init__(temperature, scale, sizes, process_group)
         self.num_samples = sizes
-        self.effective_negatives = checked_candidates(effective_negatives)
-        self.normalizer_a, self.normalizer_b = (
-            normalizer_table(
-                size,
-                gamma_min=gamma_min,
-                gamma_decay_visits=gamma_decay_visits,
-                dtype=dtype,
-                process_group=process_group,
-            )
-            for size in sizes
-        )
+        self.effective_negatives = checked_effective_negatives(effective_negatives)
+        make = normalizer or normalizer_table(gamma_min, gamma_decay_visits, dtype, process_group)
+        self.normalizer_a, self.normalizer_b = map(make, sizes)
         self.memory = None if memory_size is None else FeatureMemory(memory_size, dtype)
 
-    # Overrides with ids that must be given: a table without them has no rows.
+    # Overrides with ids that are required: without them a table has no rows.
     def forward(  # type: ignore[override]
         self,
         a: Tensor,
         b: Tensor,
         index: Tensor,
+        *,
         index_b: Tensor | None = None,
         group: Tensor | None = None,
         sample_key: Tensor | None = None,
         sample_key_b: Tensor | None = None,
     ) -> Tensor:
-        """The loss of a batch of pairs; updates the normalizers of both sides.
+        """Compute the loss of a batch of pairs, and update the normalizers of both sides.
 
         Args:
             a: `(B, d)` features of one side, any float dtype.
-            b: `(B, d)` features of the other, row i paired with row i of `a`.
-            index: `(B,)` integers below the number of samples, the ids of the rows of `a`.
-            index_b: the same for `b`, where it is another numbering. Default: `index`.
+            b: `(B, d)` features of the other side; row i is the partner of row i of `a`.
+            index: `(B,)` integers below the number of samples, the sample ids of `a`.
+            index_b: the sample ids of `b`, if they are numbered differently. Default: `index`.
             group: see `PairLoss.forward`.
-            sample_key: `(B,)` integers, any of 64 bits, who the rows of `a` are where several
-                may have one id: `index` is then only the row of the table that they share, and says
-                nothing of who is whose negative. Default: `index`.
+            sample_key: `(B,)` integers of up to 64 bits that tell which samples of `a` are equal,
+                where several samples share a row: `index` is then only the row. Default: `index`.
             sample_key_b: the same for `b`. Default: `index_b`; without that, `sample_key`.
 
         Returns:
             A scalar, float32 (float64 for float64 features).
         """
-        shares = agree(self.process_group, a.shape[0])
+        shares = agree(self.process_group, len(a))
         rows = self._rows(a.device, index, index_b)
-        return self._loss(a, b, PairIds.told(*rows, group, sample_key, sample_key_b), shares)
+        ids = SampleIds.of_pairs(*rows, group, sample_key, sample_key_b)
+        return self._loss(a, b, ids, shares)
 
 
 class ClipLoss(PairLoss):
@@ -283,10 +204,9 @@ class ClipLoss(PairLoss):
     ICML 2021, figure 3. With `scale="cross-entropy"` the value is as published.
 
     Args:
-        temperature: tau; 0.05 as `GlobalClipLoss`. CLIP's is
-            `LearnedTemperature()`.
-        scale: "temperature" or "cross-entropy", see the package.
-        process_group: see the package.
+        temperature: tau; 0.05 as `GlobalClipLoss`. CLIP's is `LearnedTemperature()`.
+        scale: "cross-entropy" or "temperature", see `sogclr.losses`.
+        process_group: see `sogclr.losses`.
     """
 
     positive_in_normalizer = True
@@ -295,7 +215,7 @@ class ClipLoss(PairLoss):
         self,
         temperature: float | Temperature = 0.05,
         *,
-        scale: Scale = "temperature",
+        scale: Scale = "cross-entropy",
         process_group: Any = "auto",
     ) -> None:
         super().__init__(temperature, scale, process_group=process_group)
@@ -304,20 +224,20 @@ class ClipLoss(PairLoss):
 class DecoupledClipLoss(PairLoss):
     """DCL for pairs: CLIP's loss without the positive in the normalizer.
 
-    Yeh et al., "Decoupled Contrastive Learning", ECCV 2022, equation 3, on both sides. The
-    stateless twin of `GlobalClipLoss`.
+    Yeh et al., "Decoupled Contrastive Learning", ECCV 2022, equation 3, on both sides. It is
+    `GlobalClipLoss` without its tables.
 
     Args:
-        temperature: tau; 0.05 as the others here, or a `LearnedTemperature`.
-        scale: "temperature" or "cross-entropy", see the package.
-        process_group: see the package.
+        temperature: tau; 0.05 as the other losses for pairs, or a `LearnedTemperature`.
+        scale: "cross-entropy" or "temperature", see `sogclr.losses`.
+        process_group: see `sogclr.losses`.
     """
 
     def __init__(
         self,
         temperature: float | Temperature = 0.05,
         *,
-        scale: Scale = "temperature",
+        scale: Scale = "cross-entropy",
         process_group: Any = "auto",
     ) -> None:
         super().__init__(temperature, scale, process_group=process_group)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, normalize
 
 from ..distributed.exchange import Shares, agree, with_backward
-from .inputs import check_shapes, distinct, never_negatives
-from .sample_ids import move_ids
+from .inputs import check_shapes, distinct_ids
+from .sample_ids import move_ids, never_negatives
 
 __all__ = ["SigLipLoss"]
 
@@ -45,12 +45,13 @@ class SigLipLoss(nn.Module):
         a: Tensor,
         b: Tensor,
         index: Tensor | None = None,
+        *,
         index_b: Tensor | None = None,
         group: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch of pairs; arguments as of `ClipLoss`."""
         shares = agree(self.process_group, a.shape[0])
-        index = distinct(a, shares) if index is None else move_ids(index, a.device)
+        index = distinct_ids(a, shares) if index is None else move_ids(index, a.device)
         index_b = index if index_b is None else move_ids(index_b, a.device)
         group = index if group is None else move_ids(group, a.device)
         check_shapes(a, b, index, index_b, group)

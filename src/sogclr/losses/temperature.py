@@ -15,6 +15,7 @@ ICML 2023 (iSogCLR); Wei et al., "FastCLIP", arXiv 2407.01445.
 """
 
 import math
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +27,16 @@ __all__ = [
     "ConstantTemperature",
     "IndividualTemperature",
     "LearnedTemperature",
+    "Tau",
     "Temperature",
     "as_temperature",
     "column",
     "detached",
+    "without_graph",
 ]
+
+# One number for all anchors, a scalar on the device, or one of each anchor, `(S, M)` or `(M,)`.
+Tau: TypeAlias = float | Tensor
 
 BARE = (
     "a temperature that is learned on the objective itself grows for ever (d/dtau is never "
@@ -42,10 +48,12 @@ class Temperature(nn.Module):
     """The interface: tau of some anchors, and what it turns their objective into.
 
     Attributes:
-        minimum: a number that tau is not below, known without asking the device.
+        minimum: a number that tau is not below, known without waiting for the device.
+        per_sample: whether samples have different tau.
     """
 
     minimum: float
+    per_sample = False
 
     def for_rows(self, num_rows: int | None) -> "Temperature":
         """What one side with this many samples uses; itself where samples share it."""
@@ -55,13 +63,14 @@ class Temperature(nn.Module):
         """tau of the anchors in these rows `(M,)`: a number, a scalar, or `(M,)`."""
         raise NotImplementedError
 
-    def objective(self, loss: Tensor, tau: float | Tensor) -> Tensor:
-        """What is minimized, given F of each anchor `(M,)`, on the scale of F."""
-        return loss
+    def objective(self, loss: Tensor, tau: Tau) -> Tensor:
+        """Compute what is minimized over tau, both divided by the present tau.
 
-    def by_tau(self, loss: Tensor, slope: Tensor, tau: float | Tensor) -> Tensor:
-        """dobjective/dtau, given F and dF/dtau of each anchor, `(M,)`."""
-        return slope
+        Args:
+            loss: F / tau of each anchor, with the graph of tau.
+            tau: with its graph.
+        """
+        return loss
 
     def learns(self) -> bool:
         """Whether `learn` wants to be told gradients now."""
@@ -120,14 +129,11 @@ class LearnedTemperature(Temperature):
                 self.log_temperature.clamp_(min=math.log(self.minimum))
         return self.log_temperature.exp()
 
-    def objective(self, loss: Tensor, tau: float | Tensor) -> Tensor:
-        assert isinstance(tau, Tensor)
+    def objective(self, loss: Tensor, tau: Tau) -> Tensor:
         if self.rho is None:
-            return loss / tau * tau.detach()
-        return loss + self.rho * tau
-
-    def by_tau(self, loss: Tensor, slope: Tensor, tau: float | Tensor) -> Tensor:
-        return slope - loss / tau if self.rho is None else slope + self.rho
+            return loss
+        assert isinstance(tau, Tensor)
+        return (loss + self.rho) * (tau / tau.detach())
 
     def extra_repr(self) -> str:
         aim = "F/tau" if self.rho is None else f"F + {self.rho:g} tau"
@@ -155,6 +161,7 @@ class IndividualTemperature(PerSample, Temperature):
         ValueError: a value out of range.
     """
 
+    per_sample = True
     tau: Tensor
     velocity: Tensor
 
@@ -197,8 +204,8 @@ class IndividualTemperature(PerSample, Temperature):
     def forward(self, rows: Tensor) -> Tensor:
         return self.tau[rows]
 
-    def objective(self, loss: Tensor, tau: float | Tensor) -> Tensor:
-        return loss + self.rho * tau
+    def objective(self, loss: Tensor, tau: Tau) -> Tensor:
+        return loss + self.rho
 
     def learns(self) -> bool:
         return self.training and torch.is_grad_enabled()
@@ -245,11 +252,16 @@ def column(tau: float | Tensor) -> float | Tensor:
     return tau[:, None] if isinstance(tau, Tensor) and tau.ndim == 1 else tau
 
 
-def detached(tau: float | Tensor) -> float | Tensor:
-    """tau without graph: a number where all rows share it, else `(M,)`. Waits for the device."""
+def detached(tau: Tau) -> Tau:
+    """Return tau without graph, a scalar as a number. Waits for the device."""
     if isinstance(tau, Tensor):
         return tau.detach() if tau.ndim else tau.item()
     return tau
+
+
+def without_graph(tau: Tau) -> Tau:
+    """Return tau without graph, where it is."""
+    return tau.detach() if isinstance(tau, Tensor) else tau
 
 
 def _check_rho(rho: float | None) -> None:

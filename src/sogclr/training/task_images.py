@@ -16,7 +16,7 @@ from ..data.views.static import static_inputs, view_parameters
 from ..evaluation.embed_images import embed_images
 from ..evaluation.knn import knn_accuracy
 from ..losses import DecoupledContrastiveLoss, GlobalContrastiveLoss, MoCoLoss, NTXentLoss
-from ..losses.contrast import ContrastiveLoss
+from ..losses.contrast import ContrastiveLoss, Scale
 from ..models.encoders import PROJECTION, ContrastiveModel, EncoderSpec
 from ..models.momentum import MomentumModel
 from ..planning.images import Plan
@@ -27,6 +27,9 @@ from .task import Outcome, Task, to_device
 __all__ = ["TwoViewTask", "ViewsTask", "build_loss"]
 
 KNN_SAMPLES = 2_000  # an accuracy to +-1 %, within seconds on a CPU
+
+# Gradients do not depend on the batch size then, and filed results stand.
+SCALE: Scale = "temperature"
 
 
 def build_loss(plan: Plan, num_samples: int) -> ContrastiveLoss:
@@ -40,11 +43,11 @@ def build_loss(plan: Plan, num_samples: int) -> ContrastiveLoss:
     """
     tau = plan.temperature
     if plan.request.method == "simclr":
-        return NTXentLoss(tau)
+        return NTXentLoss(tau, scale=SCALE)
     if plan.request.method == "dcl":
-        return DecoupledContrastiveLoss(tau)
+        return DecoupledContrastiveLoss(tau, scale=SCALE)
     if plan.queue_size is not None:
-        return MoCoLoss(plan.queue_size, PROJECTION, temperature=tau)
+        return MoCoLoss(plan.queue_size, PROJECTION, temperature=tau, scale=SCALE)
     return GlobalContrastiveLoss(
         num_samples,
         temperature=tau,
@@ -52,6 +55,7 @@ def build_loss(plan: Plan, num_samples: int) -> ContrastiveLoss:
         gamma_decay_visits=plan.request.gamma_decay_visits,
         effective_negatives=plan.request.effective_negatives,
         memory_size=plan.request.memory_size or None,
+        scale=SCALE,
     )
 
 

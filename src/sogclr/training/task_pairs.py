@@ -17,6 +17,7 @@ from ..losses import (
     GlobalClipLoss,
     SigLipLoss,
 )
+from ..losses.contrast import Scale
 from ..losses.temperature import (
     ConstantTemperature,
     IndividualTemperature,
@@ -35,11 +36,13 @@ from .task import Outcome, Task
 
 __all__ = ["PairTask", "ScoredPairs", "SidesTask", "build_loss"]
 
+# Gradients do not depend on the batch size with it, and filed results were made with it.
+SCALE: Scale = "temperature"
 SCORED_PAIRS = 1_000  # training pairs that are scored where there are no validation pairs
 
 
 def build_loss(plan: PairPlan, sizes: tuple[int, int]) -> nn.Module:
-    """Build the loss of the plan's method; all losses take `(a, b, index, index_b)`.
+    """Build the loss of the plan's method; all losses take `(a, b, index, index_b=)`.
 
     Args:
         plan: the plan of the run.
@@ -50,9 +53,9 @@ def build_loss(plan: PairPlan, sizes: tuple[int, int]) -> nn.Module:
         return SigLipLoss(plan.temperature)
     temperature = _build_temperature(plan)
     if request.method == "clip":
-        return ClipLoss(temperature)
+        return ClipLoss(temperature, scale=SCALE)
     if request.method == "dcl":
-        return DecoupledClipLoss(temperature)
+        return DecoupledClipLoss(temperature, scale=SCALE)
     return GlobalClipLoss(
         sizes,
         temperature=temperature,
@@ -60,6 +63,7 @@ def build_loss(plan: PairPlan, sizes: tuple[int, int]) -> nn.Module:
         gamma_decay_visits=request.gamma_decay_visits,
         effective_negatives=request.effective_negatives,
         memory_size=plan.memory_size or None,
+        scale=SCALE,
     )
 
 
@@ -160,7 +164,7 @@ class SidesTask(Task):
         towers_inputs = self.a.to_model(a, device), self.b.to_model(b, device)
         (features_a, z_a), (features_b, z_b) = model(*towers_inputs)  # (b, w), (b, d) each
         names = dict(zip(("sample_key", "sample_key_b"), sample_keys, strict=False))
-        loss = self.loss(z_a, z_b, index, index_b, **names)
+        loss = self.loss(z_a, z_b, index, index_b=index_b, **names)
         features = features_a.detach(), features_b.detach()
         return Outcome(loss, features, (z_a.detach(), z_b.detach()), (index, index_b))
 

@@ -15,8 +15,6 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-import sogclr.losses.pairs
-import sogclr.losses.two_view
 from sogclr import (
     ClipLoss,
     GlobalClipLoss,
@@ -25,6 +23,9 @@ from sogclr import (
     LearnedTemperature,
     NTXentLoss,
 )
+from sogclr.losses.backends import choose
+from sogclr.losses.backends.similarities import needs_shift
+from sogclr.losses.inputs import unit_rows
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -61,8 +62,8 @@ def some_ids(size, lists):
     return [torch.randint(size // 2, (size,), generator=generator).to(DEVICE) for _ in range(lists)]
 
 
-def dense(pair, ids, tau, weight, pull):
-    """Sums, numbers, gradients of weight tau log_sum - pull cosine, means; `tau` is `(S, M)`."""
+def dense(pair, ids, tau, weight):
+    """Compute sums, counts, gradients of weight tau log_sum, and means; `tau` is `(S, M)`."""
     x, y = leaves = [side.double().requires_grad_() for side in pair]
     x, y = normalize(x, dim=1), normalize(y, dim=1)
     absent = reduce(torch.logical_or, [own[:, None] == own[None, :] for own in ids])
@@ -72,8 +73,7 @@ def dense(pair, ids, tau, weight, pull):
     log_sum = torch.stack([each.logsumexp(dim=1) for each in kept])
     some = log_sum > -math.inf
     total = (weight * tau * torch.where(some, log_sum, 0))[some].sum()
-    total = total - (pull * (x * y).sum(dim=1)).sum()
-    gradients = torch.autograd.grad(total, leaves)
+    gradients = torch.autograd.grad(total, leaves[: len(tau)])
     means = [(k.softmax(1).nan_to_num() * s).sum(dim=1) for k, s in zip(kept, logits, strict=True)]
     return log_sum, (~absent).sum(dim=1), gradients, torch.stack(means)
 
@@ -102,26 +102,22 @@ def test_sums_and_gradients_are_the_dense_ones(
     ids[0][:3] = 0
     tau, minimum = TAUS[temperature]((sides, size))
     weight = torch.rand(sides, size, generator=torch.Generator().manual_seed(1)).to(DEVICE) / size
-    pull = weight.sum(dim=0) if sides == 2 else torch.zeros(size, device=DEVICE)
 
-    x, y, cosine = fused.compared(*pair)
-    negatives = fused.FusedNegatives(x, y if sides == 2 else None, ids, tau, minimum)
-    log_sum, count = negatives.log_sums()
-    by_vectors, mean = negatives.gradients(log_sum, weight, means=True)
-    pairs = [(x, y), (y, x)][:sides]
-    found = [
-        own.by_features(gradient, pull, partner)
-        for gradient, (own, partner) in zip(by_vectors, pairs, strict=True)
-    ]
-
+    shift = needs_shift(isinstance(tau, torch.Tensor) and tau.ndim > 0, minimum, torch.float32)
+    leaves = [side.clone().requires_grad_() for side in pair]
+    units = unit_rows(*leaves)[0].unbind()[:sides]
+    backend = fused.Fused(units, tuple(pair[:sides]), ids, shift)
+    log_sum, count, mean = backend.log_sum_exp(tau, means=True)
+    some = log_sum > -math.inf
     full = torch.as_tensor(tau, dtype=torch.float64, device=DEVICE).expand(sides, size)
-    sums, numbers, gradients, means = dense(pair, ids, full, weight, pull)
-    exact = normalize(pair[0].double(), dim=1) * normalize(pair[1].double(), dim=1)
-    torch.testing.assert_close(cosine.double(), exact.sum(dim=1), rtol=0, atol=1e-6)
+    total = (weight * full.float() * torch.where(some, log_sum, 0)).sum()
+    found = torch.autograd.grad(total, leaves)
+
+    sums, numbers, gradients, means = dense(pair, ids, full, weight)
     torch.testing.assert_close(log_sum.double(), sums, rtol=1e-6, atol=1e-6 / minimum)
     assert (count == numbers).all()
     torch.testing.assert_close(mean.double(), means, rtol=1e-5, atol=1e-5 / minimum)
-    for own, expected in zip(found, gradients, strict=False):
+    for own, expected in zip(found[:sides], gradients[:sides], strict=True):
         assert (own - expected).norm() < ROUNDING[dtype] * expected.norm()
 
 
@@ -131,15 +127,18 @@ def test_one_sample_alone_has_no_negatives(sides, dtype):
     from sogclr.losses.backends import fused
 
     for tau in (0.1, 0.001):
-        x, y, _ = fused.compared(*features(5, 16, dtype))
+        pair = features(5, 16, dtype)
         ids = [torch.zeros(5, dtype=torch.int64, device=DEVICE)]
-        negatives = fused.FusedNegatives(x, y if sides == 2 else None, ids, tau, tau)
-        log_sum, count = negatives.log_sums()
+        units = unit_rows(*pair)[0].unbind()[:sides]
+        backend = fused.Fused(
+            units, tuple(pair[:sides]), ids, needs_shift(False, tau, torch.float32)
+        )
+        log_sum, count, mean = backend.log_sum_exp(tau, means=True)
         assert (log_sum == -math.inf).all()
         assert (count == 0).all()
-        by_vectors, mean = negatives.gradients(log_sum, torch.zeros_like(log_sum), means=True)
-        assert (by_vectors == 0).all()
         assert (mean == 0).all()
+        for gradient in backend.gradients(log_sum, torch.zeros_like(log_sum)):
+            assert (gradient == 0).all()
 
 
 LOSSES = {
@@ -156,17 +155,15 @@ LOSSES = {
 
 @dtypes
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_is_that_of_tiles(name, dtype):
+def test_a_loss_is_that_of_other_backends(name, dtype):
     pair, told = features(30, 32, dtype), {"index": torch.arange(30) % 26}
     if "keys" in name:  # samples 0 and 28 are one, 2 and 28 share a row
         told["sample_key"] = torch.arange(30) % 28 * 2**40
-    of_pairs = "pairs" in name or name in ("individual", "CLIP")
-    module = sogclr.losses.pairs if of_pairs else sogclr.losses.two_view
     fused = LOSSES[name]().to(DEVICE)
     tiles = copy.deepcopy(fused)
     for _ in range(2):
         ours = [side.clone().requires_grad_() for side in pair]
-        with patch.object(module, "fuses", lambda *_: True):
+        with patch.object(choose, "runs_kernels", lambda *_: True):
             value = fused(*ours, **told)
         gradients = torch.autograd.grad(value, [*ours, *fused.parameters()])
         wide = [side.double().requires_grad_() for side in pair]
@@ -181,9 +178,9 @@ def test_a_loss_is_that_of_tiles(name, dtype):
 
 def test_only_half_precision_on_a_gpu_is_served():
     half = torch.zeros(4, 8, dtype=torch.bfloat16)
-    assert not sogclr.losses.pairs.fuses(half, half)
+    assert not choose.runs_kernels(half, half)
     if DEVICE == "cuda":
         half = half.cuda()
-        assert sogclr.losses.pairs.fuses(half, half)
-        assert not sogclr.losses.pairs.fuses(half, half.half())
-        assert not sogclr.losses.pairs.fuses(half.float(), half.float())
+        assert choose.runs_kernels(half, half)
+        assert not choose.runs_kernels(half, half.half())
+        assert not choose.runs_kernels(half.float(), half.float())

@@ -17,7 +17,7 @@ from sogclr import (
     MoCoLoss,
     NTXentLoss,
 )
-from sogclr.losses.backends.tiled import Negatives
+from sogclr.losses.backends.tiled import Tiled
 
 GLOBAL = [GlobalContrastiveLoss, GlobalClipLoss]
 TWO_WAY = [GlobalClipLoss, ClipLoss, DecoupledClipLoss]
@@ -67,10 +67,15 @@ def dense_loss(loss, pair, index, tables, taus):
         terms, present, count = dense(
             kind, similarity, absent, positive, log_u, tau, loss.effective_negatives
         )
-        aim = torch.where(present, temperatures[0].objective(terms, tau.squeeze(1)), terms)
+        aim = torch.where(
+            present,
+            tau.detach().squeeze(1)
+            * temperatures[0].objective(terms / tau.squeeze(1), tau.squeeze(1)),
+            terms,
+        )
         if scale == "cross-entropy":
             aim = aim / tau.detach().squeeze(1)
-            if loss.sum_when_cross_entropy:
+            if loss.sums_negatives:
                 aim = aim + torch.where(present, count.clamp(min=1).log(), 0.0)
         total = total + aim.mean() / len(sides)
     return total
@@ -173,9 +178,9 @@ def test_so_is_that_of_individual_temperatures(kind, scale, effective_negatives,
 @tiles
 @taus
 def test_moco_is_the_dense_one(tau, cut):
-    loss = MoCoLoss(30, 5, temperature=tau, dtype=torch.float64)
+    loss = MoCoLoss(30, 5, temperature=tau, dtype=torch.float64, scale="temperature")
     with torch.no_grad():
-        loss.queue.put(normalize(torch.cat(features(seed=1)), dim=1), torch.arange(2 * B) % 9)
+        loss.queue.store(normalize(torch.cat(features(seed=1)), dim=1), torch.arange(2 * B) % 9)
     loss.eval()
     queries, keys, index = features(), features(seed=2), BATCHES["twice"]
     q = normalize(torch.cat(queries), dim=1)
@@ -219,10 +224,10 @@ def test_what_does_not_fit_is_formed_twice_and_never_held_at_once(monkeypatch):
 
     for b, entries in ((a, 2500), (None, None)):
         formed.clear()
-        negatives = Negatives(a, b, absent, 1, 0.1, 0.1)
-        log_sum, _ = negatives.log_sums()
+        tiles = Tiled(a, b, absent, 1, shift=False)
+        log_sum = tiles.sums(0.1, means=False).log_sum
         once = sum(formed)
-        negatives.gradients(log_sum, torch.ones_like(log_sum))
+        tiles.gradients(log_sum, torch.ones_like(log_sum))
         assert sum(formed) == 2 * once
         assert max(formed) <= 64
         # Of a symmetric matrix little more than half.

@@ -1,152 +1,128 @@
-"""What `tiled` does, for half-precision features on a GPU: tiles that never leave it.
+"""Similarities of half-precision features on a GPU, in tiles that never leave it.
 
-Similarities are formed by `fused_launch`, once for the sums and once more for the gradient by inner
-products of features, q. That is written down in half precision, as many rows at a time as
-`STRIP` has room for, and multiplied with the features by cuBLAS. Rounding q is the only rounding
-there is beside float32's; it differs from entry to entry, and averages out.
+`fused_launch` forms similarities once for the sums and once more for the gradient by the inner
+products of features, q. q is written in half precision, as many rows at a time as `STRIP` has room
+for, and multiplied with the features by cuBLAS. Beside float32's, rounding q is the only rounding;
+it differs from entry to entry and averages out.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from . import fused_launch
-from .fused_launch import LOG2E, Side
-from .tiled import one_exponential
+from .fused_launch import LOG2E, Operand
+from .similarities import LogSumExp, Similarities
 
-__all__ = ["FusedNegatives", "HalfVectors", "compared"]
+__all__ = ["Fused"]
 
-# Entries of q that there are at once, 128 MB.
+# Entries of q that exist at once, 128 MB.
 STRIP = 2**26
-# Rows summed over at once; what tiles leave to be added up takes 1/32 of the matrix.
+# Rows that one launch sums over; the partial sums of its tiles take 1/32 of its matrix.
 SUMMED = 2**14
 EPSILON = 1e-12  # as torch.nn.functional.normalize
 
 
-@dataclass(frozen=True)
-class HalfVectors:
-    """Half-precision features as they are, and their lengths: unit vectors without rounding.
-
-    Attributes:
-        features: `(M, d)` bfloat16 or float16.
-        inverse: `(M,)` float32, 1 / length.
-    """
-
-    features: Tensor
-    inverse: Tensor
-
-    def by_features(self, gradient: Tensor, pull: Tensor, partner: "HalfVectors") -> Tensor:
-        """The gradient by the features `(M, d)`.
-
-        Args:
-            gradient: `(M, d)` float32, at constant length, but for what comes of `pull`.
-            pull: `(M,)` minus the gradient by the cosine with the partner.
-            partner: of each.
-        """
-        own, other = (self.features, self.inverse), (partner.features, partner.inverse)
-        return fused_launch.projected(gradient, pull, *own, *other)
-
-
-def compared(a: Tensor, b: Tensor) -> tuple[HalfVectors, HalfVectors, Tensor]:
-    """Of features `(M, d)` and their partners, vectors; and the cosine of each pair, `(M,)`."""
-    a, b = a.detach().contiguous(), b.detach().contiguous()
-    inverse_a, inverse_b, cosine = fused_launch.measured(a, b, EPSILON)
-    return HalfVectors(a, inverse_a), HalfVectors(b, inverse_b), cosine
-
-
-class FusedNegatives:
-    """`sogclr.losses.backends.tiled.Negatives` of half-precision features; the same interface.
-
-    Gradients are by features at constant length, as `HalfVectors.by_features` takes them.
+class Fused(Similarities):
+    """Tiles formed by Triton kernels from features as they are, before normalization.
 
     Args:
-        a: M rows, anchors.
-        b: M columns, anchors of another side. None for those of `a` once more.
-        ids: `(M,)` int64 each, of rows and of columns; who shares any is no negative.
-        tau: a number, a scalar, or `(S, M)`.
-        minimum: a number that no temperature is below, known without asking the device.
+        units: `(M, d)` float32 unit rows of each side, by which gradients are taken. One for two
+            views, whose columns are the rows once more; two for pairs.
+        features: the same rows as bfloat16 or float16 features, not normalized.
+        identities: `(M,)` int64 each, of rows and columns; entries with an equal one are no
+            negatives.
+        shift: see `Similarities`.
     """
 
     def __init__(
         self,
-        a: HalfVectors,
-        b: HalfVectors | None,
-        ids: list[Tensor],
-        tau: float | Tensor,
-        minimum: float,
+        units: tuple[Tensor, ...],
+        features: tuple[Tensor, ...],
+        identities: list[Tensor],
+        shift: bool,
     ) -> None:
-        self.symmetric, self.tau = b is None, tau
-        self.sides, self.size = 1 if b is None else 2, a.features.shape[0]
-        self.one = one_exponential(tau, minimum, torch.float32)
-        # A number becomes a tensor on the device, since an exponent must not be a new kernel.
-        sharpness = (
-            LOG2E / tau if isinstance(tau, Tensor) else a.inverse.new_full((1, 1), LOG2E / tau)
-        ).expand(self.sides, self.size)
-        who = torch.stack(ids) if len(ids) > 1 else ids[0][None]
-        self.rows = Side(a.features, a.inverse, sharpness[0], who)
-        self.columns = self.rows if b is None else Side(b.features, b.inverse, sharpness[1], who)
+        self.inputs, self.shift = units, shift
+        self.sides, self.size, self.symmetric = len(units), len(units[0]), len(units) == 1
+        self.features = [each.detach().contiguous() for each in features]
+        norms = [torch.linalg.vector_norm(each.float(), dim=1) for each in self.features]
+        self.lengths = [norm.clamp(min=EPSILON) for norm in norms]
+        self.identities = torch.stack(identities)
 
-    def log_sums(self) -> tuple[Tensor, Tensor]:
-        """log_sum `(S, M)`, -inf without negatives; and how many they are, float32."""
-        empty = 0.0 if self.one else -torch.inf
-        log_sum = self.rows.inverse.new_full((self.sides, self.size), empty)
-        count = torch.zeros_like(log_sum)
+    def sums(self, tau: float | Tensor, means: bool) -> LogSumExp:
+        # A tensor on the device: another number for an exponent would be another kernel.
+        one = self.lengths[0].new_full((), 1.0)
+        sharpness = (LOG2E / tau * one).expand(self.sides, self.size)
+        operands = [
+            Operand(features, 1 / length, own, self.identities)
+            for features, length, own in zip(self.features, self.lengths, sharpness, strict=True)
+        ]
+        self.rows, self.columns = operands[0], operands[-1]
+        log_sum = one.new_full((self.sides, self.size), -torch.inf if self.shift else 0.0)
+        count, mean = torch.zeros_like(log_sum), torch.zeros_like(log_sum) if means else None
         for rows, columns in self._strips(SUMMED):
-            anchors = (0, rows), (-1, columns)
-            found = fused_launch.sums(
-                self.rows[rows], self.columns[columns], self.one, self.symmetric
+            parts = fused_launch.sums(
+                self.rows[rows], self.columns[columns], self.shift, self.symmetric, means
             )
-            for (side, places), (values, numbers) in zip(anchors, found, strict=True):
+            for side, places, (values, numbers, *weighed) in (
+                (0, rows, parts[0]),
+                (-1, columns, parts[1]),
+            ):
                 count[side, places] += numbers.sum(dim=0)
-                own = log_sum[side, places]
-                if self.one:
-                    own += values.sum(dim=0)
-                else:
-                    own.copy_(torch.logaddexp(own, values.logsumexp(dim=0)))
-        return log_sum.log() if self.one else log_sum, count
+                self._add(log_sum[side, places], values, mean, (side, places), weighed)
+        if mean is not None:
+            mean = mean / LOG2E
+            mean = mean if self.shift else mean / log_sum.clamp(min=torch.finfo(mean.dtype).tiny)
+        return LogSumExp(log_sum if self.shift else log_sum.log(), count, mean)
 
-    def gradients(
-        self, log_sum: Tensor, weight: Tensor, means: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """As `Negatives.gradients`, by features at constant length, float32."""
+    def _add(
+        self,
+        log_sum: Tensor,
+        values: Tensor,
+        mean: Tensor | None,
+        where: tuple[int, slice],
+        weighed: list[Tensor],
+    ) -> None:
+        """Add the parts `(T, m)` of a launch to sums, or to log-sum-exps and running means."""
+        if not self.shift:
+            log_sum += values.sum(dim=0)
+            if mean is not None:
+                mean[where] += weighed[0].sum(dim=0)
+            return
+        after = torch.logaddexp(log_sum, values.logsumexp(dim=0))
+        if mean is not None:
+            finite = after.masked_fill(after == -torch.inf, 0)
+            mean[where] *= (log_sum - finite).exp()
+            mean[where] += (weighed[0] * (values - finite).exp()).sum(dim=0)
+        log_sum.copy_(after)
+
+    def gradients(self, log_sum: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
         log_sum = log_sum.masked_fill(log_sum == -torch.inf, 0)
-        inverse = (-log_sum).exp() if self.one else None
         scale = self._scale(weight)
-        scaled = weight if scale is None else weight * scale
-        scaled = scaled if inverse is None else scaled * inverse
-        logs = None if self.one else log_sum * LOG2E
-        gradient = self.rows.inverse.new_zeros(self.sides, *self.rows.features.shape)
-        grad_a, grad_b = gradient[0], gradient[-1]
-        mean = torch.zeros_like(log_sum) if means else None
+        weight = weight if scale is None else weight * scale
+        weight = weight if self.shift else weight * (-log_sum).exp()
+        logs = log_sum * LOG2E if self.shift else None
+        gradients = [torch.zeros_like(unit) for unit in self.inputs]
         for rows, columns in self._strips(STRIP // self.size):
-            pull, sums = fused_launch.pulls(
+            q = fused_launch.by_products(
                 self.rows[rows],
                 self.columns[columns],
-                (scaled[0, rows], scaled[-1, columns]),
+                (weight[0, rows], weight[-1, columns]),
                 None if logs is None else (logs[0, rows], logs[-1, columns]),
-                means,
             )
-            _add_product(grad_a[rows], pull, self.columns.features[columns])
-            # Of a symmetric matrix, what is not among the rows met as columns.
-            met = rows.stop - rows.start if self.symmetric else 0
-            rest = slice(columns.start + met, self.size)
+            _add_product(gradients[0][rows], q, self.columns.features[columns])
+            # Of a symmetric matrix, the columns that are not among the rows of this strip.
+            mirrored = rows.stop - rows.start if self.symmetric else 0
+            rest = slice(columns.start + mirrored, self.size)
             if rest.start < rest.stop:
-                _add_product(grad_b[rest], pull[:, met:].T, self.rows.features[rows])
-            if mean is not None and sums is not None:
-                by_rows, by_columns = (parts.sum(dim=0) for parts in sums)
-                mean[0, rows] += by_rows
-                mean[-1, rest] += by_columns[met:]
-        if mean is not None:
-            mean = (mean if inverse is None else mean * inverse) / LOG2E
-        if scale is not None:
-            gradient /= scale
-        return gradient, mean
+                _add_product(gradients[-1][rest], q[:, mirrored:].T, self.rows.features[rows])
+        # q is the gradient by products of features: by a unit row it is `length` times as large.
+        lengths = self.lengths if scale is None else [length / scale for length in self.lengths]
+        return tuple(g.mul_(length[:, None]) for g, length in zip(gradients, lengths, strict=True))
 
     def _scale(self, weight: Tensor) -> Tensor | None:
-        """What brings the largest of q near the top of float16, so that few vanish; a scalar.
+        """Compute what brings the largest of q near the top of float16, so that few vanish.
 
-        bfloat16 has the range of float32.
+        bfloat16 has the range of float32 and needs no scale.
         """
         if self.rows.features.dtype == torch.bfloat16:
             return None
@@ -154,10 +130,9 @@ class FusedNegatives:
         return 2.0**14 / largest.clamp(min=2.0**-100)
 
     def _strips(self, height: int) -> list[tuple[slice, slice]]:
-        """Rows and columns of each; of a symmetric matrix, from the diagonal on."""
+        """List the rows and columns of each strip; of a symmetric matrix, from the diagonal on."""
         height = max(fused_launch.ROWS, height // fused_launch.ROWS * fused_launch.ROWS)
-        tops = range(0, self.size, height)
-        rows = [slice(top, min(top + height, self.size)) for top in tops]
+        rows = [slice(top, min(top + height, self.size)) for top in range(0, self.size, height)]
         return [(each, slice(each.start if self.symmetric else 0, self.size)) for each in rows]
 
 
@@ -165,5 +140,5 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """Add a @ b, of half-precision factors, to the float32 total."""
     if a.is_cuda:
         torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
-    else:  # where the tests are; it has no such product
+    else:  # the interpreter's tests; a CPU has no product of mixed types
         total += a.float() @ b.float()

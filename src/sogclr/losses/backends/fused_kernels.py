@@ -1,4 +1,4 @@
-"""Triton kernels of `fused_launch`, each of which says there what it does: a tile, some rows.
+"""Triton kernels, each launched and documented by a function of `fused_launch`.
 
 x and y are features `(M, d)` and `(N, d)`, rows and columns of the matrix of similarities.
 """
@@ -6,12 +6,12 @@ x and y are features `(M, d)` and `(N, d)`, rows and columns of the matrix of si
 import triton
 import triton.language as tl
 
-__all__ = ["log_means_kernel", "measured_kernel", "projected_kernel", "pulls_kernel", "sums_kernel"]
+__all__ = ["log_means_kernel", "products_kernel", "sums_kernel"]
 
 
 @triton.jit
 def _place(M, N, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr):
-    """Which tile; those that run together share rows and columns, which the cache then holds."""
+    """Choose the tile. Tiles that run together share rows and columns, so that they stay cached."""
     tiles_m, tiles_n = tl.cdiv(M, ROWS), tl.cdiv(N, COLUMNS)
     place = tl.program_id(0)
     first = place // (GROUP * tiles_n) * GROUP
@@ -26,7 +26,7 @@ def _products(
     even: tl.constexpr, widen: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Inner products `(ROWS, COLUMNS)`; beyond the last row or column, of the first ones again."""
+    """Compute inner products `(ROWS, COLUMNS)`; indices past the end wrap around."""
     k = tl.arange(0, DEPTH)
     x += (rows % M).to(tl.int64)[:, None] * d + k[None, :]
     y += (columns % N).to(tl.int64)[None, :] * d + k[:, None]
@@ -49,7 +49,7 @@ def _products(
 def _present(
     row_ids, row_stride, column_ids, column_stride, rows, columns, M, N, lists: tl.constexpr
 ):
-    """Which entries `(ROWS, COLUMNS)` are negatives."""
+    """Mask the entries `(ROWS, COLUMNS)` that are negatives."""
     present = (rows < M)[:, None] & (columns < N)[None, :]
     for i in tl.static_range(lists):
         own = tl.load(row_ids + i * row_stride + rows, mask=rows < M)
@@ -60,12 +60,20 @@ def _present(
 
 @triton.jit
 def _log_sum(logits, axis: tl.constexpr):
-    """log(sum of 2 ** logits), -inf of nothing, NaN where one is."""
+    """Compute log(sum of 2 ** logits): -inf of nothing, NaN if a logit is NaN."""
     largest = tl.max(logits, axis)
     shift = tl.where(largest == -float("inf"), 0.0, largest)
     total = tl.sum(tl.exp2(logits - tl.expand_dims(shift, axis)), axis)
-    found = shift + tl.log2(tl.where(total == 0, 1.0, total))
-    return tl.where(total == 0, largest, found * 0.6931471805599453)
+    result = shift + tl.log2(tl.where(total == 0, 1.0, total))
+    return tl.where(total == 0, largest, result * 0.6931471805599453)
+
+
+@triton.jit
+def _mean(logits, log_sum, axis: tl.constexpr):
+    """Compute the mean of logits to base 2 under their softmax, 0 of nothing."""
+    shift = tl.where(log_sum == -float("inf"), 0.0, log_sum * 1.4426950408889634)
+    share = tl.exp2(logits - tl.expand_dims(shift, axis))
+    return tl.sum(share * tl.where(logits == -float("inf"), 0.0, logits), axis)
 
 
 @triton.jit
@@ -73,11 +81,11 @@ def sums_kernel(
     x, x_inverse, x_sharpness, x_sharpness_stride, row_ids, row_stride,
     y, y_inverse, y_sharpness, y_sharpness_stride, column_ids, column_stride,
     by_rows, by_columns, M, N, d,
-    one: tl.constexpr, symmetric: tl.constexpr, lists: tl.constexpr, even: tl.constexpr,
-    widen: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
-    GROUP: tl.constexpr,
+    one: tl.constexpr, symmetric: tl.constexpr, means: tl.constexpr, lists: tl.constexpr,
+    even: tl.constexpr, widen: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """One tile of `sums`."""
+    """Form one tile of `sums`."""
     i, j = _place(M, N, ROWS, COLUMNS, GROUP)
     rows, columns = i * ROWS + tl.arange(0, ROWS), j * COLUMNS + tl.arange(0, COLUMNS)
     by_rows += j.to(tl.int64) * M + rows
@@ -93,6 +101,11 @@ def sums_kernel(
             tl.store(by_rows + more_rows, tl.zeros((ROWS,), tl.float32), mask=inside)
             tl.store(by_columns, tl.full((COLUMNS,), nothing, tl.float32), mask=beside)
             tl.store(by_columns + more_columns, tl.zeros((COLUMNS,), tl.float32), mask=beside)
+            if means:
+                tl.store(by_rows + 2 * more_rows, tl.zeros((ROWS,), tl.float32), mask=inside)
+                tl.store(
+                    by_columns + 2 * more_columns, tl.zeros((COLUMNS,), tl.float32), mask=beside
+                )
             return
     total = _products(x, y, rows, columns, M, N, d, even, widen, ROWS, COLUMNS, DEPTH)
     present = _present(row_ids, row_stride, column_ids, column_stride, rows, columns, M, N, lists)
@@ -103,30 +116,38 @@ def sums_kernel(
     c = tl.load(y_inverse + columns, mask=beside, other=0.0)
     t = tl.load(x_sharpness + rows * x_sharpness_stride, mask=inside, other=0.0)
     if one:
-        value = tl.where(present, tl.exp2(total * (r * t)[:, None] * c[None, :]), 0.0)
+        logit = total * (r * t)[:, None] * c[None, :]
+        value = tl.where(present, tl.exp2(logit), 0.0)
         row_sum, column_sum = tl.sum(value, 1), tl.sum(value, 0)
+        if means:
+            row_mean, column_mean = tl.sum(value * logit, 1), tl.sum(value * logit, 0)
     else:
         u = tl.load(y_sharpness + columns * y_sharpness_stride, mask=beside, other=0.0)
         cosine = total * r[:, None] * c[None, :]
-        row_sum = _log_sum(tl.where(present, cosine * t[:, None], -float("inf")), 1)
-        column_sum = _log_sum(tl.where(present, cosine * u[None, :], -float("inf")), 0)
+        of_row = tl.where(present, cosine * t[:, None], -float("inf"))
+        of_column = tl.where(present, cosine * u[None, :], -float("inf"))
+        row_sum, column_sum = _log_sum(of_row, 1), _log_sum(of_column, 0)
+        if means:
+            row_mean, column_mean = _mean(of_row, row_sum, 1), _mean(of_column, column_sum, 0)
     tl.store(by_rows, row_sum, mask=inside)
     tl.store(by_rows + more_rows, tl.sum(number, 1), mask=inside)
     tl.store(by_columns, column_sum, mask=beside)
     tl.store(by_columns + more_columns, tl.sum(number, 0), mask=beside)
+    if means:
+        tl.store(by_rows + 2 * more_rows, row_mean, mask=inside)
+        tl.store(by_columns + 2 * more_columns, column_mean, mask=beside)
 
 
 @triton.jit
-def pulls_kernel(
+def products_kernel(
     x, x_inverse, x_sharpness, x_sharpness_stride, row_ids, row_stride,
     y, y_inverse, y_sharpness, y_sharpness_stride, column_ids, column_stride,
     row_weight, column_weight, row_log_sum, column_log_sum,
-    pull, pull_stride, by_rows, by_columns, M, N, d,
-    one: tl.constexpr, means: tl.constexpr, lists: tl.constexpr, even: tl.constexpr,
-    widen: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
-    GROUP: tl.constexpr,
+    q, q_stride, M, N, d,
+    one: tl.constexpr, lists: tl.constexpr, even: tl.constexpr, widen: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """One tile of `pulls`."""
+    """Form one tile of `by_products`."""
     i, j = _place(M, N, ROWS, COLUMNS, GROUP)
     rows, columns = i * ROWS + tl.arange(0, ROWS), j * COLUMNS + tl.arange(0, COLUMNS)
     inside, beside = rows < M, columns < N
@@ -140,8 +161,6 @@ def pulls_kernel(
     if one:
         logit = total * (r * t)[:, None] * c[None, :]
         value = tl.where(present, tl.exp2(logit), 0.0)
-        if means:
-            row_mean, column_mean = tl.sum(value * logit, 1), tl.sum(value * logit, 0)
         value = value * (w[:, None] + v[None, :])
     else:
         u = tl.load(y_sharpness + columns * y_sharpness_stride, mask=beside, other=0.0)
@@ -151,62 +170,15 @@ def pulls_kernel(
         # Masked before, since of what is no negative it may overflow.
         of_row = tl.exp2(tl.where(present, cosine * t[:, None] - own[:, None], -float("inf")))
         of_column = tl.exp2(tl.where(present, cosine * u[None, :] - other[None, :], -float("inf")))
-        if means:
-            row_mean = tl.sum(of_row * cosine, 1) * t
-            column_mean = tl.sum(of_column * cosine, 0) * u
         value = of_row * w[:, None] + of_column * v[None, :]
     value = value * r[:, None] * c[None, :]
-    places = rows.to(tl.int64)[:, None] * pull_stride + columns[None, :]
-    tl.store(pull + places, value.to(pull.dtype.element_ty), mask=inside[:, None] & beside[None, :])
-    if means:
-        tl.store(by_rows + j.to(tl.int64) * M + rows, row_mean, mask=inside)
-        tl.store(by_columns + i.to(tl.int64) * N + columns, column_mean, mask=beside)
-
-
-@triton.jit
-def _block(M, d, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """Rows of this program; where their entries are, and which there are, `(ROWS, WIDTH)`."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    k = tl.arange(0, WIDTH)
-    places = rows.to(tl.int64)[:, None] * d + k[None, :]
-    return rows, places, (rows < M)[:, None] & (k < d)[None, :]
-
-
-@triton.jit
-def measured_kernel(x, y, found, M, d, epsilon, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """Some rows of `measured`."""
-    rows, places, there = _block(M, d, ROWS, WIDTH)
-    left = tl.load(x + places, mask=there, other=0.0).to(tl.float32)
-    right = tl.load(y + places, mask=there, other=0.0).to(tl.float32)
-    inverse_x = 1 / tl.maximum(tl.sqrt(tl.sum(left * left, 1)), epsilon)
-    inverse_y = 1 / tl.maximum(tl.sqrt(tl.sum(right * right, 1)), epsilon)
-    cosine = tl.sum(left * right, 1) * inverse_x * inverse_y
-    tl.store(found + rows, inverse_x, mask=rows < M)
-    tl.store(found + M + rows, inverse_y, mask=rows < M)
-    tl.store(found + 2 * M + rows, cosine, mask=rows < M)
-
-
-@triton.jit
-def projected_kernel(
-    gradient, pull, x, inverse_x, y, inverse_y, found, M, d,
-    ROWS: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    """Some rows of `projected`."""
-    rows, places, there = _block(M, d, ROWS, WIDTH)
-    own = tl.load(x + places, mask=there, other=0.0).to(tl.float32)
-    partner = tl.load(y + places, mask=there, other=0.0).to(tl.float32)
-    inverse = tl.load(inverse_x + rows, mask=rows < M, other=0.0)
-    pulled = tl.load(pull + rows, mask=rows < M, other=0.0) * inverse
-    pulled = pulled * tl.load(inverse_y + rows, mask=rows < M, other=0.0)
-    whole = tl.load(gradient + places, mask=there, other=0.0) - pulled[:, None] * partner
-    own = own * inverse[:, None]
-    whole = whole - tl.sum(whole * own, 1)[:, None] * own
-    tl.store(found + places, whole.to(found.dtype.element_ty), mask=there)
+    places = rows.to(tl.int64)[:, None] * q_stride + columns[None, :]
+    tl.store(q + places, value.to(q.dtype.element_ty), mask=inside[:, None] & beside[None, :])
 
 
 @triton.jit
 def _same(rows, logs, own, start, M, COLUMNS: tl.constexpr):
-    """Which of some entries `(COLUMNS,)` are of equal row and count, `(ROWS, COLUMNS)`; logs."""
+    """Mask the entries from `start` on with an equal row and a finite log; load their logs."""
     j = start + tl.arange(0, COLUMNS)
     other = tl.load(rows + j, mask=j < M)
     log = tl.load(logs + j, mask=j < M, other=-float("inf"))
@@ -215,7 +187,7 @@ def _same(rows, logs, own, start, M, COLUMNS: tl.constexpr):
 
 @triton.jit
 def log_means_kernel(rows, logs, found, M, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Some entries of `log_means`, each compared with all."""
+    """Form some entries of `log_means`, each compared with all."""
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     own = tl.load(rows + i, mask=i < M)
     largest = tl.full((ROWS,), -float("inf"), logs.dtype.element_ty)
@@ -232,7 +204,7 @@ def log_means_kernel(rows, logs, found, M, ROWS: tl.constexpr, COLUMNS: tl.const
         for start in range(0, M, COLUMNS):
             same, log = _same(rows, logs, own, start, M, COLUMNS)
             share = tl.exp(tl.where(same, log[None, :] - shift[:, None], -float("inf")))
-            # Integers add up to the same in any order.
+            # Sums of integers do not depend on the order.
             total += tl.sum((share * 1099511627776.0 + 0.5).to(tl.int64), 1)
         mean = total.to(largest.dtype) / 1099511627776.0 / tl.maximum(count, 1).to(largest.dtype)
         largest = tl.where(count > 1, shift + tl.log(tl.where(count > 1, mean, 1.0)), largest)

@@ -1,4 +1,9 @@
-"""Log-sum-exps of a batch that several processes share; see `sogclr.distributed.exchange`."""
+"""The similarities of a batch that several processes share.
+
+Each process forms the similarities of its own anchors to the features of all, which are gathered
+once; then the log-sum-exps are gathered, one number an anchor. The gradient by a process's own
+features needs nothing more, so nothing is exchanged in backward. See `sogclr.distributed.exchange`.
+"""
 
 from dataclasses import dataclass
 
@@ -6,100 +11,88 @@ import torch
 from torch import Tensor
 
 from ...distributed.exchange import Shares
-from .tiled import Absent, Negatives, Part
+from .similarities import Absent, LogSumExp, Similarities
+from .tiled import Part, Tiled
 
-__all__ = ["Block", "SharedNegatives"]
+__all__ = ["Block", "Shared"]
 
 
 @dataclass(frozen=True)
 class Block:
-    """N anchors of a side, of which every process has its share.
+    """Anchors of one side and what they are compared with.
 
     Attributes:
-        side: theirs.
-        first: place of the first among the anchors of their side.
-        rows: `(n, d)` unit vectors, this process's share.
-        columns: `(M, d)` what they are compared with, all of it.
-        met: the side that the columns are anchors of; None if they are none.
+        side: the anchors' side.
+        first: index of the first anchor of all processes among the anchors of its side.
+        rows: `(n, d)` unit rows: this process's share, or for rows of earlier batches all.
+        columns: `(N, d)` unit columns, all of them, no graph.
+        column_side: the side whose anchors the columns are; None if they are no anchors.
     """
 
     side: int
     first: int
     rows: Tensor
     columns: Tensor
-    met: int | None
+    column_side: int | None
 
 
-class SharedNegatives:
-    """`Negatives` of a batch that is shared; the same interface, totals of all anchors.
+class Shared(Similarities):
+    """The share of this process, completed by the numbers of the others.
 
     Args:
-        shares: who has what.
-        blocks: of the batch.
-        alike: anchors that every process has, of earlier batches.
-        absent: as of `Negatives`.
-        shape: `(S, M)`, sides and anchors of each.
-        tau, minimum: as of `Negatives`.
+        shares: the samples of each process.
+        own: blocks of this batch, of which every process has its share.
+        earlier: blocks of earlier batches, which every process has whole.
+        absent: entries of the whole matrix that are no negatives.
+        shape: `(S, M)`.
+        shift: see `Similarities`.
     """
 
     def __init__(
         self,
         shares: Shares,
-        blocks: list[Block],
-        alike: list[Block],
+        own: list[Block],
+        earlier: list[Block],
         absent: Absent,
         shape: tuple[int, int],
-        tau: float | Tensor,
-        minimum: float,
+        shift: bool,
     ) -> None:
-        self.shares, self.shape = shares, shape
+        self.shares, self.shift = shares, shift
+        self.inputs = tuple(block.rows for block in own)
 
-        def part(block: Block, first: int) -> tuple[Block, Negatives]:
-            place = Part(block.side, first, shape[1], block.met)
-            sides = shape[0]
-            own = Negatives(block.rows, block.columns, absent, sides, tau, minimum, place)
-            return block, own
+        def part(block: Block, first: int) -> tuple[Block, Tiled]:
+            place = Part(block.side, first, shape[1], block.column_side)
+            return block, Tiled(block.rows, block.columns, absent, shape[0], shift, place)
 
-        self.own = [part(block, block.first + shares.own.start) for block in blocks]
-        self.alike = [part(block, block.first) for block in alike if block.rows.shape[0]]
+        self.own = [part(block, block.first + shares.own.start) for block in own]
+        self.earlier = [part(block, block.first) for block in earlier if len(block.rows)]
 
-    def log_sums(self) -> tuple[Tensor, Tensor]:
-        """As `Negatives.log_sums`."""
-        found = [_sums(part) for _, part in self.own]
-        log_sum, count = self._together(found)
-        for block, part in self.alike:
-            places = block.side, slice(block.first, block.first + block.rows.shape[0])
-            for whole, own in zip((log_sum, count), _sums(part), strict=True):
-                whole[places] = own[places]
-        return log_sum, count
+    def sums(self, tau: float | Tensor, means: bool) -> LogSumExp:
+        def numbers(part: Tiled) -> Tensor:  # (k, S, M): log_sum, number and, if requested, mean
+            return torch.stack([x for x in part.sums(tau, means) if isinstance(x, Tensor)])
 
-    def gradients(
-        self, log_sum: Tensor, weight: Tensor, means: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """As `Negatives.gradients`, by this process's rows, `(blocks, n, d)`."""
-        found = [part.gradients(log_sum, weight, means) for _, part in self.own]
-        rows = torch.cat([by_rows for by_rows, _ in found])
-        if not means:
-            return rows, None
-        (mean,) = self._together([own[None] for _, own in found if own is not None])
-        return rows, mean
+        totals = self._gather([numbers(part) for _, part in self.own])
+        for block, part in self.earlier:
+            places = block.side, slice(block.first, block.first + len(block.rows))
+            for total, own in zip(totals, numbers(part), strict=True):
+                total[places] = own[places]
+        log_sum, number, *mean = totals
+        return LogSumExp(log_sum, number, mean[0] if mean else None)
 
-    def _together(self, found: list[Tensor]) -> Tensor:
-        """Of each block `(k, S, M)`, of which this process's share is right, `(k, S, M)` of all."""
+    def gradients(self, log_sum: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        # DistributedDataParallel takes the mean over processes of what is a sum.
+        weight = weight * self.shares.processes
+        return tuple(part.gradients(log_sum, weight)[0] for _, part in self.own)
+
+    def _gather(self, numbers: list[Tensor]) -> Tensor:
+        """Gather numbers `(k, S, M)` of each block, right for this process's anchors alone."""
         here, count = self.shares.own, self.shares.total
         own = [
-            totals[:, block.side, block.first + here.start : block.first + here.stop]
-            for totals, (block, _) in zip(found, self.own, strict=True)
+            each[:, block.side, block.first + here.start : block.first + here.stop]
+            for each, (block, _) in zip(numbers, self.own, strict=True)
         ]
         gathered = self.shares.gather(torch.stack(own), dim=2)  # (blocks, k, N)
-        whole = torch.zeros_like(found[0])
-        for numbers, (block, _) in zip(gathered, self.own, strict=True):
-            whole[:, block.side, block.first : block.first + count] = numbers
-        return whole
-
-
-def _sums(part: Negatives) -> Tensor:
-    """`(2, S, M)`: log_sum, and how many negatives."""
-    log_sum, count = part.log_sums()
-    assert isinstance(count, Tensor)
-    return torch.stack([log_sum, count])
+        totals = torch.zeros_like(numbers[0])
+        for each, (block, _) in zip(gathered, self.own, strict=True):
+            totals[:, block.side, block.first : block.first + count] = each
+        return totals

@@ -1,51 +1,48 @@
-"""Log-sum-exps over negatives, and their gradients, in O(B d) memory.
+"""Similarities tile by tile, in O(B d) memory.
 
-A softmax contrastive loss sees the negatives of an anchor through one number,
-
-    log_sum_i = log sum over negatives j of exp(s_ij / tau_i),  P_ij = exp(s_ij / tau_i - log_sum_i)
-
-Once it has decided by these how much each anchor weighs, the gradient by the similarities is
-weight_i P_ij: no Jacobian of a softmax. So similarities are formed tile by tile, once for the
-sums and once more for the gradient, and nothing of size B x B is kept. That takes 8 B²d floating
-point operations for pairs instead of 6; for two views, where each similarity serves both its
-anchors, 16 instead of 12. What fits is kept.
+Tiles are formed once for the sums and once more for the gradient, and nothing of size B x B is
+kept: 8 B²d floating point operations for pairs instead of 6, and 16 instead of 12 for two views,
+where each similarity serves both of its anchors. A matrix that fits is kept.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["Absent", "Diagonals", "Negatives", "Part", "one_exponential"]
+from .similarities import Absent, Diagonals, LogSumExp, Similarities
 
-
-@dataclass(frozen=True)
-class Diagonals:
-    """Which entries are no negatives, where all ids are known to differ: no mask is formed.
-
-    It leaves a negative at least to every row and column.
-
-    Attributes:
-        offsets: entry (i, j) is none where j - i is one of these.
-        each: how many that makes in every row and every column.
-    """
-
-    offsets: tuple[int, ...]
-    each: int
-
-
-Absent: TypeAlias = Callable[[slice, slice], Tensor] | Diagonals
+__all__ = ["Part", "Tiled"]
 
 # Entries of a matrix that is kept, 16 MB in float32; of a tile of a larger one, 2 MB: a cache's.
 KEPT, TILE = 2**22, 2**19
-# Elsewhere each tile is a round of launches, so there are few, of 128 MB.
+# On an accelerator each tile is a round of launches, so tiles are few, of 128 MB.
 KEPT_ON_DEVICE, TILE_ON_DEVICE = 2**24, 2**25
 # Rows below which cutting a symmetric matrix costs more than the half of it that is saved.
 HALVED = 256
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which rows of a matrix `Tiled` has, where other processes have the others.
+
+    It has all columns: a row's sum is complete, and so is the gradient by a row, which depends on
+    the columns' anchors only through their `log_sum` and `weight`.
+
+    Attributes:
+        side: the side whose anchors the rows are.
+        first: index of the first row among the anchors of that side.
+        anchors: M, the number of anchors of each side.
+        column_side: the side whose anchors the columns are; None if they are no anchors.
+    """
+
+    side: int
+    first: int
+    anchors: int
+    column_side: int | None
 
 
 @dataclass(frozen=True)
@@ -53,8 +50,8 @@ class _Tile:
     """Rows `top` to `bottom` of the matrix, columns `left` to `right`.
 
     Attributes:
-        values: `(n, m)` exp(s / tau), 0 where absent, if one serves all anchors; else s.
-        absent: `(n, m)` bool, or diagonals of the whole: what is no negative.
+        values: `(n, m)` exp(s / tau), 0 where absent; or s, if exponentials are shifted.
+        absent: `(n, m)` bool, or diagonals of the whole matrix: what is no negative.
     """
 
     top: int
@@ -65,7 +62,7 @@ class _Tile:
     absent: Tensor | Diagonals
 
     def without(self, entries: Tensor, value: float) -> Tensor:
-        """The entries `(n, m)`, with `value` in place of what is no negative."""
+        """Fill in `value` where an entry `(n, m)` is no negative."""
         if isinstance(self.absent, Tensor):
             return entries.masked_fill_(self.absent, value)
         for offset in self.absent.offsets:
@@ -81,8 +78,8 @@ class _Tile:
         return slice(self.left, self.right)
 
     @property
-    def met(self) -> int:
-        """Of a symmetric matrix, how many of the columns, the first ones, are its rows as well."""
+    def mirrored(self) -> int:
+        """Number of columns, the first ones, that are rows of the tile: symmetric matrices only."""
         return min(max(0, self.bottom - self.left), self.right - self.left)
 
 
@@ -91,212 +88,151 @@ class _Anchors:
     """The anchors of a tile along its rows or its columns.
 
     Attributes:
-        side: of the batch, which they are of.
-        dim: of the tile, which their negatives are along.
-        places: where they are among the anchors of their side.
-        met: how many of them, the first ones, were met as rows: their entries here count there.
+        side: the anchors' side.
+        dim: dimension of the tile along which their negatives lie.
+        places: indices among the anchors of their side.
+        mirrored: number of them, the first ones, whose entries here count as rows.
     """
 
     side: int
     dim: int
     places: slice
-    met: int = 0
+    mirrored: int = 0
 
-    def beside(self, numbers: Tensor) -> Tensor:
-        """Of numbers `(S, M)`, theirs, so that they go with the tile's entries."""
-        own = _rows(numbers[self.side], self.places)
+    def spread(self, numbers: Tensor) -> Tensor:
+        """Select from numbers `(S, M)`, in a shape that broadcasts over the tile."""
+        own = numbers[self.side, self.places]
         return own[:, None] if self.dim == 1 else own
 
     def fresh(self, entries: Tensor) -> Tensor:
-        """Of the tile's entries `(n, m)`, those that count here."""
-        return entries[:, self.met :] if self.met else entries
+        """Select the entries of the tile that have not been counted as rows."""
+        return entries[:, self.mirrored :] if self.mirrored else entries
 
-    def of(self, totals: Tensor) -> Tensor:
-        """Of totals `(S, M)`, those of anchors with entries that count here."""
-        return totals[self.side, self.places][self.met :]
+    def select(self, totals: Tensor) -> Tensor:
+        """Select from totals `(S, M)` those of the anchors with fresh entries."""
+        return totals[self.side, self.places][self.mirrored :]
 
     def add(self, totals: Tensor, entries: Tensor) -> None:
-        """Add what the tile's entries `(n, m)` sum to, to totals `(S, M)`."""
-        self.of(totals).add_(self.fresh(entries).sum(self.dim))
+        """Add the sums over fresh entries `(n, m)` to totals `(S, M)`."""
+        self.select(totals).add_(self.fresh(entries).sum(self.dim))
 
 
-@dataclass(frozen=True)
-class Part:
-    """Which rows of a matrix there are, where other processes have the others.
-
-    All columns are there, so that sums along a row are complete, and so is the gradient by a row:
-    it takes of the columns' anchors only numbers, `log_sum` and `weight`.
-
-    Attributes:
-        side: of the batch, which the rows are of.
-        first: where they are among its anchors.
-        anchors: how many each side has.
-        met: the side that the columns are anchors of; None if they are none.
-    """
-
-    side: int
-    first: int
-    anchors: int
-    met: int | None
-
-
-def one_exponential(tau: float | Tensor, minimum: float, dtype: torch.dtype) -> bool:
-    """Whether exp(s / tau) serves all anchors as it is.
-
-    It does not where each has a temperature of its own, or where it could overflow or all of an
-    anchor's vanish: then each needs a shift of its own.
-    """
-    safe = 1 / minimum < 0.8 * math.log(torch.finfo(dtype).max)
-    return safe and not (isinstance(tau, Tensor) and tau.ndim > 0)
-
-
-class Negatives:
-    """The similarities of a batch, of which one tile at a time exists.
+class Tiled(Similarities):
+    """One tile of the matrix at a time.
 
     Args:
-        a: `(M, d)` unit vectors, the rows, which are anchors.
-        b: `(N, d)` unit vectors, the columns. None for those of `a` once more: then columns are
-            the same anchors, and `absent` is symmetric.
-        absent: given rows and columns, which entries are no negatives, `(n, m)` bool; or diagonals.
-        sides: 2 if columns are anchors of another side; there are as many as rows then. S.
-        tau: a number, a scalar, or `(S, M)`.
-        minimum: a number that no temperature is below, known without asking the device.
-        part: which rows these are of a matrix with more; default: all. Then M is
-            `part.anchors`, `b` is given, and sums, means and gradients are of these rows alone.
+        x: `(M, d)` unit rows, which are anchors.
+        y: `(N, d)` unit columns. None for those of `x` once more, with a symmetric mask.
+        absent: entries that are no negatives.
+        sides: S. 2 if columns are anchors of another side; then N = M.
+        shift: see `Similarities`.
+        part: the rows of `x` are a part of the matrix; then `y` is given, and sums, means and
+            gradients are right for these rows alone.
     """
 
     def __init__(
         self,
-        a: Tensor,
-        b: Tensor | None,
+        x: Tensor,
+        y: Tensor | None,
         absent: Absent,
         sides: int,
-        tau: float | Tensor,
-        minimum: float,
+        shift: bool,
         part: Part | None = None,
     ) -> None:
-        self.a, self.b, self.absent, self.tau = a, a if b is None else b, absent, tau
-        self.symmetric, self.sides, self.part = b is None, sides, part
-        self.anchors, self.first = (part.anchors, part.first) if part else (a.shape[0], 0)
-        self.one_each = isinstance(tau, Tensor) and tau.ndim > 0
-        self.one_exponential = one_exponential(tau, minimum, a.dtype)
+        self.inputs = (x, y) if y is not None and sides > 1 and part is None else (x,)
+        self.x, self.shift = x.detach(), shift
+        self.y = self.x if y is None else y.detach()
+        self.symmetric, self.sides, self.part, self.absent = y is None, sides, part, absent
+        self.anchors, self.first = (part.anchors, part.first) if part else (len(x), 0)
         self.kept: list[_Tile] = []
 
-    def log_sums(self) -> tuple[Tensor, Tensor | int]:
-        """log_sum `(S, M)`, -inf without negatives; and how many they are, as dtype of `a`.
-
-        That is a number where all have as many, and some.
-        """
-        if self.one_exponential and isinstance(self.absent, Diagonals) and self._is_one_tile():
-            (tile,) = self._tiles()
-            sides = [each.dim for each in self._anchors(tile) if not each.met]
-            sums = torch.stack([tile.values.sum(dim) for dim in sides])
-            return sums.log(), self.b.shape[0] - self.absent.each
-        start = 0.0 if self.one_exponential else -math.inf
-        sums = self.a.new_full((self.sides, self.anchors), start)
-        absent = self.absent.each if isinstance(self.absent, Diagonals) else torch.zeros_like(sums)
+    def sums(self, tau: float | Tensor, means: bool) -> LogSumExp:
+        self.tau, shift = tau, self.shift
+        total = self.x.new_full((self.sides, self.anchors), -math.inf if shift else 0.0)
+        mean = torch.zeros_like(total) if means else None
+        absent = self.absent.each if isinstance(self.absent, Diagonals) else torch.zeros_like(total)
         for tile in self._tiles():
             for anchors in self._complete(tile):
                 if isinstance(absent, Tensor) and isinstance(tile.absent, Tensor):
                     anchors.add(absent, tile.absent)
-                if self.one_exponential:
-                    anchors.add(sums, tile.values)
-                else:
-                    new = anchors.fresh(self._logits(tile, anchors)).logsumexp(anchors.dim)
-                    anchors.of(sums).copy_(torch.logaddexp(anchors.of(sums), new))
-        log_sum = sums.log() if self.one_exponential else sums
-        return log_sum, self.b.shape[0] - absent
+                if shift:
+                    self._add_shifted(tile, anchors, total, mean)
+                    continue
+                anchors.add(total, tile.values)
+                if mean is not None:
+                    anchors.add(mean, tile.values.xlogy(tile.values))
+        if mean is not None and not shift:
+            mean = mean / total.clamp(min=torch.finfo(total.dtype).tiny)
+        return LogSumExp(total if shift else total.log(), len(self.y) - absent, mean)
 
-    def gradients(
-        self, log_sum: Tensor, weight: Tensor, means: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Of the sum over all anchors of weight_i tau_i log_sum_i.
-
-        Args:
-            log_sum: `(S, M)` of `log_sums`.
-            weight: `(S, M)`, 0 for an anchor without negatives.
-            means: whether to take the mean of s / tau as well.
-
-        Returns:
-            `(1, M, d)` by `a`, or `(2, M, d)` by `a` and by `b` if columns are another side; and
-            if asked for, the mean of s / tau over each anchor's negatives under P, `(S, M)`, 0
-            without negatives.
-        """
+    def gradients(self, log_sum: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
         if not isinstance(self.absent, Diagonals):
             # An anchor without negatives weighs nothing; a number in place of -inf keeps it so.
             log_sum = log_sum.masked_fill(log_sum == -math.inf, 0)
-        scaled = weight / log_sum.exp() if self.one_exponential else weight
-        both = self.sides > 1 and self.part is None
-        # A compiler may multiply what is to be overwritten by 0, which leaves what is not a number.
-        empty = self.a.new_zeros if torch.compiler.is_compiling() else self.a.new_empty
-        gradient = empty(1 + both, *self.a.shape)
-        sides = gradient.unbind()
-        grad_a, grad_b = sides[0], sides[-1]
-        mean = torch.zeros_like(log_sum) if means else None
+        scaled = weight if self.shift else weight / log_sum.exp()
+        # A compiler may multiply by 0 what addmm is to overwrite, and NaN stays NaN.
+        empty = torch.zeros_like if torch.compiler.is_compiling() else torch.empty_like
+        gradients = [empty(each) for each in self.inputs]
         for tile in self._tiles():
-            pull = self._pull(tile, log_sum, scaled)  # (n, m)
-            # The first to write somewhere takes nothing of what is there.
-            fresh_rows, fresh_columns = tile.left == 0, tile.top == 0
-            a, b = _rows(self.a, tile.rows), _rows(self.b, tile.columns)
-            _rows(grad_a, tile.rows).addmm_(pull, b, beta=0 if fresh_rows else 1)
-            if both or self.symmetric:
-                met = tile.met if self.symmetric else 0
-                rest = _rows(grad_b, slice(tile.left + met, tile.right))
-                fresh = pull[:, met:] if met else pull
-                rest.addmm_(fresh.T, a, beta=0 if fresh_columns else 1)
-            if mean is not None:
-                self._add_means(tile, log_sum, mean)
-        return gradient, mean
+            by_similarity = self._by_similarity(tile, log_sum, scaled)  # (n, m)
+            x, y = self.x[tile.rows], self.y[tile.columns]
+            # beta=0 for the first write: the buffer is uninitialized.
+            gradients[0][tile.rows].addmm_(by_similarity, y, beta=0 if tile.left == 0 else 1)
+            if self.symmetric or len(gradients) > 1:
+                mirrored = tile.mirrored if self.symmetric else 0
+                rest = gradients[-1][tile.left + mirrored : tile.right]
+                rest.addmm_(by_similarity[:, mirrored:].T, x, beta=0 if tile.top == 0 else 1)
+        return tuple(gradients)
 
-    def _pull(self, tile: _Tile, log_sum: Tensor, weight: Tensor) -> Tensor:
-        """What each similarity is pulled with, `(n, m)`; takes weights that `gradients` scaled."""
-        if self.one_exponential:
-            first, *second = (anchors.beside(weight) for anchors in self._anchors(tile))
-            return tile.values * (first + second[0] if second else first)
-        shares = [
-            self._share(tile, anchors, log_sum).mul_(anchors.beside(weight))
-            for anchors in self._anchors(tile)
+    def _by_similarity(self, tile: _Tile, log_sum: Tensor, weight: Tensor) -> Tensor:
+        """Compute the gradient by each similarity, `(n, m)`; `weight` as `gradients` scaled it."""
+        first, *second = self._anchors(tile)
+        if not self.shift:
+            both = first.spread(weight)
+            return tile.values * (both + second[0].spread(weight) if second else both)
+        terms = [
+            (self._logits(tile, anchors) - anchors.spread(log_sum)).exp_() * anchors.spread(weight)
+            for anchors in (first, *second)
         ]
-        return shares[0].add_(shares[1]) if len(shares) > 1 else shares[0]
+        return terms[0].add_(terms[1]) if second else terms[0]
 
-    def _add_means(self, tile: _Tile, log_sum: Tensor, mean: Tensor) -> None:
-        for anchors in self._complete(tile):
-            if self.one_exponential:
-                terms = tile.values.xlogy(tile.values) * (-anchors.beside(log_sum)).exp()
-            else:
-                share = self._share(tile, anchors, log_sum)
-                terms = share * (tile.values / self._tau(anchors))
-            anchors.add(mean, terms)
-
-    def _share(self, tile: _Tile, anchors: _Anchors, log_sum: Tensor) -> Tensor:
-        """P `(n, m)`, where each side has an exponential of its own."""
-        return (self._logits(tile, anchors) - anchors.beside(log_sum)).exp_()
+    def _add_shifted(
+        self, tile: _Tile, anchors: _Anchors, log_sum: Tensor, mean: Tensor | None
+    ) -> None:
+        """Add a tile's entries to running log-sum-exps and means, `(S, M)` each."""
+        logits = anchors.fresh(self._logits(tile, anchors))
+        before = anchors.select(log_sum)
+        after = torch.logaddexp(before, logits.logsumexp(anchors.dim))
+        if mean is not None:
+            finite = after.masked_fill(after == -math.inf, 0)
+            share = (logits - finite.unsqueeze(anchors.dim)).exp()
+            logits = logits.masked_fill(logits == -math.inf, 0)
+            own = anchors.select(mean)
+            own.mul_((before - finite).exp()).add_((share * logits).sum(anchors.dim))
+        before.copy_(after)
 
     def _logits(self, tile: _Tile, anchors: _Anchors) -> Tensor:
-        """s / tau, -inf where absent, `(n, m)`."""
-        return tile.without(tile.values / self._tau(anchors), -math.inf)
-
-    def _tau(self, anchors: _Anchors) -> float | Tensor:
-        """So that it goes with a tile's entries."""
-        tau = self.tau
-        return anchors.beside(tau) if isinstance(tau, Tensor) and self.one_each else tau
+        """Compute s / tau, -inf where absent, `(n, m)`."""
+        each = isinstance(self.tau, Tensor) and self.tau.ndim > 0
+        tau = anchors.spread(self.tau) if each and isinstance(self.tau, Tensor) else self.tau
+        return tile.without(tile.values / tau, -math.inf)
 
     def _anchors(self, tile: _Tile) -> Iterator[_Anchors]:
-        """Whose negatives the tile's entries are."""
+        """List the anchors along the tile's rows, then those along its columns."""
         if self.part is not None:
             rows = slice(self.first + tile.top, self.first + tile.bottom)
             yield _Anchors(self.part.side, 1, rows)
-            if self.part.met is not None:
-                yield _Anchors(self.part.met, 0, tile.columns)
+            if self.part.column_side is not None:
+                yield _Anchors(self.part.column_side, 0, tile.columns)
             return
         yield _Anchors(0, 1, tile.rows)
         if self.sides > 1:
             yield _Anchors(1, 0, tile.columns)
         elif self.symmetric:
-            yield _Anchors(0, 0, tile.columns, tile.met)
+            yield _Anchors(0, 0, tile.columns, tile.mirrored)
 
     def _complete(self, tile: _Tile) -> Iterator[_Anchors]:
-        """Those with all of their negatives here, in this tile or another."""
+        """List the anchors all of whose negatives are here, in this tile or another."""
         anchors = self._anchors(tile)
         return anchors if self.part is None else islice(anchors, 1)
 
@@ -304,33 +240,25 @@ class Negatives:
         if self.kept:
             yield from self.kept
             return
-        (rows, columns), (keep, height, width) = self._shape(), self._cut()
+        rows, columns, (keep, height, width) = len(self.x), len(self.y), self._cut()
         for top in range(0, rows, max(1, height)):
             for left in range(top if self.symmetric else 0, columns, max(1, width)):
-                bottom, right = min(top + height, rows), min(left + width, columns)
-                found = self._tile(top, bottom, left, right)
+                tile = self._tile(top, min(top + height, rows), left, min(left + width, columns))
                 if keep:
-                    self.kept.append(found)
-                yield found
-
-    def _shape(self) -> tuple[int, int]:
-        return self.a.shape[0], self.b.shape[0]
+                    self.kept.append(tile)
+                yield tile
 
     def _cut(self) -> tuple[bool, int, int]:
-        """Whether tiles are kept, and their height and width."""
-        on_host = self.a.device.type == "cpu"
+        """Choose whether tiles are kept, and their height and width."""
+        on_host = self.x.device.type == "cpu"
         kept, entries = (KEPT, TILE) if on_host else (KEPT_ON_DEVICE, TILE_ON_DEVICE)
-        rows, columns = self._shape()
+        rows, columns = len(self.x), len(self.y)
         if rows * columns <= kept:
-            # It needs no tiles; but of a symmetric matrix they leave out nearly half.
+            # Strips of a symmetric matrix leave out nearly half of it.
             return True, max(HALVED, rows // 8) if self.symmetric else rows, columns
-        # As high as wide, so that a product takes in few numbers for what it puts out.
+        # Nearly square, so that a product reads few numbers for those that it writes.
         width = min(columns, math.isqrt(2 * entries))
         return False, max(1, entries // width), width
-
-    def _is_one_tile(self) -> bool:
-        keep, height, _ = self._cut()
-        return keep and height >= self.a.shape[0]
 
     def _tile(self, top: int, bottom: int, left: int, right: int) -> _Tile:
         absent = (
@@ -338,21 +266,16 @@ class Negatives:
             if isinstance(self.absent, Diagonals)
             else self.absent(slice(self.first + top, self.first + bottom), slice(left, right))
         )
-        a, b = _rows(self.a, slice(top, bottom)), _rows(self.b, slice(left, right))
-        place = top, bottom, left, right
-        if not self.one_exponential:
-            return _Tile(*place, a @ b.T, absent)
-        tile = _Tile(*place, self._scaled(a, b).exp_(), absent)
+        x, y, place = self.x[top:bottom], self.y[left:right], (top, bottom, left, right)
+        if self.shift:
+            return _Tile(*place, x @ y.T, absent)
+        tile = _Tile(*place, scaled(x, y, self.tau).exp_(), absent)
         tile.without(tile.values, 0)
         return tile
 
-    def _scaled(self, a: Tensor, b: Tensor) -> Tensor:
-        """s / tau, of one tau, `(n, m)`."""
-        if isinstance(self.tau, Tensor):
-            return (a / self.tau) @ b.T
-        return torch.addmm(a.new_zeros(()), a, b.T, beta=0, alpha=1 / self.tau)
 
-
-def _rows(whole: Tensor, places: slice) -> Tensor:
-    """Some rows. Even a view takes its microseconds, so there is none of all of them."""
-    return whole if places == slice(0, whole.shape[0]) else whole[places]
+def scaled(x: Tensor, y: Tensor, tau: float | Tensor) -> Tensor:
+    """Compute s / tau with one tau for all, `(n, m)`."""
+    if isinstance(tau, Tensor):
+        return (x / tau) @ y.T
+    return torch.addmm(x.new_zeros(()), x, y.T, beta=0, alpha=1 / tau)

@@ -1,0 +1,35 @@
+"""The step size of the moving average, gamma."""
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["step_size"]
+
+
+def step_size(
+    visits: Tensor,
+    gamma_min: float,
+    gamma_decay_visits: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Compute gamma, the weight of the new estimate, from a sample's own number of visits.
+
+    It depends on nothing else: there is no schedule that a caller could forget to advance, and a
+    sample that is added later starts fresh. The first visit has gamma = 1.
+
+    Args:
+        visits: `(...)` integers >= 1, this visit counted.
+        gamma_min: the limit, in (0, 1].
+        gamma_decay_visits: None for `max(gamma_min, 1/visits)`: u is the plain mean of all visits
+            until it becomes a moving average. Or the number of visits over which gamma falls from 1
+            to gamma_min along a cosine (FastCLIP, arXiv 2407.01445: half the epochs of the run); 1
+            makes gamma constant after the first visit.
+        dtype: of the result.
+    """
+    visits = visits.to(dtype)
+    if gamma_decay_visits is None:
+        return visits.reciprocal().clamp_(min=gamma_min)
+    progress = ((visits - 1) / gamma_decay_visits).clamp(max=1)
+    return gamma_min + (1 - gamma_min) * 0.5 * (1 + (math.pi * progress).cos())
