@@ -52,10 +52,17 @@ def claim(run: "Run", given: S, command: str, resume: bool) -> S:
     for name, value in given.as_dict().items():
         if value not in (old[name], defaults[name]):
             raise UserError(
-                f"{flag(name)}: {run.folder} was started with {old[name]}, not {value}; "
-                "leave it out to go on, or name another --out"
+                f"{flag(name)}: {run.folder} was started with {_shown(old[name])}, "
+                f"not {_shown(value)}; leave it out to go on, or name another --out"
             )
     return before
+
+
+def _shown(value: Any) -> str:
+    """Format the value of an option as the command line takes it."""
+    if value is None:
+        return "nothing"
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def request_of(settings: dict[str, Any], kind: type[S]) -> S:
