@@ -151,7 +151,7 @@ def test_moco_tells_and_stores_its_queue_and_momentum(photos, tmp_path, capsys):
     run = str(tmp_path / "run")
     main(["pretrain", str(photos), "--out", run, "--epochs", "1", "--method", "moco", *FAST])
     told = capsys.readouterr().err
-    assert "moco for 1 epochs" in told
+    assert "moco for 1 epoch on" in told
     assert "queue size      16           as many as there are images" in told
     assert "momentum        0.99         0.999 from 100,000 steps on" in told
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())

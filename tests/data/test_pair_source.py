@@ -92,7 +92,7 @@ def test_two_of_many_columns_are_named_and_images_are_side_a_in_any_order(write)
     ("asked", "message"),
     [
         ("photo,title", r"has no column 'title'; it has photo, other, de, en"),
-        ("photo", "give two names with a comma between, got 'photo'"),
+        ("photo", "give two names with a comma between them, got 'photo'"),
         ("photo,other", "photo and other of .* both hold images"),
         (None, "cannot tell which two .* name them with --columns, it has photo, other, de, en"),
     ],

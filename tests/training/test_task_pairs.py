@@ -278,6 +278,7 @@ def test_another_table_is_refused(make_pairs, fast, sentences, tmp_path):
     [
         ({"batch_size": 4}, r"batch-size: .* was started with 8, not 4"),
         ({"method": "clip"}, r"method: .* was started with sogclr, not clip"),
+        ({"columns": ["b", "a"]}, r"columns: .* was started with nothing, not b,a"),
         ({"freeze": "text"}, r"freeze: .* was started with nothing, not text"),
     ],
 )

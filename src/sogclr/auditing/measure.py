@@ -157,7 +157,8 @@ def _measure_estimators(
         v2 = measure_bias(estimated, exact.v2, exact.total_v2)
         rows.append(Measured(estimator, batch, v1, v2))
         own = v2 if estimator.startswith("table") else v1
-        say(f"  {estimator}, batch {batch or '-'}: off by {format_bias(own)}")
+        size = f", batch {batch:,}" if batch else ""
+        say(f"  {estimator}{size}: off by {format_bias(own)}")
 
     add("table at rest", 0, (exact.table, exact.table))
     halves = expected_gradients(
@@ -260,7 +261,7 @@ def _summarize(subject: Subject, batch: int, rows: list[Measured], worth: float 
     nearest = min(curve, key=lambda row: abs(math.log(row.batch / batch)))
     name = "this run's normalizers" if subject.trained else "normalizers kept per sample"
     if not curve[0].v1.seen:
-        value = "no better than an in-batch batch's, since that has no error to be seen"
+        value = "no better than those of a batch, whose error is too small to be measured"
     elif worth == 0.0:
         value = f"worse than an in-batch batch of {curve[0].batch}"
     elif worth is None:

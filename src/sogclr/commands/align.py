@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..common.console import say
+from ..common.console import say, setting_line
 from ..common.environment import restarts
 from ..common.options import Device
 from ..data.open_images import require_undamaged
@@ -108,9 +108,11 @@ def align(
 
 
 def _print_plan(plan: PairPlan, device: str, spec: PairSpec, towers: dict[str, Tower]) -> None:
-    say(f"{plan.request.method} for {plan.request.epochs} epochs on {device}")
+    epochs = plan.request.epochs
+    count = "1 epoch" if epochs == 1 else f"{epochs:,} epochs"
+    say(f"{plan.request.method} for {count} on {device}")
     for name, value, reason in plan.reasons:
-        say(f"  {name:<15} {value:<12} {reason}")
+        say(setting_line(name, value, reason))
     for kind, tower in towers.items():
         body, head = (sum(p.numel() for p in m.parameters()) for m in (tower.body, tower.head))
         state = "frozen" if kind in spec.frozen else "trained"

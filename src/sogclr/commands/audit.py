@@ -22,8 +22,8 @@ __all__ = ["audit"]
 LABELS = {
     "batch": "the batch (DCL)",
     "batch with positive": "the batch, with the positive",
-    "table": "one number a sample (SogCLR)",
-    "table at rest": "the same, before the step's own",
+    "table": "one number per sample (SogCLR)",
+    "table at rest": "that number before a step",
 }
 
 
@@ -77,7 +77,7 @@ def _picture_file(out: Path) -> Path:
 def _error_table(measured: Audit) -> Table:
     table = Table()
     table.add_column("normalizers from")
-    for name in ("batch", "off from F", "off from F2"):
+    for name in ("batch", "error from F", "error from F2"):
         table.add_column(name, justify="right")
     for row in sorted(measured.rows, key=lambda row: list(LABELS).index(row.estimator)):
         batch = f"{row.batch:,}" if row.batch else "-"
@@ -90,8 +90,8 @@ def _explain(measured: Audit) -> str:
     return (
         f"Of the expected gradient by the embeddings of {measured.samples:,} samples, "
         f"{measured.views} views each, tau {measured.temperature:.3g}. F averages the logarithm "
-        "of a normalizer over views, F2, which one number a sample estimates, takes the logarithm "
-        f"of the average; their gradients are {measured.distance:.1%} apart. The table's numbers "
-        f"are too {'large' if lag.mean > 0 else 'small'} by {abs(expm1(lag.mean)):.1%} on "
-        f"average, with a spread of {lag.spread:.2f} (in log u)."
+        "of a normalizer over views; F2, which one number per sample estimates, takes the "
+        f"logarithm of the average. Their gradients are {measured.distance:.1%} apart. The "
+        f"table's numbers are too {'large' if lag.mean > 0 else 'small'} by "
+        f"{abs(expm1(lag.mean)):.1%} on average, with a spread of {lag.spread:.2f} (in log u)."
     )

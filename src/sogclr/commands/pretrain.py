@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..common.console import say
+from ..common.console import say, setting_line
 from ..common.environment import restarts
 from ..common.options import Device
 from ..data.image_source import ImageSource
@@ -79,9 +79,11 @@ def pretrain(
 
 def _print_plan(source: ImageSource | StreamSource, plan: Plan, device: str) -> None:
     say(source.describe())
-    say(f"{plan.request.method} for {plan.request.epochs} epochs on {device}")
+    epochs = plan.request.epochs
+    count = "1 epoch" if epochs == 1 else f"{epochs:,} epochs"
+    say(f"{plan.request.method} for {count} on {device}")
     for name, value, reason in plan.reasons:
-        say(f"  {name:<15} {value:<12} {reason}")
+        say(setting_line(name, value, reason))
 
 
 def _bytes_on_disk(task: ViewsTask, plan: Plan, samples: int) -> int:

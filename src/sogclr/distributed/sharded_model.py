@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ..common.console import say
+from ..common.console import say, setting_line
 from ..common.environment import processes
 from ..common.errors import UserError
 
@@ -240,7 +240,7 @@ def _describe(model: nn.Module) -> str:
     own = sum(p.to_local().numel() for p in parameters if isinstance(p, DTensor))
     total = sum(p.numel() for p in parameters)
     remark = f"{own:,} of {total:,} parameters in each of {processes()} processes"
-    return f"  {'weights':<15} {'sharded':<12} {remark}"
+    return setting_line("weights", "sharded", remark)
 
 
 def _gather(state: State, *, keep: bool) -> State:

@@ -98,13 +98,18 @@ class _UnitRows(torch.autograd.Function):
         length = torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp_(min=EPSILON)
         unit = features.div_(length)
         ctx.save_for_backward(unit, length)
-        return unit, (unit[0] * unit[1]).sum(dim=1)
+        x, y = unit.unbind()
+        return unit, (x * y).sum(dim=1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_unit: Tensor, by_positive: Tensor) -> tuple[Tensor, ...]:
         unit, length = ctx.saved_tensors
-        gradient = torch.addcmul(by_unit, unit.flip(0), by_positive[:, None])
+        x, y = unit.unbind()
+        by_positive = by_positive[:, None]
+        gradient = torch.stack(
+            [by_unit[0].addcmul(y, by_positive), by_unit[1].addcmul(x, by_positive)]
+        )
         radial = torch.linalg.vecdot(gradient, unit).unsqueeze(-1)
         return gradient.addcmul_(unit, radial, value=-1).div_(length).unbind()
 

@@ -79,7 +79,7 @@ class Run:
         except FileNotFoundError:
             what = "is not a run of sogclr" if self.folder.exists() else "does not exist"
             raise UserError(
-                f"run: {self.folder} {what}; give the folder that pretrain wrote with --out"
+                f"run: {self.folder} {what}; give the folder of a run, named by --out"
             ) from None
         except ValueError as error:
             raise UserError(f"run: {self.settings} is damaged ({error})") from error

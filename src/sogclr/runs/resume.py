@@ -54,10 +54,17 @@ def choose_settings(run: "Run", given: S, command: str, resume: bool) -> S:
     for name, value in given.as_dict().items():
         if value not in (old[name], defaults[name]):
             raise UserError(
-                f"{flag(name)}: {run.folder} was started with {old[name]}, not {value}; "
-                "leave it out to go on, or name another --out"
+                f"{flag(name)}: {run.folder} was started with {_format(old[name])}, "
+                f"not {_format(value)}; leave it out to go on, or name another --out"
             )
     return resolved
+
+
+def _format(value: Any) -> str:
+    """Format the value of an option as the command line takes it."""
+    if value is None:
+        return "nothing"
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def read_resolved(settings: dict[str, Any], kind: type[S]) -> S:

@@ -92,7 +92,7 @@ def load_pairs(run: str | Path, module: nn.Module | None = None) -> PairEncoder:
             fit.
     """
     if not is_pair_run(run):
-        raise UserError(f"run: {run} was trained on images alone; give one of sogclr align")
+        raise UserError(f"run: {run} was trained on images alone; give a run of sogclr align")
     files = pair_files(Run(run))
     if not (files["spec"].is_file() and files["trained"].is_file()):
         raise UserError(f"run: {run} has saved no towers yet; go on with --resume")

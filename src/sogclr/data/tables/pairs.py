@@ -117,7 +117,9 @@ def _choose_columns(table: Table, requested: str | Sequence[str] | None) -> tupl
     if requested is not None:
         names = split_names(requested)
         if len(names) != 2:
-            raise UserError(f"--columns: give two names with a comma between, got {requested!r}")
+            raise UserError(
+                f"--columns: give two names with a comma between them, got {','.join(names)!r}"
+            )
         for name in names:
             if name not in existing:
                 raise UserError(
