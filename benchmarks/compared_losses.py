@@ -63,6 +63,29 @@ def metric_learning() -> Loss:
     return lambda a, b, index: loss(torch.cat([a, b]), index.repeat(2).to(DEVICE))
 
 
+def plain_clip() -> Loss:
+    """Build CLIP's loss in plain PyTorch, as its paper writes it."""
+
+    def loss(a: Tensor, b: Tensor, index: Tensor) -> Tensor:
+        logits = normalize(a, dim=-1) @ normalize(b, dim=-1).T / TAU
+        partner = torch.arange(len(a), device=a.device)
+        return (cross_entropy(logits, partner) + cross_entropy(logits.T, partner)) / 2
+
+    return loss
+
+
+def plain_simclr() -> Loss:
+    """Build SimCLR's loss in plain PyTorch."""
+
+    def loss(a: Tensor, b: Tensor, index: Tensor) -> Tensor:
+        z = torch.cat([normalize(a, dim=-1), normalize(b, dim=-1)])
+        own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+        logits = (z @ z.T / TAU).masked_fill(own, -math.inf)
+        return cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(a)))
+
+    return loss
+
+
 # sogclr comes first: the times of the others are divided by its time.
 FAMILIES: dict[str, dict[str, Callable[[], Loss]]] = {
     "pairs": {
@@ -70,6 +93,7 @@ FAMILIES: dict[str, dict[str, Callable[[], Loss]]] = {
         "sogclr, CLIP's": lambda: sogclr.ClipLoss(TAU),
         "LibAUC": lambda: libauc("bimodal"),
         "open_clip": open_clip,
+        "plain PyTorch, CLIP's": plain_clip,
         "Inf-CL": inf_cl,
     },
     "two views": {
@@ -77,12 +101,13 @@ FAMILIES: dict[str, dict[str, Callable[[], Loss]]] = {
         "sogclr, SimCLR's": lambda: sogclr.NTXentLoss(TAU),
         "LibAUC": lambda: libauc("unimodal"),
         "lightly": lightly,
+        "plain PyTorch, SimCLR's": plain_simclr,
         "pytorch-metric-learning": metric_learning,
     },
 }
 IN_BATCH = {
-    *("sogclr, CLIP's", "open_clip", "Inf-CL"),
-    *("sogclr, SimCLR's", "lightly", "pytorch-metric-learning"),
+    *("sogclr, CLIP's", "open_clip", "Inf-CL", "plain PyTorch, CLIP's"),
+    *("sogclr, SimCLR's", "lightly", "pytorch-metric-learning", "plain PyTorch, SimCLR's"),
 }
 
 

@@ -106,10 +106,9 @@ class _UnitRows(torch.autograd.Function):
     def backward(ctx: Any, by_unit: Tensor, by_positive: Tensor) -> tuple[Tensor, ...]:
         unit, length = ctx.saved_tensors
         x, y = unit.unbind()
-        by_positive = by_positive[:, None]
-        gradient = torch.stack(
-            [by_unit[0].addcmul(y, by_positive), by_unit[1].addcmul(x, by_positive)]
-        )
+        gradient, by_positive = by_unit.clone(), by_positive[:, None]
+        gradient[0].addcmul_(y, by_positive)
+        gradient[1].addcmul_(x, by_positive)
         radial = torch.linalg.vecdot(gradient, unit).unsqueeze(-1)
         return gradient.addcmul_(unit, radial, value=-1).div_(length).unbind()
 
