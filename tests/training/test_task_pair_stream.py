@@ -134,27 +134,27 @@ def test_it_is_the_run_of_the_same_pairs_on_this_machine(shards, pattern, tiny, 
         assert visits.sum() == EPOCHS * SAMPLES
 
 
-def test_where_rows_are_shared_the_loss_is_told_who_is_who(
+def test_where_samples_share_rows_the_loss_gets_their_keys(
     shards, pattern, fast, tmp_path, monkeypatch
 ):
-    forward, told = sogclr.GlobalClipLoss.forward, []
+    forward, calls = sogclr.GlobalClipLoss.forward, []
 
-    def listening(self, a, b, index, index_b, **keys):
-        told.append((index, index_b, keys["sample_key"], keys["sample_key_b"]))
-        return forward(self, a, b, index, index_b, **keys)
+    def recording(self, a, b, index, *, index_b, **keys):
+        calls.append((index, index_b, keys["sample_key"], keys["sample_key_b"]))
+        return forward(self, a, b, index, index_b=index_b, **keys)
 
-    monkeypatch.setattr(sogclr.GlobalClipLoss, "forward", listening)
+    monkeypatch.setattr(sogclr.GlobalClipLoss, "forward", recording)
     sogclr.align(pattern, tmp_path / "run", **{**fast, **STREAM, "table_rows": 3})
     source = open_pairs(str(shards))
     names = dict(zip(sogclr.stable_keys(source.a.names).tolist(), range(SAMPLES), strict=True))
     texts = sogclr.stable_keys(source.b.texts).tolist()
     owners = set(zip(source.owners().tolist(), source.partners.tolist(), strict=True))
-    for index, index_b, key, sample_key_b in told:
+    for index, index_b, key, sample_key_b in calls:
         assert torch.equal(index, sogclr.hashed_rows(key, 3))
         assert torch.equal(index_b, sogclr.hashed_rows(sample_key_b, 3))
         pairs = zip(key.tolist(), sample_key_b.tolist(), strict=True)
         assert {(names[one], texts.index(other)) for one, other in pairs} <= owners
-    assert sum(len(key) for _, _, key, _ in told) == fast["epochs"] * SAMPLES
+    assert sum(len(key) for _, _, key, _ in calls) == fast["epochs"] * SAMPLES
 
 
 @pytest.mark.parametrize("method", ["sogclr", "individual", "half", "clip"])
