@@ -210,5 +210,5 @@ def test_bad_sizes_are_refused():
         GlobalContrastiveLoss(9, memory_size=0, scale="temperature")
     loss = GlobalClipLoss(9, memory_size=3, scale="temperature")
     loss(*torch.randn(2, 2, 5, requires_grad=True), torch.arange(2))
-    with pytest.raises(ValueError, match="width 5, those of this batch 6"):
+    with pytest.raises(ValueError, match="width 5, features of this batch have 6"):
         loss(*torch.randn(2, 2, 6, requires_grad=True), torch.arange(2))

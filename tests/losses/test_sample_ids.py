@@ -167,7 +167,7 @@ def test_recent_rows_and_their_keys_are_saved(kind):
 def test_recent_rows_of_pairs_have_keys_or_not(keys):
     loss = GlobalClipLoss(NUM_SAMPLES, memory_size=4, scale="temperature")
     loss(*features(), torch.arange(5))
-    with pytest.raises(ValueError, match="keys with every batch or with none"):
+    with pytest.raises(ValueError, match="sample keys with every batch, or none"):
         loss(*features(), torch.arange(5), **keys)
 
 

@@ -1,14 +1,13 @@
-"""What processes that share a batch send each other, and what they do not.
+"""The exchange between processes that share a batch.
 
-Every process forms its own anchors' similarities to the features of all, which are gathered once.
-Then log-sum-exps are gathered, one number an anchor, which give the weight of every anchor on every
-process. The gradient by a process's own features needs nothing else: as anchors they have their own
-similarities, and as negatives of other anchors the same similarities with those anchors' numbers.
-So features are sent once and their gradients never, where a differentiated gather (OpenCLIP's)
-sends both. The reduction is FastCLIP's (Wei et al., arXiv 2407.01445, section 4), here exact and
-for every loss.
+All processes gather the features of the batch once, and each process computes the similarities of
+its own anchors to all features. Then all processes gather the log-sum-exps, one number per anchor,
+and each process computes the weight of every anchor. With these weights, its similarities suffice
+for the gradient by its own features: both as anchors and as negatives of other anchors. So features
+are sent once and gradients never, while a differentiable gather (OpenCLIP's) sends both. The
+reduction is FastCLIP's (Wei et al., arXiv 2407.01445, section 4), here exact and for every loss.
 
-State that is kept per sample is updated on all processes with the same numbers, and stays equal.
+All processes update state per sample with the same numbers, so that it stays equal.
 """
 
 from collections.abc import Callable
@@ -40,22 +39,25 @@ class Shares:
 
     @property
     def processes(self) -> int:
-        """K."""
+        """K, the number of processes."""
         return len(self.counts)
 
     @property
     def total(self) -> int:
-        """N."""
+        """N, the number of samples of all processes."""
         return sum(self.counts)
 
     @property
     def own(self) -> slice:
-        """Indices of this process's samples among all."""
+        """The slice of this process's samples among all N."""
         start = sum(self.counts[: self.rank])
         return slice(start, start + self.counts[self.rank])
 
     def gather(self, own: Tensor, dim: int = 0) -> Tensor:
-        """Concatenate the tensors of all processes along `dim`, in which sizes differ; no graph."""
+        """Concatenate the tensors of all processes along `dim`, without graph.
+
+        Along `dim`, a process has as many entries as samples (`counts`).
+        """
         own = own.detach().movedim(dim, 0)  # (n, ...)
         largest = max(self.counts)
         padded = own.new_zeros(largest, *own.shape[1:])
@@ -66,9 +68,10 @@ class Shares:
         return torch.cat(kept).movedim(0, dim)
 
     def attach(self, gathered: Tensor, own: Tensor) -> Tensor:
-        """Give gathered numbers `(N,)`, equal on all processes, the graph of this process's share.
+        """Attach the graph of this process's numbers `(n,)` to gathered numbers `(N,)`.
 
-        The gradient is K times as large, since DistributedDataParallel divides the sum by K.
+        The gradient is multiplied by K, since DistributedDataParallel divides the sum of the
+        gradients of all processes by K.
         """
         return _OwnShare.apply(gathered, own, self)
 
@@ -102,12 +105,12 @@ class _Backward(torch.autograd.Function):
 
 
 def with_backward(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the same tensor; `change` is applied to its gradient."""
+    """Return a tensor equal to `x`, whose gradient `change` transforms in backward."""
     return _Backward.apply(x, change)
 
 
 def agree(group: Any, count: int) -> Shares | None:
-    """Tell all processes of a group how many samples each of them has.
+    """Exchange the number of samples of each process of a group.
 
     Args:
         group: a process group; "auto" for the default one if torch.distributed is initialized;
@@ -115,14 +118,14 @@ def agree(group: Any, count: int) -> Shares | None:
         count: number of samples of this process.
 
     Returns:
-        The shares; None if there is one process.
+        The shares of all processes; None if there is only one process.
     """
     if group is None or not (dist.is_available() and dist.is_initialized()):
         return None
     group = None if isinstance(group, str) else group
     if dist.get_world_size(group) == 1:
         return None
-    # Over gloo: reading a number from a device would stall it.
+    # Exchange counts over gloo, on the CPU: reading them from a device would stall it.
     counts = [torch.empty(1, dtype=torch.int64) for _ in range(dist.get_world_size(group))]
     dist.all_gather(counts, torch.tensor([count]), group=_gloo_group(group))
     return Shares(group, dist.get_rank(group), tuple(int(each) for each in counts))

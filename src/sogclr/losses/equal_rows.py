@@ -1,10 +1,10 @@
-"""Means over the entries of a batch that stand in the same row of a table.
+"""Means over the entries of a batch that have the same row of a table.
 
-Both views of a sample do, and a sample that was drawn twice. Entries are sorted, by row and then by
-value, and added up by doubling distances: O(M log M), the same bits for a batch in another order,
-and on an accelerator no size that the host would have to wait for. Floating scatter-adds are
-neither deterministic nor possible in logarithms. On a GPU a kernel does it for all but the largest
-batches, in one launch.
+Both views of a sample have the same row, and so have two draws of a sample. Entries are sorted by
+row, then by value, and added up over doubling distances, in O(M log M). The result has the same
+bits for a batch in another order, and the host never waits for an accelerator. A floating-point
+scatter-add is not deterministic, and cannot add logarithms. On a GPU, one launch of a kernel
+compares all entries instead, except for the largest batches.
 """
 
 import math
@@ -18,26 +18,26 @@ from torch import Tensor
 
 __all__ = ["all_different", "log_mean_over_equal_rows", "mean_over_equal_rows"]
 
-# Triton builds what launches a kernel with the system's C compiler, which a small machine lacks.
+# Triton compiles its launcher with the system's C compiler, which a small machine may lack.
 _COMPILERS = (os.environ.get("CC", "cc"), "gcc", "clang")
 TRITON = find_spec("triton") is not None and any(map(which, _COMPILERS))
-# Up to how many entries a GPU compares all of them faster than it sorts them: 0.7 ms for 2**14.
-COMPARED = 2**13
+# Up to this many entries a GPU compares all pairs faster than it sorts (2**14 take 0.7 ms).
+MAX_COMPARED = 2**13
 
 
 def log_mean_over_equal_rows(rows: Tensor, logs: Tensor) -> Tensor:
-    """log of the mean of exp(logs) over all entries with the same row.
+    """Compute the log of the mean of exp(logs) over all entries with the same row.
 
     Args:
-        rows: `(M,)` int64.
-        logs: `(M,)`; -inf is no entry.
+        rows: `(M,)` int64, the row of each entry.
+        logs: `(M,)`; entries of -inf are not counted.
 
     Returns:
-        `(M,)`, -inf where there is no entry.
+        `(M,)`, the result of each entry's row; -inf if no entry of the row is counted.
     """
     if all_different(rows):
         return logs
-    if _compares(rows):
+    if _uses_kernel(rows):
         from .backends.fused_launch import log_means
 
         return log_means(rows, logs)
@@ -50,14 +50,14 @@ def log_mean_over_equal_rows(rows: Tensor, logs: Tensor) -> Tensor:
 
 
 def mean_over_equal_rows(rows: Tensor, values: Tensor) -> Tensor:
-    """The mean over all entries with the same row.
+    """Compute the mean over all entries with the same row.
 
     Args:
-        rows: `(M,)` int64.
-        values: `(M,)`; what is not finite is no entry.
+        rows: `(M,)` int64, the row of each entry.
+        values: `(M,)`; entries that are not finite are not counted.
 
     Returns:
-        `(M,)`, NaN where there is no entry.
+        `(M,)`, the result of each entry's row; NaN if no entry of the row is counted.
     """
     finite = values.isfinite()
     if all_different(rows):
@@ -69,41 +69,46 @@ def mean_over_equal_rows(rows: Tensor, values: Tensor) -> Tensor:
 def _totals(
     rows: Tensor, values: Tensor, counted: Tensor, add: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The sum of the values with the same row, and how many of them count, `(M,)` each."""
+    """Compute the sum of each entry's row and its number of counted entries, `(M,)` each.
+
+    `add` adds two tensors; entries that are not counted must be its zero.
+    """
     order = values.argsort()
     order = order[rows[order].argsort(stable=True)]
     rows, values, counted = rows[order], values[order], counted[order]
     first, last = torch.searchsorted(rows, rows), torch.searchsorted(rows, rows, right=True) - 1
+    # On an accelerator the host would have to wait for the longest run.
     longest = int((last - first).max()) + 1 if _on_host(rows) else len(rows)
     distance = 1
     while distance < longest:
-        # Each holds the sum of up to `distance` entries of its row that end with it.
+        # values[i] is the sum of entry i and the entries of its row less than `distance` before.
         same = rows[distance:] == rows[:-distance]
         sums = torch.where(same, add(values[distance:], values[:-distance]), values[distance:])
         values = torch.cat([values[:distance], sums])
         distance *= 2
-    up_to = counted.cumsum(dim=0)
-    count = up_to[last] - up_to[first] + counted[first]
-    total, back = values[last], order.argsort()
-    return total[back], count[back]
+    cumulative = counted.cumsum(dim=0)
+    count = cumulative[last] - cumulative[first] + counted[first]
+    total, original_order = values[last], order.argsort()
+    return total[original_order], count[original_order]
 
 
-def _compares(rows: Tensor) -> bool:
-    """Whether a kernel serves: a sort, and what comes after it, are dozens of launches."""
-    return TRITON and rows.is_cuda and rows.shape[0] <= COMPARED
+def _uses_kernel(rows: Tensor) -> bool:
+    """Return whether to use the kernel: sorting and adding would take dozens of launches."""
+    return TRITON and rows.is_cuda and rows.shape[0] <= MAX_COMPARED
 
 
 def all_different(*rows: Tensor) -> bool:
-    """Whether those of each `(M,)` are known to be, as on the host.
+    """Return whether no `(M,)` tensor repeats a row; False if that is unknown on the host.
 
-    Python tells sooner than torch.
+    A Python set is faster than torch here.
     """
-    each = {id(own): own for own in rows}.values()  # both sides of pairs often have the same
-    return all(_on_host(own) and len(set(own.tolist())) == len(own) for own in each)
+    # Both sides of pairs are often one tensor: read it once.
+    tensors = {id(tensor): tensor for tensor in rows}.values()
+    return all(_on_host(each) and len(set(each.tolist())) == len(each) for each in tensors)
 
 
 def _in_two_halves(rows: Tensor) -> bool:
-    """Whether the second is known to be the first once more, and each all different."""
+    """Return whether both halves are known to be equal, without repetition in a half."""
     if not _on_host(rows):
         return False
     listed, half = rows.tolist(), len(rows) // 2

@@ -1,13 +1,13 @@
-"""The features of the last few batches, as further anchors and negatives of the next one.
+"""The memory: features of earlier batches that join a batch as negatives and as anchors.
 
-With known normalizers, every pair of one feature of the batch and one of an earlier batch gives an
-estimate of the gradient by the feature of the batch, as two features of the batch do: as an anchor
-it has earlier features among its negatives, and it is a negative of earlier anchors, each with its
-own u. So the average gradient of a small batch stays, and the noise of few negatives goes. Earlier
-features are a few steps old and take no gradient.
+A feature of the batch gets gradient from earlier features in two ways. As an anchor, it has them
+among its negatives. As a negative, it is in the log-sum-exps of earlier anchors, each of which has
+its own u in the table. Both are estimates of the same gradient as from features of the batch, so
+the mean of the gradient stays and the noise of few negatives falls. Earlier features are a few
+steps old and get no gradient themselves.
 
-MoCo's queue stands for the normalizer, so it holds thousands of keys and needs a slow encoder. Here
-the table is the normalizer, and some dozens suffice.
+MoCo estimates the whole normalizer from its queue, so it needs thousands of keys and an encoder
+that changes slowly. Here the table has the normalizers, and some dozens of samples suffice.
 """
 
 from typing import Any
@@ -21,17 +21,17 @@ __all__ = ["FeatureMemory"]
 
 
 class FeatureMemory(PerSample):
-    """The features of the last samples, of both sides, with their ids.
+    """The features of the latest samples, of both sides, with ids.
 
     Args:
-        size: number of samples. The width of the features and the number of ids of a sample are
-            those of the first batch.
+        size: number of samples. The first batch sets the width d of the features and the number L
+            of ids per sample.
         dtype: of the features.
 
     Attributes:
-        vectors: `(2, size, d)` unit rows of either side, latest first.
-        ids: `(ids, size)` int64.
-        filled: `(size,)` bool, places that hold a sample.
+        vectors: `(2, size, d)` unit vectors of both sides, latest first.
+        ids: `(L, size)` int64, see `SampleIds.stacked`.
+        filled: `(size,)` bool, whether a place holds a sample.
 
     Raises:
         ValueError: size < 1.
@@ -54,12 +54,13 @@ class FeatureMemory(PerSample):
         """Append the memory to a batch.
 
         Args:
-            vectors: `(2, B, d)` unit rows.
-            ids: `(ids, B)`.
+            vectors: `(2, B, d)` unit vectors.
+            ids: `(L, B)`.
 
         Returns:
-            The memory's rows `(2, size, d)`; rows `(2, B + size, d)`, ids `(ids, B + size)` and
-            which of them exist, `(B + size,)` bool.
+            Unit vectors of the memory `(2, size, d)`; then, of the batch and the memory, unit
+            vectors `(2, B + size, d)`, ids `(L, B + size)` and whether each sample exists,
+            `(B + size,)` bool.
         """
         self._fit(vectors, ids)
         earlier = self.vectors.to(vectors.dtype)
@@ -73,37 +74,44 @@ class FeatureMemory(PerSample):
 
     @torch.no_grad()
     def store(self, vectors: Tensor, ids: Tensor) -> None:
-        """Store a batch, `(2, B, d)` and `(ids, B)`; features that are not finite stay out."""
+        """Store unit vectors `(2, B, d)` and ids `(L, B)` over the oldest samples.
+
+        A sample with a value that is not finite leaves its place empty.
+        """
         self._fit(vectors, ids)
         finite = vectors.isfinite().all(dim=2).all(dim=0)  # (B,)
         kept = torch.where(finite[:, None], vectors, 0).to(self.vectors.dtype)
-        # In place: a CUDA graph reads and writes the memory with which it was captured.
+        # Copy in place: a captured CUDA graph reads and writes fixed addresses.
         self.vectors.copy_(torch.cat([kept, self.vectors], dim=1)[:, : self.size])
         self.ids.copy_(torch.cat([ids, self.ids], dim=1)[:, : self.size])
         self.filled.copy_(torch.cat([finite, self.filled])[: self.size])
 
     def clear(self) -> None:
-        """Forget all samples: for data in which rows belong to other samples."""
+        """Remove all samples, for data whose rows belong to other samples."""
         self.filled.zero_()
 
     def extra_repr(self) -> str:
         return f"{self.size}, {self.vectors.dtype}"
 
     def _fit(self, vectors: Tensor, ids: Tensor) -> None:
+        """Allocate the buffers at the first batch; raise ValueError if a later one differs."""
         width = vectors.shape[2]
         if not self.vectors.shape[2]:
             self.vectors = self.vectors.new_zeros(2, self.size, width)
             self.ids = self.ids.new_zeros(len(ids), self.size)
         if len(self.ids) != len(ids):
-            raise ValueError("a loss with a memory needs keys with every batch or with none")
+            raise ValueError(
+                "with memory_size, pass the same sample keys with every batch, or none at all"
+            )
         if self.vectors.shape[2] != width:
             raise ValueError(
-                f"the features of earlier batches have width {self.vectors.shape[2]}, "
-                f"those of this batch {width}"
+                f"features of earlier batches, in the memory, have width {self.vectors.shape[2]}, "
+                f"features of this batch have {width}"
             )
 
     # The signature of the overridden hook is torch's.
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        # torch copies into buffers of equal shape only: take the shape of the saved ones.
         vectors, ids = (state_dict.get(prefix + name) for name in ("vectors", "ids"))
         if vectors is not None and vectors.shape[:2] == self.vectors.shape[:2]:
             self.vectors = self.vectors.new_zeros(vectors.shape)

@@ -1,4 +1,4 @@
-"""MoCo's loss for two views: the negatives of a query are keys of earlier batches, in a queue."""
+"""MoCo's loss for two views: the negatives of a query are a queue of keys of earlier batches."""
 
 from typing import Any
 
@@ -19,29 +19,29 @@ __all__ = ["KeyQueue", "MoCoLoss"]
 
 
 class MoCoLoss(ContrastiveLoss):
-    """MoCo's loss: InfoNCE of a query, its positive key and a queue of keys of earlier batches.
+    """MoCo: InfoNCE of a query, its positive key and a queue of keys of earlier batches.
 
     He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020,
-    equation 1: the positive is in the normalizer. Keys are the work of an encoder that is a
-    moving average of the trained one (`sogclr.models.momentum` has it), or those of the queue would
-    soon not compare with new ones. The number of negatives is the queue's, whatever the batch.
+    equation 1: the positive is in the normalizer. Keys come from an encoder that is a moving
+    average of the trained encoder (`sogclr.models.momentum`), so that old keys stay comparable
+    with new ones. The number of negatives is the size of the queue, not of the batch.
 
-    Both views ask, and both views' keys enter the queue after the loss was taken: the symmetric
-    form, which the authors' demo on CIFAR-10 offers; it adds the two halves, of which this is the
-    mean. With `scale="cross-entropy"` each is `cross_entropy(logits, 0)` as published.
+    The features of both views are queries, and the keys of both views enter the queue after the
+    loss is computed. The authors' demo on CIFAR-10 has this symmetric form as an option and adds
+    the two halves; here the loss is their mean. With `scale="cross-entropy"` each half is
+    `cross_entropy(logits, 0)` as published.
 
-    Beyond what is published, a key in the queue that is of the query's own sample is no
-    negative: the queue knows whose keys it holds. As published, keys of this batch are none
-    either, so the very first batch has no negatives: it fills the queue, its loss is 0 and
-    its gradient as well.
+    Unlike the published loss, keys of the query's own sample are no negatives. As published, keys
+    of this batch are no negatives either. So the first batch has none: its loss and gradient
+    are 0, and its keys enter the queue.
 
-    The queue is written only in training mode with gradients enabled, as the normalizers of
-    `GlobalContrastiveLoss` are.
+    The queue is written only in training mode with gradients enabled, as the table of
+    `GlobalContrastiveLoss` is.
 
     Args:
         queue_size: K, the number of keys. 4,096 suits CIFAR-10, 65,536 ImageNet.
         width: d of the features.
-        temperature: tau; 0.1 as the other losses for two views and the authors' demo on CIFAR-10
+        temperature: tau; 0.1 as in the other losses for two views and the authors' demo on CIFAR-10
             (0.07 in the paper, 0.2 in MoCo v2). Or a `LearnedTemperature`.
         scale: "cross-entropy" or "temperature", see `sogclr.losses`.
         process_group: see `sogclr.losses`.
@@ -80,7 +80,7 @@ class MoCoLoss(ContrastiveLoss):
 
         Args:
             query1: `(B, d)` features of one view of each sample, any float dtype.
-            query2: `(B, d)` features of another.
+            query2: `(B, d)` features of another view.
             key1: `(B, d)` the key encoder's features of the first view; it gets no gradient.
             key2: `(B, d)` the key encoder's features of the second view.
             index: `(B,)` integers, the sample ids.

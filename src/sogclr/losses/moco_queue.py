@@ -9,22 +9,22 @@ __all__ = ["KeyQueue"]
 
 
 class KeyQueue(PerSample):
-    """The latest keys and the ids of their samples, in a ring.
+    """The latest keys and their sample ids, in a ring buffer.
 
-    It starts empty, and only stored keys count. Published code starts with random vectors: they are
-    far from the keys of any encoder, and so the easiest of negatives.
+    The queue starts empty, and empty places are no negatives. Published code starts with random
+    vectors: they are far from the keys of any encoder, so they are too easy as negatives.
 
     Args:
-        size: K, the number of keys; memory is 4 (width + 2) bytes each in float32, and one.
+        size: K, the number of keys; each takes 4 width + 9 bytes in float32.
         width: d of a key.
-        dtype: of the keys. It stays when the module is cast, see `PerSample`.
+        dtype: of the keys. Casting the module does not change it, see `PerSample`.
 
     Attributes:
-        keys: `(size, width)` unit rows.
-        ids: `(size,)` int64, the sample of each key.
-        filled: `(size,)` bool, places that hold a key.
-        position: int64 scalar, the place that is written next; on the device, since the host
-            never needs it.
+        keys: `(size, width)` unit vectors.
+        ids: `(size,)` int64, the sample id of each key.
+        filled: `(size,)` bool, whether a place holds a key.
+        position: int64 scalar, the next place to write; on the device, so that the host never
+            waits for it.
 
     Raises:
         ValueError: size or width < 1.
@@ -38,7 +38,9 @@ class KeyQueue(PerSample):
     def __init__(self, size: int, width: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         if size < 1 or width < 1:
-            raise ValueError(f"a queue needs at least one key of one number, got {size} x {width}")
+            raise ValueError(
+                f"a queue needs at least one key of width 1, got size {size} and width {width}"
+            )
         self.size, self.width = size, width
         self.register_buffer("keys", torch.zeros(size, width, dtype=dtype))
         self.register_buffer("ids", torch.zeros(size, dtype=torch.int64))
@@ -47,17 +49,17 @@ class KeyQueue(PerSample):
 
     @torch.no_grad()
     def store(self, keys: Tensor, ids: Tensor) -> None:
-        """Store keys `(M, width)` of samples `(M,)`, in this order, over the oldest keys.
+        """Store keys `(M, width)` with sample ids `(M,)`, in this order, over the oldest keys.
 
-        Of more keys than places the last remain. A key that is not finite leaves its place empty:
-        even a masked one would make the gradient NaN.
+        If M exceeds the size, only the last keys are stored. A key with a value that is not finite
+        leaves its place empty: even masked, it would make the gradient NaN.
         """
         count = min(len(keys), self.size)
         places = (self.position + torch.arange(count, device=keys.device)) % self.size
         keys, ids = keys[-count:], ids[-count:]
         finite = keys.isfinite().all(dim=1)
         kept = torch.where(finite[:, None], keys, 0).to(self.keys.dtype)
-        # No place occurs twice, so these are deterministic on every device.
+        # All places differ, so the copies are deterministic on every device.
         self.keys.index_copy_(0, places, kept)
         self.ids.index_copy_(0, places, ids)
         self.filled.index_copy_(0, places, finite)

@@ -1,7 +1,7 @@
-"""Exact log-normalizers and gradients of the global objective, by tiles.
+"""Exact log-normalizers and gradients of the global objective, computed tile by tile.
 
-What `objective.py` defines, for tens of thousands of samples: O(N M d) time and O((N + M) d)
-memory. The gradient is taken with respect to unit vectors.
+The quantities that `objective.py` defines, for tens of thousands of samples, in O(N M d) time and
+O((N + M) d) memory. Gradients are taken with respect to unit vectors.
 """
 
 import math
@@ -21,14 +21,14 @@ ROWS, COLUMNS = 1_024, 8_192
 
 @dataclass(frozen=True)
 class Anchors:
-    """Anchors and the candidates among which their negatives are.
+    """Anchors, and the candidates from which their negatives come.
 
     Attributes:
         vectors: `(N, d)` unit vectors.
         candidates: `(M, d)` unit vectors.
-        group: `(N,)` int64; a candidate of the same group is no negative.
-        candidate_group: `(M,)` int64.
-        tau: the temperature, a number or one an anchor `(N,)`.
+        group: `(N,)` int64, group of each anchor; a candidate of equal group is no negative.
+        candidate_group: `(M,)` int64, group of each candidate.
+        tau: the temperature: a number for all anchors, or `(N,)`.
     """
 
     vectors: Tensor
@@ -38,42 +38,44 @@ class Anchors:
     tau: float | Tensor
 
     def log_normalizers(self) -> Tensor:
-        """log g `(N,)`, g the mean over an anchor's negatives of exp(s / tau)."""
+        """Compute log g `(N,)`; g is the mean of exp(s / tau) over an anchor's negatives."""
         log_sum = self.vectors.new_full(self.group.shape, -math.inf)
         for rows, _, logits in self._tiles():
             log_sum[rows] = torch.logaddexp(log_sum[rows], logits.logsumexp(dim=1))
         return log_sum - self._log_count()
 
     def gradients(self, log_g: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Of sum over i of weight_i tau_i log g_i, for each of K choices of weights.
+        """Compute the gradient of sum over i of weight_i tau_i log g_i, for K lists of weights.
 
         Args:
-            log_g: `(N,)` of `log_normalizers`.
-            weights: `(K, N)`. An estimator that divides by u instead of g weighs by g/u.
+            log_g: `(N,)`, the result of `log_normalizers`.
+            weights: `(K, N)`. An estimator that divides by u instead of g has weights g / u.
 
         Returns:
-            `(K, N, d)` by the anchors and `(K, M, d)` by the candidates. Where both are the same
-            rows, the gradient is their sum.
+            `(K, N, d)` by the anchors and `(K, M, d)` by the candidates. If anchors and candidates
+            are the same vectors, the gradient is the sum of both.
         """
-        mean = torch.zeros_like(self.vectors)  # (N, d), of the candidates, under the softmax
-        pulled = self.candidates.new_zeros(len(self.candidates), len(weights), mean.shape[1])
+        mean = torch.zeros_like(self.vectors)  # (N, d) mean candidate
+        by_candidates = self.candidates.new_zeros(len(self.candidates), len(weights), mean.shape[1])
         log_sum = log_g + self._log_count()
         for rows, columns, logits in self._tiles():
-            share = (logits - log_sum[rows, None]).exp()  # (n, m), rows sum to 1 over all tiles
+            share = (logits - log_sum[rows, None]).exp()  # (n, m) softmax
             mean[rows] += share @ self.candidates[columns]
-            weighed = weights[:, rows].T[:, :, None] * self.vectors[rows, None]  # (n, K, d)
-            pulled[columns] += (share.T @ weighed.flatten(1)).unflatten(1, weighed.shape[1:])
-        return weights[:, :, None] * mean, pulled.transpose(0, 1)
+            weighted = weights[:, rows].T[:, :, None] * self.vectors[rows, None]  # (n, K, d)
+            by_candidates[columns] += (share.T @ weighted.flatten(1)).unflatten(
+                1, weighted.shape[1:]
+            )
+        return weights[:, :, None] * mean, by_candidates.transpose(0, 1)
 
     def _log_count(self) -> Tensor:
-        """log of the number of each anchor's negatives, `(N,)`."""
-        # Groups are any numbers: a count for each up to the largest would be a table of its own.
+        """Compute the log of the number of each anchor's negatives, `(N,)`."""
+        # Sort instead of bincount: groups may be large numbers.
         groups = self.candidate_group.sort().values
         first, last = (torch.searchsorted(groups, self.group, right=r) for r in (False, True))
         return (len(groups) - (last - first)).to(self.vectors.dtype).log()
 
     def _tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Rows, columns, and their logits, -inf for what is no negative."""
+        """Yield anchors, candidates and their logits, -inf where a candidate is no negative."""
         for top in range(0, len(self.vectors), ROWS):
             rows = slice(top, top + ROWS)
             tau = self.tau[rows] if isinstance(self.tau, Tensor) else self.tau
@@ -86,6 +88,6 @@ class Anchors:
 
 
 def log_mean(log_g: Tensor, dim: int) -> Tensor:
-    """log of the mean of exp(log_g) over a dimension, in all its places."""
+    """Compute the log of the mean of exp(log_g) over `dim`, expanded to the shape of `log_g`."""
     mean = log_g.logsumexp(dim, keepdim=True) - math.log(log_g.shape[dim])
     return mean.expand_as(log_g)

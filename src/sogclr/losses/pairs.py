@@ -1,4 +1,4 @@
-"""Losses for pairs: each row of either side is an anchor, its partner the positive."""
+"""Losses for pairs: each sample of either side is an anchor, its partner the positive."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ class PairLoss(ContrastiveLoss):
         temperature: a number, or a module of `sogclr.losses.temperature`.
         scale: "cross-entropy" or "temperature", see `sogclr.losses`.
         process_group: see `sogclr.losses`.
-        num_samples: number of samples of side a and of side b, for losses that keep state per
+        num_samples: number of samples of side a and of side b; None for losses without state per
             sample.
     """
 
@@ -72,8 +72,8 @@ class PairLoss(ContrastiveLoss):
             index: `(B,)` integers, the sample ids of `a`. Default: all samples are different.
             index_b: `(B,)` integers, the sample ids of `b`, if they are numbered differently
                 (captions, of which an image has several). Default: `index`.
-            group: `(B,)` integers; pairs of one group mean the same (copies of a photo, members of
-                a class). Default: no groups.
+            group: `(B,)` integers; pairs of equal group have equal meaning (copies of a photo,
+                members of a class). Default: no groups.
 
         Returns:
             A scalar, float32 (float64 for float64 features).
@@ -108,22 +108,22 @@ class PairLoss(ContrastiveLoss):
 
 
 class GlobalClipLoss(PairLoss):
-    """SogCLR for pairs (image-text, text-text): one remembered normalizer a sample and side.
+    """SogCLR for pairs (image-text, text-text): a table keeps a normalizer per sample and side.
 
-    It optimizes `two_way_objective`. Yuan et al. 2022; for image-text, Qiu et al., "Not All
-    Semantics are Created Equal", ICML 2023 (with a temperature per sample, here
-    `temperature=IndividualTemperature(...)`).
+    It optimizes `two_way_objective`. Sources: Yuan et al., ICML 2022; for image-text, Qiu et al.,
+    "Not All Semantics are Created Equal", ICML 2023. The latter has a temperature per sample: pass
+    `temperature=IndividualTemperature(...)`.
 
     Args:
         num_samples: number of pairs in the training set; or two numbers, of samples on side a and
-            on side b (images, captions). For a stream see `GlobalContrastiveLoss`.
-        temperature: tau. 0.05, between CLIP's learned 0.01 and what small data needs (0.07). Or a
+            on side b (images, captions). For a stream, see `GlobalContrastiveLoss`.
+        temperature: tau; 0.05 lies between CLIP's learned 0.01 and the 0.07 that suits small data. Or a
             `LearnedTemperature` or an `IndividualTemperature`.
         gamma_min: smallest weight of a new estimate, see `GlobalContrastiveLoss`.
         gamma_decay_visits: see `GlobalContrastiveLoss`.
-        effective_negatives: see `GlobalContrastiveLoss`. Trained towers, which tell most pairs
-            apart from the start, need about 255: what CLIP's loss aims at with a batch of 256.
-            Untrained towers and heads did better with None.
+        effective_negatives: see `GlobalContrastiveLoss`. Pretrained towers separate most pairs from
+            the start and need about 255, the number of negatives in a CLIP batch of 256. Untrained
+            towers and heads did better with None.
         memory_size: see `GlobalContrastiveLoss`. On Flickr8k a batch of 16 with a memory of 112
             pairs learns what a batch of 64 does.
         normalizer: see `GlobalContrastiveLoss`; called once for each side.
@@ -164,7 +164,7 @@ class GlobalClipLoss(PairLoss):
         self.normalizer_a, self.normalizer_b = map(make, sizes)
         self.memory = None if memory_size is None else FeatureMemory(memory_size, dtype)
 
-    # Overrides with ids that are required: without them a table has no rows.
+    # Here `index` is required: it gives the rows of the table.
     def forward(  # type: ignore[override]
         self,
         a: Tensor,
@@ -184,9 +184,9 @@ class GlobalClipLoss(PairLoss):
             index: `(B,)` integers below the number of samples, the sample ids of `a`.
             index_b: the sample ids of `b`, if they are numbered differently. Default: `index`.
             group: see `PairLoss.forward`.
-            sample_key: `(B,)` integers of up to 64 bits that tell which samples of `a` are equal,
-                where several samples share a row: `index` is then only the row. Default: `index`.
-            sample_key_b: the same for `b`. Default: `index_b`; without that, `sample_key`.
+            sample_key: `(B,)` integers of up to 64 bits that identify the samples of `a`, if
+                several samples share a row. `index` is then the row only. Default: `index`.
+            sample_key_b: sample keys of `b`. Default: `index_b`, or `sample_key` without it.
 
         Returns:
             A scalar, float32 (float64 for float64 features).
@@ -204,7 +204,7 @@ class ClipLoss(PairLoss):
     ICML 2021, figure 3. With `scale="cross-entropy"` the value is as published.
 
     Args:
-        temperature: tau; 0.05 as `GlobalClipLoss`. CLIP's is `LearnedTemperature()`.
+        temperature: tau; 0.05 as in `GlobalClipLoss`. CLIP uses `LearnedTemperature()`.
         scale: "cross-entropy" or "temperature", see `sogclr.losses`.
         process_group: see `sogclr.losses`.
     """
@@ -224,11 +224,11 @@ class ClipLoss(PairLoss):
 class DecoupledClipLoss(PairLoss):
     """DCL for pairs: CLIP's loss without the positive in the normalizer.
 
-    Yeh et al., "Decoupled Contrastive Learning", ECCV 2022, equation 3, on both sides. It is
-    `GlobalClipLoss` without its tables.
+    Yeh et al., "Decoupled Contrastive Learning", ECCV 2022, equation 3, on both sides.
+    `GlobalClipLoss` without tables is this loss.
 
     Args:
-        temperature: tau; 0.05 as the other losses for pairs, or a `LearnedTemperature`.
+        temperature: tau; 0.05 as in the other losses for pairs, or a `LearnedTemperature`.
         scale: "cross-entropy" or "temperature", see `sogclr.losses`.
         process_group: see `sogclr.losses`.
     """

@@ -1,8 +1,8 @@
-"""Ids of samples: checked without waiting for a device, and told apart.
+"""Sample ids: checks that do not wait for a device, and masks of equal samples.
 
-One number, the row in the table, tells where a sample's normalizer is and which samples are equal.
-Where samples outnumber rows, several share a row: their normalizer is the average of theirs, and
-sample keys tell which samples are equal.
+A sample's row in the table is also its identity: samples of equal row are equal. If there are more
+samples than rows, several samples share a row, whose normalizer is their average. Then sample keys
+identify the samples.
 """
 
 from dataclasses import dataclass, replace
@@ -15,15 +15,15 @@ __all__ = ["SampleIds", "check_ids", "check_integers", "move_ids", "never_negati
 
 
 def check_ids(ids: Tensor, count: int, name: str) -> bool:
-    """Check ids that are on the CPU; reading others would wait for the device.
+    """Check ids on the CPU; the host would wait for ids on an accelerator.
 
     Args:
         ids: `(B,)` integers.
         count: ids must be in [0, count).
-        name: what messages call an id.
+        name: name of an id in messages.
 
     Returns:
-        Whether they were checked.
+        Whether the ids were checked; False on an accelerator and while compiling.
 
     Raises:
         TypeError: the ids are not integers.
@@ -37,7 +37,7 @@ def check_ids(ids: Tensor, count: int, name: str) -> bool:
         outside = ids[(ids < 0) | (ids >= count)]
         raise IndexError(
             f"{name} {int(outside[0])} is outside [0, {count}): "
-            "the number given to the loss must be larger than the largest one"
+            f"make the loss with a number above the largest {name}"
         )
     return True
 
@@ -52,10 +52,10 @@ def move_ids(ids: Tensor, device: torch.device, name: str = "sample id") -> Tens
     """Convert ids `(B,)` of any integer type to int64 on `device`.
 
     Raises:
-        TypeError: the ids are not integers. Different 64-bit keys can be equal as floats.
+        TypeError: the ids are not integers. As floats, different 64-bit keys could be equal.
     """
     check_integers(ids, name)
-    # Elsewhere than on CUDA a copy that is not waited for may be read before it has arrived.
+    # Only CUDA orders an asynchronous copy before the kernels that read it.
     return ids.to(device, torch.int64, non_blocking=device.type == "cuda")
 
 
@@ -66,9 +66,9 @@ class SampleIds:
     Attributes:
         rows_a: `(B,)` int64 rows of the first side in its normalizer.
         rows_b: `(B,)` int64 rows of the second side.
-        identities: `(B,)` int64 each; samples that are equal in any are never negatives.
-        slots: how many identities are stacked, so that every batch has as many.
-        rows_identify: whether the rows are identities as well; then `identities` holds them first.
+        identities: `(B,)` int64 each; samples with an equal value in any are never negatives.
+        slots: number of identities in `stacked`, equal for all batches of a loss.
+        rows_identify: whether rows are identities too; then `identities` begins with them.
     """
 
     rows_a: Tensor
@@ -79,7 +79,7 @@ class SampleIds:
 
     @classmethod
     def of_views(cls, rows_a: Tensor, rows_b: Tensor, sample: Tensor) -> "SampleIds":
-        """Take ids of two views; `sample` `(B,)` tells which samples are equal."""
+        """Make the ids of two views; samples of equal `sample` `(B,)` are equal."""
         return cls(rows_a, rows_b, [sample], slots=1)
 
     @classmethod
@@ -92,12 +92,12 @@ class SampleIds:
         sample_key: Tensor | None = None,
         sample_key_b: Tensor | None = None,
     ) -> "SampleIds":
-        """Take ids of pairs as `GlobalClipLoss.forward` gets them, onto the device of the rows.
+        """Make the ids of pairs from arguments of `GlobalClipLoss.forward`, on the rows' device.
 
         Args:
             rows_a, rows_b: `(B,)` rows.
-            two_numberings: whether the rows of side b are numbered differently from those of
-                side a, so that pairs can share either.
+            two_numberings: whether side b has other rows than side a. Then pairs that share a row
+                on one side only are never negatives either.
             group, sample_key, sample_key_b: `(B,)` integers or None.
         """
         device, keyed = rows_a.device, sample_key is not None or sample_key_b is not None
@@ -113,12 +113,15 @@ class SampleIds:
     def stacked(self) -> Tensor:
         """Stack rows and identities, `(2 + slots, B)`."""
         last = self.identities[-1]
-        repeated = [*self.identities, *[last] * self.slots]  # a repeated identity adds nothing
+        repeated = [
+            *self.identities,
+            *[last] * self.slots,
+        ]  # a repeated identity does not change the mask
         chosen = [last] if self.slots == 1 else repeated[: self.slots]
         return torch.stack([self.rows_a, self.rows_b, *chosen])
 
     def unstacked(self, stacked: Tensor) -> "SampleIds":
-        """Take ids of other samples, stacked likewise, `(2 + slots, M)`."""
+        """Make the ids of M samples from rows and identities, `(2 + slots, M)`."""
         rows_a, rows_b, *identities = stacked
         if self.rows_identify:
             identities = [rows_a, rows_b, *identities]
@@ -131,13 +134,13 @@ def never_negatives(
     columns: slice = slice(None),
     present: Tensor | None = None,
 ) -> Tensor:
-    """Mask the entries of a matrix that are positives or absent, `(n, m)` bool.
+    """Mask the entries of a matrix of similarities that are no negatives, `(n, m)` bool.
 
     Args:
-        identities: `(M,)` each; entries with an equal one are no negatives.
-        rows: the rows of the `(M, M)` matrix that are wanted.
-        columns: the columns that are wanted.
-        present: `(M,)` bool, samples that exist; default: all.
+        identities: `(M,)` each; samples with an equal value in any are no negatives.
+        rows: the n rows of the `(M, M)` matrix to mask.
+        columns: the m columns to mask.
+        present: `(M,)` bool, whether a sample exists; default: all exist.
     """
     masks = [each[rows, None] == each[None, columns] for each in identities]
     if present is not None:
@@ -152,12 +155,12 @@ def view_rows(
 
     Args:
         index: `(B,)` integers, sample ids.
-        views: `(B,)` integers each, which stored view either view is.
+        views: `(B,)` integers each, the number of the stored view of `view1` and of `view2`.
         sizes: number of samples, number of stored views.
-        device: where the results are wanted.
+        device: device of the results.
 
     Returns:
-        Sample ids `(B,)`, the number of samples in place of invalid ones; and rows `(2, B)` of both
+        Sample ids `(B,)`, where invalid ids become the number of samples; and rows `(2, B)` of both
         views, -1 where the id or the view is invalid.
 
     Raises:

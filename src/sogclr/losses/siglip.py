@@ -1,4 +1,4 @@
-"""SigLIP's loss, a baseline: every pair of the batch is judged by itself, without a normalizer."""
+"""SigLIP's loss, a baseline: a sum of logistic losses of pairs, without a normalizer."""
 
 import math
 from typing import Any
@@ -15,7 +15,9 @@ __all__ = ["SigLipLoss"]
 
 
 class SigLipLoss(nn.Module):
-    """Mean over pairs of -sum over the other side of log sigmoid(z (s / tau + bias)).
+    """SigLIP: logistic losses of all (a, b), summed over b and averaged over a.
+
+        - mean over a, sum over b of  log sigmoid( z (s(a, b) / tau + bias) )
 
     z is 1 for partners and -1 for negatives. Zhai et al., "Sigmoid Loss for Language Image
     Pre-Training", ICCV 2023, algorithm 1. tau and the bias are parameters: give
@@ -24,7 +26,7 @@ class SigLipLoss(nn.Module):
     Args:
         temperature: initial tau; 0.1 as published (t = 10).
         bias: initial bias; -10 as published, since negatives outnumber positives.
-        process_group: see the package.
+        process_group: see `sogclr.losses`.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class SigLipLoss(nn.Module):
         self.process_group = process_group
 
     def raise_for_invalid_ids(self) -> None:
-        """Nothing is kept that an invalid id could hurt."""
+        """Do nothing: this loss has no table, so every id is valid."""
 
     def forward(
         self,
@@ -49,7 +51,7 @@ class SigLipLoss(nn.Module):
         index_b: Tensor | None = None,
         group: Tensor | None = None,
     ) -> Tensor:
-        """The loss of a batch of pairs; arguments as of `ClipLoss`."""
+        """Compute the loss of a batch of pairs; arguments as of `ClipLoss.forward`."""
         shares = agree(self.process_group, a.shape[0])
         index = distinct_ids(a, shares) if index is None else move_ids(index, a.device)
         index_b = index if index_b is None else move_ids(index_b, a.device)
@@ -64,27 +66,36 @@ class SigLipLoss(nn.Module):
             return self._shared(x, y, torch.stack(ids), shares)
 
     def _shared(self, x: Tensor, y: Tensor, ids: Tensor, shares: Shares) -> Tensor:
-        """Rows of each side with all of the other; see `sogclr.distributed.exchange`."""
-        everyone = list(shares.gather(ids, dim=1))
+        """Compute the loss with the samples of all processes, see `sogclr.distributed.exchange`."""
+        all_ids = list(shares.gather(ids, dim=1))
         all_x, all_y = shares.gather(torch.stack([x, y]), dim=1)
         x, y = (with_backward(each, lambda grad: grad * shares.processes) for each in (x, y))
         log_scale, bias = (with_backward(each, shares.sum) for each in (self.log_scale, self.bias))
         scale, own = log_scale.exp(), shares.own
-        mine = _sum(x @ all_y.T, scale, bias, everyone, own) / shares.total
-        # The same sum by columns, of which only the gradient by `y` is missing.
-        turned = _sum(y @ all_x.T, scale.detach(), bias.detach(), everyone, own) / shares.total
-        return mine + turned + (shares.sum(mine) - mine - turned).detach()
+        by_rows = _sum(x @ all_y.T, scale, bias, all_ids, own) / shares.total
+        # The same matrix by columns: for the gradient by `y`, since `by_rows` has the value.
+        by_columns = _sum(y @ all_x.T, scale.detach(), bias.detach(), all_ids, own) / shares.total
+        return by_rows + by_columns + (shares.sum(by_rows) - by_rows - by_columns).detach()
 
 
 def _sum(similarity: Tensor, scale: Tensor, bias: Tensor, ids: list[Tensor], rows: slice) -> Tensor:
-    """Of the terms of these rows with all columns, `(n, N)`."""
+    """Sum the losses of some rows of the matrix of similarities.
+
+    Args:
+        similarity: `(n, N)`, these rows with all columns.
+        scale: 1 / tau.
+        bias: added to the logits.
+        ids: `(N,)` each; pairs with an equal one are never negatives.
+        rows: indices of the n rows among N.
+    """
     logits = similarity * scale + bias
     count = similarity.shape[1]
-    own = torch.eye(count, dtype=torch.bool, device=similarity.device)[rows]
-    terms = logsigmoid(torch.where(own, logits, -logits))
-    absent = never_negatives(ids, rows) & ~own
-    return -terms.masked_fill(absent, 0.0).sum()
+    partners = torch.eye(count, dtype=torch.bool, device=similarity.device)[rows]
+    terms = logsigmoid(torch.where(partners, logits, -logits))
+    excluded = never_negatives(ids, rows) & ~partners
+    return -terms.masked_fill(excluded, 0.0).sum()
 
 
 def _unit(features: Tensor) -> Tensor:
+    """Normalize features `(n, d)` in float32, or in float64 if they are float64."""
     return normalize(features if features.dtype == torch.float64 else features.float(), dim=-1)

@@ -1,11 +1,11 @@
-"""The temperature of a loss: a constant, one that is learned, or one a sample.
+"""The temperature of a loss: constant, learned, or one per sample.
 
-What is minimized in tau differs from what is minimized in the features. With log g the
-log-normalizer of an anchor and p the softmax over its negatives,
+A learned tau minimizes another objective than the features do. With log g the log-normalizer of an
+anchor and p the softmax over its negatives,
 
     d/dtau  tau log g  =  -KL(p || uniform)  <=  0,
 
-so on the objective F itself a learned tau grows for ever. Two remedies are in use:
+so a tau that minimizes F itself grows for ever. Two remedies are in use:
 
     F / tau        CLIP's, and FastCLIP v0's
     F + rho tau    iSogCLR's, FastCLIP v2's and v3's: at its minimum the KL above equals rho
@@ -35,53 +35,56 @@ __all__ = [
     "without_graph",
 ]
 
-# One number for all anchors, a scalar on the device, or one of each anchor, `(S, M)` or `(M,)`.
+# For all anchors a number, or a scalar on the device; or one per anchor, `(S, M)` or `(M,)`.
 Tau: TypeAlias = float | Tensor
 
-BARE = (
-    "a temperature that is learned on the objective itself grows for ever (d/dtau is never "
+UNBOUNDED = (
+    "a temperature that minimizes the objective F itself grows for ever (dF/dtau is never "
     "positive): use LearnedTemperature (F/tau, or F + rho tau) or IndividualTemperature"
 )
 
 
 class Temperature(nn.Module):
-    """The interface: tau of some anchors, and what it turns their objective into.
+    """The interface of a temperature: tau of each anchor, and the objective that tau minimizes.
 
     Attributes:
-        minimum: a number that tau is not below, known without waiting for the device.
-        per_sample: whether samples have different tau.
+        minimum: lower bound of tau, a number on the host.
+        per_sample: whether tau can differ between samples.
     """
 
     minimum: float
     per_sample = False
 
     def for_rows(self, num_rows: int | None) -> "Temperature":
-        """What one side with this many samples uses; itself where samples share it."""
+        """Return the temperature of a side of `num_rows` samples; `self` if all share one tau.
+
+        `num_rows` is None for a loss without state per sample.
+        """
         return self
 
     def forward(self, rows: Tensor) -> float | Tensor:
-        """tau of the anchors in these rows `(M,)`: a number, a scalar, or `(M,)`."""
+        """Return tau of the anchors in rows `(M,)`: a number, a scalar tensor, or `(M,)`."""
         raise NotImplementedError
 
     def objective(self, loss: Tensor, tau: Tau) -> Tensor:
-        """Compute what is minimized over tau, both divided by the present tau.
+        """Compute the objective that tau minimizes, divided by the value of tau.
 
         Args:
-            loss: F / tau of each anchor, with the graph of tau.
-            tau: with its graph.
+            loss: F / tau of each anchor, differentiable by tau.
+            tau: differentiable.
         """
         return loss
 
     def learns(self) -> bool:
-        """Whether `learn` wants to be told gradients now."""
+        """Return whether `learn` needs gradients now."""
         return False
 
     def learn(self, rows: Tensor, gradient: Tensor) -> None:
-        """Take note of dF/dtau of each anchor, `(M,)`."""
+        """Update tau of these rows `(M,)` from dF/dtau of each anchor, `(M,)`."""
 
 
 class ConstantTemperature(Temperature):
-    """tau is a number."""
+    """A constant tau."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
@@ -99,19 +102,19 @@ class ConstantTemperature(Temperature):
 
 
 class LearnedTemperature(Temperature):
-    """One tau for all, a parameter: give `loss.parameters()` to the optimizer.
+    """One tau for all samples, a parameter: give `loss.parameters()` to the optimizer.
 
-    What is kept is log tau, so a learning rate means a relative change, as with CLIP's
+    The parameter is log tau, so a learning rate is a relative change, as with CLIP's
     `logit_scale = -log tau`.
 
     Args:
-        initial: 0.07 as CLIP.
-        rho: None to minimize F/tau; or the weight of rho tau in F + rho tau, in nats: tau
-            settles where the softmax over an anchor's negatives is that far from uniform.
-        minimum: 0.01 as CLIP (whose scale ends at 100).
+        initial: initial tau; 0.07 as CLIP.
+        rho: None to minimize F/tau. Or a number, in nats, to minimize F + rho tau: tau settles
+            where KL(p || uniform) equals rho on average, p the softmax over an anchor's negatives.
+        minimum: lower bound of tau; 0.01 as CLIP, whose logit scale is at most 100.
 
     Raises:
-        ValueError: rho <= 0 (that is the bare objective), initial below minimum.
+        ValueError: rho <= 0 (tau would grow for ever), or initial below minimum.
     """
 
     def __init__(
@@ -125,7 +128,8 @@ class LearnedTemperature(Temperature):
 
     def forward(self, rows: Tensor) -> Tensor:
         if self.training:
-            with torch.no_grad():  # in place, so that a tau at the bound can leave it again
+            # Clamp the parameter, not the result, whose gradient would be 0 beyond the bound.
+            with torch.no_grad():
                 self.log_temperature.clamp_(min=math.log(self.minimum))
         return self.log_temperature.exp()
 
@@ -141,21 +145,21 @@ class LearnedTemperature(Temperature):
 
 
 class IndividualTemperature(PerSample, Temperature):
-    """iSogCLR: every sample (of either side) has its own tau, minimizing F + rho tau.
+    """iSogCLR: one tau per sample (of each side), which minimizes F + rho tau.
 
-    Samples with many near neighbours end with a larger tau than those that stand alone. Not
-    parameters: a sample's tau takes its own steps of gradient descent with momentum when it is
-    visited, as its normalizer does, and is saved with it:
+    Samples with many near neighbours end with a larger tau than isolated samples. tau is a buffer
+    of the loss, not a parameter. Each visit of a sample takes a step of gradient descent with
+    momentum:
 
         v <- momentum v + (1 - momentum) dF/dtau,   tau <- clip(tau - learning_rate v)
 
     Args:
-        initial: where all start.
-        rho: in nats; tau settles where the softmax over the sample's negatives is that far (in
-            KL) from uniform. Larger makes tau smaller; below log of the number of samples.
+        initial: tau of a sample before its first visit.
+        rho: in nats; tau settles where KL(p || uniform) equals rho, p the softmax over the sample's
+            negatives. A larger rho makes tau smaller. rho must be below log(number of samples).
         minimum, maximum: bounds of tau.
-        learning_rate: of tau.
-        momentum: in [0, 1).
+        learning_rate: step size of tau.
+        momentum: weight of the earlier velocity v, in [0, 1).
 
     Raises:
         ValueError: a value out of range.
@@ -187,8 +191,10 @@ class IndividualTemperature(PerSample, Temperature):
 
     def for_rows(self, num_rows: int | None) -> "IndividualTemperature":
         if num_rows is None:
-            raise ValueError("IndividualTemperature needs a loss that is made with num_samples")
-        own = IndividualTemperature(
+            raise ValueError(
+                "IndividualTemperature needs a loss with num_samples: a table has one tau per sample"
+            )
+        table = IndividualTemperature(
             self.initial,
             rho=self.rho,
             minimum=self.minimum,
@@ -196,10 +202,10 @@ class IndividualTemperature(PerSample, Temperature):
             learning_rate=self.learning_rate,
             momentum=self.momentum,
         )
-        # The spare last row takes invalid ids, as in the normalizer table.
-        own.register_buffer("tau", torch.full((num_rows + 1,), self.initial))
-        own.register_buffer("velocity", torch.zeros(num_rows + 1))
-        return own
+        # The spare last row is for invalid ids, as in the normalizer table.
+        table.register_buffer("tau", torch.full((num_rows + 1,), self.initial))
+        table.register_buffer("velocity", torch.zeros(num_rows + 1))
+        return table
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.tau[rows]
@@ -212,66 +218,66 @@ class IndividualTemperature(PerSample, Temperature):
 
     @torch.no_grad()
     def learn(self, rows: Tensor, gradient: Tensor) -> None:
-        """One step for each row; a row that occurs several times is averaged.
+        """Take one step for each row; gradients of equal rows are averaged.
 
         Args:
             rows: `(M,)` int64.
-            gradient: `(M,)` dF/dtau; where it is not finite (an anchor without negatives) it
-                does not count, and a row without any stays as it is.
+            gradient: `(M,)` dF/dtau. Values that are not finite (anchors without negatives) are
+                not counted; a row without finite values keeps its tau.
         """
         mean = mean_over_equal_rows(rows, gradient)
-        before, velocity = self.tau[rows], self.velocity[rows]
-        slope = (mean + self.rho).to(before.dtype)
-        moved = self.momentum * velocity + (1 - self.momentum) * slope
-        after = (before - self.learning_rate * moved).clamp(self.minimum, self.maximum)
-        finite = moved.isfinite()
-        self.velocity[rows] = torch.where(finite, moved, velocity)
-        self.tau[rows] = torch.where(finite, after, before)
+        tau, velocity = self.tau[rows], self.velocity[rows]
+        slope = (mean + self.rho).to(tau.dtype)
+        new_velocity = self.momentum * velocity + (1 - self.momentum) * slope
+        new_tau = (tau - self.learning_rate * new_velocity).clamp(self.minimum, self.maximum)
+        finite = new_velocity.isfinite()
+        self.velocity[rows] = torch.where(finite, new_velocity, velocity)
+        self.tau[rows] = torch.where(finite, new_tau, tau)
 
     def extra_repr(self) -> str:
         return f"rho={self.rho:g}, bounds=({self.minimum:g}, {self.maximum:g})"
 
 
 def as_temperature(temperature: float | Temperature) -> Temperature:
-    """A number is a constant.
+    """Return the module of a temperature; a number becomes a constant.
 
     Raises:
-        ValueError: not above 0, or a tensor that wants a gradient (with the reason).
+        ValueError: a number that is not positive and finite, or a tensor that requires a gradient.
     """
     if isinstance(temperature, Temperature):
         return temperature
     if isinstance(temperature, Tensor) and temperature.requires_grad:
-        raise ValueError(BARE)
+        raise ValueError(UNBOUNDED)
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature must be a positive number, got {temperature}")
     return ConstantTemperature(float(temperature))
 
 
 def column(tau: float | Tensor) -> float | Tensor:
-    """tau so that it divides similarities `(M, N)` row by row."""
+    """Return tau in a shape that divides similarities `(M, N)` of M anchors."""
     return tau[:, None] if isinstance(tau, Tensor) and tau.ndim == 1 else tau
 
 
 def detached(tau: Tau) -> Tau:
-    """Return tau without graph, a scalar as a number. Waits for the device."""
+    """Return tau without graph; a scalar becomes a number, which waits for the device."""
     if isinstance(tau, Tensor):
         return tau.detach() if tau.ndim else tau.item()
     return tau
 
 
 def without_graph(tau: Tau) -> Tau:
-    """Return tau without graph, where it is."""
+    """Return tau without graph, on its device."""
     return tau.detach() if isinstance(tau, Tensor) else tau
 
 
 def _check_rho(rho: float | None) -> None:
     if rho is not None and not 0 < rho < math.inf:
-        raise ValueError(f"rho must be above 0, got {rho}: {BARE}")
+        raise ValueError(f"rho must be above 0, got {rho}: {UNBOUNDED}")
 
 
 def _check_bounds(minimum: float, initial: float, maximum: float) -> None:
     if not (0 < minimum <= initial <= maximum and math.isfinite(initial)):
         raise ValueError(
-            f"temperature must be a positive number within its bounds, "
+            "temperature must be a positive number within its bounds, "
             f"got {initial} in [{minimum}, {maximum}]"
         )

@@ -27,7 +27,7 @@ class TwoViewLoss(ContrastiveLoss):
         temperature: a number, or a module of `sogclr.losses.temperature`.
         scale: "cross-entropy" or "temperature", see `sogclr.losses`.
         process_group: see `sogclr.losses`.
-        num_samples: size of the training set, for losses that keep state per sample.
+        num_samples: size of the training set; None for losses without state per sample.
     """
 
     num_stored_views: int | None = None
@@ -71,7 +71,9 @@ class TwoViewLoss(ContrastiveLoss):
             batch = assemble(view1, view2, ids, shares, memory)
             rows = batch.fresh_first(batch.ids.rows_a, batch.ids.rows_b)  # (M,)
             views = self.num_stored_views
-            samples = rows if views is None else rows // views  # all views share a temperature
+            samples = (
+                rows if views is None else rows // views
+            )  # all stored views of a sample share tau
             side = Side(self.normalizer, rows, self.temperature, samples)
             positive = batch.fresh_first(batch.positive, batch.positive)
             similarities = choose.of_two_views(batch, self.temperature)
@@ -79,33 +81,33 @@ class TwoViewLoss(ContrastiveLoss):
 
 
 class GlobalContrastiveLoss(TwoViewLoss):
-    """SogCLR for two views: the normalizer of each sample is remembered between its visits.
+    """SogCLR for two views: a table keeps the normalizer of each sample between its visits.
 
-    One u a sample, the mean over both of its views, is Algorithm 1 of Yuan et al. (ICML 2022); it
+    Algorithm 1 of Yuan et al. (ICML 2022) has one u per sample, averaged over both of its views. It
     optimizes `two_view_objective(..., "v2")`. For a finite number of stored augmentations,
     `num_stored_views` keeps one u per (sample, view) instead, which optimizes `"v1"`.
 
-    The value is the running estimate of the objective, comparable over batch sizes; the gradient is
-    the estimator's.
+    The value is a running estimate of the objective, comparable between batch sizes. The gradient
+    is line 7 of the algorithm (`sogclr.losses.contrast`), not the derivative of that value.
 
     Args:
-        num_samples: size of the training set; sample ids passed as `index` are below it. For a
-            stream, whose samples have keys, the number of rows, see `sogclr.hashed_rows`.
-        temperature: tau. 0.1, the paper's for ImageNet; 0.2 to 0.3 suit small images. Or a
+        num_samples: size of the training set; the ids in `index` are below it. For a stream of
+            samples with keys, the number of rows of the table, see `sogclr.hashed_rows`.
+        temperature: tau; 0.1 as in the paper for ImageNet; 0.2 to 0.3 suit small images. Or a
             `LearnedTemperature` or an `IndividualTemperature` (iSogCLR).
-        gamma_min: smallest weight of a new estimate in the moving average. 0.2: an average of about
-            five visits, for batches of 16 to 64. Raise it (up to 1, the mini-batch loss) for few
-            epochs or large batches, since u lags behind a moving encoder.
+        gamma_min: smallest weight of a new estimate in the moving average. 0.2 averages about five
+            visits, for batches of 16 to 64. Raise it for few epochs or large batches, since u lags
+            behind the encoder; 1 is the mini-batch loss.
         gamma_decay_visits: None for gamma = max(gamma_min, 1/visits); or the number of visits over
             which gamma falls to gamma_min along a cosine. See `sogclr.losses.step_size.step_size`.
-        effective_negatives: number of negatives of average weight that a positive competes with;
-            None for the paper's objective. See `sogclr.losses.objective.against_candidates`.
+        effective_negatives: number of negatives of mean weight that a positive competes with; None
+            for the paper's objective. See `sogclr.losses.objective.against_candidates`.
         memory_size: number of samples of earlier batches that count as negatives of this batch and
-            as anchors; None for none. It removes the noise of few negatives, for batches below 64.
+            as anchors; None for none. It reduces the noise of few negatives, for batches below 64.
             See `sogclr.losses.memory`.
-        num_stored_views: number of stored augmentations; None for freshly drawn ones.
-        normalizer: makes the estimator of log g from the number of rows, in place of the table that
-            `gamma_min` and `gamma_decay_visits` describe. See `sogclr.losses.normalizer`.
+        num_stored_views: number of stored augmentations; None if every visit draws new ones.
+        normalizer: function from the number of rows to an estimator of log g, which replaces the
+            table; `gamma_min`, `gamma_decay_visits` and `dtype` are then ignored. See `sogclr.losses.normalizer`.
         scale: "cross-entropy" or "temperature", see `sogclr.losses`.
         process_group: see `sogclr.losses`.
         dtype: of the table, float32 or float64.
@@ -143,7 +145,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
         self.normalizer = make(num_samples * (num_stored_views or 1))
         self.memory = None if memory_size is None else FeatureMemory(memory_size, dtype)
 
-    # Overrides with ids that are required: without them a table has no rows.
+    # Here `index` is required: it gives the rows of the table.
     def forward(  # type: ignore[override]
         self,
         view1: Tensor,
@@ -160,10 +162,10 @@ class GlobalContrastiveLoss(TwoViewLoss):
             view2: `(B, d)` features of another view.
             index: `(B,)` integers in [0, num_samples), the sample ids. Leave them on the CPU if
                 they come from a loader: there they are checked without waiting for the device.
-            views: with `num_stored_views`, two `(B,)` integers below it: which stored view either
-                view is.
-            sample_key: `(B,)` integers of up to 64 bits that tell which samples are equal, where
-                several samples share a row: `index` is then only the row. Default: `index`.
+            views: required with `num_stored_views`: two `(B,)` integers below it, the numbers of
+                the stored views in `view1` and in `view2`.
+            sample_key: `(B,)` integers of up to 64 bits that identify the samples, if several
+                samples share a row. `index` is then the row only. Default: `index`.
 
         Returns:
             A scalar, float32 (float64 for float64 features).
@@ -213,7 +215,7 @@ class DecoupledContrastiveLoss(TwoViewLoss):
     Yeh et al., "Decoupled Contrastive Learning", ECCV 2022, equation 3.
 
     Args:
-        temperature: tau; 0.1 as the other losses for two views.
+        temperature: tau; 0.1 as in the other losses for two views.
         scale: "cross-entropy" or "temperature", see `sogclr.losses`.
         process_group: see `sogclr.losses`.
     """

@@ -1,8 +1,8 @@
-"""The similarities of a batch that several processes share.
+"""Similarities of a batch that several processes share.
 
-Each process forms the similarities of its own anchors to the features of all, which are gathered
-once; then the log-sum-exps are gathered, one number an anchor. The gradient by a process's own
-features needs nothing more, so nothing is exchanged in backward. See `sogclr.distributed.exchange`.
+Each process computes the similarities of its own anchors to the gathered features, and the
+processes gather the log-sum-exps. The gradient by a process's own features needs nothing else, so
+backward exchanges nothing. See `sogclr.distributed.exchange`.
 """
 
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ __all__ = ["Block", "Shared"]
 
 @dataclass(frozen=True)
 class Block:
-    """Anchors of one side and what they are compared with.
+    """Anchors of one side, and the columns with which they are compared.
 
     Attributes:
-        side: the anchors' side.
-        first: index of the first anchor of all processes among the anchors of its side.
-        rows: `(n, d)` unit rows: this process's share, or for rows of earlier batches all.
-        columns: `(N, d)` unit columns, all of them, no graph.
-        column_side: the side whose anchors the columns are; None if they are no anchors.
+        side: the side of the anchors.
+        first: index among the M anchors of the side at which the block of all processes begins.
+        rows: `(n, d)` unit vectors: this process's anchors of the batch, or all of earlier batches.
+        columns: `(N, d)` unit vectors of all columns, no graph.
+        column_side: the side of the anchors in the columns; None if columns are no anchors.
     """
 
     side: int
@@ -37,14 +37,14 @@ class Block:
 
 
 class Shared(Similarities):
-    """The share of this process, completed by the numbers of the others.
+    """The similarities of this process's anchors, with the sums of all processes.
 
     Args:
         shares: the samples of each process.
-        own: blocks of this batch, of which every process has its share.
-        earlier: blocks of earlier batches, which every process has whole.
+        own: blocks of this batch; each process has the rows of its own anchors.
+        earlier: blocks of earlier batches; every process has all rows.
         absent: entries of the whole matrix that are no negatives.
-        shape: `(S, M)`.
+        shape: `(S, M)`, number of sides, number of anchors of each side.
         shift: see `Similarities`.
     """
 
@@ -68,7 +68,7 @@ class Shared(Similarities):
         self.earlier = [part(block, block.first) for block in earlier if len(block.rows)]
 
     def sums(self, tau: float | Tensor, means: bool) -> LogSumExp:
-        def numbers(part: Tiled) -> Tensor:  # (k, S, M): log_sum, number and, if requested, mean
+        def numbers(part: Tiled) -> Tensor:  # (k, S, M): log_sum, number, mean if requested
             return torch.stack([x for x in part.sums(tau, means) if isinstance(x, Tensor)])
 
         totals = self._gather([numbers(part) for _, part in self.own])
@@ -80,12 +80,12 @@ class Shared(Similarities):
         return LogSumExp(log_sum, number, mean[0] if mean else None)
 
     def gradients(self, log_sum: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        # DistributedDataParallel takes the mean over processes of what is a sum.
+        # DistributedDataParallel averages over processes, but this gradient is a sum over them.
         weight = weight * self.shares.processes
         return tuple(part.gradients(log_sum, weight)[0] for _, part in self.own)
 
     def _gather(self, numbers: list[Tensor]) -> Tensor:
-        """Gather numbers `(k, S, M)` of each block, right for this process's anchors alone."""
+        """Complete the numbers `(k, S, M)` of each block, right for this process's anchors only."""
         here, count = self.shares.own, self.shares.total
         own = [
             each[:, block.side, block.first + here.start : block.first + here.stop]

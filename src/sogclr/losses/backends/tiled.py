@@ -1,8 +1,8 @@
-"""Similarities tile by tile, in O(B d) memory.
+"""Similarities, computed tile by tile in O(B d) memory.
 
-Tiles are formed once for the sums and once more for the gradient, and nothing of size B x B is
-kept: 8 B²d floating point operations for pairs instead of 6, and 16 instead of 12 for two views,
-where each similarity serves both of its anchors. A matrix that fits is kept.
+Each tile is computed twice, for the sums and for the gradient, and no B x B matrix is stored. This
+takes 8 B²d floating-point operations instead of 6 for pairs, and 16 instead of 12 for two views,
+where each similarity serves both of its anchors. The tiles of a small matrix are kept instead.
 """
 
 import math
@@ -17,26 +17,27 @@ from .similarities import Absent, Diagonals, LogSumExp, Similarities
 
 __all__ = ["Part", "Tiled"]
 
-# Entries of a matrix that is kept, 16 MB in float32; of a tile of a larger one, 2 MB: a cache's.
+# Most entries of a matrix that is kept, 16 MB in float32. Larger ones have tiles of 2 MB, which
+# fit into a cache.
 KEPT, TILE = 2**22, 2**19
-# On an accelerator each tile is a round of launches, so tiles are few, of 128 MB.
+# On an accelerator each tile takes several launches, so tiles are large, 128 MB.
 KEPT_ON_DEVICE, TILE_ON_DEVICE = 2**24, 2**25
-# Rows below which cutting a symmetric matrix costs more than the half of it that is saved.
+# Fewest rows of a strip of a symmetric matrix: cutting further costs more than it saves.
 HALVED = 256
 
 
 @dataclass(frozen=True)
 class Part:
-    """Which rows of a matrix `Tiled` has, where other processes have the others.
+    """The rows of the matrix that `Tiled` computes, if other processes compute the other rows.
 
-    It has all columns: a row's sum is complete, and so is the gradient by a row, which depends on
-    the columns' anchors only through their `log_sum` and `weight`.
+    A part has all columns, so the sum over each row is complete. The gradient by a row is complete
+    too: of the anchors in the columns it needs only `log_sum` and `weight`.
 
     Attributes:
-        side: the side whose anchors the rows are.
+        side: the side of the anchors in the rows.
         first: index of the first row among the anchors of that side.
         anchors: M, the number of anchors of each side.
-        column_side: the side whose anchors the columns are; None if they are no anchors.
+        column_side: the side of the anchors in the columns; None if columns are no anchors.
     """
 
     side: int
@@ -50,8 +51,8 @@ class _Tile:
     """Rows `top` to `bottom` of the matrix, columns `left` to `right`.
 
     Attributes:
-        values: `(n, m)` exp(s / tau), 0 where absent; or s, if exponentials are shifted.
-        absent: `(n, m)` bool, or diagonals of the whole matrix: what is no negative.
+        values: `(n, m)` exp(s / tau), 0 for entries that are no negatives; or s, with `shift`.
+        absent: the entries that are no negatives, `(n, m)` bool or diagonals of the whole matrix.
     """
 
     top: int
@@ -62,7 +63,7 @@ class _Tile:
     absent: Tensor | Diagonals
 
     def without(self, entries: Tensor, value: float) -> Tensor:
-        """Fill in `value` where an entry `(n, m)` is no negative."""
+        """Set `entries` `(n, m)` that are no negatives to `value`, in place."""
         if isinstance(self.absent, Tensor):
             return entries.masked_fill_(self.absent, value)
         for offset in self.absent.offsets:
@@ -79,7 +80,7 @@ class _Tile:
 
     @property
     def mirrored(self) -> int:
-        """Number of columns, the first ones, that are rows of the tile: symmetric matrices only."""
+        """Number of leading columns that are also rows of the tile, in a symmetric matrix."""
         return min(max(0, self.bottom - self.left), self.right - self.left)
 
 
@@ -88,10 +89,10 @@ class _Anchors:
     """The anchors of a tile along its rows or its columns.
 
     Attributes:
-        side: the anchors' side.
-        dim: dimension of the tile along which their negatives lie.
-        places: indices among the anchors of their side.
-        mirrored: number of them, the first ones, whose entries here count as rows.
+        side: the side of the anchors.
+        dim: dimension of the tile along which the anchors' negatives lie.
+        places: indices of the anchors among those of their side.
+        mirrored: number of leading anchors whose entries are already counted along the rows.
     """
 
     side: int
@@ -100,34 +101,34 @@ class _Anchors:
     mirrored: int = 0
 
     def spread(self, numbers: Tensor) -> Tensor:
-        """Select from numbers `(S, M)`, in a shape that broadcasts over the tile."""
-        own = numbers[self.side, self.places]
-        return own[:, None] if self.dim == 1 else own
+        """Select these anchors' numbers from `(S, M)`, in a shape that broadcasts over the tile."""
+        selected = numbers[self.side, self.places]
+        return selected[:, None] if self.dim == 1 else selected
 
-    def fresh(self, entries: Tensor) -> Tensor:
-        """Select the entries of the tile that have not been counted as rows."""
+    def uncounted(self, entries: Tensor) -> Tensor:
+        """Select the entries of the tile that are not already counted along the rows."""
         return entries[:, self.mirrored :] if self.mirrored else entries
 
     def select(self, totals: Tensor) -> Tensor:
-        """Select from totals `(S, M)` those of the anchors with fresh entries."""
+        """Select the totals, from `(S, M)`, of the anchors with uncounted entries; a view."""
         return totals[self.side, self.places][self.mirrored :]
 
     def add(self, totals: Tensor, entries: Tensor) -> None:
-        """Add the sums over fresh entries `(n, m)` to totals `(S, M)`."""
-        self.select(totals).add_(self.fresh(entries).sum(self.dim))
+        """Add the sums over uncounted entries `(n, m)` to totals `(S, M)`."""
+        self.select(totals).add_(self.uncounted(entries).sum(self.dim))
 
 
 class Tiled(Similarities):
     """One tile of the matrix at a time.
 
     Args:
-        x: `(M, d)` unit rows, which are anchors.
-        y: `(N, d)` unit columns. None for those of `x` once more, with a symmetric mask.
+        x: `(M, d)` unit vectors, the anchors in the rows.
+        y: `(N, d)` unit vectors in the columns. None for `x`: the matrix and `absent` are symmetric.
         absent: entries that are no negatives.
-        sides: S. 2 if columns are anchors of another side; then N = M.
+        sides: S, the number of sides; 2 if the columns are anchors of another side, then N = M.
         shift: see `Similarities`.
-        part: the rows of `x` are a part of the matrix; then `y` is given, and sums, means and
-            gradients are right for these rows alone.
+        part: the rows of the matrix that `x` has; None for all. A part needs `y`, and its sums,
+            means and gradients are right for its own rows only.
     """
 
     def __init__(
@@ -167,10 +168,10 @@ class Tiled(Similarities):
 
     def gradients(self, log_sum: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
         if not isinstance(self.absent, Diagonals):
-            # An anchor without negatives weighs nothing; a number in place of -inf keeps it so.
+            # Replace the -inf of anchors without negatives, whose weight 0 would become NaN.
             log_sum = log_sum.masked_fill(log_sum == -math.inf, 0)
         scaled = weight if self.shift else weight / log_sum.exp()
-        # A compiler may multiply by 0 what addmm is to overwrite, and NaN stays NaN.
+        # Compiled, addmm with beta=0 may multiply the buffer by 0, and 0 times NaN is NaN.
         empty = torch.zeros_like if torch.compiler.is_compiling() else torch.empty_like
         gradients = [empty(each) for each in self.inputs]
         for tile in self._tiles():
@@ -185,11 +186,11 @@ class Tiled(Similarities):
         return tuple(gradients)
 
     def _by_similarity(self, tile: _Tile, log_sum: Tensor, weight: Tensor) -> Tensor:
-        """Compute the gradient by each similarity, `(n, m)`; `weight` as `gradients` scaled it."""
+        """Compute the gradient by each similarity, `(n, m)`; `weight` is `scaled` of `gradients`."""
         first, *second = self._anchors(tile)
         if not self.shift:
-            both = first.spread(weight)
-            return tile.values * (both + second[0].spread(weight) if second else both)
+            row_weight = first.spread(weight)
+            return tile.values * (row_weight + second[0].spread(weight) if second else row_weight)
         terms = [
             (self._logits(tile, anchors) - anchors.spread(log_sum)).exp_() * anchors.spread(weight)
             for anchors in (first, *second)
@@ -200,7 +201,7 @@ class Tiled(Similarities):
         self, tile: _Tile, anchors: _Anchors, log_sum: Tensor, mean: Tensor | None
     ) -> None:
         """Add a tile's entries to running log-sum-exps and means, `(S, M)` each."""
-        logits = anchors.fresh(self._logits(tile, anchors))
+        logits = anchors.uncounted(self._logits(tile, anchors))
         before = anchors.select(log_sum)
         after = torch.logaddexp(before, logits.logsumexp(anchors.dim))
         if mean is not None:
@@ -213,8 +214,8 @@ class Tiled(Similarities):
 
     def _logits(self, tile: _Tile, anchors: _Anchors) -> Tensor:
         """Compute s / tau, -inf where absent, `(n, m)`."""
-        each = isinstance(self.tau, Tensor) and self.tau.ndim > 0
-        tau = anchors.spread(self.tau) if each and isinstance(self.tau, Tensor) else self.tau
+        per_anchor = isinstance(self.tau, Tensor) and self.tau.ndim > 0
+        tau = anchors.spread(self.tau) if per_anchor and isinstance(self.tau, Tensor) else self.tau
         return tile.without(tile.values / tau, -math.inf)
 
     def _anchors(self, tile: _Tile) -> Iterator[_Anchors]:
@@ -232,11 +233,12 @@ class Tiled(Similarities):
             yield _Anchors(0, 0, tile.columns, tile.mirrored)
 
     def _complete(self, tile: _Tile) -> Iterator[_Anchors]:
-        """List the anchors all of whose negatives are here, in this tile or another."""
+        """List the anchors whose negatives are all in tiles of this process."""
         anchors = self._anchors(tile)
         return anchors if self.part is None else islice(anchors, 1)
 
     def _tiles(self) -> Iterator[_Tile]:
+        """Yield all tiles of the matrix; of a symmetric one, those from the diagonal on."""
         if self.kept:
             yield from self.kept
             return
@@ -254,9 +256,9 @@ class Tiled(Similarities):
         kept, entries = (KEPT, TILE) if on_host else (KEPT_ON_DEVICE, TILE_ON_DEVICE)
         rows, columns = len(self.x), len(self.y)
         if rows * columns <= kept:
-            # Strips of a symmetric matrix leave out nearly half of it.
+            # Strips skip nearly half of a symmetric matrix.
             return True, max(HALVED, rows // 8) if self.symmetric else rows, columns
-        # Nearly square, so that a product reads few numbers for those that it writes.
+        # A nearly square tile reads the fewest vectors for its number of entries.
         width = min(columns, math.isqrt(2 * entries))
         return False, max(1, entries // width), width
 
@@ -275,7 +277,7 @@ class Tiled(Similarities):
 
 
 def scaled(x: Tensor, y: Tensor, tau: float | Tensor) -> Tensor:
-    """Compute s / tau with one tau for all, `(n, m)`."""
+    """Compute s / tau with one tau for all anchors, `(n, m)`."""
     if isinstance(tau, Tensor):
         return (x / tau) @ y.T
     return torch.addmm(x.new_zeros(()), x, y.T, beta=0, alpha=1 / tau)
