@@ -117,8 +117,8 @@ class GlobalClipLoss(PairLoss):
     Args:
         num_samples: number of pairs in the training set; or two numbers, of samples on side a and
             on side b (images, captions). For a stream, see `GlobalContrastiveLoss`.
-        temperature: tau; 0.05 lies between CLIP's learned 0.01 and the 0.07 that suits small data. Or a
-            `LearnedTemperature` or an `IndividualTemperature`.
+        temperature: tau; 0.05 lies between CLIP's learned 0.01 and 0.07, which suits small data. Or
+            a `LearnedTemperature` or an `IndividualTemperature`.
         gamma_min: smallest weight of a new estimate, see `GlobalContrastiveLoss`.
         gamma_decay_visits: see `GlobalContrastiveLoss`.
         effective_negatives: see `GlobalContrastiveLoss`. Pretrained towers separate most pairs from
@@ -129,7 +129,7 @@ class GlobalClipLoss(PairLoss):
         normalizer: see `GlobalContrastiveLoss`; called once for each side.
         scale: "cross-entropy" or "temperature", see `sogclr.losses`.
         process_group: see `sogclr.losses`.
-        dtype: of the tables, float32 or float64.
+        dtype: of the tables and the memory, float32 or float64.
 
     Example:
         >>> loss = GlobalClipLoss(num_samples=(6_000, 30_000))

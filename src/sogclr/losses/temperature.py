@@ -192,7 +192,7 @@ class IndividualTemperature(PerSample, Temperature):
     def for_rows(self, num_rows: int | None) -> "IndividualTemperature":
         if num_rows is None:
             raise ValueError(
-                "IndividualTemperature needs a loss with num_samples: a table has one tau per sample"
+                "IndividualTemperature has one tau per sample: use a loss with num_samples"
             )
         table = IndividualTemperature(
             self.initial,

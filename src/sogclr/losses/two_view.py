@@ -107,10 +107,10 @@ class GlobalContrastiveLoss(TwoViewLoss):
             See `sogclr.losses.memory`.
         num_stored_views: number of stored augmentations; None if every visit draws new ones.
         normalizer: function from the number of rows to an estimator of log g, which replaces the
-            table; `gamma_min`, `gamma_decay_visits` and `dtype` are then ignored. See `sogclr.losses.normalizer`.
+            table of `gamma_min` and `gamma_decay_visits`. See `sogclr.losses.normalizer`.
         scale: "cross-entropy" or "temperature", see `sogclr.losses`.
         process_group: see `sogclr.losses`.
-        dtype: of the table, float32 or float64.
+        dtype: of the table and the memory, float32 or float64.
 
     Example:
         >>> loss = GlobalContrastiveLoss(num_samples=50_000)

@@ -1,9 +1,9 @@
-"""Similarities of half-precision features on a GPU, in tiles that never leave it.
+"""Similarities of half-precision features on a GPU, by Triton kernels.
 
-`fused_launch` forms similarities once for the sums and once more for the gradient by the inner
-products of features, q. q is written in half precision, as many rows at a time as `STRIP` has room
-for, and multiplied with the features by cuBLAS. Beside float32's, rounding q is the only rounding;
-it differs from entry to entry and averages out.
+The kernels of `fused_launch` compute similarities twice and do not store them: first for the sums,
+then for q, the gradient by the inner products of features. q is stored in half precision, in strips
+of up to `STRIP` entries, and cuBLAS multiplies each strip with the features. Only q is rounded to
+less than float32; its errors vary from entry to entry and average out.
 """
 
 import torch
@@ -15,20 +15,20 @@ from .similarities import LogSumExp, Similarities
 
 __all__ = ["Fused"]
 
-# Entries of q that exist at once, 128 MB.
+# Entries of q that exist at a time, 128 MB.
 STRIP = 2**26
-# Rows that one launch sums over; the partial sums of its tiles take 1/32 of its matrix.
+# Rows of one launch for sums; the partial sums of its tiles take 1/32 of the size of its matrix.
 SUMMED = 2**14
 EPSILON = 1e-12  # as torch.nn.functional.normalize
 
 
 class Fused(Similarities):
-    """Tiles formed by Triton kernels from features as they are, before normalization.
+    """Similarities, computed by Triton kernels from features before normalization.
 
     Args:
-        units: `(M, d)` float32 unit rows of each side, by which gradients are taken. One for two
-            views, whose columns are the rows once more; two for pairs.
-        features: the same rows as bfloat16 or float16 features, not normalized.
+        units: `(M, d)` float32 unit vectors of each side, by which gradients are taken. Two tensors
+            for pairs; one for two views, which are both the rows and the columns.
+        features: `(M, d)` bfloat16 or float16 features of each side, before normalization.
         identities: `(M,)` int64 each, of rows and columns; entries with an equal one are no
             negatives.
         shift: see `Similarities`.
@@ -49,7 +49,7 @@ class Fused(Similarities):
         self.identities = torch.stack(identities)
 
     def sums(self, tau: float | Tensor, means: bool) -> LogSumExp:
-        # A tensor on the device: another number for an exponent would be another kernel.
+        # Pass tau as a tensor, so that another tau does not compile another kernel.
         one = self.lengths[0].new_full((), 1.0)
         sharpness = (LOG2E / tau * one).expand(self.sides, self.size)
         operands = [
@@ -63,12 +63,12 @@ class Fused(Similarities):
             parts = fused_launch.sums(
                 self.rows[rows], self.columns[columns], self.shift, self.symmetric, means
             )
-            for side, places, (values, numbers, *weighed) in (
+            for side, places, (values, numbers, *weighted) in (
                 (0, rows, parts[0]),
                 (-1, columns, parts[1]),
             ):
                 count[side, places] += numbers.sum(dim=0)
-                self._add(log_sum[side, places], values, mean, (side, places), weighed)
+                self._add(log_sum[side, places], values, mean, (side, places), weighted)
         if mean is not None:
             mean = mean / LOG2E
             mean = mean if self.shift else mean / log_sum.clamp(min=torch.finfo(mean.dtype).tiny)
@@ -79,20 +79,20 @@ class Fused(Similarities):
         log_sum: Tensor,
         values: Tensor,
         mean: Tensor | None,
-        where: tuple[int, slice],
-        weighed: list[Tensor],
+        place: tuple[int, slice],
+        weighted: list[Tensor],
     ) -> None:
         """Add the parts `(T, m)` of a launch to sums, or to log-sum-exps and running means."""
         if not self.shift:
             log_sum += values.sum(dim=0)
             if mean is not None:
-                mean[where] += weighed[0].sum(dim=0)
+                mean[place] += weighted[0].sum(dim=0)
             return
         after = torch.logaddexp(log_sum, values.logsumexp(dim=0))
         if mean is not None:
             finite = after.masked_fill(after == -torch.inf, 0)
-            mean[where] *= (log_sum - finite).exp()
-            mean[where] += (weighed[0] * (values - finite).exp()).sum(dim=0)
+            mean[place] *= (log_sum - finite).exp()
+            mean[place] += (weighted[0] * (values - finite).exp()).sum(dim=0)
         log_sum.copy_(after)
 
     def gradients(self, log_sum: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
@@ -110,19 +110,19 @@ class Fused(Similarities):
                 None if logs is None else (logs[0, rows], logs[-1, columns]),
             )
             _add_product(gradients[0][rows], q, self.columns.features[columns])
-            # Of a symmetric matrix, the columns that are not among the rows of this strip.
+            # In a symmetric matrix, skip the columns that are rows of this strip.
             mirrored = rows.stop - rows.start if self.symmetric else 0
             rest = slice(columns.start + mirrored, self.size)
             if rest.start < rest.stop:
                 _add_product(gradients[-1][rest], q[:, mirrored:].T, self.rows.features[rows])
-        # q is the gradient by products of features: by a unit row it is `length` times as large.
+        # q is the gradient by products of raw features: by a unit vector it is `length` times that.
         lengths = self.lengths if scale is None else [length / scale for length in self.lengths]
         return tuple(g.mul_(length[:, None]) for g, length in zip(gradients, lengths, strict=True))
 
     def _scale(self, weight: Tensor) -> Tensor | None:
-        """Compute what brings the largest of q near the top of float16, so that few vanish.
+        """Compute the factor that brings the largest q near the top of float16's range.
 
-        bfloat16 has the range of float32 and needs no scale.
+        Without it, many entries would underflow. None for bfloat16, which has float32's range.
         """
         if self.rows.features.dtype == torch.bfloat16:
             return None
@@ -137,8 +137,8 @@ class Fused(Similarities):
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add a @ b, of half-precision factors, to the float32 total."""
+    """Add a @ b, both in half precision, to the float32 total."""
     if a.is_cuda:
         torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
-    else:  # the interpreter's tests; a CPU has no product of mixed types
+    else:  # tests with Triton's interpreter: on a CPU addmm has no `out_dtype`
         total += a.float() @ b.float()

@@ -11,13 +11,13 @@ __all__ = ["log_means_kernel", "products_kernel", "sums_kernel"]
 
 @triton.jit
 def _place(M, N, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr):
-    """Choose the tile. Tiles that run together share rows and columns, so that they stay cached."""
+    """Choose the tile of this program; programs that run together share cached rows and columns."""
     tiles_m, tiles_n = tl.cdiv(M, ROWS), tl.cdiv(N, COLUMNS)
     place = tl.program_id(0)
     first = place // (GROUP * tiles_n) * GROUP
     height = min(tiles_m - first, GROUP)
-    inside = place % (GROUP * tiles_n)
-    return first + inside % height, inside // height
+    offset = place % (GROUP * tiles_n)
+    return first + offset % height, offset // height
 
 
 @triton.jit
@@ -60,7 +60,7 @@ def _present(
 
 @triton.jit
 def _log_sum(logits, axis: tl.constexpr):
-    """Compute log(sum of 2 ** logits): -inf of nothing, NaN if a logit is NaN."""
+    """Compute log(sum of 2 ** logits): -inf without entries, NaN if a logit is NaN."""
     largest = tl.max(logits, axis)
     shift = tl.where(largest == -float("inf"), 0.0, largest)
     total = tl.sum(tl.exp2(logits - tl.expand_dims(shift, axis)), axis)
@@ -70,7 +70,7 @@ def _log_sum(logits, axis: tl.constexpr):
 
 @triton.jit
 def _mean(logits, log_sum, axis: tl.constexpr):
-    """Compute the mean of logits to base 2 under their softmax, 0 of nothing."""
+    """Compute the mean of logits to base 2 under their softmax, 0 without entries."""
     shift = tl.where(log_sum == -float("inf"), 0.0, log_sum * 1.4426950408889634)
     share = tl.exp2(logits - tl.expand_dims(shift, axis))
     return tl.sum(share * tl.where(logits == -float("inf"), 0.0, logits), axis)
@@ -81,61 +81,65 @@ def sums_kernel(
     x, x_inverse, x_sharpness, x_sharpness_stride, row_ids, row_stride,
     y, y_inverse, y_sharpness, y_sharpness_stride, column_ids, column_stride,
     by_rows, by_columns, M, N, d,
-    one: tl.constexpr, symmetric: tl.constexpr, means: tl.constexpr, lists: tl.constexpr,
+    unshifted: tl.constexpr, symmetric: tl.constexpr, means: tl.constexpr, lists: tl.constexpr,
     even: tl.constexpr, widen: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Form one tile of `sums`."""
+    """Compute one tile of `sums`."""
     i, j = _place(M, N, ROWS, COLUMNS, GROUP)
     rows, columns = i * ROWS + tl.arange(0, ROWS), j * COLUMNS + tl.arange(0, COLUMNS)
     by_rows += j.to(tl.int64) * M + rows
     by_columns += i.to(tl.int64) * N + columns
     more_rows = tl.cdiv(N, COLUMNS).to(tl.int64) * M
     more_columns = tl.cdiv(M, ROWS).to(tl.int64) * N
-    inside, beside = rows < M, columns < N
-    # Two conditions, since the first is known to the compiler.
+    row_mask, column_mask = rows < M, columns < N
+    # Two nested ifs: the compiler evaluates the outer condition.
     if symmetric:  # noqa: SIM102
-        if i * ROWS >= j * COLUMNS + COLUMNS - 1:  # nothing right of the diagonal
-            nothing = 0.0 if one else -float("inf")
-            tl.store(by_rows, tl.full((ROWS,), nothing, tl.float32), mask=inside)
-            tl.store(by_rows + more_rows, tl.zeros((ROWS,), tl.float32), mask=inside)
-            tl.store(by_columns, tl.full((COLUMNS,), nothing, tl.float32), mask=beside)
-            tl.store(by_columns + more_columns, tl.zeros((COLUMNS,), tl.float32), mask=beside)
+        if i * ROWS >= j * COLUMNS + COLUMNS - 1:  # no entry above the diagonal
+            empty = 0.0 if unshifted else -float("inf")
+            tl.store(by_rows, tl.full((ROWS,), empty, tl.float32), mask=row_mask)
+            tl.store(by_rows + more_rows, tl.zeros((ROWS,), tl.float32), mask=row_mask)
+            tl.store(by_columns, tl.full((COLUMNS,), empty, tl.float32), mask=column_mask)
+            tl.store(by_columns + more_columns, tl.zeros((COLUMNS,), tl.float32), mask=column_mask)
             if means:
-                tl.store(by_rows + 2 * more_rows, tl.zeros((ROWS,), tl.float32), mask=inside)
+                tl.store(by_rows + 2 * more_rows, tl.zeros((ROWS,), tl.float32), mask=row_mask)
                 tl.store(
-                    by_columns + 2 * more_columns, tl.zeros((COLUMNS,), tl.float32), mask=beside
+                    by_columns + 2 * more_columns,
+                    tl.zeros((COLUMNS,), tl.float32),
+                    mask=column_mask,
                 )
             return
     total = _products(x, y, rows, columns, M, N, d, even, widen, ROWS, COLUMNS, DEPTH)
     present = _present(row_ids, row_stride, column_ids, column_stride, rows, columns, M, N, lists)
     if symmetric:
         present = present & (rows[:, None] < columns[None, :])
-    number = present.to(tl.float32)
-    r = tl.load(x_inverse + rows, mask=inside, other=0.0)
-    c = tl.load(y_inverse + columns, mask=beside, other=0.0)
-    t = tl.load(x_sharpness + rows * x_sharpness_stride, mask=inside, other=0.0)
-    if one:
-        logit = total * (r * t)[:, None] * c[None, :]
+    counted = present.to(tl.float32)
+    row_inverse = tl.load(x_inverse + rows, mask=row_mask, other=0.0)
+    column_inverse = tl.load(y_inverse + columns, mask=column_mask, other=0.0)
+    row_sharpness = tl.load(x_sharpness + rows * x_sharpness_stride, mask=row_mask, other=0.0)
+    if unshifted:
+        logit = total * (row_inverse * row_sharpness)[:, None] * column_inverse[None, :]
         value = tl.where(present, tl.exp2(logit), 0.0)
         row_sum, column_sum = tl.sum(value, 1), tl.sum(value, 0)
         if means:
             row_mean, column_mean = tl.sum(value * logit, 1), tl.sum(value * logit, 0)
     else:
-        u = tl.load(y_sharpness + columns * y_sharpness_stride, mask=beside, other=0.0)
-        cosine = total * r[:, None] * c[None, :]
-        of_row = tl.where(present, cosine * t[:, None], -float("inf"))
-        of_column = tl.where(present, cosine * u[None, :], -float("inf"))
+        column_sharpness = tl.load(
+            y_sharpness + columns * y_sharpness_stride, mask=column_mask, other=0.0
+        )
+        cosine = total * row_inverse[:, None] * column_inverse[None, :]
+        of_row = tl.where(present, cosine * row_sharpness[:, None], -float("inf"))
+        of_column = tl.where(present, cosine * column_sharpness[None, :], -float("inf"))
         row_sum, column_sum = _log_sum(of_row, 1), _log_sum(of_column, 0)
         if means:
             row_mean, column_mean = _mean(of_row, row_sum, 1), _mean(of_column, column_sum, 0)
-    tl.store(by_rows, row_sum, mask=inside)
-    tl.store(by_rows + more_rows, tl.sum(number, 1), mask=inside)
-    tl.store(by_columns, column_sum, mask=beside)
-    tl.store(by_columns + more_columns, tl.sum(number, 0), mask=beside)
+    tl.store(by_rows, row_sum, mask=row_mask)
+    tl.store(by_rows + more_rows, tl.sum(counted, 1), mask=row_mask)
+    tl.store(by_columns, column_sum, mask=column_mask)
+    tl.store(by_columns + more_columns, tl.sum(counted, 0), mask=column_mask)
     if means:
-        tl.store(by_rows + 2 * more_rows, row_mean, mask=inside)
-        tl.store(by_columns + 2 * more_columns, column_mean, mask=beside)
+        tl.store(by_rows + 2 * more_rows, row_mean, mask=row_mask)
+        tl.store(by_columns + 2 * more_columns, column_mean, mask=column_mask)
 
 
 @triton.jit
@@ -144,41 +148,49 @@ def products_kernel(
     y, y_inverse, y_sharpness, y_sharpness_stride, column_ids, column_stride,
     row_weight, column_weight, row_log_sum, column_log_sum,
     q, q_stride, M, N, d,
-    one: tl.constexpr, lists: tl.constexpr, even: tl.constexpr, widen: tl.constexpr,
+    unshifted: tl.constexpr, lists: tl.constexpr, even: tl.constexpr, widen: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Form one tile of `by_products`."""
+    """Compute one tile of `by_products`."""
     i, j = _place(M, N, ROWS, COLUMNS, GROUP)
     rows, columns = i * ROWS + tl.arange(0, ROWS), j * COLUMNS + tl.arange(0, COLUMNS)
-    inside, beside = rows < M, columns < N
+    row_mask, column_mask = rows < M, columns < N
     total = _products(x, y, rows, columns, M, N, d, even, widen, ROWS, COLUMNS, DEPTH)
     present = _present(row_ids, row_stride, column_ids, column_stride, rows, columns, M, N, lists)
-    r = tl.load(x_inverse + rows, mask=inside, other=0.0)
-    c = tl.load(y_inverse + columns, mask=beside, other=0.0)
-    t = tl.load(x_sharpness + rows * x_sharpness_stride, mask=inside, other=0.0)
-    w = tl.load(row_weight + rows, mask=inside, other=0.0)
-    v = tl.load(column_weight + columns, mask=beside, other=0.0)
-    if one:
-        logit = total * (r * t)[:, None] * c[None, :]
+    row_inverse = tl.load(x_inverse + rows, mask=row_mask, other=0.0)
+    column_inverse = tl.load(y_inverse + columns, mask=column_mask, other=0.0)
+    row_sharpness = tl.load(x_sharpness + rows * x_sharpness_stride, mask=row_mask, other=0.0)
+    row_weights = tl.load(row_weight + rows, mask=row_mask, other=0.0)
+    column_weights = tl.load(column_weight + columns, mask=column_mask, other=0.0)
+    if unshifted:
+        logit = total * (row_inverse * row_sharpness)[:, None] * column_inverse[None, :]
         value = tl.where(present, tl.exp2(logit), 0.0)
-        value = value * (w[:, None] + v[None, :])
+        value = value * (row_weights[:, None] + column_weights[None, :])
     else:
-        u = tl.load(y_sharpness + columns * y_sharpness_stride, mask=beside, other=0.0)
-        own = tl.load(row_log_sum + rows, mask=inside, other=0.0)
-        other = tl.load(column_log_sum + columns, mask=beside, other=0.0)
-        cosine = total * r[:, None] * c[None, :]
-        # Masked before, since of what is no negative it may overflow.
-        of_row = tl.exp2(tl.where(present, cosine * t[:, None] - own[:, None], -float("inf")))
-        of_column = tl.exp2(tl.where(present, cosine * u[None, :] - other[None, :], -float("inf")))
-        value = of_row * w[:, None] + of_column * v[None, :]
-    value = value * r[:, None] * c[None, :]
+        column_sharpness = tl.load(
+            y_sharpness + columns * y_sharpness_stride, mask=column_mask, other=0.0
+        )
+        own = tl.load(row_log_sum + rows, mask=row_mask, other=0.0)
+        other = tl.load(column_log_sum + columns, mask=column_mask, other=0.0)
+        cosine = total * row_inverse[:, None] * column_inverse[None, :]
+        # Mask before exp2: it may overflow for entries that are no negatives.
+        of_row = tl.exp2(
+            tl.where(present, cosine * row_sharpness[:, None] - own[:, None], -float("inf"))
+        )
+        of_column = tl.exp2(
+            tl.where(present, cosine * column_sharpness[None, :] - other[None, :], -float("inf"))
+        )
+        value = of_row * row_weights[:, None] + of_column * column_weights[None, :]
+    value = value * row_inverse[:, None] * column_inverse[None, :]
     places = rows.to(tl.int64)[:, None] * q_stride + columns[None, :]
-    tl.store(q + places, value.to(q.dtype.element_ty), mask=inside[:, None] & beside[None, :])
+    tl.store(
+        q + places, value.to(q.dtype.element_ty), mask=row_mask[:, None] & column_mask[None, :]
+    )
 
 
 @triton.jit
 def _same(rows, logs, own, start, M, COLUMNS: tl.constexpr):
-    """Mask the entries from `start` on with an equal row and a finite log; load their logs."""
+    """Mask the entries from `start` on with an equal row and a log above -inf; load the logs."""
     j = start + tl.arange(0, COLUMNS)
     other = tl.load(rows + j, mask=j < M)
     log = tl.load(logs + j, mask=j < M, other=-float("inf"))
@@ -186,18 +198,18 @@ def _same(rows, logs, own, start, M, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def log_means_kernel(rows, logs, found, M, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Form some entries of `log_means`, each compared with all."""
+def log_means_kernel(rows, logs, means_out, M, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Compute `log_means` of ROWS entries, comparing each with all entries."""
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     own = tl.load(rows + i, mask=i < M)
     largest = tl.full((ROWS,), -float("inf"), logs.dtype.element_ty)
     count = tl.zeros((ROWS,), dtype=tl.int32)
-    broken = tl.zeros((ROWS,), dtype=tl.int32)
+    nan_count = tl.zeros((ROWS,), dtype=tl.int32)
     for start in range(0, M, COLUMNS):
         same, log = _same(rows, logs, own, start, M, COLUMNS)
         largest = tl.maximum(largest, tl.max(tl.where(same, log[None, :], -float("inf")), 1))
         count += tl.sum(same.to(tl.int32), 1)
-        broken += tl.sum((same & (log != log)[None, :]).to(tl.int32), 1)
+        nan_count += tl.sum((same & (log != log)[None, :]).to(tl.int32), 1)
     if tl.max(count, 0) > 1:
         shift = tl.where(count > 0, largest, 0.0)
         total = tl.zeros((ROWS,), dtype=tl.int64)
@@ -208,4 +220,4 @@ def log_means_kernel(rows, logs, found, M, ROWS: tl.constexpr, COLUMNS: tl.const
             total += tl.sum((share * 1099511627776.0 + 0.5).to(tl.int64), 1)
         mean = total.to(largest.dtype) / 1099511627776.0 / tl.maximum(count, 1).to(largest.dtype)
         largest = tl.where(count > 1, shift + tl.log(tl.where(count > 1, mean, 1.0)), largest)
-    tl.store(found + i, tl.where(broken > 0, float("nan"), largest), mask=i < M)
+    tl.store(means_out + i, tl.where(nan_count > 0, float("nan"), largest), mask=i < M)

@@ -1,11 +1,11 @@
-"""Similarities of half-precision features by kernels, a tile at a time, never kept.
+"""Launch the Triton kernels, which compute similarities of half-precision features by tiles.
 
-Tensor cores multiply the features as they are and add up in float32; lengths divide the sums. So
-unit vectors are never rounded: a similarity is as exact as one of float32 vectors. Whatever is
-summed over a row or a column of tiles is written down by each tile in a place of its own and added
-up afterwards, so that results are the same from run to run.
+Tensor cores multiply the features before normalization and add up in float32; the sums are then
+divided by the lengths. So unit vectors are never rounded: a similarity is as exact as one of
+float32 vectors. Each tile writes its partial sums to a place of its own, and they are added up
+afterwards, so that results are equal from run to run.
 
-Exponentials are powers of two, as the hardware has them: `sharpness` is log2(e) / tau.
+Exponentials are powers of two, which the hardware computes: `sharpness` is log2(e) / tau.
 """
 
 import math
@@ -21,11 +21,11 @@ from .fused_kernels import log_means_kernel, products_kernel, sums_kernel
 __all__ = ["LOG2E", "Operand", "by_products", "log_means", "sums"]
 
 LOG2E = math.log2(math.e)
-# The fastest of seven on an H100. Fewer warps leave room for a second tile on a multiprocessor:
-# one multiplies while the other exponentiates.
+# The fastest of seven settings on an H100. Four warps leave room for a second tile on a
+# multiprocessor: one tile multiplies while the other exponentiates.
 ROWS, COLUMNS, DEPTH, GROUP = 128, 128, 64, 8
 LAUNCH = {"num_warps": 4, "num_stages": 3}
-# There the bits of bfloat16 numbers are multiplied as if they were integers.
+# Triton's interpreter multiplies the bits of bfloat16 numbers like integers: widen them before.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -57,7 +57,7 @@ class Operand:
         return self.features.shape[0]
 
     def arguments(self) -> tuple[Tensor | int, ...]:
-        """List the kernels' arguments."""
+        """List the arguments of the kernels for this operand."""
         sharpness, ids = self.sharpness, self.identities
         return (self.features, self.inverse, sharpness, sharpness.stride(0), ids, ids.stride(0))
 
@@ -70,16 +70,16 @@ def sums(
     Args:
         a: M rows.
         b: N columns.
-        shift: whether each row and column has a temperature of its own, or exponentials could
-            overflow. Sums are returned as natural logarithms then.
-        symmetric: whether `b` begins with `a`, all of them anchors of one side. Then only entries
-            right of the diagonal are formed, and count for their row and for their column.
-        means: whether to sum log2(e) s / tau as well, weighed by the exponentials; with `shift`,
-            by their share in the sum of the part.
+        shift: whether temperatures differ between anchors, or exponentials could overflow. If so,
+            sums are returned as natural logarithms.
+        symmetric: whether all are anchors of one side and `b` begins with `a`. If so, only entries
+            above the diagonal are computed; each counts for its row and for its column.
+        means: whether to sum log2(e) s / tau too, weighted by exp(s / tau). With `shift`, each
+            part's weights are divided by its sum.
 
     Returns:
-        `(2 + means, T, M)` and `(2 + means, T, N)` float32: sums, counts and weighed sums, in T
-        parts that are to be added.
+        `(2 + means, T, M)` for rows and `(2 + means, T', N)` for columns, float32: sums, counts and
+        weighted sums, in T or T' parts that the caller adds.
     """
     tiles = triton.cdiv(len(a), ROWS), triton.cdiv(len(b), COLUMNS)
     by_rows = a.inverse.new_empty(2 + means, tiles[1], len(a))
@@ -92,7 +92,7 @@ def sums(
         len(a),
         len(b),
         a.features.shape[1],
-        one=not shift,
+        unshifted=not shift,
         symmetric=symmetric,
         means=means,
         **_fixed(a),
@@ -106,14 +106,14 @@ def by_products(
     weights: tuple[Tensor, Tensor],
     log_sums: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """Compute the gradient by the inner products of features, their lengths held constant.
+    """Compute the gradient by the inner products of features, with constant lengths.
 
     Args:
         a: M rows.
         b: N columns.
-        weights: `(M,)` and `(N,)` float32: of an anchor's shares in its sum, with `log_sums`; else
-            of the exponentials themselves.
-        log_sums: `(M,)` and `(N,)` float32, to base 2; None where one exponential serves all.
+        weights: `(M,)` and `(N,)` float32, one per anchor. Factors of exp(s / tau - log_sum); of
+            exp(s / tau) without `log_sums`.
+        log_sums: `(M,)` and `(N,)` float32, to base 2; None without shifts.
 
     Returns:
         `(M, N)` in the dtype of the features, rows padded to a multiple of 16 bytes.
@@ -131,13 +131,14 @@ def by_products(
         rows,
         columns,
         a.features.shape[1],
-        one=log_sums is None,
+        unshifted=log_sums is None,
         **_fixed(a),
     )
     return q
 
 
 def _fixed(a: Operand) -> dict[str, int | bool]:
+    """Return the compile-time arguments of both tile kernels and the launch settings."""
     even = a.features.shape[1] % DEPTH == 0
     shape = {"ROWS": ROWS, "COLUMNS": COLUMNS, "DEPTH": DEPTH, "GROUP": GROUP}
     return {"lists": a.identities.shape[0], "even": even, "widen": INTERPRETED, **shape, **LAUNCH}

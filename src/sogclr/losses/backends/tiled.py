@@ -123,7 +123,7 @@ class Tiled(Similarities):
 
     Args:
         x: `(M, d)` unit vectors, the anchors in the rows.
-        y: `(N, d)` unit vectors in the columns. None for `x`: the matrix and `absent` are symmetric.
+        y: `(N, d)` unit vectors in the columns. None for `x`, with a symmetric `absent`.
         absent: entries that are no negatives.
         sides: S, the number of sides; 2 if the columns are anchors of another side, then N = M.
         shift: see `Similarities`.
@@ -185,14 +185,14 @@ class Tiled(Similarities):
                 rest.addmm_(by_similarity[:, mirrored:].T, x, beta=0 if tile.top == 0 else 1)
         return tuple(gradients)
 
-    def _by_similarity(self, tile: _Tile, log_sum: Tensor, weight: Tensor) -> Tensor:
-        """Compute the gradient by each similarity, `(n, m)`; `weight` is `scaled` of `gradients`."""
+    def _by_similarity(self, tile: _Tile, log_sum: Tensor, scaled: Tensor) -> Tensor:
+        """Compute the gradient by each similarity, `(n, m)`, with `scaled` of `gradients`."""
         first, *second = self._anchors(tile)
         if not self.shift:
-            row_weight = first.spread(weight)
-            return tile.values * (row_weight + second[0].spread(weight) if second else row_weight)
+            row_weight = first.spread(scaled)
+            return tile.values * (row_weight + second[0].spread(scaled) if second else row_weight)
         terms = [
-            (self._logits(tile, anchors) - anchors.spread(log_sum)).exp_() * anchors.spread(weight)
+            (self._logits(tile, anchors) - anchors.spread(log_sum)).exp_() * anchors.spread(scaled)
             for anchors in (first, *second)
         ]
         return terms[0].add_(terms[1]) if second else terms[0]
