@@ -71,17 +71,17 @@ def _totals(
 ) -> tuple[Tensor, Tensor]:
     """Compute the sum of each entry's row and its number of counted entries, `(M,)` each.
 
-    `add` adds two tensors; entries that are not counted must be its zero.
+    `add` adds two tensors. The value of entries that are not counted must be its neutral element.
     """
     order = values.argsort()
     order = order[rows[order].argsort(stable=True)]
     rows, values, counted = rows[order], values[order], counted[order]
     first, last = torch.searchsorted(rows, rows), torch.searchsorted(rows, rows, right=True) - 1
-    # On an accelerator the host would have to wait for the longest run.
+    # An accelerator sums over all distances: reading the largest count would make the host wait.
     longest = int((last - first).max()) + 1 if _on_host(rows) else len(rows)
     distance = 1
     while distance < longest:
-        # values[i] is the sum of entry i and the entries of its row less than `distance` before.
+        # values[i] sums entry i and the entries of its row less than `distance` places before it.
         same = rows[distance:] == rows[:-distance]
         sums = torch.where(same, add(values[distance:], values[:-distance]), values[distance:])
         values = torch.cat([values[:distance], sums])

@@ -113,10 +113,8 @@ class SampleIds:
     def stacked(self) -> Tensor:
         """Stack rows and identities, `(2 + slots, B)`."""
         last = self.identities[-1]
-        repeated = [
-            *self.identities,
-            *[last] * self.slots,
-        ]  # a repeated identity does not change the mask
+        # A repeated identity does not change the mask.
+        repeated = [*self.identities, *[last] * self.slots]
         chosen = [last] if self.slots == 1 else repeated[: self.slots]
         return torch.stack([self.rows_a, self.rows_b, *chosen])
 
