@@ -1,31 +1,33 @@
-"""Contrastive losses: what is compared (two views, or pairs), times how log g is estimated.
+"""Contrastive losses for two views of each sample, and for pairs.
 
-Every softmax loss here is   mean over anchors of   -s(anchor, positive) + tau log u,
+Every softmax loss here is   mean over anchors of   log u - s(anchor, positive) / tau,
 
-s the cosine similarity, tau the temperature, log u the estimate of the anchor's
-log-normalizer. The classes differ in two choices only:
+where s is the cosine similarity, tau the temperature and log u an estimate of the anchor's
+log-normalizer. The classes differ in what they compare and in how they estimate log u:
 
                                    two views, negatives 2(B-1)   pairs, negatives B-1
-    per sample, over time          GlobalContrastiveLoss         GlobalClipLoss
-    in the batch                   DecoupledContrastiveLoss      DecoupledClipLoss
-    in the batch, with positive    NTXentLoss (SimCLR)           ClipLoss
-    in a queue, with positive      MoCoLoss, negatives K
+    moving average per sample      GlobalContrastiveLoss         GlobalClipLoss
+    this batch                     DecoupledContrastiveLoss      DecoupledClipLoss
+    this batch and the positive    NTXentLoss (SimCLR)           ClipLoss
+    a queue and the positive       MoCoLoss, negatives K
 
-SigLipLoss, beside them, has no normalizer. The temperature is a third, independent choice, see
-`sogclr.losses.temperature`.
+SigLipLoss, a baseline for pairs, has no normalizer. `sogclr.losses.temperature` has constant,
+learned and individual temperatures.
 
-Features come un-normalized, `(B, d)`, in any float dtype, also under autocast: similarities
-are formed, exponentiated and summed in float32 (float64 stays float64).
+Features are un-normalized `(B, d)` tensors of any float dtype, also under autocast. Similarities
+are computed, exponentiated and summed in float32, or in float64 for float64 features.
 
-Scale. On "cross-entropy", the default, in-batch losses sum over negatives: NTXentLoss, ClipLoss and
-MoCoLoss equal `cross_entropy(logits, positive)`, as published. "temperature" multiplies by tau and
-takes the *mean* over negatives, so that values can be compared across batch sizes and methods.
+Scale. "cross-entropy" is the default: values and gradients of NTXentLoss, ClipLoss and MoCoLoss
+equal those of torch's `cross_entropy`, open_clip and lightly. "temperature" multiplies the loss by
+tau and takes the *mean* over negatives instead of their sum, so that values can be compared across
+batch sizes and methods. Its gradient is tau times that of "cross-entropy". `pretrain` and `align`
+train with "temperature". The global losses take the mean on both scales.
 
-Several processes. Where torch.distributed is initialized, the batch is all processes' together,
-and every process is given its own samples: `process_group="auto"`, or a group, or None for this
-process alone. The value is the same everywhere, and the gradient such that the mean over
-processes, which DistributedDataParallel takes, is that of one process with the whole batch. What
-is kept per sample stays the same on all of them. See `sogclr.distributed.exchange`.
+Several processes. If torch.distributed is initialized, a batch consists of the samples of all
+processes, and each process passes its own samples. `process_group` is "auto" for the default group,
+a group, or None for this process alone. The value is equal on all processes. The mean of the
+gradients over processes, which DistributedDataParallel takes, is the gradient of one process with
+the whole batch. State per sample stays equal on all processes. See `sogclr.distributed.exchange`.
 """
 
 from .moco import MoCoLoss

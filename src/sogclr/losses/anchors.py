@@ -1,4 +1,4 @@
-"""The anchors of a batch: where their normalizers and temperatures are."""
+"""The anchors of a batch, with their normalizers and temperatures."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,10 +16,10 @@ class Side:
     """The M anchors of one side: first those of this batch, then those of earlier batches.
 
     Attributes:
-        normalizer: estimates their log g.
-        rows: `(M,)` int64, their rows in the normalizer.
-        temperature: gives their tau.
-        temperature_rows: `(M,)` int64, their rows in the temperature.
+        normalizer: estimates log g of the anchors.
+        rows: `(M,)` int64, the anchors' rows in the normalizer.
+        temperature: gives tau of the anchors.
+        temperature_rows: `(M,)` int64, the anchors' rows in the temperature.
     """
 
     normalizer: Normalizer
@@ -34,13 +34,16 @@ def select(
     """Select some of the M anchors of all sides.
 
     Args:
-        places: which anchors.
+        places: the anchors to select.
         sides: S sides of M anchors.
-        numbers: tensors `(M,)` or `(S, M)`, of which these anchors' are returned; scalars and
-            what is no tensor stand for all anchors and are returned as they are.
+        numbers: tensors `(M,)` or `(S, M)`, which are cut to the selected anchors. Scalars and
+            values that are no tensors hold for all anchors and stay as they are.
+
+    Returns:
+        The sides and the numbers of the selected anchors.
     """
-    chosen = tuple(
+    selected = tuple(
         replace(side, rows=side.rows[places], temperature_rows=side.temperature_rows[places])
         for side in sides
     )
-    return chosen, [x[..., places] if isinstance(x, Tensor) and x.ndim else x for x in numbers]
+    return selected, [x[..., places] if isinstance(x, Tensor) and x.ndim else x for x in numbers]

@@ -29,7 +29,7 @@ __all__ = [
 
 
 def log_two_view_normalizers(features: Tensor, temperature: float) -> Tensor:
-    """log g(i, A) of every view, g the mean over the views of all *other* samples.
+    """Compute log g(i, A) of every view; g is the mean over the views of all *other* samples.
 
         g(i, A) = mean over j != i and all views B of  exp( s(x_iA, x_jB) / tau )
 
@@ -41,8 +41,8 @@ def log_two_view_normalizers(features: Tensor, temperature: float) -> Tensor:
         `(n, V)`, natural logarithms.
     """
     n, views, _ = features.shape
-    rows = normalize(features, dim=-1).flatten(0, 1)  # (n V, d)
-    logits = rows @ rows.T / temperature  # (n V, n V)
+    unit = normalize(features, dim=-1).flatten(0, 1)  # (n V, d)
+    logits = unit @ unit.T / temperature  # (n V, n V)
     sample = torch.arange(n, device=features.device).repeat_interleave(views)
     logits = logits.masked_fill(sample[:, None] == sample[None, :], -math.inf)
     log_sum = logits.logsumexp(dim=1)  # (n V,)
@@ -55,7 +55,7 @@ def two_view_objective(
     version: Literal["v1", "v2"] = "v2",
     effective_negatives: float | None = None,
 ) -> Tensor:
-    """The global contrastive objective over stored views.
+    """Compute the global contrastive objective over stored views.
 
         v1: F  = -E[s(positive)] + tau/n sum_i  mean over A of log g(i, A)
         v2: F2 = -E[s(positive)] + tau/n sum_i  log( mean over A of g(i, A) )
@@ -66,17 +66,17 @@ def two_view_objective(
     Args:
         features: `(n, V, d)`, not necessarily normalized; n >= 2 samples, V >= 2 views.
         temperature: tau > 0.
-        version: `"v2"`, what one normalizer a sample optimizes (the paper's algorithm), or
-            `"v1"`, what one normalizer a (sample, view) optimizes.
-        candidates: see `against_candidates`. None is the objective above. With one normalizer a
-            sample there is no objective whose gradient this is: how much an anchor counts hangs
-            on its positive, and so does its own part of g.
+        version: `"v2"`, the objective of one normalizer per sample (the paper's algorithm); or
+            `"v1"`, the objective of one normalizer per (sample, view).
+        effective_negatives: see `against_candidates`; None for the objective above. Only with
+            `"v1"`. With one normalizer per sample, the estimator's gradient is not that of an
+            objective, since both the weight of an anchor and its part of g depend on its positive.
 
     Returns:
         A scalar, on the scale of tau times a cross-entropy.
     """
     if effective_negatives is not None and version == "v2":
-        raise ValueError('candidates: an objective of version "v1" only')
+        raise ValueError('effective_negatives is defined for version="v1" only')
     views = features.shape[1]
     unit = normalize(features, dim=-1)
     similarity = unit @ unit.mT  # (n, V, V)
@@ -84,7 +84,7 @@ def two_view_objective(
     log_g = log_two_view_normalizers(features, temperature)  # (n, V)
     if version == "v2":
         log_g = (log_g.logsumexp(dim=1, keepdim=True) - math.log(views)).expand_as(log_g)
-    excess = temperature * log_g[:, :, None] - similarity  # (n, V, V), of anchor and positive
+    excess = temperature * log_g[:, :, None] - similarity  # (n, V, V): anchor, positive
     return against_candidates(excess[:, distinct], temperature, effective_negatives).mean()
 
 
@@ -95,24 +95,24 @@ def log_two_way_normalizers(
     pairing: Tensor | None = None,
     group: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """log g of every row of either side of paired data, over the rows it does not belong to.
+    """Compute log g of every sample of both sides of paired data.
 
-    Where one row of `a` has several partners in `b` (captions of one image), one of them is
-    drawn uniformly at each visit. So a row of `a` counts 1 among the negatives, and each of its
-    c partners 1 / c. With N(i) the rows of `a` whose group is not that of row i, and P(k) the
-    partners of row k:
+    If a sample of `a` has several partners in `b` (captions of one image), each visit draws one
+    of them uniformly. So a sample of `a` counts 1 among the negatives, and each of its c partners
+    1 / c. Let N(i) be the samples of `a` in other groups than sample i, and P(k) the partners of
+    sample k:
 
         g_a(i) = mean over k in N(i), mean over j in P(k) of  exp( s(a_i, b_j) / tau )
         g_b(j) = mean over k in N(pairing_j) of               exp( s(a_k, b_j) / tau )
 
     Args:
         a: `(n_a, d)`, n_a >= 2, not necessarily normalized.
-        b: `(n_b, d)`, every row paired with one row of `a`.
+        b: `(n_b, d)`, not necessarily normalized; each sample has one partner in `a`.
         temperature: tau > 0.
-        pairing: `(n_b,)` integers, the row of `a` that each row of `b` belongs to. Default:
-            row i with row i.
-        group: `(n_a,)` integers; rows of equal group, and their partners, are never each
-            other's negatives. Default: every row by itself. At least two groups.
+        pairing: `(n_b,)` integers, the index in `a` of the partner of each sample of `b`.
+            Default: a[i] with b[i].
+        group: `(n_a,)` integers, at least two different ones. Samples of equal group, and their
+            partners, are never each other's negatives. Default: all groups are different.
 
     Returns:
         `(n_a,)` and `(n_b,)`, natural logarithms.
@@ -122,7 +122,7 @@ def log_two_way_normalizers(
     logits = normalize(a, dim=-1) @ normalize(b, dim=-1).T / temperature  # (n_a, n_b)
     logits = logits.masked_fill(group[:, None] == group[pairing][None, :], -math.inf)
     partners = torch.bincount(pairing, minlength=len(a))
-    log_share = -partners.to(a.dtype).log()[pairing]  # (n_b,), log 1/c of its owner
+    log_share = -partners.to(a.dtype).log()[pairing]  # (n_b,), log 1/c
     log_count = (group[:, None] != group[None, :]).sum(dim=1).to(a.dtype).log()  # (n_a,)
     log_g_a = (logits + log_share).logsumexp(dim=1) - log_count
     log_g_b = logits.logsumexp(dim=0) - log_count[pairing]
@@ -137,19 +137,19 @@ def two_way_objective(
     group: Tensor | None = None,
     effective_negatives: float | None = None,
 ) -> Tensor:
-    """The global contrastive objective of paired data (image-text, text-text).
+    """Compute the global contrastive objective of paired data (image-text, text-text).
 
         F = -E[s(a_i, b_j)] + tau/2 ( E_i[log g_a(i)] + E_j[log g_b(j)] )
 
-    E draws a row of `a` uniformly, then one of its partners uniformly.
+    E draws a sample of `a` uniformly, then one of its partners uniformly.
 
     Args:
         a: `(n_a, d)`; see `log_two_way_normalizers`.
         b: `(n_b, d)`.
         temperature: tau > 0.
-        pairing: `(n_b,)` integers or None, as there.
-        group: `(n_a,)` integers or None, as there.
-        candidates: see `against_candidates`. None is the objective above.
+        pairing: `(n_b,)` integers or None; see `log_two_way_normalizers`.
+        group: `(n_a,)` integers or None; see `log_two_way_normalizers`.
+        effective_negatives: see `against_candidates`; None for the objective above.
 
     Returns:
         A scalar, on the scale of tau times a cross-entropy.
@@ -157,7 +157,7 @@ def two_way_objective(
     pairing = _pairing(a, b, pairing)
     partners = torch.bincount(pairing, minlength=len(a))
     if (partners == 0).any():
-        raise ValueError("pairing: every row of a needs at least one partner in b")
+        raise ValueError("pairing: every sample of a needs at least one partner in b")
     weight = 1 / (len(a) * partners[pairing].to(a.dtype))  # (n_b,), sums to 1
     positive = (normalize(a, dim=-1)[pairing] * normalize(b, dim=-1)).sum(dim=-1)  # (n_b,)
     log_g_a, log_g_b = log_two_way_normalizers(a, b, temperature, pairing, group)
@@ -171,19 +171,19 @@ def two_way_objective(
 def against_candidates(
     excess: Tensor, temperature: float | Tensor, effective_negatives: float | None
 ) -> Tensor:
-    """The loss of an anchor whose positive competes with K negatives of average weight g.
+    """Compute the loss of an anchor whose positive competes with K negatives of mean weight g.
 
         tau log( exp(s+/tau) + K g ) - s+ - tau log K
             = tau softplus( excess/tau + log K ) - tau log K
 
-    That is InfoNCE (CLIP's, SimCLR's) with K = B - 1 negatives, its normalizer exact: an anchor
-    whose positive has won among K is left alone. As K grows it becomes the excess itself, the
-    paper's objective, which pushes every anchor for ever.
+    This is InfoNCE (the loss of CLIP and SimCLR) with K negatives and an exact normalizer. Its
+    gradient vanishes once the positive outweighs K negatives. As K grows, the loss becomes the
+    excess itself: the paper's objective, whose gradient never vanishes.
 
     Args:
         excess: tau log g - s+, any shape.
-        temperature: tau, a number or of a shape that goes with it.
-        candidates: K > 0, or None for all there could be.
+        temperature: tau, a number or a tensor that broadcasts with `excess`.
+        effective_negatives: K > 0; None for the limit of large K, the excess.
     """
     if effective_negatives is None:
         return excess
@@ -199,10 +199,11 @@ def checked_effective_negatives(effective_negatives: float | None) -> float | No
 
 
 def _pairing(a: Tensor, b: Tensor, pairing: Tensor | None) -> Tensor:
+    """Return the pairing, by default a[i] with b[i]; raise ValueError if that is impossible."""
     if pairing is not None:
         return pairing
     if len(a) != len(b):
         raise ValueError(
-            f"pairing: {len(a)} and {len(b)} rows need to be told which belong together"
+            f"a and b have {len(a)} and {len(b)} rows: pass pairing, the row of a for each row of b"
         )
     return torch.arange(len(a), device=a.device)

@@ -1,4 +1,4 @@
-"""State that is kept per sample, in the dtype it was made with."""
+"""The base of modules that keep state per sample."""
 
 from torch import nn
 
@@ -8,8 +8,8 @@ __all__ = ["PerSample"]
 class PerSample(nn.Module):
     """A module whose own floating buffers keep their dtype when it is cast.
 
-    `.half()`, `.bfloat16()` and `.to(dtype)` are meant for what computes; a moving average whose
-    steps are below the rounding would stand still.
+    `.half()`, `.bfloat16()` and `.to(dtype)` are meant for weights. In half precision, rounding
+    would swallow the small steps of a moving average.
     """
 
     # The signature of the overridden hook is torch's, which leaves it untyped.

@@ -1,4 +1,4 @@
-"""The step size of the moving average, gamma."""
+"""gamma, the step size of the moving average."""
 
 import math
 
@@ -14,18 +14,18 @@ def step_size(
     gamma_decay_visits: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Compute gamma, the weight of the new estimate, from a sample's own number of visits.
+    """Compute gamma, the weight of the new estimate, from a sample's number of visits.
 
-    It depends on nothing else: there is no schedule that a caller could forget to advance, and a
-    sample that is added later starts fresh. The first visit has gamma = 1.
+    gamma depends on no global step, so no schedule needs advancing, and samples that are added
+    later start from the beginning. The first visit has gamma = 1.
 
     Args:
         visits: `(...)` integers >= 1, this visit counted.
-        gamma_min: the limit, in (0, 1].
+        gamma_min: the smallest gamma, in (0, 1].
         gamma_decay_visits: None for `max(gamma_min, 1/visits)`: u is the plain mean of all visits
-            until it becomes a moving average. Or the number of visits over which gamma falls from 1
-            to gamma_min along a cosine (FastCLIP, arXiv 2407.01445: half the epochs of the run); 1
-            makes gamma constant after the first visit.
+            until gamma reaches gamma_min. Or the number of visits over which gamma falls from 1 to
+            gamma_min along a cosine; 1 makes gamma constant after the first visit. FastCLIP (arXiv
+            2407.01445) takes half the epochs of the run.
         dtype: of the result.
     """
     visits = visits.to(dtype)
