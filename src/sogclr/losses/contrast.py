@@ -53,7 +53,7 @@ class ContrastiveLoss(nn.Module):
     """The base of all softmax losses: its `contrast` is the method."""
 
     positive_in_normalizer = False  # True for SimCLR, CLIP and MoCo
-    sums_negatives = True  # on the cross-entropy scale; a moving average has means instead
+    sums_negatives = True  # False: the cross-entropy scale has means, as a moving average does
     effective_negatives: float | None = None
 
     def __init__(self, scale: Scale, process_group: Any) -> None:
@@ -108,7 +108,7 @@ class ContrastiveLoss(nn.Module):
         log_positive = positive / tau
         if self.positive_in_normalizer:
             log_count = _log(number + 1)
-            # One function: where the positive dominates ĝ, gradients by it would cancel.
+            # softplus: log-sum-exp minus positive would cancel where the positive dominates ĝ.
             loss = softplus(log_sum - log_positive, threshold=40) - log_count
         else:
             log_count = _log(number)
@@ -125,7 +125,7 @@ class ContrastiveLoss(nn.Module):
             loss = against_candidates(loss, 1.0, self.effective_negatives)
         loss = temperature.objective(loss, tau)
         if isinstance(number, Tensor) and not self.positive_in_normalizer:
-            loss = torch.where(number > 0, loss, -positive / fixed)  # nothing to contrast with
+            loss = torch.where(number > 0, loss, -positive / fixed)  # anchors without negatives
         if self.scale == "temperature":
             return loss * fixed
         return loss + log_count if self.sums_negatives else loss
@@ -141,5 +141,5 @@ class ContrastiveLoss(nn.Module):
 
 
 def _log(number: Tensor | int) -> Tensor | float:
-    """Compute the logarithm of a number of negatives, 0 of none."""
+    """Compute the logarithm of a number of negatives, or 0 if there are none."""
     return number.clamp(min=1).log() if isinstance(number, Tensor) else math.log(number)

@@ -1,4 +1,4 @@
-"""From the features and ids that a loss is given to the rows that it compares."""
+"""Assemble a batch: unit vectors, positives and ids, of all processes and of the memory."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ class Batch:
 
     Attributes:
         features: `(n, d)` of either side as given, n samples of this process.
-        own: `(2, n, d)` unit rows of this process, with graph.
-        rows: `(2, N + R, d)` unit rows of all; with graph in one process.
+        own: `(2, n, d)` unit vectors of this process, with graph.
+        rows: `(2, N + R, d)` unit vectors of all samples; with graph in one process.
         positive: `(N + R,)` similarity of the two sides of each sample, with graph.
         ids: of all N + R.
         present: `(N + R,)` bool, samples that exist; None for all.
@@ -53,7 +53,7 @@ class Batch:
 
     @property
     def alone(self) -> bool:
-        """Whether there are no other processes and no earlier batches."""
+        """Return whether there are no other processes and no earlier batches."""
         return self.shares is None and self.present is None
 
     def fresh_first(self, a: Tensor, b: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Batch:
 def assemble(
     a: Tensor, b: Tensor, ids: SampleIds, shares: Shares | None, memory: FeatureMemory | None
 ) -> Batch:
-    """Gather the batch from all processes and put the memory beside it; then store it there.
+    """Gather the batch from all processes, append the memory, and store the batch in the memory.
 
     Args:
         a, b: `(n, d)` features of either side, any float dtype.
@@ -90,7 +90,7 @@ def assemble(
 
 
 class _UnitRows(torch.autograd.Function):
-    """Fewer operations than those of torch.nn.functional.normalize: a small batch counts them."""
+    """Normalize in fewer operations than torch.nn.functional.normalize, for small batches."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,14 +117,14 @@ def unit_rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Normalize the features of both sides, `(n, d)` each, in float32 or float64.
 
     Returns:
-        `(2, n, d)` unit rows; and `(n,)` the similarity of each row of `a` to that of `b`.
+        `(2, n, d)` unit vectors; and `(n,)` the similarity of each row of `a` to that of `b`.
     """
     double = a.dtype == b.dtype == torch.float64
     return _UnitRows.apply(a, b) if double else _UnitRows.apply(a.float(), b.float())
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Compute in float32 at least, also where features come from mixed precision."""
+    """Return a context without autocast, so that losses compute in float32 or float64."""
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()

@@ -46,11 +46,11 @@ class Normalizer(nn.Module):
         raise NotImplementedError
 
     def peek(self, rows: Tensor, log_g: Tensor) -> Tensor:
-        """Return what `forward` would return in training, and leave the estimator as it is."""
+        """Return what `forward` would return in training, without changing the estimator."""
         raise NotImplementedError
 
 
-# Makes the normalizer of one side from its number of samples.
+# A function from the number of rows of a side to its normalizer.
 MakeNormalizer: TypeAlias = Callable[[int], Normalizer]
 
 
@@ -73,7 +73,7 @@ class NormalizerTable(PerSample, Normalizer):
         log u <- log( (1 - gamma) u + gamma ĝ ),   gamma = step_size(visits)
 
     The average is formed in log space: nothing overflows at any temperature, and no denominator
-    needs an epsilon. Entries of equal rows in one call are averaged and count as one visit. The
+    needs an epsilon. Entries with equal rows in one call are averaged and count as one visit. The
     returned value is not yet rounded to the table's dtype.
 
     The table is written in training mode with gradients enabled. Otherwise its values are used as
@@ -83,7 +83,8 @@ class NormalizerTable(PerSample, Normalizer):
     Args:
         num_rows: number of rows, of 8 bytes each.
         gamma_min: smallest weight of a new estimate, see `step_size`.
-        gamma_decay_visits: how gamma falls to it, see `step_size`.
+        gamma_decay_visits: number of visits over which gamma falls to gamma_min along a cosine;
+            None for 1/visits. See `step_size`.
         dtype: float32, or float64 for exact tests (in float32 u is off by 6e-8 |log u|). It stays
             when the module is cast with `.half()`, `.bfloat16()` or `.to(dtype)`.
 
@@ -163,8 +164,8 @@ class NormalizerTable(PerSample, Normalizer):
         if count:
             self.invalid.zero_()
             raise IndexError(
-                f"{count} sample ids were outside [0, {self.num_rows}) and left no trace in the "
-                "table; num_samples must be larger than the largest id"
+                f"{count} sample ids were outside [0, {self.num_rows}) and were not written to the "
+                "table; make the loss with a num_samples above the largest id"
             )
 
     def forward(self, rows: Tensor, log_g: Tensor) -> Tensor:
@@ -187,7 +188,7 @@ class NormalizerTable(PerSample, Normalizer):
         return self._completed([self], [rows], log_u, estimate)[0].to(log_g.dtype)
 
     def averages_like(self, other: Normalizer) -> bool:
-        """Whether one update can serve both tables."""
+        """Return whether one update can serve both tables."""
         return (
             type(other) is type(self)
             and isinstance(other, NormalizerTable)
@@ -258,8 +259,8 @@ def _update(tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g: Te
         places = [table._places(own) for table, own in zip(tables, rows, strict=True)]
         log_u, visits = _look_up(tables, places).unbind(-1)
         if not learning:
-            known = torch.where(visits > 0, log_u.to(estimate.dtype), estimate)
-            return first._completed(tables, rows, known, estimate).to(log_g.dtype)
+            current = torch.where(visits > 0, log_u.to(estimate.dtype), estimate)
+            return first._completed(tables, rows, current, estimate).to(log_g.dtype)
         new, finite = first._averaged(log_u, visits, estimate), estimate.abs() < math.inf
         written = torch.stack(
             [torch.where(finite, new.to(log_u.dtype), log_u), visits + finite], -1
@@ -273,7 +274,8 @@ def _estimates(tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g:
     """Compute log ĝ of the row of each entry, `(S, M)`, in the wider of both dtypes."""
     kept = tables[0].table.dtype
     log_g = log_g if log_g.dtype == kept else log_g.to(torch.promote_types(log_g.dtype, kept))
-    if all_different(*rows):
+    # Both sides of pairs often have the same rows: compare them once. One side compares below.
+    if len(rows) > 1 and all_different(*rows):
         return log_g
     return _stack([log_mean_over_equal_rows(*own) for own in zip(rows, log_g, strict=True)])
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, normalize
+from torch.nn.functional import logsigmoid
 
 from ..distributed.exchange import Shares, agree, with_backward
-from .inputs import check_shapes, distinct_ids
+from .inputs import check_shapes, distinct_ids, unit_rows, without_autocast
 from .sample_ids import move_ids, never_negatives
 
 __all__ = ["SigLipLoss"]
@@ -58,18 +58,19 @@ class SigLipLoss(nn.Module):
         group = index if group is None else move_ids(group, a.device)
         check_shapes(a, b, index, index_b, group)
         ids = [index, index_b, group]
-        with torch.autocast(a.device.type, enabled=False):
-            x, y = _unit(a), _unit(b)
+        with without_autocast(a.device):
+            units, _ = unit_rows(a, b)  # (2, n, d)
             if shares is None:
+                x, y = units.unbind()
                 scale, bias = self.log_scale.exp(), self.bias
                 return _sum(x @ y.T, scale, bias, ids, slice(0, len(a))) / len(a)
-            return self._shared(x, y, torch.stack(ids), shares)
+            return self._shared(units, torch.stack(ids), shares)
 
-    def _shared(self, x: Tensor, y: Tensor, ids: Tensor, shares: Shares) -> Tensor:
+    def _shared(self, units: Tensor, ids: Tensor, shares: Shares) -> Tensor:
         """Compute the loss with the samples of all processes, see `sogclr.distributed.exchange`."""
         all_ids = list(shares.gather(ids, dim=1))
-        all_x, all_y = shares.gather(torch.stack([x, y]), dim=1)
-        x, y = (with_backward(each, lambda grad: grad * shares.processes) for each in (x, y))
+        all_x, all_y = shares.gather(units, dim=1)
+        x, y = with_backward(units, lambda grad: grad * shares.processes).unbind()
         log_scale, bias = (with_backward(each, shares.sum) for each in (self.log_scale, self.bias))
         scale, own = log_scale.exp(), shares.own
         by_rows = _sum(x @ all_y.T, scale, bias, all_ids, own) / shares.total
@@ -94,8 +95,3 @@ def _sum(similarity: Tensor, scale: Tensor, bias: Tensor, ids: list[Tensor], row
     terms = logsigmoid(torch.where(partners, logits, -logits))
     excluded = never_negatives(ids, rows) & ~partners
     return -terms.masked_fill(excluded, 0.0).sum()
-
-
-def _unit(features: Tensor) -> Tensor:
-    """Normalize features `(n, d)` in float32, or in float64 if they are float64."""
-    return normalize(features if features.dtype == torch.float64 else features.float(), dim=-1)

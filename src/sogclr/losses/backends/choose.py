@@ -17,54 +17,51 @@ from .shared import Block, Shared
 from .similarities import Absent, Diagonals, Similarities, needs_shift
 from .tiled import Tiled
 
-# Entries up to which a matrix with shifts is plain torch, which takes five times its memory.
+# Most entries of a matrix with shifts in plain torch, which takes five times its memory.
 DENSE_SHIFTED = 2**16
 
 __all__ = ["of_pairs", "of_queue", "of_two_views", "runs_kernels"]
 
 
 def of_pairs(batch: Batch, temperature: Temperature) -> Similarities:
-    """Compare the rows of either side with all of the other: S = 2, M = N + R."""
+    """Choose the similarities of pairs, each side with the other: S = 2, M = N + R."""
     (x, y), shift = batch.rows, _shifts(temperature, batch.rows)
-    absent: Absent = partial(never_negatives, batch.ids.identities, present=batch.present)
-    if batch.shares is not None:
-        own, earlier = batch.own, slice(batch.fresh, None)
-        blocks = [Block(0, 0, own[0], y.detach(), 1), Block(1, 0, own[1], x.detach(), 0)]
-        old = [
-            Block(0, batch.fresh, x[earlier], y, 1),
-            Block(1, batch.fresh, y[earlier], x, 0),
-        ]
-        return Shared(batch.shares, blocks, old, absent, (2, len(x)), shift)
-    if batch.alone and runs_kernels(*batch.features):
-        from .fused import Fused
+    identities, fresh = batch.ids.identities, batch.fresh
+    if batch.alone:
+        if runs_kernels(*batch.features):
+            from .fused import Fused
 
-        return Fused((x, y), batch.features, batch.ids.identities, shift)
-    if batch.alone and len(x) > 1 and all_different(*batch.ids.identities):
-        absent = Diagonals((0,), each=1)
-    return _in_one_process(x, y, absent, 2, shift)
+            return Fused((x, y), batch.features, identities, shift)
+        if len(x) > 1 and all_different(*identities):
+            return _in_one_process(x, y, Diagonals((0,), each=1), 2, shift)
+    absent = partial(never_negatives, identities, present=batch.present)
+    if batch.shares is None:
+        return _in_one_process(x, y, absent, 2, shift)
+    a, b = batch.own
+    own = [Block(0, 0, a, y.detach(), 1), Block(1, 0, b, x.detach(), 0)]
+    earlier = [Block(0, fresh, x[fresh:], y, 1), Block(1, fresh, y[fresh:], x, 0)]
+    return Shared(batch.shares, own, earlier, absent, (2, len(x)), shift)
 
 
 def of_two_views(batch: Batch, temperature: Temperature) -> Similarities:
-    """Compare every view with all views: S = 1, M = 2 (N + R), views of this batch first."""
+    """Choose the similarities of all views with all: S = 1, M = 2 (N + R), this batch first."""
     shift, size = _shifts(temperature, batch.rows), batch.fresh
-    sample = batch.ids.identities[-1]  # (N + R,)
+    sample, present = batch.ids.identities[-1], batch.present  # (N + R,)
     z = batch.rows.flatten(0, 1) if batch.alone else batch.fresh_first(*batch.rows)
-    both, present = batch.fresh_first(sample, sample), batch.present
-    present = None if present is None else batch.fresh_first(present, present)
-    absent: Absent = partial(never_negatives, [both], present=present)
-    if batch.shares is not None:
-        blocks = [
-            Block(0, first, own, z, 0) for first, own in zip((0, size), batch.own, strict=True)
-        ]
-        old = [Block(0, 2 * size, z[2 * size :], z, 0)]
-        return Shared(batch.shares, blocks, old, absent, (1, len(z)), shift)
+    if batch.alone and not runs_kernels(*batch.features) and size > 1 and all_different(sample):
+        return _in_one_process(z, None, Diagonals((0, size, -size), each=2), 1, shift)
+    samples = batch.fresh_first(sample, sample)  # (M,)
     if batch.alone and runs_kernels(*batch.features):
         from .fused import Fused
 
-        return Fused((z,), (torch.cat(batch.features),), [both], shift)
-    if batch.alone and size > 1 and all_different(sample):
-        absent = Diagonals((0, size, -size), each=2)
-    return _in_one_process(z, None, absent, 1, shift)
+        return Fused((z,), (torch.cat(batch.features),), [samples], shift)
+    present = None if present is None else batch.fresh_first(present, present)
+    absent = partial(never_negatives, [samples], present=present)
+    if batch.shares is None:
+        return _in_one_process(z, None, absent, 1, shift)
+    own = [Block(0, first, rows, z, 0) for first, rows in zip((0, size), batch.own, strict=True)]
+    earlier = [Block(0, 2 * size, z[2 * size :], z, 0)]
+    return Shared(batch.shares, own, earlier, absent, (1, len(z)), shift)
 
 
 def of_queue(
@@ -74,10 +71,10 @@ def of_queue(
     shares: Shares | None,
     temperature: Temperature,
 ) -> Similarities:
-    """Compare the queries of both views with MoCo's queue: S = 1, M = 2 N.
+    """Choose the similarities of both views' queries with MoCo's queue: S = 1, M = 2 N.
 
     Args:
-        queries: `(2, n, d)` unit rows of this process.
+        queries: `(2, n, d)` unit vectors of this process.
         sample: `(2 N,)` int64, the samples of the queries of all processes, view after view.
         queue: keys that are negatives, except those of a query's own sample.
         shares: how the N samples are divided among processes; None in one process.
@@ -98,7 +95,7 @@ def of_queue(
 
 
 def runs_kernels(a: Tensor, b: Tensor) -> bool:
-    """Whether the Triton kernels take these features: half precision, on a GPU."""
+    """Return whether the Triton kernels take these features: half precision, on a GPU."""
     half = a.dtype == b.dtype and a.dtype in (torch.bfloat16, torch.float16)
     return TRITON and half and a.is_cuda and b.is_cuda
 
@@ -107,7 +104,7 @@ def _in_one_process(
     x: Tensor, y: Tensor | None, absent: Absent, sides: int, shift: bool
 ) -> Similarities:
     rows, columns = len(x), len(x if y is None else y)
-    # A symmetric matrix is worth cutting sooner: tiles leave out nearly half of it.
+    # Cut a symmetric matrix sooner: tiles skip nearly half of it.
     largest = DENSE_SHIFTED if shift else tiled.HALVED**2 if y is None else tiled.KEPT
     kind = Dense if rows * columns <= min(largest, tiled.KEPT) else Tiled
     return kind(x, y, absent, sides, shift)

@@ -5,42 +5,42 @@ import math
 import torch
 from torch import Tensor
 
-from .similarities import Absent, Diagonals, LogSumExp, Similarities
+from .similarities import Absent, Diagonals, LogSumExp, Similarities, scaled_products
 
 __all__ = ["Dense", "log_sum_exp"]
 
 
 def log_sum_exp(x: Tensor, y: Tensor, absent: Tensor, tau: Tensor, sides: int) -> LogSumExp:
-    """Compute what every backend computes, in plain torch: the reference, for autograd.
+    """Compute log-sum-exps in plain torch with autograd: the reference for all backends.
 
     Args:
-        x: `(M, d)` unit rows, anchors of the first side.
-        y: `(N, d)` unit columns; anchors of the second side if there are two.
+        x: `(M, d)` unit vectors, the anchors of the first side.
+        y: `(N, d)` unit vectors; the anchors of the second side if there are two.
         absent: `(M, N)` bool, the entries that are no negatives.
         tau: broadcast to `(S, M)`.
         sides: S, 1 or 2.
     """
-    similarity, found = x @ y.T, []
+    similarity, results = x @ y.T, []
     for side in range(sides):
         entries, mask = (similarity.T, absent.T) if side else (similarity, absent)
         logits = (entries / tau.expand(sides, len(x))[side, :, None]).masked_fill(mask, -math.inf)
         count = (~mask).sum(dim=1).to(x.dtype)
-        # softmax and log-sum-exp of nothing are not a number, nor is their gradient.
+        # Without negatives, softmax and its gradient would be NaN: replace the logits by 0.
         logits = logits.where(count[:, None] > 0, 0.0)
         mean = (logits.softmax(dim=1) * logits.masked_fill(mask, 0.0)).sum(dim=1)
-        found.append((logits.logsumexp(dim=1).where(count > 0, -math.inf), count, mean.detach()))
-    return LogSumExp(*(torch.stack(numbers) for numbers in zip(*found, strict=True)))
+        results.append((logits.logsumexp(dim=1).where(count > 0, -math.inf), count, mean.detach()))
+    return LogSumExp(*(torch.stack(numbers) for numbers in zip(*results, strict=True)))
 
 
 class Dense(Similarities):
     """One matrix of exponentials, kept for the gradient.
 
     Args:
-        x: `(M, d)` unit rows, which are anchors.
-        y: `(N, d)` unit columns. None for those of `x` once more, with a symmetric mask.
+        x: `(M, d)` unit vectors, the anchors in the rows.
+        y: `(N, d)` unit vectors in the columns. None for `x`, with a symmetric `absent`.
         absent: entries that are no negatives.
         sides: 2 if columns are anchors of another side; then N = M.
-        shift: see `Similarities`. If so, the matrix is plain torch with its own graph.
+        shift: see `Similarities`. If True, `log_sum_exp` runs in plain torch with autograd.
     """
 
     def __init__(
@@ -61,11 +61,7 @@ class Dense(Similarities):
 
     def sums(self, tau: float | Tensor, means: bool) -> LogSumExp:
         x, y, absent = self.x, self.y, self.absent
-        if isinstance(tau, Tensor):
-            matrix = (x / tau) @ y.T
-        else:
-            matrix = torch.addmm(x.new_zeros(()), x, y.T, beta=0, alpha=1 / tau)
-        matrix.exp_()
+        matrix = scaled_products(x, y, tau).exp_()
         count: Tensor | int
         if isinstance(absent, Diagonals):
             count = len(y) - absent.each
@@ -97,7 +93,7 @@ class Dense(Similarities):
         return matrix @ self.y, matrix.T @ self.x
 
     def _mask(self) -> Tensor:
-        """Form the mask of entries that are no negatives, `(M, N)` bool."""
+        """Compute the mask of entries that are no negatives, `(M, N)` bool."""
         if not isinstance(self.absent, Diagonals):
             return self.absent(slice(None), slice(None))
         mask = self.x.new_zeros(len(self.x), len(self.y), dtype=torch.bool)

@@ -9,6 +9,7 @@ less than float32; its errors vary from entry to entry and average out.
 import torch
 from torch import Tensor
 
+from ..inputs import EPSILON
 from . import fused_launch
 from .fused_launch import LOG2E, Operand
 from .similarities import LogSumExp, Similarities
@@ -19,7 +20,6 @@ __all__ = ["Fused"]
 STRIP = 2**26
 # Rows of one launch for sums; the partial sums of its tiles take 1/32 of the size of its matrix.
 SUMMED = 2**14
-EPSILON = 1e-12  # as torch.nn.functional.normalize
 
 
 class Fused(Similarities):

@@ -1,4 +1,4 @@
-"""What every backend does: log-sum-exps over negatives, differentiable by the features.
+"""Log-sum-exps over negatives, differentiable by the features: the interface of all backends.
 
 A softmax contrastive loss sees the negatives of an anchor through one number,
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["Absent", "Diagonals", "LogSumExp", "Similarities", "needs_shift"]
+__all__ = ["Absent", "Diagonals", "LogSumExp", "Similarities", "needs_shift", "scaled_products"]
 
 
 class LogSumExp(NamedTuple):
@@ -27,7 +27,7 @@ class LogSumExp(NamedTuple):
     Attributes:
         log_sum: `(S, M)` log of the sum of exp(s / tau), -inf without negatives; differentiable by
             the features, not by tau.
-        number: of negatives, `(S, M)`; or an int if it is the same for all and not 0.
+        number: number of negatives, `(S, M)`; an int if all anchors have the same, above 0.
         mean: `(S, M)` mean of s / tau under P, 0 without negatives, no graph; None if it was not
             requested.
     """
@@ -52,16 +52,17 @@ class Diagonals:
     each: int
 
 
-# Given rows and columns of the matrix, the entries that are no negatives, `(n, m)` bool.
+# Returns the mask `(n, m)` of entries that are no negatives, for rows and columns of the matrix;
+# or diagonals.
 Absent: TypeAlias = Callable[[slice, slice], Tensor] | Diagonals
 
 
 class Similarities(ABC):
-    """The similarities of a batch, formed when they are needed.
+    """The similarities of a batch, computed when they are needed.
 
     Attributes:
-        inputs: unit rows by which `log_sum_exp` is differentiable.
-        shift: whether exponentials need a shift of their own for each anchor, see `needs_shift`.
+        inputs: unit vectors by which `log_sum_exp` is differentiable.
+        shift: whether exponentials need a shift for each anchor, see `needs_shift`.
     """
 
     inputs: tuple[Tensor, ...]
@@ -109,12 +110,19 @@ class _Differentiable(torch.autograd.Function):
 
 
 def needs_shift(per_sample: bool, minimum: float, dtype: torch.dtype) -> bool:
-    """Whether exp(s / tau) as it stands does not serve all anchors.
+    """Return whether exp(s / tau) needs a shift for each anchor.
 
     Args:
         per_sample: whether anchors have different tau.
-        minimum: a number that no tau is below. At a small tau exponentials overflow, or vanish for
-            all negatives of an anchor.
+        minimum: lower bound of tau. At a small tau exponentials overflow, or vanish for all
+            negatives of an anchor.
         dtype: of the similarities.
     """
     return per_sample or 1 / minimum >= 0.8 * math.log(torch.finfo(dtype).max)
+
+
+def scaled_products(x: Tensor, y: Tensor, tau: float | Tensor) -> Tensor:
+    """Compute s / tau with one tau for all anchors, `(n, m)`."""
+    if isinstance(tau, Tensor):
+        return (x / tau) @ y.T
+    return torch.addmm(x.new_zeros(()), x, y.T, beta=0, alpha=1 / tau)

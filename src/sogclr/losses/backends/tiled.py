@@ -13,7 +13,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from .similarities import Absent, Diagonals, LogSumExp, Similarities
+from .similarities import Absent, Diagonals, LogSumExp, Similarities, scaled_products
 
 __all__ = ["Part", "Tiled"]
 
@@ -271,13 +271,6 @@ class Tiled(Similarities):
         x, y, place = self.x[top:bottom], self.y[left:right], (top, bottom, left, right)
         if self.shift:
             return _Tile(*place, x @ y.T, absent)
-        tile = _Tile(*place, scaled(x, y, self.tau).exp_(), absent)
+        tile = _Tile(*place, scaled_products(x, y, self.tau).exp_(), absent)
         tile.without(tile.values, 0)
         return tile
-
-
-def scaled(x: Tensor, y: Tensor, tau: float | Tensor) -> Tensor:
-    """Compute s / tau with one tau for all anchors, `(n, m)`."""
-    if isinstance(tau, Tensor):
-        return (x / tau) @ y.T
-    return torch.addmm(x.new_zeros(()), x, y.T, beta=0, alpha=1 / tau)
