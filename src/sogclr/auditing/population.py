@@ -35,7 +35,7 @@ class Population:
 
     @property
     def of_pairs(self) -> bool:
-        """Whether there are two sides."""
+        """Return whether there are two sides."""
         return len(self.features) == 2
 
     @property

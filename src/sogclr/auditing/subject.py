@@ -39,7 +39,7 @@ MULTIPLICATIONS = 1.3e12  # between all pairs of vectors; takes minutes on two C
 
 @dataclass(frozen=True)
 class Subject:
-    """What is audited.
+    """The embedded samples and the loss that an audit measures.
 
     Attributes:
         name: the run's or the encoder's name in the title of the picture.
@@ -60,7 +60,7 @@ class Subject:
 
     @property
     def trained(self) -> bool:
-        """Whether the loss has the table of a run."""
+        """Return whether the loss has the table of a run."""
         return self.references is not None
 
 

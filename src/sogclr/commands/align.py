@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from ..common.console import say, setting_line
-from ..common.environment import restarts
 from ..common.options import Device
 from ..data.open_images import require_undamaged
 from ..data.open_pairs import open_pairs
@@ -22,7 +21,7 @@ from ..models.towers import PairModel, PairSpec, Tower
 from ..planning.pairs import PairPlan, plan_pairs
 from ..planning.settings_pairs import PairSettings
 from ..runs.folder import Run
-from ..runs.resume import choose_settings
+from ..runs.resume import choose_settings, resumes
 from ..runs.towers import pair_files, write_start
 from ..training.build_pairs import (
     build_model,
@@ -54,7 +53,7 @@ def align(
 ) -> Result:
     """See `sogclr.align`."""
     run = Run(out)
-    resume = resume or (restarts() > 0 and run.checkpoint.exists())
+    resume = resumes(run, resume)
     request = choose_settings(run, given, "align", resume)
     if shard_model:
         require_shardable(request.method)

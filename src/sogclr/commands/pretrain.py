@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from ..common.console import say, setting_line
-from ..common.environment import restarts
 from ..common.options import Device
 from ..data.image_source import ImageSource
 from ..data.open_images import Data, open_images, require_undamaged
@@ -17,7 +16,7 @@ from ..models.encoders import PROJECTION
 from ..planning.images import Plan, plan_run
 from ..planning.settings_images import ImageSettings
 from ..runs.folder import Run
-from ..runs.resume import choose_settings
+from ..runs.resume import choose_settings, resumes
 from ..training.build_images import build_training
 from ..training.loop import Trainer
 from ..training.normalizer_error import stored_bytes
@@ -43,7 +42,7 @@ def pretrain(
 ) -> Result:
     """Do what `sogclr.pretrain` documents; `module` is the user's own encoder, or None."""
     run = Run(out)
-    resume = resume or (restarts() > 0 and run.checkpoint.exists())
+    resume = resumes(run, resume)
     request = choose_settings(run, request, "pretrain", resume)
     if shard_model:
         require_shardable(request.method)

@@ -1,1 +1,1 @@
-"""What all layers use: errors, options, messages, and what the environment says."""
+"""Errors, options, console messages and the environment, for all layers."""

@@ -1,4 +1,4 @@
-"""Where things are kept that can be had again: headers of images, indexes, frozen features."""
+"""The folder for results that can be computed again: image headers, indexes, frozen features."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,6 @@ __all__ = ["cache_folder"]
 
 
 def cache_folder() -> Path:
-    """The user's, as the system has it."""
+    """Return the folder in the user's cache; it may not exist yet."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "sogclr"

@@ -1,4 +1,4 @@
-"""What torchrun tells a process of itself, before anything is set up."""
+"""Read from the environment what torchrun sets for each process, without importing torch."""
 
 import os
 import sys
@@ -7,21 +7,21 @@ __all__ = ["connected", "processes", "rank", "restarts"]
 
 
 def processes() -> int:
-    """How many train together."""
+    """Return the number of processes that train together; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """Which of them this is; the first, 0, speaks and writes for all."""
+    """Return the rank of this process; rank 0 prints and writes for all processes."""
     return int(os.environ.get("RANK", "0"))
 
 
 def connected() -> bool:
-    """Whether they are joined already. Imports nothing: before torch is, they are not."""
+    """Return whether the processes have joined a group; they have not before torch is imported."""
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_initialized()
 
 
 def restarts() -> int:
-    """How often torchrun has started them again after one of them failed."""
+    """Return how often torchrun has restarted the processes after one of them failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

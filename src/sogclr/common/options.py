@@ -59,7 +59,7 @@ def split_names(names: str | Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How random views of a training image are drawn, by SimCLR's augmentations.
+    """SimCLR's augmentations, which draw the random views of a training image.
 
     None means derived: see `resolved`.
 

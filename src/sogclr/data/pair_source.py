@@ -60,7 +60,7 @@ class PairSource:
 
     @property
     def local(self) -> bool:
-        """Whether side a is in memory already, see `ImageSource`."""
+        """Return whether side a is in memory already, see `ImageSource`."""
         return getattr(self.a, "local", True)
 
     def draw(self, seed: int, epoch: int, rows: np.ndarray) -> np.ndarray:

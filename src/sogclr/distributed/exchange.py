@@ -25,7 +25,7 @@ _gloo_groups: dict[Any, Any] = {}
 
 @dataclass(frozen=True)
 class Shares:
-    """How N samples are divided among K processes.
+    """The division of N samples among K processes.
 
     Attributes:
         group: the process group; None for the default one.

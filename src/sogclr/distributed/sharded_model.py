@@ -38,7 +38,7 @@ State = TypeVar("State", bound=dict[Any, Any])
 
 
 class Weights(ABC):
-    """How processes hold the weights of a model, and how checkpoints get and give them.
+    """A strategy by which processes hold the weights of a model and exchange them with checkpoints.
 
     Args:
         fabric: device and processes.

@@ -1,1 +1,1 @@
-"""What a run will do: its settings, and a plan in which nothing is left open."""
+"""The settings of a run, and the plan that derives every setting left open."""

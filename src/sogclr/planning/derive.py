@@ -1,4 +1,4 @@
-"""What plans of images and of pairs share: reasons of values, and checks against the data."""
+"""Reasons for derived values, and checks against the data, for images and for pairs."""
 
 from ..common.environment import processes
 from ..common.errors import UserError, flag

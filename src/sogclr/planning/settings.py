@@ -42,7 +42,7 @@ GROUPS = ("", "data", "model", "method", "views", "optimization", "machine", "st
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Which samples are used."""
+    """The choice of samples."""
 
     group: ClassVar[str] = "data"
 
@@ -53,7 +53,7 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings:
-    """Which loss is minimized."""
+    """The choice of the loss."""
 
     group: ClassVar[str] = "method"
 
@@ -79,7 +79,7 @@ class MethodSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationSettings:
-    """How the loss is minimized."""
+    """The optimization of the loss."""
 
     group: ClassVar[str] = "optimization"
 
@@ -217,7 +217,7 @@ class TrainSettings(
 
 @dataclass(frozen=True, kw_only=True)
 class MachineArguments:
-    """Where a run is computed. A resumed run may be computed elsewhere."""
+    """The machine that computes a run. A resumed run may use another machine."""
 
     group: ClassVar[str] = "machine"
 
@@ -239,7 +239,7 @@ class MachineArguments:
 
 @dataclass(frozen=True, kw_only=True)
 class RunArguments:
-    """How a run is stored and resumed."""
+    """The storage of a run, and whether to resume it."""
 
     group: ClassVar[str] = "run"
 

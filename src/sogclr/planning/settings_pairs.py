@@ -30,7 +30,7 @@ __all__ = ["AlignArguments", "PairSettings"]
 
 @dataclass(frozen=True, kw_only=True)
 class TableSettings(DataSettings):
-    """Which columns of a table are read."""
+    """The columns of a table that are read."""
 
     columns: Columns | None = None
     """Names of the table's two columns, with a comma between them. From Python also a sequence.
@@ -43,7 +43,7 @@ class TableSettings(DataSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class TemperatureSettings(MethodSettings):
-    """Whether the temperature is constant or learned."""
+    """The temperature, constant or learned."""
 
     temperature_mode: TemperatureMode = "constant"
     """constant: `temperature` throughout. learned: one value, trained with the weights.
@@ -57,7 +57,7 @@ class TemperatureSettings(MethodSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSettings(OptimizationSettings):
-    """How heads are regularized."""
+    """The regularization of heads."""
 
     dropout: float | None = None
     """Probability of dropout in the heads, at least 0 and below 1. Default: 0.3 if both towers are

@@ -10,7 +10,7 @@ from ..planning.settings import TrainSettings
 if TYPE_CHECKING:
     from .folder import Run
 
-__all__ = ["choose_settings", "read_resolved", "require_new"]
+__all__ = ["choose_settings", "read_resolved", "require_new", "resumes"]
 
 S = TypeVar("S", bound=TrainSettings)
 
@@ -23,6 +23,11 @@ def require_new(folder: str | Path) -> None:
     """
     if (Path(folder) / "settings.json").is_file() and not restarts():
         raise UserError(f"--out: {folder} holds a run already; add --resume or name another --out")
+
+
+def resumes(run: "Run", requested: bool) -> bool:
+    """Return whether to resume a run: on request, or once torchrun has restarted its processes."""
+    return requested or (restarts() > 0 and run.checkpoint.exists())
 
 
 def choose_settings(run: "Run", given: S, command: str, resume: bool) -> S:

@@ -11,7 +11,7 @@ __all__ = ["StopRequest", "watch_stop_signals"]
 
 
 class StopRequest:
-    """Whether this process was asked to stop."""
+    """A flag that signals set to stop this process."""
 
     def __init__(self) -> None:
         self.received = False

@@ -24,7 +24,7 @@ MOST_NAMES = 100_000  # names kept for messages: many more than samples between 
 
 
 class Streamed(Task):
-    """What the tasks of a stream have in common.
+    """The base of the tasks of a stream.
 
     Attributes:
         source: the stream.
@@ -91,7 +91,7 @@ class StreamTask(Streamed, ViewsTask):
         return StreamSchedule(self.source, None, self.plan.batch_size, 1, 1, self.plan.request.seed)
 
     def prepare(self, batch: Batch) -> tuple[Any, ...]:
-        """As `ViewsTask.prepare`, with sample keys `(b,)` for a table whose rows are shared."""
+        """Prepare a batch as `ViewsTask.prepare`; add sample keys `(b,)` for a table."""
         inputs = super().prepare(batch)
         if not isinstance(self.loss, GlobalContrastiveLoss):
             return inputs  # Without a table, the index is the sample key.

@@ -116,7 +116,7 @@ class StreamPairTask(Streamed, SidesTask):
         return self.keep_names(batches)
 
     def prepare(self, batch: PairBatch) -> tuple[Any, ...]:
-        """As `SidesTask.prepare`, with `(b,)` sample keys of both sides for a table."""
+        """Prepare a batch as `SidesTask.prepare`; add sample keys `(b,)` for tables."""
         inputs = super().prepare(batch)
         if not isinstance(self.loss, GlobalClipLoss):
             return inputs  # Without a table, the indices are the sample keys.
