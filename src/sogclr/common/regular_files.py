@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 __all__ = ["open_regular_file", "require_regular"]
 
@@ -36,7 +36,7 @@ def open_regular_file(path: str | Path, buffering: int = -1) -> BinaryIO:
     except OSError:
         file.close()
         raise
-    return cast(BinaryIO, file)
+    return file
 
 
 def require_regular(status: os.stat_result, path: str | Path) -> None:
