@@ -117,8 +117,8 @@ def make_loss(
     if dtype == torch.float64:  # what is kept per sample stays as it is when a loss is cast
         for module in loss.modules():
             if isinstance(module, _class("individual")):
-                for key, value in module.named_buffers(recurse=False):
-                    setattr(module, key, value.double())
+                for key in ("tau", "velocity"):
+                    setattr(module, key, getattr(module, key).double())
     return loss
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..distributed.exchange import Shares
+from .first_order import first_order_only
 from .memory import FeatureMemory
 from .sample_ids import SampleIds
 
@@ -102,7 +103,7 @@ class _UnitRows(torch.autograd.Function):
         return unit, (x * y).sum(dim=1)
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: Any, by_unit: Tensor, by_positive: Tensor) -> tuple[Tensor, ...]:
         unit, length = ctx.saved_tensors
         x, y = unit.unbind()
@@ -137,7 +138,17 @@ def distinct_ids(features: Tensor, shares: Shares | None) -> Tensor:
 
 
 def check_shapes(a: Tensor, b: Tensor, *ids: Tensor) -> None:
-    """Raise ValueError unless features are `(B, d)` twice and all ids `(B,)`."""
+    """Check the features and ids of a batch.
+
+    Raises:
+        ValueError: features are not `(B, d)` twice, ids not `(B,)`, or the batch is empty. A batch
+            that processes share may be empty in some of them.
+        TypeError: features are complex.
+    """
     if a.ndim != 2 or a.shape != b.shape or any(index.shape != a.shape[:1] for index in ids):
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (a, b, *ids))
         raise ValueError(f"expected features (B, d), (B, d) and ids (B,), got {shapes}")
+    if a.is_complex() or b.is_complex():
+        raise TypeError(f"features must be real numbers, got {a.dtype} and {b.dtype}")
+    if not a.shape[0] and not (dist.is_available() and dist.is_initialized()):
+        raise ValueError("the batch is empty: a loss needs at least one sample")

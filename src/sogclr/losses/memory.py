@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .per_sample import PerSample
+from .per_sample import PerSample, require_forward_pass
 
 __all__ = ["FeatureMemory"]
 
@@ -46,9 +46,9 @@ class FeatureMemory(PerSample):
         if size < 1:
             raise ValueError(f"memory_size must be at least 1, or None for no memory, got {size}")
         self.size = size
-        self.register_buffer("vectors", torch.zeros(2, size, 0, dtype=dtype))
-        self.register_buffer("ids", torch.zeros(0, size, dtype=torch.int64))
-        self.register_buffer("filled", torch.zeros(size, dtype=torch.bool))
+        self.register_state("vectors", torch.zeros(2, size, 0, dtype=dtype))
+        self.register_state("ids", torch.zeros(0, size, dtype=torch.int64))
+        self.register_state("filled", torch.zeros(size, dtype=torch.bool))
 
     def append_to(self, vectors: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Append the memory to a batch.
@@ -78,6 +78,7 @@ class FeatureMemory(PerSample):
 
         A sample with a value that is not finite leaves its place empty.
         """
+        require_forward_pass()
         self._fit(vectors, ids)
         finite = vectors.isfinite().all(dim=2).all(dim=0)  # (B,)
         kept = torch.where(finite[:, None], vectors, 0).to(self.vectors.dtype)
@@ -94,7 +95,7 @@ class FeatureMemory(PerSample):
         return f"{self.size}, {self.vectors.dtype}"
 
     def _fit(self, vectors: Tensor, ids: Tensor) -> None:
-        """Allocate the buffers at the first batch; raise ValueError if a later one differs."""
+        """Allocate the tensors at the first batch; raise ValueError if a later one differs."""
         width = vectors.shape[2]
         if not self.vectors.shape[2]:
             self.vectors = self.vectors.new_zeros(2, self.size, width)
@@ -111,7 +112,7 @@ class FeatureMemory(PerSample):
 
     # The signature of the overridden hook is torch's.
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        # torch copies into buffers of equal shape only: take the shape of the saved ones.
+        # torch copies into tensors of equal shape only: take the shape of the saved ones.
         vectors, ids = (state_dict.get(prefix + name) for name in ("vectors", "ids"))
         if vectors is not None and vectors.shape[:2] == self.vectors.shape[:2]:
             self.vectors = self.vectors.new_zeros(vectors.shape)

@@ -12,6 +12,7 @@ from .contrast import ContrastiveLoss, Scale
 from .inputs import check_shapes, unit_rows, without_autocast
 from .moco_queue import KeyQueue
 from .normalizer import InBatchNormalizer
+from .per_sample import require_forward_pass
 from .sample_ids import move_ids
 from .temperature import Temperature, as_temperature
 
@@ -88,6 +89,9 @@ class MoCoLoss(ContrastiveLoss):
         Returns:
             A scalar, float32 (float64 for float64 features).
         """
+        writes = self.training and torch.is_grad_enabled()
+        if writes:
+            require_forward_pass()  # computed again, a batch would meet its own keys in the queue
         sample = move_ids(index, query1.device)
         check_shapes(query1, query2, sample)
         check_shapes(key1, key2, sample)
@@ -112,6 +116,6 @@ class MoCoLoss(ContrastiveLoss):
             side = Side(self.normalizer, sample, self.temperature, sample)
             similarities = choose.of_queue(queries, sample, self.queue, shares, self.temperature)
             loss = self.contrast((side,), positive, similarities, fresh=len(sample))
-            if self.training and torch.is_grad_enabled():
+            if writes:
                 self.queue.store(keys.flatten(0, 1), sample)
             return loss

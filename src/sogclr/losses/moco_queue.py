@@ -42,10 +42,10 @@ class KeyQueue(PerSample):
                 f"a queue needs at least one key of width 1, got size {size} and width {width}"
             )
         self.size, self.width = size, width
-        self.register_buffer("keys", torch.zeros(size, width, dtype=dtype))
-        self.register_buffer("ids", torch.zeros(size, dtype=torch.int64))
-        self.register_buffer("filled", torch.zeros(size, dtype=torch.bool))
-        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+        self.register_state("keys", torch.zeros(size, width, dtype=dtype))
+        self.register_state("ids", torch.zeros(size, dtype=torch.int64))
+        self.register_state("filled", torch.zeros(size, dtype=torch.bool))
+        self.register_state("position", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def store(self, keys: Tensor, ids: Tensor) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .equal_rows import all_different, log_mean_over_equal_rows
-from .per_sample import PerSample
+from .per_sample import PerSample, require_forward_pass
 from .sample_ids import check_ids, move_ids
 from .step_size import step_size
 
@@ -94,7 +94,7 @@ class NormalizerTable(PerSample, Normalizer):
             is a spare for ids found invalid on an accelerator, where a branch would wait.
 
     Raises:
-        ValueError: num_rows < 1, gamma_min outside (0, 1], gamma_decay_visits < 1.
+        ValueError: num_rows < 1, gamma_min outside (0, 1], gamma_decay_visits < 1, another dtype.
     """
 
     table: Tensor
@@ -113,14 +113,18 @@ class NormalizerTable(PerSample, Normalizer):
             raise ValueError(f"the table needs at least one row, got {num_rows}")
         if not 0 < gamma_min <= 1:
             raise ValueError(f"gamma_min must be in (0, 1], got {gamma_min}")
-        if gamma_decay_visits is not None and gamma_decay_visits < 1:
-            raise ValueError(f"gamma_decay_visits must be at least 1, got {gamma_decay_visits}")
+        if gamma_decay_visits is not None and not 1 <= gamma_decay_visits < math.inf:
+            raise ValueError(
+                f"gamma_decay_visits must be at least 1 and finite, got {gamma_decay_visits}"
+            )
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"dtype of the table must be float32 or float64, got {dtype}")
         self.num_rows = num_rows
         self.gamma_min = gamma_min
         self.gamma_decay_visits = gamma_decay_visits
-        self.register_buffer("table", torch.zeros(num_rows + 1, 2, dtype=dtype))
+        self.register_state("table", torch.zeros(num_rows + 1, 2, dtype=dtype))
         self.log_u.fill_(-math.inf)
-        self.register_buffer("invalid", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.register_state("invalid", torch.zeros((), dtype=torch.int64), persistent=False)
 
     @property
     def log_u(self) -> Tensor:
@@ -254,6 +258,8 @@ def peek_normalizers(sides: Sequence[tuple[Normalizer, Tensor]], log_g: Tensor) 
 def _update(tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g: Tensor) -> Tensor:
     """Update tables that average alike, see `NormalizerTable.forward`; `(S, M)`."""
     learning = tables[0].training and torch.is_grad_enabled()
+    if learning:
+        require_forward_pass()
     with torch.no_grad():
         first, estimate = tables[0], _estimates(tables, rows, log_g)
         places = [table._places(own) for table, own in zip(tables, rows, strict=True)]

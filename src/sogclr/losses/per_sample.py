@@ -1,27 +1,80 @@
 """The base of modules that keep state per sample."""
 
-from torch import nn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["PerSample"]
+import torch
+from torch import Tensor, nn
+
+__all__ = ["PerSample", "require_forward_pass"]
 
 
 class PerSample(nn.Module):
-    """A module whose own floating buffers keep their dtype when it is cast.
+    """A module that moves and saves its state per sample as torch does its buffers.
 
-    `.half()`, `.bfloat16()` and `.to(dtype)` are meant for weights. In half precision, rounding
-    would swallow the small steps of a moving average.
+    The state differs from buffers in two ways:
+
+    - It keeps its dtype when the module is cast. `.half()`, `.bfloat16()` and `.to(dtype)` are
+      meant for weights. Rounding to them would swallow the small steps of a moving average.
+    - `DistributedDataParallel` does not send it. DDP sends all buffers of process 0 before each
+      step. That would overwrite the parts of a sharded table; a copied table is equal anyway.
     """
 
-    # The signature of the overridden hook is torch's, which leaves it untyped.
+    def __init__(self) -> None:
+        super().__init__()
+        self._persistent: dict[str, bool] = {}  # by name of the state
+
+    def register_state(self, name: str, state: Tensor, persistent: bool = True) -> None:
+        """Make a tensor an attribute that is moved with the module.
+
+        Args:
+            name: name of the attribute.
+            state: the tensor.
+            persistent: whether the state is saved in `state_dict`.
+        """
+        self._persistent[name] = persistent
+        setattr(self, name, state)
+
+    @contextmanager
+    def _as_buffers(self) -> Iterator[None]:
+        """Make the state buffers, so that torch's own code handles it."""
+        for name, persistent in self._persistent.items():
+            self.register_buffer(name, vars(self).pop(name), persistent)
+        try:
+            yield
+        finally:
+            for name in self._persistent:
+                vars(self)[name] = self._buffers.pop(name)
+
+    # The signatures of the overridden hooks are torch's, which leaves them untyped.
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        before = {
-            name: buffer
-            for name, buffer in self._buffers.items()
-            if buffer is not None and buffer.is_floating_point()
-        }
-        super()._apply(fn, recurse)
-        for name, buffer in before.items():
+        before = {name: getattr(self, name) for name in self._persistent}
+        with self._as_buffers():
+            super()._apply(fn, recurse)
+        for name, state in before.items():
             moved = getattr(self, name)
-            if moved.dtype != buffer.dtype:
-                setattr(self, name, buffer.to(moved.device))
+            if moved.dtype != state.dtype:
+                setattr(self, name, state.to(moved.device))
         return self
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
+        with self._as_buffers():
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        with self._as_buffers():
+            super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def require_forward_pass() -> None:
+    """Refuse to write state while a backward pass runs: a checkpointed loss is computed again.
+
+    Raises:
+        RuntimeError: a backward pass runs in this thread.
+    """
+    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+        raise RuntimeError(
+            "a loss with state per sample was computed again in the backward pass, which would "
+            "update its state twice: apply torch.utils.checkpoint to the encoder, not to the loss"
+        )

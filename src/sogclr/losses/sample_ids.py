@@ -13,6 +13,11 @@ from torch import Tensor
 
 __all__ = ["SampleIds", "check_ids", "check_integers", "move_ids", "never_negatives", "view_rows"]
 
+INTEGERS = (
+    torch.int64, torch.int32, torch.uint8, torch.int8, torch.int16,
+    torch.uint16, torch.uint32, torch.uint64,
+)  # fmt: skip
+
 
 def check_ids(ids: Tensor, count: int, name: str) -> bool:
     """Check ids on the CPU; the host would wait for ids on an accelerator.
@@ -43,8 +48,13 @@ def check_ids(ids: Tensor, count: int, name: str) -> bool:
 
 
 def check_integers(ids: Tensor, name: str) -> None:
-    """Raise TypeError unless the ids, called `name` in the message, are integers."""
-    if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
+    """Raise TypeError unless the ids, called `name` in the message, are a tensor of integers."""
+    if not isinstance(ids, Tensor):
+        raise TypeError(
+            f"{name}s must be a tensor of integers (B,), got {type(ids).__name__}: "
+            "convert them with torch.as_tensor"
+        )
+    if ids.dtype not in INTEGERS:
         raise TypeError(f"{name}s must be integers, got {ids.dtype}")
 
 
@@ -170,9 +180,9 @@ def view_rows(
     sample, rows = move_ids(index, device), []
     sample = torch.where((sample >= 0) & (sample < samples), sample, samples)
     for view in views:
+        check_ids(view, number, "view")
         if view.shape != sample.shape:
             raise ValueError(f"views {tuple(view.shape)} do not match ids {tuple(sample.shape)}")
-        check_ids(view, number, "view")
         view = move_ids(view, device)
         # An invalid view must not become a row of the next sample.
         valid = (view >= 0) & (view < number) & (sample < samples)

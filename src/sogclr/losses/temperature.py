@@ -147,7 +147,7 @@ class LearnedTemperature(Temperature):
 class IndividualTemperature(PerSample, Temperature):
     """iSogCLR: one tau per sample (of each side), which minimizes F + rho tau.
 
-    Samples with many near neighbours end with a larger tau than isolated samples. tau is a buffer
+    Samples with many near neighbours end with a larger tau than isolated samples. tau is state
     of the loss, not a parameter. Each visit of a sample takes a step of gradient descent with
     momentum:
 
@@ -203,8 +203,8 @@ class IndividualTemperature(PerSample, Temperature):
             momentum=self.momentum,
         )
         # The spare last row is for invalid ids, as in the normalizer table.
-        table.register_buffer("tau", torch.full((num_rows + 1,), self.initial))
-        table.register_buffer("velocity", torch.zeros(num_rows + 1))
+        table.register_state("tau", torch.full((num_rows + 1,), self.initial))
+        table.register_state("velocity", torch.zeros(num_rows + 1))
         return table
 
     def forward(self, rows: Tensor) -> Tensor:
