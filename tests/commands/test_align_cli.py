@@ -69,7 +69,9 @@ def test_bad_tables_are_one_line(make_pairs, tmp_path, align_fails):
     assert "45 of 45 images of" in line
     assert "row 2: img/00.png: no such file or directory" in line
     assert f"searched from {tmp_path}" in line
-    line = align_fails(written([(image, 7) for image, _ in rows]))
+    numbers = table.parent / "numbers.jsonl"
+    numbers.write_text("\n".join(f'{{"image": "{image}", "caption": 7}}' for image, _ in rows))
+    line = align_fails(numbers)
     assert "caption of" in line
     assert "does not hold text but int values (the first: 7)" in line
     line = align_fails(written([(image, "") for image, _ in rows]))

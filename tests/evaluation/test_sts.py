@@ -1,5 +1,7 @@
 """STS is the rank correlation of cosine similarities with the scores of a table."""
 
+import json
+
 import pytest
 from helpers.small_tables import read_rows, write_table
 from scipy.stats import spearmanr
@@ -49,3 +51,30 @@ def test_sts_is_refused_for_images(trained, pairs):
     with pytest.raises(UserError, match="holds images; sts is for two texts, try retrieval"):
         sogclr.evaluate(trained, table)
     assert sogclr.evaluate(trained, table, protocol="retrieval").retrieval is not None
+
+
+@pytest.mark.parametrize("score", ["nan", "inf", "", "high", "4,5", "null"])
+def test_a_score_that_is_no_number_is_named(on_texts, tmp_path, score):
+    rows = [("a red picture", "a red one", 3), ("a blue one", "a red one", score)]
+    table = write_table(tmp_path / "t.csv", rows, ("sentence1", "sentence2", "score"))
+    with pytest.raises(UserError, match=r"the score in row 3 of .* is not a number"):
+        sogclr.evaluate(on_texts, table)
+
+
+def test_rows_that_sts_leaves_out_are_said(on_texts, tmp_path, capsys):
+    rows = [{"text1": f"picture {i}", "text2": f"a {i}", "score": i} for i in range(6)]
+    rows[2]["text2"] = None
+    lines = list(map(json.dumps, rows))
+    lines[4] = "{"
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    assert sogclr.evaluate(on_texts, tmp_path / "t.jsonl").sts.pairs == 4
+    assert "2 rows left out (the first: row 3, no two sentences)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["cut emoji \ud83d", "\udc00", "\ud800 picture \udfff"])
+def test_halves_of_characters_are_no_traceback(on_texts, tmp_path, text):
+    rows = [{"text1": f"picture {i}", "text2": f"a {i}", "score": i} for i in range(5)]
+    rows[1]["text1"] = text
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert sogclr.evaluate(on_texts, tmp_path / "t.jsonl").sts.pairs == 5
+    assert sogclr.evaluate(on_texts, tmp_path / "t.jsonl", protocol="retrieval").retrieval

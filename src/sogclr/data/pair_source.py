@@ -32,6 +32,7 @@ class PairSource:
             id, so that the order of the table does not affect which one is drawn.
         left_out: descriptions of what was left out.
         damaged: descriptions of what was left out because of damage; see `require_undamaged`.
+        notes: descriptions of what is worth a look, though nothing is left out.
     """
 
     name: str
@@ -42,6 +43,7 @@ class PairSource:
     partners: np.ndarray
     left_out: list[str]
     damaged: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     @property
     def kinds(self) -> tuple[str, str]:
@@ -89,4 +91,5 @@ class PairSource:
             f"{self.name}: {len(self.a):,} {what} with {len(self.partners):,} texts "
             f"(columns {self.columns[0]}, {self.columns[1]})"
         )
+        text += "".join(f"; {note}" for note in self.notes)
         return text + "".join(f"; left out: {reason}" for reason in self.left_out)

@@ -1,12 +1,15 @@
 """Semantic textual similarity: compare cosine similarities with human scores."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from ..common.console import say
 from ..common.errors import UserError
 from ..data.tables.read import Table
-from ..data.texts import Texts
+from ..data.texts import Texts, tidy
 from ..models.pair_encoder import PairEncoder
 from .embed_pairs import embed_side
 
@@ -35,7 +38,7 @@ def measure_sts(encoder: PairEncoder, table: Table, columns: tuple[str, str]) ->
         columns: names of the two columns that hold the sentences.
 
     Raises:
-        UserError: a score is not a number.
+        UserError: a score is not a number, or there are fewer than two pairs.
     """
     from scipy.stats import spearmanr
 
@@ -48,18 +51,30 @@ def measure_sts(encoder: PairEncoder, table: Table, columns: tuple[str, str]) ->
 def _read_scored_texts(
     table: Table, columns: tuple[str, str]
 ) -> tuple[list[str], list[str], list[float]]:
-    """Return both sentences and the score of each pair without an empty sentence."""
+    """Return both sentences and the score of each pair; print which rows are left out."""
     first, second, scores = [], [], []
+    left_out = list(table.broken)
     values = (table.columns[name] for name in (*columns, "score"))
     for row, one, other, score in zip(table.rows, *values, strict=True):
         if not all(isinstance(text, str) and text.strip() for text in (one, other)):
+            left_out.append((row, "no two sentences"))
             continue
-        first.append(" ".join(one.split()))
-        second.append(" ".join(other.split()))
-        try:
-            scores.append(float(score))
-        except (TypeError, ValueError):
-            raise UserError(
-                f"data: the score in row {row} of {table.name} is not a number: {score!r}"
-            ) from None
+        first.append(tidy(one))
+        second.append(tidy(other))
+        scores.append(_read_score(score, row, table))
+    if left_out:
+        row, reason = min(left_out)
+        say(f"{table.name}: {len(left_out):,} rows left out (the first: row {row}, {reason})")
+    if len(scores) < 2:
+        raise UserError(f"data: {table.name} has fewer than two pairs of sentences with a score")
     return first, second, scores
+
+
+def _read_score(score: Any, row: int, table: Table) -> float:
+    try:
+        value = float(score)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"data: the score in row {row} of {table.name} is not a number: {score!r}")
+    return value

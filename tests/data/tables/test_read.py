@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 from PIL import Image
@@ -128,13 +129,13 @@ def test_of_splits_train_is_taken_else_the_first(photos, tmp_path):
     ("name", "text", "message"),
     [
         ("t.csv", "", r"t\.csv is empty"),
-        ("t.csv", "\n\n", r"t\.csv cannot be read \(.*Empty CSV"),
+        ("t.csv", "\n\n", r"t\.csv is empty; its first row must name the columns"),
         ("t.csv", "image,caption\n", r"t\.csv has no rows$"),
-        ("t.csv", "image,caption\na,b,c\n", "has no rows, and the first broken one is row 2"),
+        ("t.csv", "image,caption\na,b,c\n", r"1 of 1 rows of .* \(the first: row 2, 3 fields"),
         ("t.tsv", "image\tcaption\n", "has no rows"),
         ("t.jsonl", "", "has no rows"),
-        ("t.jsonl", "\n{\n", "has no rows, and the first broken one is row 2"),
-        ("t.jsonl", b'{"image": "\xe9"}', r"t\.jsonl cannot be read \(.*can't decode"),
+        ("t.jsonl", "\n{\n", r"1 of 1 rows of .* cannot be read \(the first: row 2, Expecting"),
+        ("t.jsonl", b'{"image": "\xe9"}', r"1 of 1 rows .* \(the first: row 1, not UTF-8"),
         ("t.parquet", "no parquet", r"t\.parquet cannot be read"),
         ("t.xlsx", "?", r"t\.xlsx is not a table; \.csv, \.tsv, \.jsonl, \.parquet can be read"),
     ],
@@ -173,3 +174,63 @@ def test_rows_of_jsonl_may_have_other_columns_than_the_first(tmp_path):
     records = [{"image": "a.png"}, {"image": "b.png", "caption": "x"}]
     table = read_table(_written(tmp_path / "t.jsonl", "\n".join(map(json.dumps, records))))
     assert _columns(table) == {"image": ["a.png", "b.png"], "caption": [None, "x"]}
+
+
+def test_parquet_names_the_row_that_is_not_utf_8(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for bad in (b"caf\xe9", b"\xff", b"\xed\xa0\x80"):
+        values = [b"a", b"b", bad, b"d"]
+        lengths = [0]
+        for value in values:
+            lengths.append(lengths[-1] + len(value))
+        buffers = [None, pa.array(lengths, pa.int32()).buffers()[1], pa.py_buffer(b"".join(values))]
+        column = pa.Array.from_buffers(pa.string(), 4, buffers)
+        pq.write_table(pa.table({"text1": column, "text2": list("wxyz")}), tmp_path / "t.parquet")
+        table = read_table(tmp_path / "t.parquet")
+        assert _columns(table) == {"text1": ["a", "b", "d"], "text2": ["w", "x", "z"]}
+        assert (table.rows, table.broken) == ([1, 2, 4], [(3, "not UTF-8")])
+
+
+def test_parquet_with_equal_names_is_refused(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for names in (("caption", "caption"), ("image", "caption", "image")):
+        arrays = [pa.array(["x", "y"])] * len(names)
+        pq.write_table(pa.Table.from_arrays(arrays, names=names), tmp_path / "t.parquet")
+        with pytest.raises(UserError, match=f"several columns with the name '{names[0]}'"):
+            read_table(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("damage", ["cut", "middle", "no footer"])
+def test_a_damaged_parquet_file_is_refused_in_one_line(tmp_path, damage):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "t.parquet"
+    columns = {"text1": [f"a {i}" for i in range(500)], "text2": [f"b {i}" for i in range(500)]}
+    pq.write_table(pa.table(columns), path)
+    content = bytearray(path.read_bytes())
+    if damage == "middle":
+        content[100:2000] = bytes(1900)
+    path.write_bytes({"cut": content[:3000], "no footer": content[:-8]}.get(damage, content))
+    with pytest.raises(UserError, match=r"t\.parquet cannot be read \(") as caught:
+        read_table(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000 + ".csv", "." * 300, "a\0b.csv"])
+def test_paths_that_cannot_exist_are_no_traceback(name):
+    with pytest.raises(UserError, match="does not exist"):
+        read_table(name)
+
+
+def test_a_folder_that_datasets_saved_may_be_damaged_or_hold_a_fifo(tmp_path):
+    (tmp_path / "state.json").write_text("{")
+    with pytest.raises(UserError, match=r"cannot be read \("):
+        read_table(tmp_path)
+    os.mkfifo(tmp_path / "data.arrow")
+    with pytest.raises(UserError, match=r"data\.arrow is no regular file"):
+        read_table(tmp_path)

@@ -1,5 +1,6 @@
 """Pairs from the columns of a table: choose two columns, read both sides, leave out broken rows."""
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,30 +10,17 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ...common.errors import UserError
-from ...common.options import split_names
-from ..decode import SUFFIXES
 from ..image_source import ImageSource
 from ..images.files import ImageFiles
 from ..images.hub import HubImages
 from ..pair_source import PairSource
 from ..randomness import stable_id
 from ..texts import Texts, tidy
-from .read import Table
+from .columns import choose_columns, holds_images
+from .table import Table
 
 __all__ = ["table_pairs"]
 
-# Usual names of columns; the first that the table has is taken.
-IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_name", "filename", "file", "path", "img")
-TEXT_COLUMNS = ("caption", "captions", "text", "title", "sentence", "description")
-TEXT_PAIRS = (
-    ("text1", "text2"),
-    ("sentence1", "sentence2"),
-    ("anchor", "positive"),
-    ("query", "answer"),
-    ("query", "positive"),
-    ("question", "answer"),
-    ("source", "target"),
-)
 SHOWN = 5  # rows named in a message
 DAMAGED_ROWS = "rows that cannot be read"
 DAMAGED_IMAGES = "rows whose image cannot be read"
@@ -52,13 +40,13 @@ def table_pairs(table: Table, columns: str | Sequence[str] | None = None) -> Pai
         UserError: a column is missing, no row is usable, captions are not text, or most images
             cannot be read.
     """
-    names = _images_first(table, _choose_columns(table, columns))
+    names = choose_columns(table, columns)
     problems: Problems = defaultdict(list)
     problems[DAMAGED_ROWS].extend(table.broken)
     texts = _read_texts(table, names[1], problems)
     a: ImageSource | None = None
     keys: Sequence[Any]  # of each row: its image's row, or its texts on side a
-    if _holds_images(table, names[0]):
+    if holds_images(table, names[0]):
         a, keys = _read_images(table, names[0], problems)
     else:
         keys = _read_texts(table, names[0], problems)
@@ -75,7 +63,8 @@ def table_pairs(table: Table, columns: str | Sequence[str] | None = None) -> Pai
         raise UserError(f"data: {table.name} has no usable pair; " + _describe(problems)[0])
     source = _assemble(table.name, names, a, pairs, _describe(problems, copies))
     damaged = _describe({kind: problems[kind] for kind in (DAMAGED_ROWS, DAMAGED_IMAGES)})
-    return replace(source, damaged=[f"{source.name}: {text}" for text in damaged])
+    damaged = [f"{source.name}: {text}" for text in damaged]
+    return replace(source, damaged=damaged, notes=table.notes)
 
 
 def _assemble(
@@ -111,54 +100,6 @@ class _Selection(ImageSource):
         return self._source.describe()
 
 
-def _choose_columns(table: Table, requested: str | Sequence[str] | None) -> tuple[str, str]:
-    """Return the requested columns, or guess two from the table's names."""
-    existing = list(table.columns)
-    if requested is not None:
-        names = split_names(requested)
-        if len(names) != 2:
-            raise UserError(
-                f"--columns: give two names with a comma between them, got {','.join(names)!r}"
-            )
-        for name in names:
-            if name not in existing:
-                raise UserError(
-                    f"--columns: {table.name} has no column {name!r}; it has {', '.join(existing)}"
-                )
-        return names[0], names[1]
-    image = next((c for c in (*table.images, *IMAGE_COLUMNS) if c in existing), None)
-    text = next((c for c in TEXT_COLUMNS if c in existing), None)
-    if image and text:
-        return image, text
-    for first, second in TEXT_PAIRS:
-        if first in existing and second in existing:
-            return first, second
-    if len(existing) == 2:
-        return existing[0], existing[1]
-    raise UserError(
-        f"--columns: cannot tell which two columns of {table.name} are the pairs; name them with "
-        f"--columns, it has {', '.join(existing)}"
-    )
-
-
-def _images_first(table: Table, names: tuple[str, str]) -> tuple[str, str]:
-    holds = [_holds_images(table, name) for name in names]
-    if all(holds):
-        raise UserError(
-            f"--columns: {' and '.join(names)} of {table.name} both hold images; one must hold text"
-        )
-    return (names[1], names[0]) if holds[1] else names
-
-
-def _holds_images(table: Table, column: str) -> bool:
-    if column in table.images or column in IMAGE_COLUMNS:
-        return True
-    if column in TEXT_COLUMNS:  # a caption may end with a file name
-        return False
-    first = next((value for value in table.columns[column] if value), None)
-    return isinstance(first, str) and first.lower().endswith(SUFFIXES)
-
-
 def _read_texts(table: Table, column: str, problems: Problems) -> list[list[str] | None]:
     """Return the texts of each row, or None for a row that has none; record the problems."""
     texts: list[list[str] | None] = []
@@ -168,6 +109,10 @@ def _read_texts(table: Table, column: str, problems: Problems) -> list[list[str]
         if any(v is not None and not isinstance(v, str) for v in values):
             wrong += 1
             problems[f"rows whose {column} is not text"].append((row, repr(value)[:40]))
+            texts.append(None)
+            continue
+        if any("\0" in v for v in values if v):
+            problems[DAMAGED_ROWS].append((row, f"a NUL character in {column}"))
             texts.append(None)
             continue
         kept = [tidy(v) for v in values if v and v.strip()]
@@ -192,20 +137,49 @@ def _read_images(
         reasons = zip(table.rows, images.reasons, strict=True)
         _leave_out(table, [(row, reason) for row, reason in reasons if reason], problems)
         return images, images.row_of
-    values = table.columns[column]
-    if any(value is not None and not isinstance(value, str) for value in values):
-        raise UserError(f"--columns: {column} of {table.name} does not hold paths of images")
-    names = [str(PurePosixPath(value)) if value else "" for value in values]
+    names, missing = _read_paths(table, column)
     source = ImageFiles(table.root, list(dict.fromkeys(name for name in names if name)))
     row_of = {name: row for row, name in enumerate(source.names)}
     reason_of = dict(source.left_out)
-    missing = [
-        (row, f"{name}: {reason_of[name]}" if name else "no image")
+    missing += [
+        (row, f"{name}: {reason_of[name]}")
         for row, name in zip(table.rows, names, strict=True)
-        if name not in row_of
+        if name in reason_of
     ]
-    _leave_out(table, missing, problems, f", searched from {table.root.resolve()}")
+    where = f", searched from {table.root.resolve()}"
+    _leave_out(table, sorted(missing), problems, where)
     return source, [row_of.get(name) for name in names]
+
+
+def _read_paths(table: Table, column: str) -> tuple[list[str], list[tuple[int, str]]]:
+    """Return the path of each row's image, or "" without one, and why rows have none."""
+    values = list(table.columns[column])
+    if all(value is not None and not isinstance(value, str) for value in values):
+        raise UserError(
+            f"--columns: {column} of {table.name} does not hold paths of images (the first: "
+            f"{repr(values[0])[:40]})"
+        )
+    names: list[str] = []
+    missing: list[tuple[int, str]] = []
+    for row, value in zip(table.rows, values, strict=True):
+        reason = _find_fault(value)
+        if reason:
+            missing.append((row, reason))
+        names.append("" if reason else str(PurePosixPath(value)))
+    return names, missing
+
+
+def _find_fault(path: Any) -> str:
+    """Say why a value cannot be the path of a file, or return ""."""
+    if path is None or path == "":
+        return "no image"
+    if not isinstance(path, str):
+        return f"no path but {repr(path)[:40]}"
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return f"half a character in {path!r}"
+    return f"a NUL character in {path!r}" if "\0" in path else ""
 
 
 def _leave_out(

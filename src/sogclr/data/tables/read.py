@@ -1,42 +1,28 @@
 """Read tables: CSV, TSV, JSONL, Parquet, columns in memory, Hugging Face data sets.
 
-Rows keep the numbers that a text editor shows (the header of a file is row 1), for messages.
+Rows keep the numbers that a spreadsheet shows (the header of a file is row 1), for messages.
 """
 
-import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...common.errors import UserError, one_line
+from .delimited import read_delimited
+from .json_lines import read_json_lines
+from .parquet import read_parquet
+from .table import Table, require_regular
 
 __all__ = ["TABLE_SUFFIXES", "Table", "is_table", "read_table"]
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-
-
-@dataclass
-class Table:
-    """Columns of equal length.
-
-    Attributes:
-        name: what messages call the table.
-        root: folder that relative paths in the table start from.
-        columns: by name, a list of values or a column of a Hugging Face data set.
-        rows: the number of each row, for messages.
-        broken: `(row number, reason)` of each row that cannot be read at all.
-        images: names of the columns that hold images instead of paths.
-        dataset: the Hugging Face data set, if the table is one.
-    """
-
-    name: str
-    root: Path
-    columns: Mapping[str, Any]
-    rows: list[int]
-    broken: list[tuple[int, str]] = field(default_factory=list)
-    images: tuple[str, ...] = ()
-    dataset: Any = None
+READERS = {
+    ".csv": read_delimited,
+    ".tsv": read_delimited,
+    ".jsonl": read_json_lines,
+    ".parquet": read_parquet,
+}
+TABLE_SUFFIXES = tuple(READERS)
 
 
 def read_table(data: Any) -> Table:
@@ -48,7 +34,8 @@ def read_table(data: Any) -> Table:
             a mapping of column names to lists, or a `datasets.Dataset`.
 
     Raises:
-        UserError: the table is missing, empty, of an unknown kind, or unreadable.
+        UserError: the table is missing, empty, of an unknown kind, or unreadable; or more than
+            half of its rows are broken.
     """
     if hasattr(data, "column_names"):  # first, because a DatasetDict is a Mapping too
         table = _from_dataset(data, "data set")
@@ -56,12 +43,28 @@ def read_table(data: Any) -> Table:
         table = _from_columns(data)
     elif isinstance(data, str) and data.startswith("hf:"):
         table = _from_hub(data)
-    else:
+    elif isinstance(data, str | Path):
         table = _from_path(Path(data))
-    if not table.rows:
-        broken = f", and the first broken one is row {table.broken[0][0]}" if table.broken else ""
-        raise UserError(f"data: {table.name} has no rows{broken}")
+    else:
+        raise UserError(
+            "data: give the path of a table, a mapping of column names to lists, or a data set, "
+            f"not {type(data).__name__}"
+        )
+    _require_rows(table)
     return table
+
+
+def _require_rows(table: Table) -> None:
+    """Refuse a table without rows, and one of which most rows are broken."""
+    count, broken = len(table.rows), len(table.broken)
+    if broken > count:
+        row, reason = table.broken[0]
+        raise UserError(
+            f"data: {broken:,} of {broken + count:,} rows of {table.name} cannot be read "
+            f"(the first: row {row}, {reason})"
+        )
+    if not count:
+        raise UserError(f"data: {table.name} has no rows")
 
 
 def is_table(data: Any) -> bool:
@@ -69,10 +72,16 @@ def is_table(data: Any) -> bool:
     if not isinstance(data, str | Path):
         return isinstance(data, Mapping) or hasattr(data, "column_names")
     path = Path(data)
-    return path.suffix in TABLE_SUFFIXES or str(data).startswith("hf:") or _is_saved_dataset(path)
+    named = path.suffix.lower() in TABLE_SUFFIXES or str(data).startswith("hf:")
+    return named or _is_saved_dataset(path)
 
 
 def _from_columns(columns: Mapping[str, Any]) -> Table:
+    for name, values in columns.items():
+        if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+            raise UserError(
+                f"data: the column {name!r} must be a list, not {type(values).__name__}"
+            )
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise UserError(f"data: columns differ in length: {lengths}")
@@ -81,83 +90,21 @@ def _from_columns(columns: Mapping[str, Any]) -> Table:
 
 
 def _from_path(path: Path) -> Table:
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, it raises no error
         return _from_folder(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(
             f"data: {path} does not exist; give a table ({', '.join(TABLE_SUFFIXES)}), a folder "
             "that datasets saved, or hf:owner/name"
         )
-    readers = {
-        ".csv": _from_delimited,
-        ".tsv": _from_delimited,
-        ".jsonl": _from_jsonl,
-        ".parquet": _from_parquet,
-    }
-    if path.suffix not in readers:
-        raise UserError(f"data: {path} is not a table; {', '.join(readers)} can be read")
+    require_regular(path)
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(f"data: {path} is not a table; {', '.join(READERS)} can be read")
     try:
-        return readers[path.suffix](path)
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        return reader(path)
+    except (OSError, MemoryError) as error:
         raise UserError(f"data: {path} cannot be read ({one_line(error)})") from error
-
-
-def _from_delimited(path: Path) -> Table:
-    from pyarrow import csv
-
-    if not path.stat().st_size:
-        raise UserError(f"data: {path} is empty")
-    broken: list[tuple[int, str]] = []
-
-    def skip(row: Any) -> str:
-        reason = f"{row.actual_columns} fields where {row.expected_columns} are expected"
-        broken.append((row.number, reason))
-        return "skip"
-
-    table = csv.read_csv(
-        path,
-        read_options=csv.ReadOptions(use_threads=False),  # with threads, rows have no number
-        parse_options=csv.ParseOptions(
-            delimiter="\t" if path.suffix == ".tsv" else ",",
-            quote_char=False if path.suffix == ".tsv" else '"',
-            newlines_in_values=path.suffix != ".tsv",
-            invalid_row_handler=skip,
-        ),
-        convert_options=csv.ConvertOptions(strings_can_be_null=False),
-    )
-    skipped = {number for number, _ in broken}
-    numbers = range(2, 2 + table.num_rows + len(skipped))
-    rows = [number for number in numbers if number not in skipped]
-    return Table(str(path), path.parent, table.to_pydict(), rows, broken)
-
-
-def _from_jsonl(path: Path) -> Table:
-    records, rows, broken = [], [], []
-    with open(path, encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                broken.append((number, one_line(error)))
-                continue
-            if not isinstance(record, dict):
-                broken.append((number, "not an object"))
-                continue
-            records.append(record)
-            rows.append(number)
-    names = list(dict.fromkeys(name for record in records for name in record))
-    columns = {name: [record.get(name) for record in records] for name in names}
-    return Table(str(path), path.parent, columns, rows, broken)
-
-
-def _from_parquet(path: Path) -> Table:
-    from pyarrow import parquet
-
-    table = parquet.read_table(path)
-    rows = list(range(1, table.num_rows + 1))
-    return Table(str(path), path.parent, table.to_pydict(), rows)
 
 
 def _from_folder(path: Path) -> Table:
@@ -166,14 +113,21 @@ def _from_folder(path: Path) -> Table:
             f"data: {path} is a folder that datasets did not save; give a table with a "
             "column of image paths (or use sogclr pretrain for images alone)"
         )
+    for file in path.rglob("*"):
+        if not file.is_dir():
+            require_regular(file)
     from datasets import load_from_disk
 
-    return _from_dataset(load_from_disk(str(path)), str(path))
+    try:
+        dataset = load_from_disk(str(path))
+    except Exception as error:  # of many types, by the kind of damage
+        raise UserError(f"data: {path} cannot be read ({one_line(error)})") from error
+    return _from_dataset(dataset, str(path))
 
 
 def _is_saved_dataset(folder: Path) -> bool:
     """Tell whether `datasets` saved this folder."""
-    return any((folder / name).exists() for name in ("state.json", "dataset_dict.json"))
+    return any(os.path.isfile(folder / name) for name in ("state.json", "dataset_dict.json"))
 
 
 def _from_hub(data: str) -> Table:
