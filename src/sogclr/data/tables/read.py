@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import UserError, one_line
+from ...common.regular_files import require_regular
 from .delimited import read_delimited
 from .json_lines import read_json_lines
 from .parquet import read_parquet
-from .table import Table, require_regular
+from .table import Table
 
 __all__ = ["TABLE_SUFFIXES", "Table", "is_table", "read_table"]
 
@@ -97,7 +98,7 @@ def _from_path(path: Path) -> Table:
             f"data: {path} does not exist; give a table ({', '.join(TABLE_SUFFIXES)}), a folder "
             "that datasets saved, or hf:owner/name"
         )
-    require_regular(path)
+    _require_regular(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"data: {path} is not a table; {', '.join(READERS)} can be read")
@@ -105,6 +106,16 @@ def _from_path(path: Path) -> Table:
         return reader(path)
     except (OSError, MemoryError) as error:
         raise UserError(f"data: {path} cannot be read ({one_line(error)})") from error
+
+
+def _require_regular(path: Path) -> None:
+    """Refuse FIFOs and devices: reading them may never end."""
+    try:
+        require_regular(os.stat(path), path)
+    except OSError as error:
+        raise UserError(
+            f"data: {path} cannot be read ({error.strerror}); save the table to a file on a disk"
+        ) from error
 
 
 def _from_folder(path: Path) -> Table:
@@ -115,7 +126,7 @@ def _from_folder(path: Path) -> Table:
         )
     for file in path.rglob("*"):
         if not file.is_dir():
-            require_regular(file)
+            _require_regular(file)
     from datasets import load_from_disk
 
     try:

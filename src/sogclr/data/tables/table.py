@@ -1,6 +1,5 @@
 """`Table`: what every kind of table becomes when it is read."""
 
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from ...common.errors import UserError
 
-__all__ = ["BrokenRows", "Table", "require_distinct", "require_regular"]
+__all__ = ["BrokenRows", "Table", "require_distinct"]
 
 SHOWN = 40  # characters of a name in a message
 
@@ -61,17 +60,3 @@ def require_distinct(names: Sequence[str], table: Any) -> None:
             raise UserError(
                 f"data: {table} has several columns with the name {name!r}; rename all but one"
             )
-
-
-def require_regular(path: Path) -> None:
-    """Refuse what is no regular file: reading a FIFO or a device may never end.
-
-    Raises:
-        UserError: the path is a FIFO, a device or a socket, or cannot be looked at.
-    """
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise UserError(f"data: {path} cannot be read ({error.strerror})") from error
-    if not stat.S_ISREG(mode):
-        raise UserError(f"data: {path} is no regular file; save the table to a file on a disk")
