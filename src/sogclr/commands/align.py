@@ -14,9 +14,11 @@ from ..data.open_pairs import open_pairs
 from ..data.pair_source import PairSource
 from ..data.tar.http import is_url, without_query
 from ..data.tar.stream_pairs import PairStream
+from ..data.texts import Texts
 from ..distributed.launch import choose_device, start
 from ..distributed.sharded_model import require_shardable
 from ..models.build_towers import tokenizer_of
+from ..models.text_lengths import choose_texts, describe_cut
 from ..models.towers import PairModel, PairSpec, Tower
 from ..planning.pairs import PairPlan, plan_pairs
 from ..planning.settings_pairs import PairSettings
@@ -83,6 +85,8 @@ def align(
     model = build_model(spec, towers, plan)
     tokenizer = tokenizer_of(spec, pair_files(run)["text"] if resume else None)
     if fabric.is_global_zero:
+        _print_length(request, source, tokenizer)
+    if fabric.is_global_zero:
         run.create()
         run.require_space(_bytes_on_disk(source, plan, spec, towers, frozen, model))
         if not resume:
@@ -116,6 +120,20 @@ def _print_plan(plan: PairPlan, device: str, spec: PairSpec, towers: dict[str, T
         body, head = (sum(p.numel() for p in m.parameters()) for m in (tower.body, tower.head))
         state = "frozen" if kind in spec.frozen else "trained"
         say(f"  {kind} tower: {body / 1e6:.2f} M parameters, {state}; head {head / 1e6:.2f} M")
+
+
+def _print_length(request: PairSettings, source: PairSource | PairStream, tokenizer: Any) -> None:
+    """Print how many tokens of a text are read, and which share of the texts is cut."""
+    if isinstance(source, PairStream):
+        sides = [source.first_captions]
+    else:
+        sides = [choose_texts(side) for side in (source.a, source.b) if isinstance(side, Texts)]
+    named = request.model is not None or request.text_tower is not None
+    origin = "as many as the text tower takes" if named else "usual for the small text tower"
+    if request.context_length is not None:
+        origin = "as given"
+    _, cut = describe_cut(tokenizer, sides)
+    say(setting_line("context length", tokenizer.context_length, f"{origin}; {cut}"))
 
 
 def _bytes_on_disk(

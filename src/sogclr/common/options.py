@@ -148,6 +148,11 @@ class TowerSettings:
     """Side in pixels of the images that the image tower receives. Default: what the tower was
     trained with; for the small tower that of the data, at most 64."""
 
+    context_length: int | None = None
+    """Tokens of a text that the text tower receives, at least 3; what is longer is cut, and the
+    share of such texts is printed. Default: as many as the text tower takes; 32 for the small
+    one."""
+
     def __post_init__(self) -> None:
         if self.model is not None:
             for name in ("image_tower", "image_weights", "text_tower", "width", "image_size"):
@@ -159,6 +164,9 @@ class TowerSettings:
         for name in ("width", "image_size"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, f"must be at least 1, got {value}")
+        length = self.context_length
+        message = f"must be at least 3, for a token between the first and the last, got {length}"
+        require(length is None or length >= 3, "context_length", message)
 
     def starts_trained(self) -> bool:
         """Tell whether the towers start from trained weights."""

@@ -15,12 +15,13 @@ from ..common.options import TowerSettings
 from .encoders import IMAGENET_MEAN, IMAGENET_STD, load_weights, require_known, width_of
 from .towers import PairSpec, Tower
 
-__all__ = ["build_from_spec", "build_joined"]
+__all__ = ["build_from_spec", "build_joined", "choose_length"]
 
 SMALL_VISION = {"timm_model_name": "resnet10t", "timm_pool": "avg", "timm_proj": "linear"}
 # CLIP's vocabulary; a quarter of the width, heads and layers of ViT-B/32's text tower.
 SMALL_TEXT = {"context_length": 32, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 3}
 SMALL_WIDTH = 128
+USUAL_LENGTH = 512  # tokens of a text in the training of towers with relative positions
 SMALL_IMAGE = 64
 JOINED_WIDTH = 256  # of the shared space, if a tower is named
 
@@ -44,7 +45,7 @@ def build_joined(
         kinds=kinds,
         width=request.width or (JOINED_WIDTH if named else SMALL_WIDTH),
         vision=None,
-        text=_text_config(request.text_tower),
+        text=_text_config(request.text_tower, request.context_length),
         image_size=request.image_size or min(image_size, SMALL_IMAGE),
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
@@ -100,10 +101,15 @@ def _use_pretrained_config(
     )
 
 
-def _text_config(name: str | None) -> dict[str, Any]:
-    """Return open_clip's configuration of a Hugging Face tower, or of the small text tower."""
+def _text_config(name: str | None, length: int | None) -> dict[str, Any]:
+    """Return open_clip's configuration of a Hugging Face tower, or of the small text tower.
+
+    Args:
+        name: name or folder of the Hugging Face tower; None for the small tower.
+        length: tokens of a text. Default: as many as the tower takes.
+    """
     if name is None:
-        return dict(SMALL_TEXT)
+        return {**SMALL_TEXT, "context_length": length or SMALL_TEXT["context_length"]}
     from open_clip.hf_configs import arch_dict
     from transformers import AutoConfig
 
@@ -125,9 +131,29 @@ def _text_config(name: str | None) -> dict[str, Any]:
         "hf_tokenizer_name": name,
         "hf_proj_type": "mlp",
         "hf_pooler_type": "mean_pooler",
-        # Enough for captions and sentences; attention takes time for every token.
-        "context_length": min(64, getattr(config, "max_position_embeddings", 64)),
+        "context_length": choose_length(name, config, length),
     }
+
+
+def choose_length(name: str, config: Any, length: int | None) -> int:
+    """Choose the number of tokens of a text for a Hugging Face tower.
+
+    Args:
+        name: name of the tower, for messages.
+        config: its configuration.
+        length: the requested number. Default: as many as the tower takes.
+
+    Raises:
+        UserError: the tower takes fewer than the requested number.
+    """
+    most = getattr(config, "max_position_embeddings", None)
+    if most is None:  # positions are relative, as in mT5
+        return length or USUAL_LENGTH
+    if config.model_type in ("roberta", "xlm-roberta"):  # positions start behind that of padding
+        most -= config.pad_token_id + 1
+    if length is not None and length > most:
+        raise UserError(f"--context-length: {name} takes {most} tokens, not {length}")
+    return length or most
 
 
 def build_from_spec(spec: PairSpec, module: nn.Module | None) -> dict[str, Tower]:

@@ -9,6 +9,7 @@ import torch
 
 from ..common.errors import UserError, one_line
 from ..common.options import TowerSettings
+from .joined_towers import choose_length
 from .towers import PairSpec, Tower
 
 __all__ = ["build_open_clip"]
@@ -43,7 +44,11 @@ def build_open_clip(
     _check_tag(name, request.pretrained)
     try:
         model = open_clip.create_model(
-            name, pretrained=request.pretrained, force_custom_text=True, output_dict=False
+            name,
+            pretrained=request.pretrained,
+            force_custom_text=True,
+            force_context_length=request.context_length,
+            output_dict=False,
         )
     except Exception as error:
         raise UserError(
@@ -54,6 +59,9 @@ def build_open_clip(
     config = open_clip.get_model_config(name)
     if path.is_dir() and "hf_tokenizer_name" in config["text_cfg"]:
         config["text_cfg"]["hf_tokenizer_name"] = str(path)
+    if request.context_length is not None:
+        _check_length(request, name, model, config["text_cfg"])
+        config["text_cfg"]["context_length"] = request.context_length
     prepared = open_clip.get_model_preprocess_cfg(model)
     size = model.visual.image_size
     if "image" in kinds:
@@ -88,6 +96,24 @@ def _register(path: Path) -> str:
     except (OSError, ValueError) as error:
         raise UserError(f"--model: {path} cannot be read ({one_line(error)})") from error
     return path.stem
+
+
+def _check_length(
+    request: TowerSettings, name: str, model: Any, text_config: dict[str, Any]
+) -> None:
+    """Refuse another context length than the weights have positions for.
+
+    open_clip would stretch the positions without a word.
+    """
+    if "hf_model_name" in text_config:
+        choose_length(name, model.text.config, request.context_length)
+        return
+    trained = text_config.get("context_length", 77)
+    if request.starts_trained() and request.context_length != trained:
+        raise UserError(
+            f"--context-length: the weights of {name} were trained with {trained} tokens, not "
+            f"{request.context_length}; leave it out"
+        )
 
 
 def _check_widths(name: str, model: Any, config: dict[str, Any]) -> None:

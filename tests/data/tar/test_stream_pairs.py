@@ -41,6 +41,7 @@ def test_samples_with_image_and_caption_are_pairs(tmp_path):
     }  # fmt: skip
     assert found["several"].captions == tuple(sorted("ab", key=stable_id))
     assert found["one"].content == encoded(1)
+    assert sorted(source.first_captions) == ["a", "b", "json", "two words", "txt"]
     here = open_pairs(str(tmp_path / "a.tar"))
     for row, name in enumerate(here.a.names):
         own = here.partners[here.start[row] : here.start[row + 1]]

@@ -23,6 +23,7 @@ class PairStream(StreamSource):
     Attributes:
         kinds: kinds of side a and side b.
         sizes: images in an epoch, and an estimate of their captions from the first samples.
+        first_captions: the captions of the first samples.
 
     Raises:
         UserError: the first shards cannot be read, or have no sample with both.
@@ -30,6 +31,7 @@ class PairStream(StreamSource):
 
     kinds = ("image", "text")
     sizes: tuple[int, int]
+    first_captions: list[str]
 
     _parts = (*IMAGE_PARTS, *CAPTION_PARTS)
     _needed = "both an image that can be read and a caption, a part txt or `caption` in json"
@@ -45,5 +47,6 @@ class PairStream(StreamSource):
 
     def _measure(self, first: list[StreamSample]) -> None:
         super()._measure(first)
-        counts = [len(sample.captions) for sample in first if sample.damage is None]
-        self.sizes = len(self), round(len(self) * sum(counts) / len(counts))
+        captions = [sample.captions for sample in first if sample.damage is None]
+        self.first_captions = [caption for some in captions for caption in some]
+        self.sizes = len(self), round(len(self) * len(self.first_captions) / len(captions))
