@@ -130,3 +130,24 @@ def test_the_place_of_an_image_that_was_damaged_since_stays_empty(trained, make_
             for x in (MARGIN + place * (TILE + MARGIN) for place in range(3))
         ]
     assert [int(tile.min()) == 255 for tile in tiles] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "text", ["[laughs] a red picture", ":dog: [/b] blue", "green [bold]" + " and very" * 30]
+)
+def test_texts_are_printed_whole_and_as_they_are(on_texts, tmp_path, capsys, text):
+    rows = [("a picture", "a red one"), ("picture 2", text), ("an", "in the blue picture")]
+    table = write_table(tmp_path / "t.csv", rows, ("sentence1", "sentence2"))
+    found = sogclr.search(on_texts, "a picture \udce9", data=table, top=3)
+    (match,) = [match for match in found if match.name == text]
+    assert f"{match.similarity:.3f}  {text}" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("names", [("[/b] one", "two"), (":dog:", "[red]"), ("x" * 99, "y" * 99)])
+def test_names_of_columns_are_printed_as_they_are(on_texts, tmp_path, capsys, names):
+    rows = [(f"picture {i}", f"a red picture {i}") for i in range(4)]
+    table = write_table(tmp_path / "t.csv", rows, names)
+    sogclr.evaluate(on_texts, table, columns=names)
+    output = capsys.readouterr().out
+    assert f"{names[0]} to {names[1]}" in output
+    assert f"{names[1]} to {names[0]}" in output

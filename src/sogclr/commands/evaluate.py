@@ -9,7 +9,7 @@ from typing import Any, get_args
 from rich.table import Table
 from torch import nn
 
-from ..common.console import result, say
+from ..common.console import cell, result, say
 from ..common.errors import UserError
 from ..common.options import Device, PairProtocol, Protocol, split_names
 from ..data.image_source import ImageSource
@@ -195,6 +195,6 @@ def _retrieval_table(retrieval: Retrieval, columns: tuple[str, str]) -> Table:
     a, b = columns
     for name, direction in ((f"{a} to {b}", retrieval.a_to_b), (f"{b} to {a}", retrieval.b_to_a)):
         recalls = [f"{value:.1%}" for value in direction.recall.values()]
-        table.add_row(name, *recalls, f"{direction.median_rank:g}", f"{direction.queries:,}")
+        table.add_row(cell(name), *recalls, f"{direction.median_rank:g}", f"{direction.queries:,}")
     table.caption = f"sum of the six recalls: {retrieval.total:.1f}"
     return table

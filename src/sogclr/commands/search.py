@@ -20,7 +20,7 @@ from ..data.image_source import ImageSource
 from ..data.open_images import open_images
 from ..data.open_pairs import are_pairs, open_pairs
 from ..data.tar.http import is_url
-from ..data.texts import Texts
+from ..data.texts import Texts, tidy
 from ..distributed.launch import choose_device
 from ..evaluation.embed_pairs import embed_side
 from ..models.pair_encoder import PairEncoder
@@ -70,7 +70,8 @@ def search(
     )
     similarity = normalize(torch.from_numpy(np.array(vectors)), dim=1) @ vector.cpu()  # (n,)
     best = _select_best(similarity, top)
-    matches = [Match(side.names[index], float(similarity[index])) for index in best]
+    names = side.texts if isinstance(side, Texts) else side.names
+    matches = [Match(names[index], float(similarity[index])) for index in best]
     for match in matches:
         result(f"{match.similarity:.3f}  {match.name}")
     if isinstance(side, ImageSource):
@@ -91,7 +92,7 @@ def _encode_query(encoder: PairEncoder, query: str) -> Tensor:
     if not query.lower().endswith(SUFFIXES):
         if not query.strip():
             raise UserError("query: is empty; give a sentence, or an image file")
-        return encoder.encode_text([query])[0]
+        return encoder.encode_text([tidy(query)])[0]
     try:
         image = decode_image(query)
     except DECODING_ERRORS as error:

@@ -1,16 +1,21 @@
 """Show progress and results: bars on a terminal, plain lines elsewhere."""
 
+import sys
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 from .environment import rank
+from .printable import printable
 
-__all__ = ["console", "result", "say", "setting_line", "track"]
+__all__ = ["cell", "console", "result", "say", "setting_line", "track"]
 
 T = TypeVar("T")
+UNLIMITED = 10_000  # columns of a table that is written to a file
 
 # Progress goes to stderr, so that the result of a command on stdout can be piped.
 console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=rank() > 0)
@@ -19,13 +24,14 @@ everyone = Console(stderr=True, highlight=False, soft_wrap=True) if rank() > 0 e
 
 
 def say(text: str, *, for_all: bool = True) -> None:
-    """Print one line on stderr, without markup.
+    """Print one line on stderr, as it is: brackets and colons are no markup.
 
     Args:
         text: the line.
         for_all: whether all processes have the same line, so that only the first prints it.
     """
-    (console if for_all else everyone).print(text, markup=False)
+    target = console if for_all else everyone
+    target.print(Text(printable(text, target.encoding)))
 
 
 def setting_line(name: str, value: object, reason: str) -> str:
@@ -33,9 +39,23 @@ def setting_line(name: str, value: object, reason: str) -> str:
     return f"  {name:<15} {f'{value} ':<12} {reason}"
 
 
-def result(item: Any) -> None:
-    """Print the result of a command on stdout."""
-    Console(highlight=False).print(item)
+def result(item: str | Table) -> None:
+    """Print the result of a command on stdout: a line as it is, or a table.
+
+    A line is never wrapped. A table is as wide as it needs to be, except on a terminal.
+    """
+    if isinstance(item, str):
+        print(printable(item, sys.stdout.encoding))
+        return
+    output = Console(highlight=False)
+    if not output.is_terminal:
+        output.width = UNLIMITED
+    output.print(item)
+
+
+def cell(text: str) -> Text:
+    """Make a cell of a table that `result` prints: text as it is, without markup."""
+    return Text(printable(text, sys.stdout.encoding))
 
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
