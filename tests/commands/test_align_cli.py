@@ -219,9 +219,11 @@ def test_bad_searches_are_one_line(make_folder, trained, joined, on_texts, tmp_p
     assert "cannot be read as an image" in fails(trained, tmp_path / "none.png")
     (tmp_path / "text.png").write_text("no picture")
     line = fails(trained, tmp_path / "text.png")
-    assert "text.png cannot be read as an image (not an image)" in line
+    assert "text.png cannot be read as an image (not an image" in line
     line = fails(trained, "red", "--out", tmp_path / "no" / "folder.png")
-    assert "out: could not write" in line
+    assert "out: there is no folder" in line
+    line = fails(trained, "red", "--out", tmp_path / "found.bmp")
+    assert "out: a picture is written as .png, not as .bmp" in line
     Image.new("RGB", (20, 20)).save(tmp_path / "black.png")
     assert "no images" in fails(on_texts, tmp_path / "black.png")
     assert "no image tower" in fails(on_texts, "red", "--data", make_folder())

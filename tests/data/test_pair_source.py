@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
+from helpers.pictures import NO_IMAGE
 from PIL import Image
 
 from sogclr import UserError
@@ -151,7 +152,7 @@ def test_empty_captions_and_unreadable_files_are_listed(write):
     (table.parent / "img" / "4.png").write_bytes(b"not an image")
     source = open_pairs(table)
     assert sorted(source.left_out) == [
-        "1 rows whose image cannot be read (row 6: img/4.png: not an image)",
+        f"1 rows whose image cannot be read (row 6: img/4.png: {NO_IMAGE})",
         "1 rows with an empty caption (row 4)",
     ]
     (damage,) = source.damaged  # an empty caption was never whole
@@ -310,7 +311,7 @@ def test_images_in_a_data_set_are_samples_by_their_content(held):
     assert source.a.image_size == 10
     assert source.left_out == [
         "3 rows whose image cannot be read "
-        "(row 5: not an image; row 6: no such file or directory; row 7: no image)"
+        f"(row 5: {NO_IMAGE}; row 6: no such file or directory; row 7: no image)"
     ]
     backwards = open_pairs(held.select(range(6, -1, -1)))
     assert sorted(backwards.a.ids) == sorted(source.a.ids)

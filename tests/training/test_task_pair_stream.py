@@ -223,7 +223,7 @@ def test_what_is_damaged_is_skipped_and_named(shards, pattern, fast, tmp_path, c
     pack(shards / "2.tar", [("bad.png", b"none"), ("bad.txt", b"a red picture")])
     assert sogclr.align(pattern, tmp_path / "run", **STREAM, **fast).complete
     said = capsys.readouterr().err
-    assert "skipped bad: not an image (training goes on, " in said
+    assert "skipped bad: not an image" in said
     assert "1.tar: damaged (" in said
     assert ", the samples behind the damage are left out (training goes on, " in said
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.colors import METHOD_COLORS
+from ..data.own_pictures import MARK
 from .measure import Audit, Measured, format_bias, round_to_two_digits
 
 __all__ = ["draw_audit"]
@@ -58,7 +59,7 @@ def draw_audit(audit: Audit, name: str, target: Path) -> None:
     )
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right", fontsize=9)
-    figure.savefig(target, dpi=150, format="png")
+    figure.savefig(target, dpi=150, format="png", metadata=MARK)
     plt.close(figure)
 
 

@@ -12,9 +12,9 @@ from ..auditing.measure import Audit, audit_subject, format_bias
 from ..auditing.picture import draw_audit
 from ..auditing.subject import open_subject
 from ..common.console import result, say
-from ..common.errors import UserError
 from ..common.options import Device
 from ..runs.folder import atomically, pretty
+from .early_checks import picture_file
 
 __all__ = ["audit"]
 
@@ -40,7 +40,7 @@ def audit(
     device: Device,
 ) -> Audit:
     """See `sogclr.audit`."""
-    picture = None if out is None else _picture_file(Path(out))
+    picture = None if out is None else picture_file(Path(out), "audit.png")
     subject = open_subject(
         run,
         data,
@@ -61,17 +61,6 @@ def audit(
     atomically(picture, lambda path: draw_audit(measured, subject.name, path))
     say(f"picture: {picture}; all numbers: {numbers}")
     return measured
-
-
-def _picture_file(out: Path) -> Path:
-    """Return the PNG file to write; `out` is a file or an existing folder."""
-    target = out / "audit.png" if out.is_dir() else out
-    target = target if target.suffix else target.with_suffix(".png")
-    if target.suffix != ".png":
-        raise UserError(f"--out: a picture is written as .png, not as {target.suffix}")
-    if not target.parent.is_dir():
-        raise UserError(f"--out: there is no folder {target.parent}; make it first")
-    return target
 
 
 def _error_table(measured: Audit) -> Table:

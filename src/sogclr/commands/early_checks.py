@@ -1,11 +1,12 @@
 """Check arguments before anything heavy is imported and before the data is read."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from ..common.errors import UserError, flag
 
-__all__ = ["require_data", "require_encoder"]
+__all__ = ["picture_file", "require_data", "require_encoder", "require_other_folder"]
 
 NOT_PATHS = ("://", "{", "hf:")  # a URL, a pattern of shards, a data set on the hub
 
@@ -44,3 +45,33 @@ def require_encoder(encoder: Any, option: str) -> None:
         from ..models.encoders import require_known
 
         require_known(encoder, option)
+
+
+def require_other_folder(data: Any, out: str | os.PathLike) -> None:
+    """Refuse to write a run into the folder of its images, which would then be read as a run.
+
+    Raises:
+        UserError: `out` is the folder of the data.
+    """
+    is_folder = isinstance(data, str | os.PathLike) and os.path.isdir(data)
+    if is_folder and os.path.realpath(data) == os.path.realpath(out):
+        raise UserError(f"--out: {out} is the folder of the data; give another folder")
+
+
+def picture_file(out: Path, default: str) -> Path:
+    """Choose the PNG file to write.
+
+    Args:
+        out: A file, or an existing folder.
+        default: Name of the file in a folder.
+
+    Raises:
+        UserError: The file is not a PNG file, or its folder does not exist.
+    """
+    target = out / default if out.is_dir() else out
+    target = target if target.suffix else target.with_suffix(".png")
+    if target.suffix != ".png":
+        raise UserError(f"--out: a picture is written as .png, not as {target.suffix}")
+    if not target.parent.is_dir():
+        raise UserError(f"--out: there is no folder {target.parent}; make it first")
+    return target

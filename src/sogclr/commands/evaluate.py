@@ -162,8 +162,7 @@ def _open_labelled(data: Data) -> ImageSource:
             f"data: {source.describe()}: no labels; "
             "put each class in a sub-folder, or give every sample of shards a part cls"
         )
-    if source.left_out:
-        say(source.describe())
+    say(source.describe())
     return source
 
 

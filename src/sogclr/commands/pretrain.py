@@ -23,6 +23,7 @@ from ..training.normalizer_error import stored_bytes
 from ..training.open_streams import open_stream
 from ..training.task_images import ViewsTask
 from ..training.views_picture import write_views_picture
+from .early_checks import require_other_folder
 from .result import Result, checkpoint_bytes, train_to_end
 
 __all__ = ["pretrain"]
@@ -41,6 +42,7 @@ def pretrain(
     resume: bool,
 ) -> Result:
     """Do what `sogclr.pretrain` documents; `module` is the user's own encoder, or None."""
+    require_other_folder(data, out)
     run = Run(out)
     resume = resumes(run, resume)
     request = choose_settings(run, request, "pretrain", resume)

@@ -1,6 +1,7 @@
 """`sogclr.search`: find the samples nearest to a sentence or to a picture."""
 
 import math
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..data.decode import DECODING_ERRORS, SUFFIXES, UnreadableImageError, decod
 from ..data.image_source import ImageSource
 from ..data.open_images import open_images
 from ..data.open_pairs import are_pairs, open_pairs
+from ..data.own_pictures import write_picture
 from ..data.tar.http import is_url
 from ..data.texts import Texts, tidy
 from ..distributed.launch import choose_device
@@ -27,6 +29,7 @@ from ..models.pair_encoder import PairEncoder
 from ..models.tower_features import stored_embeddings
 from ..runs.folder import Run
 from ..runs.towers import load_pairs, pair_files
+from .early_checks import picture_file
 
 __all__ = ["Match", "search"]
 
@@ -59,6 +62,7 @@ def search(
     """See `sogclr.search`."""
     if top < 1:
         raise UserError(f"--top: must be at least 1, got {top}")
+    picture = None if out is None else picture_file(Path(out), "search.png")
     encoder = load_pairs(run, module)
     side = _open_side(run, data)
     vector = _encode_query(encoder, query)  # first, so that a wrong query fails at once
@@ -75,7 +79,7 @@ def search(
     for match in matches:
         result(f"{match.similarity:.3f}  {match.name}")
     if isinstance(side, ImageSource):
-        target = Path(out) if out is not None else Run(run).folder / "search.png"
+        target = picture or folder / "search.png"
         _write_picture(side, best, matches, query, target)
         say(f"picture: {target}")
     return matches
@@ -89,7 +93,8 @@ def _select_best(similarity: Tensor, top: int) -> list[int]:
 
 def _encode_query(encoder: PairEncoder, query: str) -> Tensor:
     """Return the unit vector `(d,)` of a sentence or an image file."""
-    if not query.lower().endswith(SUFFIXES):
+    # A sentence may end like a file, and a file may lack a suffix: a file that exists is meant.
+    if not (os.path.isfile(query) or query.lower().endswith(SUFFIXES)):
         if not query.strip():
             raise UserError("query: is empty; give a sentence, or an image file")
         return encoder.encode_text([tidy(query)])[0]
@@ -138,6 +143,6 @@ def _write_picture(
             sheet.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))
         draw.text((x, y + TILE), f"{match.similarity:.3f}", fill="gray", font=font)
     try:
-        sheet.save(target)
-    except (OSError, ValueError) as error:
+        write_picture(sheet, target)
+    except OSError as error:
         raise UserError(f"--out: could not write {target} ({error})") from error

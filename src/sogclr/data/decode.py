@@ -1,59 +1,108 @@
-"""Decode image files: which files are images, how any of them becomes RGB, why one cannot."""
+"""Open image files: which formats are read, how any file becomes RGB, why one cannot.
 
+No other module opens images. Pillow would also try formats that run other programs (EPS starts
+Ghostscript), so the formats are named here.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-import numpy as np
 from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from ..common.regular_files import open_regular_file
+from .own_pictures import is_own
+from .rgb import to_rgb
 
 __all__ = [
     "DECODING_ERRORS",
+    "FORMATS",
     "SUFFIXES",
+    "ImageHeader",
     "UnreadableImageError",
     "decode_image",
+    "read_header",
     "reason_of",
-    "to_rgb",
     "training_size",
 ]
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_READERS = (JpegImageFile, PngImageFile, WebPImageFile, BmpImageFile, TiffImageFile, GifImageFile)
+FORMATS = tuple(str(reader.format) for reader in _READERS)
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
-# Pillow's errors for damaged files; the type depends on the format and on the kind of damage.
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# What `decode_image` and `read_header` raise, whatever Pillow raises.
+DECODING_ERRORS = (OSError, ValueError)
 
 
 class UnreadableImageError(Exception):
     """An image that cannot be decoded; the arguments are `(name, reason)`."""
 
 
+class ImageHeader(NamedTuple):
+    """What a file says about its image before the pixels.
+
+    Attributes:
+        width, height: in pixels, as stored; an orientation tag may exchange them.
+        own: whether this package wrote the image, see `own_pictures.py`.
+    """
+
+    width: int
+    height: int
+    own: bool
+
+
 def decode_image(file: str | Path | BinaryIO) -> Image.Image:
-    """Decode an image file to RGB.
+    """Decode an image file to RGB, see `to_rgb`; of several frames or pages, the first.
 
     Args:
         file: a path, or an open binary file.
 
     Raises:
-        DECODING_ERRORS: the file is missing, damaged, or not an image; see `reason_of`.
+        OSError, ValueError: the file is missing, damaged, not an image of `FORMATS`, or has too
+            many pixels; see `reason_of`.
     """
-    with Image.open(file) as image:
-        image.load()
+    with _open(file) as image:
         return to_rgb(image)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any Pillow mode to RGB; 16-bit and floating-point greys are scaled, not clipped."""
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.uint16)
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max() > 255 else 255.0
-        return Image.fromarray((values.clip(0, top) * (255 / top)).astype(np.uint8)).convert("RGB")
-    if image.mode == "P":
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+def read_header(file: str | Path | BinaryIO) -> ImageHeader:
+    """Read what a file says about its image before the pixels.
+
+    Args:
+        file: a path, or an open binary file.
+
+    Raises:
+        OSError, ValueError: as `decode_image`, as far as the header tells.
+    """
+    with _open(file) as image:
+        return ImageHeader(*image.size, is_own(image))
+
+
+@contextmanager
+def _open(file: str | Path | BinaryIO) -> Iterator[Image.Image]:
+    """Open an image of a format in `FORMATS`; turn all errors into `DECODING_ERRORS`."""
+    try:
+        stream = open_regular_file(file) if isinstance(file, str | Path) else nullcontext(file)
+        with stream as opened, Image.open(opened, formats=FORMATS) as image:
+            if min(image.size) < 1:
+                raise ValueError(f"the image has {image.width} x {image.height} pixels")
+            yield image
+    except DECODING_ERRORS:
+        raise
+    except MemoryError as error:
+        raise ValueError("too large for the memory") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"too many pixels; {error}") from error
+    # Damaged files make Pillow raise errors of many types (struct.error, IndexError, ...).
+    except Exception as error:
+        raise ValueError(f"damaged ({type(error).__name__}: {error})") from error
 
 
 def reason_of(error: BaseException) -> str:
@@ -63,10 +112,10 @@ def reason_of(error: BaseException) -> str:
         error: one of `DECODING_ERRORS`, or another error that reading the file raised.
     """
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image"
+        return f"not an image, or of a format other than {', '.join(FORMATS)}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def training_size(side: float) -> int:

@@ -15,8 +15,9 @@ from PIL import Image
 
 from ..common.options import Augmentation
 
-__all__ = ["ImageSource", "summarize"]
+__all__ = ["NO_LABEL", "SHOWN", "ImageSource", "summarize"]
 
+NO_LABEL = -1  # of a sample without a label, in data that has labels
 SHOWN = 5  # items named in a message
 
 
@@ -28,7 +29,7 @@ class ImageSource(ABC):
         names: n strings for messages: relative paths, keys in shards, or row numbers.
         marks: `(n,)` int64 fingerprints (bytes of the file, hash of the pixels). If the mark of
             an id changes, its image was replaced.
-        labels: `(n,)` int64, or None if the data has no labels.
+        labels: `(n,)` int64, `NO_LABEL` for a sample without one; None if the data has no labels.
         classes: names of the labels, or None.
         image_size: side in pixels at which to train by default.
         augmentation: settings that this data needs instead of the usual ones.

@@ -29,7 +29,7 @@ def open_images(data: Data) -> ImageSource:
     Args:
         data: one of
 
-            - a folder, flat or nested, of JPEG, PNG or WebP files;
+            - a folder, flat or nested, of JPEG, PNG, WebP, BMP, TIFF or GIF files;
             - tar shards, see `sogclr.data.tar.patterns.find_shards`;
             - `"digits"`: 1,797 handwritten digits that ship with scikit-learn;
             - an array or tensor of images, or a tuple `(images, labels)`;

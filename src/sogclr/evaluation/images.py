@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..common.options import Protocol
-from ..data.image_source import ImageSource
+from ..data.image_source import NO_LABEL, ImageSource
 from ..distributed.launch import loader_workers
 from ..models.encoders import EncoderSpec
 from .embed_images import embed_images
@@ -91,12 +91,13 @@ def _embed_with_labels(
     device: str,
     workers: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return features `(m, d)` and labels `(m,)` of the readable images."""
+    """Return features `(m, d)` and labels `(m,)` of the readable images that have a label."""
+    assert source.labels is not None
     processes = loader_workers(source.local, device, workers)
     if encoder is not None:
         encoder = encoder.to(device)
-    embedded = embed_images(encoder, source, spec, device=device, workers=processes)
-    assert source.labels is not None
+    rows = np.flatnonzero(source.labels != NO_LABEL)
+    embedded = embed_images(encoder, source, spec, rows, device=device, workers=processes)
     return embedded.vectors, source.labels[embedded.indices]
 
 

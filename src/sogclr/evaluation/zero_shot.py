@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from ..common.errors import UserError
-from ..data.image_source import ImageSource
+from ..data.image_source import NO_LABEL, ImageSource
 from ..models.pair_encoder import PairEncoder
 from .embed_pairs import embed_side
 
@@ -31,7 +31,7 @@ class ZeroShot:
 
     Attributes:
         accuracy: share of images assigned to their own class, in [0, 1].
-        images: number of images that could be read.
+        images: number of images that have a label and could be read.
         classes: names of the classes, as they stand in the sentences.
     """
 
@@ -64,9 +64,10 @@ def measure_zero_shot(
     names = [name.replace("_", " ") for name in source.classes]
     prototypes = torch.stack([_embed_class(encoder, name, templates) for name in names])  # (C, d)
     images = torch.from_numpy(embed_side(encoder, source))  # (n, d)
-    readable = ~images[:, 0].isnan()
-    similarity = images[readable] @ normalize(prototypes, dim=1).cpu().T  # (m, C)
-    correct = similarity.argmax(dim=1) == torch.from_numpy(source.labels)[readable]
+    labels = torch.from_numpy(source.labels)
+    used = ~images[:, 0].isnan() & (labels != NO_LABEL)
+    similarity = images[used] @ normalize(prototypes, dim=1).cpu().T  # (m, C)
+    correct = similarity.argmax(dim=1) == labels[used]
     return ZeroShot(float(correct.double().mean()), len(correct), names)
 
 

@@ -1,15 +1,12 @@
 """`ImageEncoder`: a trained encoder of images, with the preprocessing that it expects."""
 
-from collections.abc import Sequence
-
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from ..data.decode import to_rgb
 from ..data.views.crops import center_view
 from ..data.views.pipeline import standardize
 from .encoders import EncoderSpec
+from .user_inputs import Images, OneImage, as_pixels, as_rgb
 
 __all__ = ["ImageEncoder"]
 
@@ -36,18 +33,31 @@ class ImageEncoder(nn.Module):
         return self.encoder(images)
 
     @torch.no_grad()
-    def encode_image(self, images: Tensor | Sequence[Image.Image]) -> Tensor:
+    def encode_image(self, images: Images) -> Tensor:
         """Encode n images as features `(n, width)` float32, without gradients.
 
         Args:
-            images: Pillow images, or `(n, 3, S, S)` of images that `preprocess` returned.
-        """
-        if not isinstance(images, Tensor):
-            images = torch.stack([self.preprocess(image) for image in images])
-        device = next((p.device for p in self.encoder.parameters()), images.device)
-        return self.encoder(images.to(device)).float()
+            images: one or several Pillow images or paths of image files, or `(n, 3, S, S)` of
+                images that `preprocess` returned.
 
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """Turn a Pillow image into the encoder's input, `(3, S, S)` float32, as in evaluation."""
-        view = torch.from_numpy(center_view(to_rgb(image), self.spec.image_size))  # (3, S, S)
+        Raises:
+            UserError: an image cannot be read, or `images` is something else.
+        """
+        pixels = as_pixels(images, self.preprocess, self.spec.image_size)
+        device = next((p.device for p in self.encoder.parameters()), pixels.device)
+        if not len(pixels):  # not every module takes an empty batch
+            one = torch.zeros(1, *pixels.shape[1:], device=device)
+            return self.encoder(one)[:0].float()
+        return self.encoder(pixels.to(device)).float()
+
+    def preprocess(self, image: OneImage) -> Tensor:
+        """Turn a Pillow image or an image file into the encoder's input, as in evaluation.
+
+        Returns:
+            `(3, S, S)` float32.
+
+        Raises:
+            UserError: the image cannot be read.
+        """
+        view = torch.from_numpy(center_view(as_rgb(image), self.spec.image_size))  # (3, S, S)
         return standardize(view[None].float() / 255, self.spec.mean, self.spec.std)[0]

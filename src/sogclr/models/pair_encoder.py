@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ..common.errors import UserError
-from ..data.decode import to_rgb
 from ..data.views.crops import center_view
 from ..data.views.pipeline import standardize
 from .tower_inputs import padding_of
 from .towers import PairSpec, Tower
+from .user_inputs import Images, OneImage, as_pixels, as_rgb, as_texts
 
 __all__ = ["PairEncoder"]
 
@@ -45,33 +44,54 @@ class PairEncoder(nn.Module):
         self.eval()
 
     @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Encode n texts as unit vectors `(n, d)` float32."""
-        tokens = self.tokenizer(list(texts))
+    def encode_text(self, texts: str | Sequence[str]) -> Tensor:
+        """Encode n texts as unit vectors `(n, d)` float32; one string is one text.
+
+        Raises:
+            UserError: an entry is not a string, or the run has no text tower.
+        """
+        texts = as_texts(texts)
+        if not texts:  # not every tokenizer takes an empty list
+            return self.encode_text([""])[:0]
+        tokens = self.tokenizer(texts)
         if self._padding is not None:
-            tokens = tokens[:, : int((tokens != self._padding).sum(dim=1).max())]
+            longest = int((tokens != self._padding).sum(dim=1).max())
+            tokens = tokens[:, : max(1, longest)]
         return self._encode("text", tokens)
 
     @torch.no_grad()
-    def encode_image(self, images: Tensor | Sequence[Image.Image]) -> Tensor:
+    def encode_image(self, images: Images) -> Tensor:
         """Encode n images as unit vectors `(n, d)` float32.
 
         Args:
-            images: Pillow images, or `(n, 3, S, S)` of images that `preprocess` returned.
-        """
-        if not isinstance(images, Tensor):
-            images = torch.stack([self.preprocess(image) for image in images])
-        return self._encode("image", images)
+            images: one or several Pillow images or paths of image files, or `(n, 3, S, S)` of
+                images that `preprocess` returned.
 
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """Turn a Pillow image into the image tower's input, `(3, S, S)` float32."""
-        view = center_view(to_rgb(image), self.spec.image_size, share=1.0, sharp=True)
+        Raises:
+            UserError: an image cannot be read, or the run has no image tower.
+        """
+        self._require("image")
+        pixels = as_pixels(images, self.preprocess, self.spec.image_size)
+        if not len(pixels):  # not every tower takes an empty batch
+            return self._encode("image", torch.zeros(1, *pixels.shape[1:]))[:0]
+        return self._encode("image", pixels)
+
+    def preprocess(self, image: OneImage) -> Tensor:
+        """Turn a Pillow image or an image file into the image tower's input, `(3, S, S)` float32.
+
+        Raises:
+            UserError: the image cannot be read.
+        """
+        view = center_view(as_rgb(image), self.spec.image_size, share=1.0, sharp=True)
         pixels = torch.from_numpy(view)[None].float() / 255
         return standardize(pixels, self.spec.mean, self.spec.std)[0]
 
-    def _encode(self, kind: str, inputs: Tensor) -> Tensor:
+    def _require(self, kind: str) -> None:
         if kind not in self.towers:
             raise UserError(f"this run was trained on {' and '.join(self.spec.kinds)}: no {kind}s")
+
+    def _encode(self, kind: str, inputs: Tensor) -> Tensor:
+        self._require(kind)
         device = next(self.towers.parameters()).device
         return normalize(self.towers[kind](inputs.to(device))[1].float(), dim=-1)
 

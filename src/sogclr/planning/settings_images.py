@@ -117,11 +117,11 @@ class PretrainArguments(ImageSettings, MachineArguments, RunArguments):
     group: ClassVar[str] = ""
 
     data: Data
-    """Images to learn from: a folder (flat or nested; JPEG, PNG, WebP), `digits`, or webdataset
-    shards. Shards are a .tar file, a folder of them, a pattern like 'photos-{000..099}.tar', or a
-    stream by URL like 'https://host/photos-{000..099}.tar'. From Python also an array or tensor of
-    images, or a tuple (images, labels). Labels, such as the names of sub-folders, serve only to
-    report kNN accuracy."""
+    """Images to learn from: a folder, flat or nested (JPEG, PNG, WebP, BMP, TIFF, GIF), `digits`,
+    or webdataset shards. Shards are a .tar file, a folder of them, a pattern like
+    'photos-{000..099}.tar', or a stream by URL like 'https://host/photos-{000..099}.tar'. From
+    Python also an array or tensor of images, or a tuple (images, labels). Labels, such as the names
+    of sub-folders, serve only to report kNN accuracy."""
 
     out: Folder
     """Folder of the run, which receives checkpoint, encoder, metrics and curves."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..data.batches.loaders import Batch, view_batches
 from ..data.batches.schedule import Schedule, ShuffledSchedule
-from ..data.image_source import ImageSource
+from ..data.image_source import NO_LABEL, ImageSource
 from ..data.views.pipeline import encoder_inputs
 from ..data.views.resident import ResidentImages
 from ..data.views.static import static_inputs, view_parameters
@@ -208,7 +208,8 @@ class TwoViewTask(ViewsTask):
         """Compute leave-one-out kNN accuracy on a fixed sample of labelled training images."""
         if self.source.labels is None:
             return {}
-        rows = np.sort(np.argsort(self.source.ids, kind="stable")[:KNN_SAMPLES])
+        order = np.argsort(self.source.ids, kind="stable")
+        rows = np.sort(order[self.source.labels[order] != NO_LABEL][:KNN_SAMPLES])
         embedded = embed_images(
             self.model.encoder, self.source, self.spec, rows, device=device, quiet=True
         )

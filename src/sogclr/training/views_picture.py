@@ -9,6 +9,7 @@ from ..data.batches.loaders import view_batches
 from ..data.batches.schedule import ShuffledSchedule
 from ..data.batches.stream import StreamSchedule, stream_batches
 from ..data.image_source import ImageSource
+from ..data.own_pictures import write_picture
 from ..data.tar.stream import StreamSource
 from ..data.views.pipeline import photometric
 from ..planning.images import Plan
@@ -27,7 +28,8 @@ def write_views_picture(source: ImageSource | StreamSource, plan: Plan, target: 
         plan: the plan of the run, which sets the augmentation.
         target: the PNG file to write.
     """
-    from torchvision.utils import save_image
+    from torchvision.transforms.functional import to_pil_image
+    from torchvision.utils import make_grid
 
     count, settings = min(SAMPLES, len(source)), (1, 1, plan.request.seed)
     size, crop_min = plan.image_size, plan.views.crop_min or 0.0
@@ -42,4 +44,5 @@ def write_views_picture(source: ImageSource | StreamSource, plan: Plan, target: 
     pairs = torch.stack(views.chunk(2), dim=1).flatten(0, 1)  # (2b, ...), pairs adjacent
     scale = max(1, math.ceil(SMALLEST / plan.image_size))
     pairs = pairs.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
-    save_image(pairs, target, nrow=8, padding=4, pad_value=1.0)
+    grid = make_grid(pairs, nrow=8, padding=4, pad_value=1.0)  # (3, H, W), in [0, 1]
+    write_picture(to_pil_image(grid.mul(255).round().clamp(0, 255).to(torch.uint8)), target)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.packing import encoded, pack
+from helpers.pictures import NO_IMAGE
 from helpers.refusal import refused
 from PIL import Image
 
@@ -17,6 +18,7 @@ from sogclr.commands.cli import main
 from sogclr.data.batches.loaders import view_batches
 from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.decode import UnreadableImageError
+from sogclr.data.image_source import NO_LABEL
 from sogclr.data.open_images import open_images, require_undamaged
 from sogclr.data.randomness import stable_id
 from sogclr.data.tar import index as shard_index
@@ -199,13 +201,26 @@ def test_every_image_part_is_read(tmp_path, part):
         ([("cls", b"5"), ("txt", b"7"), ("cls", b"7")], None),
     ],
 )
-def test_labels_are_integers_that_all_samples_have(tmp_path, labels, expected):
+def test_labels_are_integers_of_at_least_two_classes(tmp_path, labels, expected):
     members = [(f"{i}.{part}", content) for i, (part, content) in enumerate(labels)]
     images = [(f"{i}.png", encoded(i)) for i in range(3)]
     source = open_images(pack(tmp_path / "a.tar", members + images))
     assert (source.labels if expected is None else source.labels.tolist()) == expected
     if expected is None and "cls" in (part for part, _ in labels):
         assert "without labels: 1 of them have none" in source.describe()
+
+
+@pytest.mark.parametrize(
+    "odd", [("cls", b"cat"), ("json", b"{"), ("cls.txt", b"-3"), ("txt", b"5")]
+)
+def test_a_sample_without_a_label_costs_its_own_alone(tmp_path, odd):
+    labels = [("cls", b"7"), odd, ("cls", b"5"), ("cls", b"7"), ("cls", b"6")]
+    members = [(f"{i}.{part}", content) for i, (part, content) in enumerate(labels)]
+    images = [(f"{i}.png", encoded(i)) for i in range(5)]
+    source = open_images(pack(tmp_path / "a.tar", members + images))
+    assert source.labels.tolist() == [2, NO_LABEL, 0, 2, 1]
+    assert source.classes == ["5", "6", "7"]
+    assert "with labels of 3 classes, 1 have no label" in source.describe()
 
 
 def test_long_and_odd_names_and_a_leading_dot_are_kept_apart_right(tmp_path):
@@ -239,7 +254,7 @@ def test_an_image_that_cannot_be_decoded_is_skipped_and_named(tmp_path):
     plan = ShuffledSchedule(source.ids, 6, 1, 1, seed=0)
     (batch,) = view_batches(source, plan, image_size=8, crop_min=0.2, workers=0)
     assert sorted(batch.micro_batch.rows) == [0, 1, 3, 4, 5]
-    assert batch.unreadable == [("a.tar: 2", "not an image")]
+    assert batch.unreadable == [("a.tar: 2", NO_IMAGE)]
 
 
 def _offset(path, name):

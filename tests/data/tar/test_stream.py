@@ -231,7 +231,7 @@ def test_damage_is_named_in_its_place(make_shards, tmp_path):
         "damaged (truncated), the samples behind the damage are left out"
         in unreadable[shard.as_uri()]
     )
-    assert unreadable["x"] == "not an image"
+    assert unreadable["x"].startswith("not an image")
     kept = [sample.name for batch in found for sample in batch.micro_batch.samples]
     expected = [f"set/{n:03}" for n in range(SAMPLES) if n not in range(19, 32)]
     assert sorted(kept) == sorted([*expected, "y"])

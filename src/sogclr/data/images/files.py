@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -12,11 +13,40 @@ from PIL import Image
 
 from ...common.cache import cache_folder
 from ...common.console import track
-from ..decode import DECODING_ERRORS, UnreadableImageError, decode_image, reason_of, training_size
+from ...common.regular_files import require_regular
+from ..decode import (
+    DECODING_ERRORS,
+    UnreadableImageError,
+    decode_image,
+    read_header,
+    reason_of,
+    training_size,
+)
 from ..image_source import ImageSource
 from ..randomness import stable_id
 
-__all__ = ["ImageFiles"]
+__all__ = ["FileHeader", "ImageFiles", "read_headers"]
+
+# Part of the cache's file name. Increase it whenever another file is readable, or a field is added.
+_EDITION = 2
+
+
+class FileHeader(NamedTuple):
+    """What is known of a file before its image is decoded. The cache holds the fields in order.
+
+    Attributes:
+        bytes, changed: size and time of change of the file.
+        width, height: of its image, in pixels.
+        own: whether this package wrote the image.
+        reason: why the file cannot be read, or None.
+    """
+
+    bytes: int
+    changed: int
+    width: int
+    height: int
+    own: bool
+    reason: str | None
 
 
 class ImageFiles(ImageSource):
@@ -29,14 +59,18 @@ class ImageFiles(ImageSource):
     Args:
         root: the folder.
         names: distinct paths with forward slashes, relative to `root` (or absolute).
+        headers: the files' headers, if they were read already.
     """
 
-    def __init__(self, root: Path, names: list[str]) -> None:
-        headers = _read_headers(root, names)
+    def __init__(
+        self, root: Path, names: Sequence[str], headers: Mapping[str, FileHeader] | None = None
+    ) -> None:
+        headers = read_headers(root, names) if headers is None else headers
         self._root = root
         self.names = [name for name in names if headers[name].reason is None]
-        self.left_out = [(n, h.reason) for n, h in headers.items() if h.reason is not None]
-        self.damaged = [f"{name}: {reason}" for name, reason in self.left_out]
+        reasons = [(name, headers[name].reason) for name in names]
+        self.left_out = [(name, reason) for name, reason in reasons if reason is not None]
+        self.damaged: list[str] = [f"{name}: {reason}" for name, reason in self.left_out]
         self.ids = np.array([stable_id(name) for name in self.names], dtype=np.uint64)
         self.marks = np.array([headers[name].bytes for name in self.names], dtype=np.int64)
         sides = [min(headers[name].width, headers[name].height) for name in self.names]
@@ -59,55 +93,52 @@ class ImageFiles(ImageSource):
         return f"; {len(self.left_out):,} unreadable files left out ({first})"
 
 
-class _Header(NamedTuple):
-    """Size and time of change of a file, size of its image, and why it cannot be read, if so.
-
-    The cache holds the fields in this order.
-    """
-
-    bytes: int
-    changed: int
-    width: int
-    height: int
-    reason: str | None
-
-
-def _read_headers(root: Path, names: list[str]) -> dict[str, _Header]:
+def read_headers(root: Path, names: Sequence[str]) -> dict[str, FileHeader]:
     """Return the header of each name, from the cache where the file is unchanged."""
     cache = _cache_file(root)
-    cached: dict[str, list] = {}
-    with suppress(OSError, ValueError):
-        cached = json.loads(cache.read_text())
+    cached = _read_cache(cache)
     headers = {}
     read = 0
     for name in track(names, "checking image headers"):
         path = root / name
         try:
-            stat = path.stat()
-        except OSError as error:
-            headers[name] = _Header(0, 0, 0, 0, reason_of(error))
+            status = path.stat()
+            require_regular(status, path)
+        except (OSError, ValueError) as error:  # ValueError: the name has a null character
+            headers[name] = FileHeader(0, 0, 0, 0, False, reason_of(error))
             continue
         before = cached.get(name)
         # Failures are retried: permissions and network shares may be restored.
-        if before and before[4] is None and before[:2] == [stat.st_size, stat.st_mtime_ns]:
-            headers[name] = _Header(*before)
+        if before and before[-1] is None and before[:2] == [status.st_size, status.st_mtime_ns]:
+            headers[name] = FileHeader(*before)
         else:
-            headers[name] = _read_header(path, stat.st_size, stat.st_mtime_ns)
+            headers[name] = _read_header(path, status)
             read += 1
     if read:
         _write_cache(headers, cache)
     return headers
 
 
-def _read_header(path: Path, bytes: int, changed: int) -> _Header:
+def _read_header(path: Path, status: os.stat_result) -> FileHeader:
+    stamp = (status.st_size, status.st_mtime_ns)
     try:
-        with Image.open(path) as image:
-            return _Header(bytes, changed, *image.size, None)
+        image = read_header(path)
+        return FileHeader(*stamp, image.width, image.height, image.own, None)
     except DECODING_ERRORS as error:
-        return _Header(bytes, changed, 0, 0, reason_of(error))
+        return FileHeader(*stamp, 0, 0, False, reason_of(error))
 
 
-def _write_cache(headers: dict[str, _Header], cache: Path) -> None:
+def _read_cache(cache: Path) -> dict[str, list]:
+    """Return the cached headers of all names; none if the file is missing or damaged."""
+    try:
+        cached = json.loads(cache.read_text())
+        fields = len(FileHeader._fields)
+        return {name: list(header) for name, header in cached.items() if len(header) == fields}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _write_cache(headers: dict[str, FileHeader], cache: Path) -> None:
     # The cache is optional: ignore a read-only home folder.
     with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -117,5 +148,6 @@ def _write_cache(headers: dict[str, _Header], cache: Path) -> None:
 
 
 def _cache_file(root: Path) -> Path:
-    key = blake2b(os.fsencode(root.resolve()), digest_size=8).hexdigest()
+    name = f"{_EDITION} ".encode() + os.fsencode(root.resolve())
+    key = blake2b(name, digest_size=8).hexdigest()
     return cache_folder() / "headers" / f"{key}.json"

@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..decode import DECODING_ERRORS, UnreadableImageError, decode_image, reason_of, training_size
+from ...common.regular_files import open_regular_file
+from ..decode import (
+    DECODING_ERRORS,
+    UnreadableImageError,
+    decode_image,
+    read_header,
+    reason_of,
+    training_size,
+)
 from ..image_source import ImageSource
 
 __all__ = ["HubImages"]
@@ -46,8 +54,8 @@ class HubImages(ImageSource):
                 content = _content(record[column])
                 key = int.from_bytes(blake2b(content, digest_size=8).digest(), "little")
                 if key not in position:
-                    with Image.open(io.BytesIO(content)) as image:
-                        sides.append(min(image.size))
+                    header = read_header(io.BytesIO(content))
+                    sides.append(min(header.width, header.height))
                     position[key] = len(position)
                     self._record_of.append(number)
                 self.row_of.append(position[key])
@@ -74,9 +82,9 @@ class HubImages(ImageSource):
 
 def _content(encoded: Any) -> bytes:
     """Return the bytes of an image that `datasets` did not decode."""
-    if encoded is None:
+    if encoded is None or (encoded["bytes"] is None and encoded["path"] is None):
         raise ValueError("no image")
     if encoded["bytes"] is not None:
         return encoded["bytes"]
-    with open(encoded["path"], "rb") as file:
+    with open_regular_file(encoded["path"]) as file:
         return file.read()

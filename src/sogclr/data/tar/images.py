@@ -8,9 +8,16 @@ import numpy as np
 from PIL import Image
 
 from ...common.errors import UserError
-from ..decode import DECODING_ERRORS, UnreadableImageError, decode_image, reason_of, training_size
-from ..image_source import ImageSource, summarize
-from .index import IMAGE_PARTS, NO_LABEL, ShardIndex, index_shards
+from ..decode import (
+    DECODING_ERRORS,
+    UnreadableImageError,
+    decode_image,
+    read_header,
+    reason_of,
+    training_size,
+)
+from ..image_source import NO_LABEL, ImageSource, summarize
+from .index import IMAGE_PARTS, ShardIndex, index_shards
 from .packed_strings import Keys
 
 __all__ = ["ShardFiles", "ShardSource"]
@@ -102,10 +109,11 @@ class ShardSource(ImageSource):
         self._require_distinct()
         self.image_size = training_size(self._median_side())
         labels = np.concatenate([index.labels for index in indexes])
-        self._unlabelled = int((labels == NO_LABEL).sum())
-        numbers, places = np.unique(labels, return_inverse=True)
-        if not self._unlabelled and 2 <= len(numbers) < len(labels):
-            self.labels = places.astype(np.int64)
+        labelled = labels != NO_LABEL
+        self._unlabelled = int((~labelled).sum())
+        numbers = np.unique(labels[labelled])
+        if 2 <= len(numbers) < labelled.sum():
+            self.labels = np.where(labelled, np.searchsorted(numbers, labels), NO_LABEL)
             self.classes = [str(number) for number in numbers]
 
     def image(self, row: int) -> Image.Image:
@@ -120,6 +128,7 @@ class ShardSource(ImageSource):
         text = f"{self._name}: {len(self):,} images in {count:,} shard{'s' * (count > 1)}"
         if self.classes is not None:
             text += f", with labels of {len(self.classes):,} classes"
+            text += f", {self._unlabelled:,} have no label" if self._unlabelled else ""
         elif 0 < self._unlabelled < len(self):
             text += f", without labels: {self._unlabelled:,} of them have none"
         return text + self._describe_left_out()
@@ -134,8 +143,8 @@ class ShardSource(ImageSource):
         sides, failure = [], ""
         for row in np.sort(rows):
             try:
-                with Image.open(io.BytesIO(self._content(row))) as image:
-                    sides.append(min(image.size))
+                header = read_header(io.BytesIO(self._content(row)))
+                sides.append(min(header.width, header.height))
             except DECODING_ERRORS as error:
                 failure = failure or f"{self.names[row]}: {reason_of(error)}"
         if not sides:
