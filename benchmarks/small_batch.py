@@ -47,8 +47,8 @@ from sogclr.data.images.arrays import ArraySource
 from sogclr.evaluation.embed_images import embed_images
 from sogclr.evaluation.knn import knn_accuracy
 from sogclr.evaluation.linear import linear_accuracy
-from sogclr.runs.folder import atomically
 from sogclr.runs.load import load_encoder
+from sogclr.runs.stored import atomically
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "small_batch"

@@ -185,7 +185,7 @@ def test_embeddings_of_a_run_are_kept_until_it_is_trained_further(make_pairs, tm
 
     def compute():
         calls.append(1)
-        return np.full((3, 2), len(calls), dtype=np.float32)
+        return np.full((24, 2), len(calls), dtype=np.float32)
 
     weights, folder = tmp_path / "trained.safetensors", tmp_path / "embeddings"
     weights.write_bytes(b"one")

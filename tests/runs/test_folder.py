@@ -23,7 +23,8 @@ def test_a_failing_write_keeps_the_last_checkpoint(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "the last checkpoint.pt is intact" in done.stderr
     assert run.read_checkpoint()["step"] == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == ["checkpoint.pt", "digests.json"]
 
 
 class Surprise:
@@ -44,5 +45,6 @@ def test_too_little_space_is_found_before_training(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write to"):
-        Run(tmp_path / "file" / "run").create()
+    run = Run(tmp_path / "file" / "run")
+    with pytest.raises(UserError, match="cannot write to"), run.claim():
+        pass

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..common.console import say, setting_line
+from ..common.errors import UserError
 from ..common.options import Device
 from ..data.open_images import require_undamaged
 from ..data.open_pairs import open_pairs
@@ -23,8 +24,8 @@ from ..models.towers import PairModel, PairSpec, Tower
 from ..planning.pairs import PairPlan, plan_pairs
 from ..planning.settings_pairs import PairSettings
 from ..runs.folder import Run
-from ..runs.resume import choose_settings, resumes
-from ..runs.towers import pair_files, write_start
+from ..runs.resume import choose_settings, finds_checkpoint, resumes
+from ..runs.towers import write_start
 from ..training.build_pairs import (
     build_model,
     build_training,
@@ -55,8 +56,42 @@ def align(
 ) -> Result:
     """See `sogclr.align`."""
     run = Run(out)
-    resume = resumes(run, resume)
-    request = choose_settings(run, given, "align", resume)
+    if resume:
+        run.read_settings()  # before the folder is created
+    with run.claim():
+        resume = resumes(run, resume)
+        request = choose_settings(run, given, "align", resume)
+        if not finds_checkpoint(run, resume) and resume:
+            raise UserError(f"--resume: {run.checkpoint} is missing; put the file back")
+        return _align(
+            data,
+            run,
+            given,
+            request,
+            freeze,
+            val,
+            device,
+            workers,
+            checkpoint_seconds,
+            shard_model,
+            resume,
+        )
+
+
+def _align(
+    data: Any,
+    run: Run,
+    given: PairSettings,
+    request: PairSettings,
+    freeze: str | Sequence[str],
+    val: Any,
+    device: Device,
+    workers: int | None,
+    checkpoint_seconds: float,
+    shard_model: bool,
+    resume: bool,
+) -> Result:
+    """Train in a folder that is this run's alone; `resume` if there is a checkpoint."""
     if shard_model:
         require_shardable(request.method)
     kind = choose_device(device, alone=False)
@@ -82,12 +117,10 @@ def align(
     torch.manual_seed(request.seed)
     spec, towers = open_towers(run, given, frozen, source, resume)
     _print_plan(plan, kind, spec, towers)
-    model = build_model(spec, towers, plan)
-    tokenizer = tokenizer_of(spec, pair_files(run)["text"] if resume else None)
+    model = build_model(spec, towers, plan, None if resume else given.dropout)
+    tokenizer = tokenizer_of(spec, run.text if resume else None)
     if fabric.is_global_zero:
         _print_length(request, source, tokenizer)
-    if fabric.is_global_zero:
-        run.create()
         run.require_space(_bytes_on_disk(source, plan, spec, towers, frozen, model))
         if not resume:
             write_start(run, spec, towers, tokenizer)

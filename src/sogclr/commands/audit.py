@@ -13,7 +13,7 @@ from ..auditing.picture import draw_audit
 from ..auditing.subject import open_subject
 from ..common.console import result, say
 from ..common.options import Device
-from ..runs.folder import atomically, pretty
+from ..runs.stored import atomically, pretty
 from .early_checks import picture_file
 
 __all__ = ["audit"]
@@ -57,8 +57,10 @@ def audit(
     result(_explain(measured))
     picture = picture or (subject.folder or Path()) / "audit.png"
     numbers = picture.with_suffix(".json")
-    atomically(numbers, lambda path: path.write_text(pretty(asdict(measured))))
-    atomically(picture, lambda path: draw_audit(measured, subject.name, path))
+    advice = "make room on the disk, or name another --out"
+    text = pretty(asdict(measured))
+    atomically(numbers, lambda path: path.write_text(text, encoding="utf-8"), advice)
+    atomically(picture, lambda path: draw_audit(measured, subject.name, path), advice)
     say(f"picture: {picture}; all numbers: {numbers}")
     return measured
 

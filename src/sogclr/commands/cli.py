@@ -32,11 +32,15 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 DESCRIPTION = """Contrastive learning that does not need a large batch.
 
 `sogclr COMMAND --help` lists the options of a command, `sogclr --version` prints the version."""
+TRY_AGAIN = 75
 CONFIG = (DisallowNone, FlagCreatePairsOff)
 
 
 def main(words: list[str] | None = None) -> None:
-    """Run a command. Print an error that the user can correct as one line; then exit with code 2.
+    """Run a command, and exit with a code other than 0 unless it has done its work.
+
+    2: an error that the user can correct, printed as one line. 75, "try again" by sysexits.h: the
+    run was stopped on request, and `--resume` continues it. 130: stopped at once by Ctrl-C.
 
     Args:
         words: The words after `sogclr`. Default: those of the command line.
@@ -64,7 +68,9 @@ def _run(name: str, words: list[str]) -> None:
     _print_help_above(summary_of(command), words)
     parser: Any = _parser(name, arguments_of(command))
     parsed = tyro.cli(parser, prog=f"sogclr {name}", args=words, config=CONFIG)
-    command(**_values(parsed))
+    result = command(**_values(parsed))
+    if not getattr(result, "complete", True):
+        sys.exit(TRY_AGAIN)
 
 
 def _explain(words: list[str]) -> None:

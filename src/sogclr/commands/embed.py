@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from ..common.console import say
 from ..common.errors import UserError
+from ..common.whole_files import remove_leftovers
 from ..common.options import Device
 from ..data.image_source import ImageSource
 from ..data.open_images import open_images
@@ -23,6 +24,7 @@ from ..evaluation.embed_images import embed_images
 from ..evaluation.embed_pairs import embed_side
 from ..runs.folder import is_pair_run
 from ..runs.load import load_encoder
+from ..runs.stored import atomically
 from ..runs.towers import load_pairs
 
 __all__ = ["Embeddings", "embed"]
@@ -57,14 +59,14 @@ def embed(
     """See `sogclr.embed`."""
     target = Path(out)
     _require_writable(target)
+    remove_leftovers(target.parent, target.name.__eq__)
     if is_pair_run(run):
         embeddings = _embed_pairs(run, data, columns, module, device)
     else:
         embeddings = _embed_images(run, data, module, device, workers)
-    try:
-        _write(target, embeddings)
-    except OSError as error:
-        raise UserError(f"--out: could not write {target} ({error.strerror or error})") from error
+    write = _write_parquet if target.suffix == ".parquet" else _write_npz
+    advice = "make room on the disk, or name another --out"
+    atomically(target, lambda path: write(path, embeddings), advice)
     count, width = embeddings.vectors.shape
     say(f"wrote {count:,} vectors of width {width} to {target}")
     return embeddings
@@ -83,6 +85,8 @@ def _require_writable(target: Path) -> None:
             ) from None
     if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
         raise UserError(f"--out: the folder {target.parent} does not exist or cannot be written to")
+    if target.is_dir():
+        raise UserError(f"--out: {target} is a folder; name a file")
 
 
 def _embed_images(
@@ -134,26 +138,32 @@ def _embed_pairs(
     )
 
 
-def _write(target: Path, embeddings: Embeddings) -> None:
-    sides = {} if embeddings.sides is None else {"side": embeddings.sides}
-    if target.suffix == ".npz":
-        arrays: dict[str, Any] = {name: np.array(values) for name, values in sides.items()}
+def _write_npz(path: Path, embeddings: Embeddings) -> None:
+    sides: dict[str, Any] = {}
+    if embeddings.sides is not None:
+        sides["side"] = np.array(embeddings.sides)
+    with path.open("wb") as file:  # For a path without .npz, NumPy would write another file.
         np.savez(
-            target,
+            file,
             ids=embeddings.ids,
             paths=np.array(embeddings.names),
             vectors=embeddings.vectors,
-            **arrays,
+            **sides,
         )
-        return
+
+
+def _write_parquet(path: Path, embeddings: Embeddings) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    # Names of files may have bytes that are no UTF-8, which Parquet cannot store.
+    names = [name.encode(errors="backslashreplace").decode() for name in embeddings.names]
     flat = pa.array(embeddings.vectors.reshape(-1))
     columns = {
         "id": pa.array(embeddings.ids),
-        "path": pa.array(embeddings.names),
+        "path": pa.array(names),
         "vector": pa.FixedSizeListArray.from_arrays(flat, embeddings.vectors.shape[1]),
-        **{name: pa.array(values) for name, values in sides.items()},
     }
-    pq.write_table(pa.table(columns), target)
+    if embeddings.sides is not None:
+        columns["side"] = pa.array(embeddings.sides)
+    pq.write_table(pa.table(columns), path)

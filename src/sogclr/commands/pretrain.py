@@ -16,7 +16,7 @@ from ..models.encoders import PROJECTION
 from ..planning.images import Plan, plan_run
 from ..planning.settings_images import ImageSettings
 from ..runs.folder import Run
-from ..runs.resume import choose_settings, resumes
+from ..runs.resume import choose_settings, finds_checkpoint, resumes
 from ..training.build_images import build_training
 from ..training.loop import Trainer
 from ..training.normalizer_error import stored_bytes
@@ -44,8 +44,37 @@ def pretrain(
     """Do what `sogclr.pretrain` documents; `module` is the user's own encoder, or None."""
     require_other_folder(data, out)
     run = Run(out)
-    resume = resumes(run, resume)
-    request = choose_settings(run, request, "pretrain", resume)
+    if resume:
+        run.read_settings()  # before the folder is created
+    with run.claim():
+        resume = resumes(run, resume)
+        request = choose_settings(run, request, "pretrain", resume)
+        resume = finds_checkpoint(run, resume)
+        return _pretrain(
+            data,
+            run,
+            request,
+            module,
+            device,
+            workers,
+            checkpoint_seconds,
+            shard_model,
+            resume,
+        )
+
+
+def _pretrain(
+    data: Data,
+    run: Run,
+    request: ImageSettings,
+    module: nn.Module | None,
+    device: Device,
+    workers: int | None,
+    checkpoint_seconds: float,
+    shard_model: bool,
+    resume: bool,
+) -> Result:
+    """Train in a folder that is this run's alone; `resume` if there is a checkpoint."""
     if shard_model:
         require_shardable(request.method)
     kind = choose_device(device, alone=False)
@@ -61,9 +90,7 @@ def pretrain(
     torch.manual_seed(request.seed)
     task, schedule = build_training(source, plan, module, fabric.device)
     if fabric.is_global_zero:
-        run.create()
         run.require_space(_bytes_on_disk(task, plan, len(source)))
-    resume = run.checkpoint.exists()
     if not resume and fabric.is_global_zero:
         run.write_settings({"asked": request.as_dict(), "resolved": plan.resolved().as_dict()})
         # The trainer may shard the encoder, so save it before.

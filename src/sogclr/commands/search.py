@@ -27,8 +27,11 @@ from ..distributed.launch import choose_device
 from ..evaluation.embed_pairs import embed_side
 from ..models.pair_encoder import PairEncoder
 from ..models.tower_features import stored_embeddings
+from ..planning.settings_pairs import PairSettings
 from ..runs.folder import Run
-from ..runs.towers import load_pairs, pair_files
+from ..runs.resume import read_resolved
+from ..runs.stored import atomically
+from ..runs.towers import load_pairs
 from .early_checks import picture_file
 
 __all__ = ["Match", "search"]
@@ -67,10 +70,9 @@ def search(
     side = _open_side(run, data)
     vector = _encode_query(encoder, query)  # first, so that a wrong query fails at once
     encoder = encoder.to(choose_device(device))
-    folder = Run(run).folder
-    weights = pair_files(Run(run))["trained"]
+    opened = Run(run)
     vectors = stored_embeddings(
-        weights, folder / "embeddings", side, lambda: embed_side(encoder, side)
+        opened.trained, opened.embeddings, side, lambda: embed_side(encoder, side)
     )
     similarity = normalize(torch.from_numpy(np.array(vectors)), dim=1) @ vector.cpu()  # (n,)
     best = _select_best(similarity, top)
@@ -112,9 +114,9 @@ def _open_side(run: str | Path, data: Any) -> ImageSource | Texts:
     columns = None
     if data is None:
         settings = Run(run).read_settings()
-        data, columns = settings.get("data"), settings["resolved"]["columns"]
-        if data is None or is_url(data):
-            what = "data in memory" if data is None else "a stream"
+        data, columns = settings.get("data"), read_resolved(settings, PairSettings).columns
+        if not isinstance(data, str) or is_url(data):
+            what = "a stream" if isinstance(data, str) else "data in memory"
             raise UserError(
                 f"data: the run was trained on {what}; name data on this machine with --data"
             )
@@ -142,7 +144,5 @@ def _write_picture(
             image = ImageOps.contain(side.image(index), (TILE, TILE))
             sheet.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))
         draw.text((x, y + TILE), f"{match.similarity:.3f}", fill="gray", font=font)
-    try:
-        write_picture(sheet, target)
-    except OSError as error:
-        raise UserError(f"--out: could not write {target} ({error})") from error
+    advice = "make room on the disk, or name another --out"
+    atomically(target, lambda path: write_picture(sheet, path), advice)

@@ -49,13 +49,21 @@ def rebuild_towers(spec: PairSpec, text_folder: Path, module: nn.Module | None) 
         spec: description of the towers.
         text_folder: the run's folder with configuration and tokenizer of a Hugging Face tower.
         module: the user's own image tower, if the run trained one.
+
+    Raises:
+        UserError: the towers cannot be built.
     """
     require_open_clip()
     with _quiet():
         spec = use_folder(spec, text_folder)
         text = {**spec.text, "hf_model_pretrained": False}
         vision = spec.vision and {**spec.vision, "timm_model_pretrained": False}
-        return build_from_spec(replace(spec, text=text, vision=vision), module)
+        try:
+            return build_from_spec(replace(spec, text=text, vision=vision), module)
+        except UserError:
+            raise
+        except Exception as error:  # open_clip and transformers raise many kinds
+            raise UserError(f"run: its towers cannot be built ({one_line(error)})") from error
 
 
 def use_folder(spec: PairSpec, text_folder: Path) -> PairSpec:
@@ -84,7 +92,8 @@ def tokenizer_of(spec: PairSpec, text_folder: Path | None = None) -> Any:
         return SimpleTokenizer(**options)
     try:
         with _quiet():
-            return HFTokenizer(name, tokenizer_mode=text.get("tokenizer_mode"), **options)
+            mode = text.get("tokenizer_mode")
+            return HFTokenizer(name, tokenizer_mode=mode, trust_remote_code=False, **options)
     except Exception as error:
         raise UserError(
             f"--text-tower: the tokenizer {name} could not be loaded ({one_line(error)}); without "

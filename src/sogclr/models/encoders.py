@@ -1,15 +1,17 @@
 """Encoders by name, with a stem for small images, and the projector in front of the loss."""
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..common.errors import UserError, flag
+from ..common.errors import UserError, flag, one_line
+from ..common.stored_fields import build_from_json, require_type
 from .small import SmallEncoder
 
 __all__ = [
@@ -23,11 +25,13 @@ __all__ = [
     "describe",
     "load_weights",
     "rebuild_encoder",
+    "require_inputs",
     "require_known",
     "width_of",
 ]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LARGEST_IMAGE = 16_384  # pixels; a larger size in a stored description is damage
 PROJECTION = 128  # width of the loss's inputs, as in SimCLR and MoCo
 
 
@@ -54,9 +58,43 @@ class EncoderSpec:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, stored: dict[str, Any]) -> "EncoderSpec":
-        """Make a description from the result of `as_dict`, read back from JSON."""
-        return cls(**{**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
+    def from_dict(cls, stored: Any, name: str = "description") -> "EncoderSpec":
+        """Make a description from the result of `as_dict`, read back from JSON.
+
+        Args:
+            stored: the description, which may come from a stranger. Its options must be those
+                that `build_encoder` sets: others could name files that timm then opens.
+            name: the name of the description, for messages.
+
+        Raises:
+            UserError: the description is not one of this version, or no encoder has it.
+        """
+        spec = build_from_json(cls, stored, name)
+        require_type(spec.options, _Options, f"{name}: options")
+        if spec.name not in ("small", "custom"):
+            require_known(spec.name, f"{name}: name")
+        require_inputs((spec.image_size, *spec.options.values()), spec.mean, spec.std, name)
+        return spec
+
+
+class _Options(TypedDict, total=False):
+    """The arguments of `timm.create_model` that a description may have."""
+
+    img_size: int
+
+
+def require_inputs(
+    sizes: Iterable[int], mean: tuple[float, ...], std: tuple[float, ...], name: str
+) -> None:
+    """Refuse stored image sizes, means and standard deviations that no images can have.
+
+    Raises:
+        UserError: a size, a mean or a standard deviation is impossible.
+    """
+    if not all(1 <= size <= LARGEST_IMAGE for size in sizes):
+        raise UserError(f"{name}: image sizes must be between 1 and {LARGEST_IMAGE}")
+    if not (len(mean) == len(std) == 3 and min(std) > 0):
+        raise UserError(f"{name}: mean and std must have 3 numbers each, those of std above 0")
 
 
 def build_encoder(
@@ -98,7 +136,7 @@ def require_known(name: str, option: str = "encoder") -> None:
 
     Args:
         name: Name of an encoder.
-        option: Name of the option that gave it.
+        option: Name of the option or of the stored value that gave it.
 
     Raises:
         UserError: The name is unknown; the message has the nearest names.
@@ -107,17 +145,26 @@ def require_known(name: str, option: str = "encoder") -> None:
 
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, [*timm.list_models(), "small"], n=4, cutoff=0.5)
+        # The name of an option, or of a stored value with its place.
+        where = option if " " in option else flag(option)
         raise UserError(
-            f"{flag(option)}: {name!r} is unknown; nearest: {', '.join(near) or 'none'} "
+            f"{where}: {name!r} is unknown; nearest: {', '.join(near) or 'none'} "
             "(timm.list_models() lists all)"
         )
 
 
 def rebuild_encoder(spec: EncoderSpec) -> nn.Module:
-    """Build the encoder of a stored description, with untrained weights."""
-    encoder = _create(spec, pretrained=False)
-    if spec.small_stem:
-        _shrink_stem(encoder)
+    """Build the encoder of a stored description, with untrained weights.
+
+    Raises:
+        UserError: timm cannot build it.
+    """
+    try:
+        encoder = _create(spec, pretrained=False)
+        if spec.small_stem:
+            _shrink_stem(encoder)
+    except Exception as error:  # timm raises many kinds
+        raise UserError(f"run: {spec.name} cannot be built ({one_line(error)})") from error
     return encoder
 
 

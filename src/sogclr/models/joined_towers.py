@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..common.errors import UserError, one_line
+from ..common.errors import UserError, flag, one_line
 from ..common.options import TowerSettings
 from .encoders import IMAGENET_MEAN, IMAGENET_STD, load_weights, require_known, width_of
 from .towers import PairSpec, Tower
 
-__all__ = ["build_from_spec", "build_joined", "choose_length"]
+__all__ = ["build_from_spec", "build_joined", "choose_length", "require_hugging_face"]
 
 SMALL_VISION = {"timm_model_name": "resnet10t", "timm_pool": "avg", "timm_proj": "linear"}
 # CLIP's vocabulary; a quarter of the width, heads and layers of ViT-B/32's text tower.
@@ -110,22 +110,7 @@ def _text_config(name: str | None, length: int | None) -> dict[str, Any]:
     """
     if name is None:
         return {**SMALL_TEXT, "context_length": length or SMALL_TEXT["context_length"]}
-    from open_clip.hf_configs import arch_dict
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except Exception as error:
-        raise UserError(
-            f"--text-tower: {name} is neither a folder with a Hugging Face model nor the name of "
-            f"one that can be downloaded ({one_line(error)}); without a network, download it on "
-            "another machine and pass its folder"
-        ) from error
-    if config.model_type not in arch_dict:
-        raise UserError(
-            f"--text-tower: {name} is a {config.model_type}; open_clip builds "
-            f"{', '.join(arch_dict)}"
-        )
+    config = require_hugging_face(name, "text_tower")
     return {
         "hf_model_name": name,
         "hf_tokenizer_name": name,
@@ -154,6 +139,35 @@ def choose_length(name: str, config: Any, length: int | None) -> int:
     if length is not None and length > most:
         raise UserError(f"--context-length: {name} takes {most} tokens, not {length}")
     return length or most
+
+
+def require_hugging_face(name: str, option: str) -> Any:
+    """Read the configuration of a Hugging Face model, without running code that comes with it.
+
+    Args:
+        name: the name or the folder of the model.
+        option: the option that gave it, for messages.
+
+    Raises:
+        UserError: there is no such model, or open_clip does not build its kind.
+    """
+    from open_clip.hf_configs import arch_dict
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:
+        raise UserError(
+            f"{flag(option)}: {name} is neither a folder with a Hugging Face model nor the name of "
+            f"one that can be downloaded ({one_line(error)}); without a network, download it on "
+            "another machine and pass its folder"
+        ) from error
+    if config.model_type not in arch_dict:
+        raise UserError(
+            f"{flag(option)}: {name} is a {config.model_type}; open_clip builds "
+            f"{', '.join(arch_dict)}"
+        )
+    return config
 
 
 def build_from_spec(spec: PairSpec, module: nn.Module | None) -> dict[str, Tower]:

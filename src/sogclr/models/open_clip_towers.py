@@ -9,7 +9,8 @@ import torch
 
 from ..common.errors import UserError, one_line
 from ..common.options import TowerSettings
-from .joined_towers import choose_length
+from .joined_towers import choose_length, require_hugging_face
+from .tower_keys import require_text, require_vision
 from .towers import PairSpec, Tower
 
 __all__ = ["build_open_clip"]
@@ -42,6 +43,7 @@ def build_open_clip(
             f"--model: {name!r} is unknown to open_clip; nearest: {', '.join(near) or 'none'}"
         )
     _check_tag(name, request.pretrained)
+    _check_config(name)
     try:
         model = open_clip.create_model(
             name,
@@ -114,6 +116,25 @@ def _check_length(
             f"--context-length: the weights of {name} were trained with {trained} tokens, not "
             f"{request.context_length}; leave it out"
         )
+
+
+def _check_config(name: str) -> None:
+    """Refuse a configuration whose options could run code: it may be a stranger's.
+
+    Raises:
+        UserError: the configuration cannot be read, or an option is unknown or impossible.
+    """
+    import open_clip
+
+    try:
+        config = open_clip.get_model_config(name) or {}
+        sides = config["vision_cfg"], config["text_cfg"]
+    except Exception as error:
+        raise UserError(f"--model: {name} cannot be read ({one_line(error)})") from error
+    require_vision(sides[0], f"--model: {name}: vision_cfg")
+    require_text(sides[1], f"--model: {name}: text_cfg")
+    if "hf_model_name" in sides[1]:
+        require_hugging_face(sides[1]["hf_model_name"], "model")
 
 
 def _check_widths(name: str, model: Any, config: dict[str, Any]) -> None:

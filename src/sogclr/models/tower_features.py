@@ -1,6 +1,5 @@
 """Features of all samples of one side; features of frozen towers are cached on disk."""
 
-import os
 import shutil
 from collections.abc import Callable
 from hashlib import blake2b
@@ -13,7 +12,9 @@ from torch import nn
 
 from ..common.cache import cache_folder
 from ..common.console import say, track
-from ..common.errors import UserError
+from ..common.errors import UserError, one_line
+from ..common.whole_files import remove_leftovers, replace_file
+from ..common.regular_files import require_regular
 from ..data.image_source import ImageSource
 from ..data.texts import Texts
 from .tower_inputs import CenterImages, Inputs, Tokens, padding_of
@@ -107,9 +108,9 @@ def cached_features(
         `(n, w)` float32, mapped from the file if they were cached.
     """
     target = _cache_file(body, side, _preparation(kind, spec, tokenizer))
-    if target.is_file():
+    if (cached := _read(target, len(side))) is not None:
         say(f"  features of {len(side):,} {kind}s: read from the cache ({target})")
-        return np.load(target, mmap_mode="r")
+        return cached
     say(f"  features of {len(side):,} {kind}s: computing once")
     body = body.to(memory_format=torch.channels_last).to(device).eval()
     inputs = plain_inputs(side, spec, tokenizer)
@@ -140,19 +141,37 @@ def _sample_bytes(side: ImageSource | Texts) -> bytes:
     return side.ids.tobytes() + side.marks.tobytes()
 
 
+def _read(target: Path, rows: int) -> np.ndarray | None:
+    """Map cached features from their file; None if there are none, or not all of them."""
+    try:
+        require_regular(target.stat(), target)
+        features = np.load(target, mmap_mode="r")
+        if features.shape[:1] != (rows,) or features.ndim != 2 or features.dtype != np.float32:
+            raise ValueError("it has another shape")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError) as error:
+        say(f"  {target} is damaged ({one_line(error)}): computing again")
+        return None
+    return features
+
+
 def _store(features: np.ndarray, target: Path) -> None:
     """Write features to a file; a full or read-only disk is reported, but is no error."""
-    temporary = target.with_suffix(f".{os.getpid()}")
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            np.save(file, features)
+        np.load(path, mmap_mode="r")  # NumPy does not notice if the disk took only a part.
+
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target.parent, lambda name: name.endswith(".npy"))
         if shutil.disk_usage(target.parent).free < 2 * features.nbytes:
             raise OSError("the disk is nearly full")
-        with open(temporary, "wb") as file:
-            np.save(file, features)
-        temporary.replace(target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        say(f"  features are not cached ({error})")
+        replace_file(target, write)
+    except (OSError, ValueError) as error:
+        say(f"  features are not cached ({one_line(error)})")
 
 
 def stored_embeddings(
@@ -169,8 +188,8 @@ def stored_embeddings(
     digest = blake2b(weights.read_bytes(), digest_size=12)
     digest.update(_sample_bytes(side))
     target = folder / f"{digest.hexdigest()}.npy"
-    if target.is_file():
-        return np.load(target, mmap_mode="r")
+    if (cached := _read(target, len(side))) is not None:
+        return cached
     vectors = compute()
     _store(vectors, target)
     return vectors

@@ -10,6 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..common.errors import UserError
+from ..common.stored_fields import build_from_json
+from .encoders import require_inputs
+from .tower_keys import require_text, require_vision
+
 __all__ = [
     "PairModel",
     "PairSpec",
@@ -50,10 +55,31 @@ class PairSpec:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, stored: dict[str, Any]) -> "PairSpec":
-        """Make a description from the result of `as_dict`, read back from JSON."""
-        lists = ("kinds", "mean", "std", "frozen")
-        return cls(**{**stored, **{name: tuple(stored[name]) for name in lists}})
+    def from_dict(cls, stored: Any, name: str = "description") -> "PairSpec":
+        """Make a description from the result of `as_dict`, read back from JSON.
+
+        Args:
+            stored: the description, which may come from a stranger.
+            name: the name of the description, for messages.
+
+        Raises:
+            UserError: the description is not one of this version, or has an option of open_clip
+                that is not on the list of those that may be stored.
+        """
+        spec = build_from_json(cls, stored, name)
+        kinds = set(spec.kinds)
+        if not (kinds <= {"image", "text"} and set(spec.frozen) <= kinds):
+            raise UserError(f"{name}: kinds and frozen must be image or text")
+        if "image" in kinds:
+            require_vision(spec.vision, f"{name}: vision", is_custom=spec.custom)
+        require_text(spec.text, f"{name}: text")
+        require_inputs((spec.image_size, spec.width), spec.mean, spec.std, name)
+        return spec
+
+    @property
+    def needs_folder(self) -> bool:
+        """Whether the text tower or the tokenizer is one of Hugging Face, stored in a folder."""
+        return not {"hf_model_name", "hf_tokenizer_name"}.isdisjoint(self.text)
 
 
 class Tower(nn.Module):
@@ -156,15 +182,22 @@ def _has(body: nn.Module, name: str) -> bool:
     return isinstance(own.get(name), nn.Module | nn.Parameter)
 
 
-def regularize(head: nn.Module, dropout: float) -> None:
-    """Add dropout after each activation of a head; the names of its weights stay the same."""
+def regularize(head: nn.Module, dropout: float) -> int:
+    """Add dropout after each activation of a head; the names of its weights stay the same.
+
+    Returns:
+        The number of activations.
+    """
+    places = 0
     for name, child in head.named_children():
         if isinstance(child, nn.Dropout):
             child.p = 0.0
         elif isinstance(child, nn.GELU):
+            places += 1
             setattr(head, name, nn.Sequential(child, nn.Dropout(dropout)).train(head.training))
         else:
-            regularize(child, dropout)
+            places += regularize(child, dropout)
+    return places
 
 
 def weights_digest(module: nn.Module) -> bytes:

@@ -20,6 +20,7 @@ from typing import (
 
 from ..common.errors import UserError, flag, require
 from ..common.options import Augmentation, Damaged, Device, Optimizer, Precision
+from ..common.stored_fields import build_from_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -210,9 +211,17 @@ class TrainSettings(
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, stored: dict[str, Any]) -> Self:
-        """Build the settings from the output of `as_dict`, stored as JSON and read again."""
-        return cls(**{**stored, "views": Augmentation(**stored["views"])})
+    def from_dict(cls, stored: Any, name: str = "settings") -> Self:
+        """Build the settings from the output of `as_dict`, stored as JSON and read again.
+
+        Args:
+            stored: the settings, which may come from a stranger.
+            name: the name of the settings, for messages.
+
+        Raises:
+            UserError: a setting is missing, unknown, or has a value of another type.
+        """
+        return build_from_json(cls, stored, name)
 
 
 @dataclass(frozen=True, kw_only=True)

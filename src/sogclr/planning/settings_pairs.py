@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from ..common.errors import require
 from ..common.options import PairMethod, Precision, TemperatureMode, TowerSettings, split_names
+from ..common.stored_fields import build_from_json, require_type
 from .settings import (
     DataSettings,
     Folder,
@@ -128,6 +129,16 @@ class PairSettings(TableSettings, TemperatureSettings, HeadSettings, TowerSettin
         if dropout is not None:
             message = f"must be at least 0 and below 1, got {dropout:g}"
             require(0 <= dropout < 1, "dropout", message)
+
+    @classmethod
+    def from_dict(cls, stored: Any, name: str = "settings") -> Self:
+        """Build the settings as `TrainSettings.from_dict` does; the columns are a list in JSON."""
+        columns = stored.get("columns") if isinstance(stored, dict) else None
+        if columns is None:
+            return build_from_json(cls, stored, name)
+        require_type(columns, list[str] | tuple[str, ...], f"{name}: columns")
+        settings = build_from_json(cls, {**stored, "columns": None}, name)
+        return replace(settings, columns=tuple(columns))
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain data; an image tower that is a module becomes the name of its class."""

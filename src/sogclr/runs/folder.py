@@ -1,5 +1,6 @@
 """Read and write the folder of a run. Files are written atomically, and no code in them is run.
 
+run.lock              exists while a process trains, which holds a lock on it
 settings.json         the settings that were given, and those that were derived
 checkpoint.pt         everything to resume: weights, optimizer, table, random state, sample ids
 encoder.safetensors   the trained encoder, its weights named as in timm
@@ -7,25 +8,28 @@ initial.safetensors   the encoder before training, for comparison
 encoder.json          how to build the encoder, and which input it expects
 metrics.jsonl, tb/    the training curves
 views.png             some augmented views that the encoder was trained on
+digests.json          digests of checkpoint and weights, by which damage is found
 """
 
-import json
-import os
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..common.errors import UserError
+from ..common.environment import rank
+from ..common.errors import UserError, one_line
+from ..common.whole_files import remove_leftovers
+from ..common.system import hold_lock
 from ..models.encoders import EncoderSpec
+from .stored import FORMAT, Digests, read_json, require_format, write_json
 
-__all__ = ["Run", "atomically", "is_pair_run", "pretty"]
+__all__ = ["Run", "is_pair_run"]
 
 
 class Run:
@@ -37,52 +41,92 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self.lock = self.folder / "run.lock"
         self.settings = self.folder / "settings.json"
         self.checkpoint = self.folder / "checkpoint.pt"
         self.encoder = self.folder / "encoder.safetensors"
         self.initial = self.folder / "initial.safetensors"
         self.encoder_spec = self.folder / "encoder.json"
+        self.towers_spec = self.folder / "towers.json"
+        self.trained = self.folder / "trained.safetensors"
+        self.frozen = self.folder / "frozen.safetensors"
+        self.text = self.folder / "text"
         self.metrics = self.folder / "metrics.jsonl"
         self.curves = self.folder / "tb"
         self.views = self.folder / "views.png"
+        self.embeddings = self.folder / "embeddings"
+        self.digests = Digests(self.folder / "digests.json")
 
     def exists(self) -> bool:
         """Tell whether the folder holds a run, which has settings."""
         return self.settings.is_file()
 
-    def create(self) -> None:
-        """Create the folder.
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Create the folder, and hold it for this run alone within this context.
+
+        Of several processes the first one holds it for all. What killed runs have left is removed
+        first. A folder that this context created is removed at its end, if it is still empty.
 
         Raises:
-            UserError: a file of this name exists, or the folder cannot be written to.
+            UserError: another process trains in the folder, or it cannot be written to.
         """
+        if rank() > 0:
+            yield
+            return
+        is_new = not self.folder.exists()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / ".writable"
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            raise UserError(f"--out: cannot write to {self.folder} ({error.strerror})") from error
+            with ExitStack() as stack:
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    held = stack.enter_context(hold_lock(self.lock))
+                except OSError as error:
+                    raise UserError(
+                        f"--out: cannot write to {self.folder} ({error.strerror or error})"
+                    ) from error
+                if not held:
+                    raise UserError(
+                        f"--out: another process trains in {self.folder}; wait for its end, or "
+                        "name another --out"
+                    )
+                self._require_no_links()
+                names = {path.name for path in self._files()}
+                remove_leftovers(self.folder, names.__contains__, ours=True)
+                yield
+        finally:
+            if is_new:
+                with suppress(OSError):  # not empty
+                    self.folder.rmdir()
+
+    def _files(self) -> list[Path]:
+        """List the files that only training writes."""
+        weights = [self.encoder, self.initial, self.trained, self.frozen]
+        descriptions = [self.settings, self.encoder_spec, self.towers_spec, self.digests.path]
+        return [self.checkpoint, *weights, *descriptions, self.metrics, self.views]
+
+    def _require_no_links(self) -> None:
+        """Refuse folders that are links: what a run deletes or writes there is not its own."""
+        for folder in (self.curves, self.text, self.embeddings):
+            if folder.is_symlink():
+                raise UserError(f"run: {folder} is a link; remove it, the run makes a folder")
 
     def write_settings(self, settings: dict[str, Any]) -> None:
         """Write the settings: `asked`, as they were given, and `resolved`, with derived values."""
-        atomically(self.settings, lambda path: path.write_text(pretty(settings)))
+        write_json(self.settings, settings)
 
     def read_settings(self) -> dict[str, Any]:
         """Read what `write_settings` wrote.
 
         Raises:
-            UserError: the folder is not a run.
+            UserError: the folder is not a run, or its settings are damaged or of another version.
         """
-        try:
-            return json.loads(self.settings.read_text())
-        except FileNotFoundError:
+        if not self.settings.exists():
             what = "is not a run of sogclr" if self.folder.exists() else "does not exist"
-            raise UserError(
-                f"run: {self.folder} {what}; give the folder of a run, named by --out"
-            ) from None
-        except ValueError as error:
-            raise UserError(f"run: {self.settings} is damaged ({error})") from error
+            raise UserError(f"run: {self.folder} {what}; give the folder of a run, named by --out")
+        settings = read_json(self.settings)
+        if settings.get("kind", "images") not in ("images", "pairs"):
+            raise UserError(f"run: {self.settings} is damaged (its kind is unknown)")
+        return settings
 
     def write_encoder(
         self, weights: dict[str, Tensor], spec: EncoderSpec, *, initial: bool = False
@@ -97,10 +141,30 @@ class Run:
         Raises:
             UserError: the disk is full or fails.
         """
-        state = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-        target = self.initial if initial else self.encoder
-        atomically(target, lambda path: save_file(state, path))
-        atomically(self.encoder_spec, lambda path: path.write_text(pretty(spec.as_dict())))
+        self.write_weights(self.initial if initial else self.encoder, weights)
+        write_json(self.encoder_spec, spec.as_dict())
+
+    def write_weights(self, target: Path, weights: dict[str, Tensor]) -> None:
+        """Write weights to one of the files of the run.
+
+        Raises:
+            UserError: the disk is full or fails; a previous file stays intact.
+        """
+        # safetensors needs contiguous tensors that share no memory.
+        state = {key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}
+        self.digests.write(target, lambda path: save_file(state, path))
+
+    def read_weights(self, source: Path) -> dict[str, Tensor]:
+        """Read what `write_weights` wrote.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        self.digests.verify(source)
+        try:
+            return load_file(source)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise UserError(f"run: {source} is damaged ({one_line(error)})") from error
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
         """Write a checkpoint.
@@ -111,7 +175,8 @@ class Run:
         Raises:
             UserError: the disk is full or fails; the previous checkpoint stays intact.
         """
-        atomically(self.checkpoint, lambda path: torch.save(state, path))
+        versioned = {"format": FORMAT, **state}
+        self.digests.write(self.checkpoint, lambda path: torch.save(versioned, path))
 
     def read_checkpoint(self, *, mapped: bool = False) -> dict[str, Any]:
         """Read what `write_checkpoint` wrote, with tensors on the CPU.
@@ -122,16 +187,22 @@ class Run:
         Raises:
             UserError: the run has no checkpoint, or the file cannot be read.
         """
+        if not self.checkpoint.exists():
+            raise UserError(f"run: {self.folder} has no checkpoint yet")
+        self.digests.verify(self.checkpoint)
         try:
-            return torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=mapped)
-        except FileNotFoundError:
-            raise UserError(f"run: {self.folder} has no checkpoint yet") from None
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=mapped)
         except Exception as error:
-            raise UserError(f"run: {self.checkpoint} cannot be read ({error})") from error
+            raise UserError(f"run: {self.checkpoint} cannot be read ({one_line(error)})") from error
+        if not isinstance(state, dict):
+            raise UserError(f"run: {self.checkpoint} is no checkpoint of sogclr")
+        require_format(state, self.checkpoint)
+        return state
 
     def require_space(self, needed: int) -> None:
-        """Raise UserError unless `needed` bytes are free on the disk of the folder."""
-        free = shutil.disk_usage(self.folder).free
+        """Raise UserError unless `needed` bytes are free, or taken by files of the same run."""
+        own = sum(path.stat().st_size for path in self._files() if path.is_file())
+        free = shutil.disk_usage(self.folder).free + own
         if free < needed:
             raise UserError(
                 f"--out: {free / 1e6:,.0f} MB are free at {self.folder}, but the checkpoints of "
@@ -146,36 +217,3 @@ def is_pair_run(run: str | Path) -> bool:
         UserError: the folder is not a run.
     """
     return Run(run).read_settings().get("kind") == "pairs"
-
-
-def pretty(data: dict[str, Any]) -> str:
-    """Format data as indented JSON."""
-    return json.dumps(data, indent=2) + "\n"
-
-
-def atomically(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a temporary file, flush it to disk and rename it, so no file is ever half-written.
-
-    Args:
-        target: the path of the file.
-        write: writes the content to the path that it is given.
-
-    Raises:
-        UserError: the disk is full or fails; a previous file stays intact.
-    """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    # torch and safetensors raise their own errors when the disk fails.
-    except (OSError, RuntimeError, SafetensorError) as error:
-        with suppress(OSError):
-            temporary.unlink()
-        kept = f"; the last {target.name} is intact" if target.exists() else ""
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise UserError(
-            f"--out: could not write {target} ({reason}){kept}; "
-            "make room on the disk and go on with --resume"
-        ) from error

@@ -1,10 +1,7 @@
 """Load the trained model of a run."""
 
-import json
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from ..common.errors import UserError
@@ -12,6 +9,7 @@ from ..models.encoders import EncoderSpec, rebuild_encoder
 from ..models.image_encoder import ImageEncoder
 from ..models.pair_encoder import PairEncoder
 from .folder import Run, is_pair_run
+from .stored import read_json
 from .towers import load_pairs
 
 __all__ = ["load", "load_encoder"]
@@ -48,13 +46,12 @@ def load_encoder(
     files = Run(run)
     files.read_settings()
     weights = files.initial if initial else files.encoder
-    if not (weights.is_file() and files.encoder_spec.is_file()):
+    if not weights.is_file():
+        if files.checkpoint.exists():
+            raise UserError(f"run: {weights} is missing; put the file back")
         raise UserError(f"run: {files.folder} has saved no encoder yet; go on with --resume")
-    try:
-        spec = EncoderSpec.from_dict(json.loads(files.encoder_spec.read_text()))
-        state = load_file(weights)
-    except (ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"run: {files.folder} has a damaged encoder ({error})") from error
+    spec = EncoderSpec.from_dict(read_json(files.encoder_spec), f"run: {files.encoder_spec}")
+    state = files.read_weights(weights)
     if encoder is None:
         if spec.name == "custom":
             raise UserError(

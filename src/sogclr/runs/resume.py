@@ -10,7 +10,7 @@ from ..planning.settings import TrainSettings
 if TYPE_CHECKING:
     from .folder import Run
 
-__all__ = ["choose_settings", "read_resolved", "require_new", "resumes"]
+__all__ = ["choose_settings", "finds_checkpoint", "read_resolved", "require_new", "resumes"]
 
 S = TypeVar("S", bound=TrainSettings)
 
@@ -27,7 +27,33 @@ def require_new(folder: str | Path) -> None:
 
 def resumes(run: "Run", requested: bool) -> bool:
     """Return whether to resume a run: on request, or once torchrun has restarted its processes."""
-    return requested or (restarts() > 0 and run.checkpoint.exists())
+    return requested or (restarts() > 0 and run.exists() and run.checkpoint.exists())
+
+
+def finds_checkpoint(run: "Run", resume: bool) -> bool:
+    """Return whether there is a checkpoint to resume from, which is never that of another run.
+
+    Args:
+        run: The run to start or to resume.
+        resume: Whether to resume the run.
+
+    Raises:
+        UserError: The run to resume has lost its checkpoint; or the folder of a new run holds a
+            checkpoint whose settings are lost.
+    """
+    if resume:
+        if not run.checkpoint.exists() and run.encoder.exists():  # written after a checkpoint
+            raise UserError(
+                f"--resume: {run.checkpoint} is missing; put the file back, or name another --out"
+            )
+        return run.checkpoint.exists()
+    # A run that was killed before its settings were written has a checkpoint of step 0.
+    if run.checkpoint.exists() and run.read_checkpoint(mapped=True).get("step") != 0:
+        raise UserError(
+            f"--out: {run.folder} holds the checkpoint of a run that has lost its settings.json; "
+            "put the file back and add --resume, or name another --out"
+        )
+    return False
 
 
 def choose_settings(run: "Run", given: S, command: str, resume: bool) -> S:
@@ -74,4 +100,4 @@ def _format(value: Any) -> str:
 
 def read_resolved(settings: dict[str, Any], kind: type[S]) -> S:
     """Read the settings of a run, with their derived values, from the content of settings.json."""
-    return kind.from_dict(settings["resolved"])
+    return kind.from_dict(settings.get("resolved"), "run: settings.json: resolved")

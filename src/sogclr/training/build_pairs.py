@@ -25,7 +25,7 @@ from ..planning.pairs import PairPlan, plan_pairs
 from ..planning.settings_pairs import PairSettings
 from ..runs.folder import Run
 from ..runs.resume import read_resolved
-from ..runs.towers import load_frozen, pair_files, read_spec
+from ..runs.towers import load_frozen, read_spec
 from .open_streams import open_stream
 from .pair_inputs import PairInputs
 from .task_pair_stream import StreamPairTask
@@ -112,19 +112,31 @@ def open_towers(
         )
     if spec.custom and module is None:
         raise UserError("--image-tower: the run has one of your own; pass it from Python again")
-    towers = rebuild_towers(spec, pair_files(run)["text"], module)
-    load_frozen(run, towers)
+    towers = rebuild_towers(spec, run.text, module)
+    load_frozen(run, spec, towers)
     return spec, towers
 
 
-def build_model(spec: PairSpec, towers: dict[str, Tower], plan: PairPlan) -> PairModel:
+def build_model(
+    spec: PairSpec, towers: dict[str, Tower], plan: PairPlan, dropout: float | None = None
+) -> PairModel:
     """Join the towers to the model that is trained.
 
+    Args:
+        spec: the description of the towers.
+        towers: the towers by kind.
+        plan: the plan of the run.
+        dropout: the dropout that the user gave; None if it was derived.
+
     Raises:
-        UserError: all towers are frozen, and their heads have no weights.
+        UserError: all towers are frozen, and their heads have no weights; or no head has a place
+            for the dropout that was given.
     """
-    for tower in towers.values():
-        regularize(tower.head, plan.dropout)
+    places = sum(regularize(tower.head, plan.dropout) for tower in towers.values())
+    if dropout and not places:
+        raise UserError(
+            "--dropout: does nothing here, since the heads have no hidden layer; leave it out"
+        )
     model = PairModel(towers, spec.kinds, spec.frozen)
     if not any(p.requires_grad for p in model.parameters()):
         raise UserError("--freeze: nothing is left to train; freeze one tower only")
@@ -196,7 +208,7 @@ def build_run_task(
         workers=None,
     )
     model = build_model(spec, towers, plan)
-    tokenizer = tokenizer_of(spec, pair_files(run)["text"])
+    tokenizer = tokenizer_of(spec, run.text)
     inputs = PairInputs(spec, towers, tokenizer, plan, torch.device(device))
     a, b = inputs.training(source.a), inputs.training(source.b)
     task = PairTask(model, source, a, b, plan, ScoredPairs(source, a, b))

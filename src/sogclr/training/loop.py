@@ -13,7 +13,8 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from ..common.console import say
-from ..common.errors import UserError
+from ..common.errors import UserError, one_line
+from ..common.stored_fields import ANOTHER_VERSION
 from ..data.batches.schedule import Schedule
 from ..distributed.exchange import agree
 from ..distributed.sharded_model import choose_weights
@@ -27,6 +28,9 @@ from .stop_signals import watch_stop_signals
 from .task import Task
 
 __all__ = ["Trainer"]
+
+# What torch and Python raise for a checkpoint whose parts have other names, types or shapes.
+MISFITS = (LookupError, TypeError, ValueError, RuntimeError, AttributeError)
 
 
 class Trainer:
@@ -176,9 +180,21 @@ class Trainer:
         """Load the checkpoint. If the data has changed, samples whose ids it has keep their state.
 
         Raises:
-            UserError: the checkpoint cannot be read, or belongs to another data set.
+            UserError: the checkpoint cannot be read or does not fit, or belongs to another data
+                set.
         """
         state = self.run.read_checkpoint(mapped=self.weights.are_sharded)
+        try:
+            self._restore_from(state)
+        except MISFITS as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)
+            raise UserError(
+                f"run: {self.run.checkpoint} does not fit this run ({what}); {ANOTHER_VERSION}"
+            ) from error
+
+    def _restore_from(self, state: dict[str, Any]) -> None:
+        if not 0 <= state["step"] <= state["total_steps"]:
+            raise ValueError(f"it is of step {state['step']} of {state['total_steps']}")
         state["model"] = self.weights.load_model(self.task.model, state["model"])
         state["optimizer"] = self.weights.load_optimizer(self.optimizer, state["optimizer"])
         message = self.task.restore(state, self.run)

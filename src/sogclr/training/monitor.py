@@ -18,8 +18,10 @@ from torch import Tensor
 from ..common.console import console, say
 from ..common.environment import processes, rank
 from ..common.errors import UserError
+from ..common.system import append_to
 from ..evaluation.geometry import alignment, uniformity
 from ..runs.folder import Run
+from ..runs.stored import atomically
 from .normalizer_error import NormalizerError
 from .task import Outcome
 
@@ -190,9 +192,9 @@ class Monitor:
         if not self.is_first:
             return
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
-        self.run.metrics.write_text(text)
+        atomically(self.run.metrics, lambda path: path.write_text(text, encoding="utf-8"))
         with suppress(FileNotFoundError):
-            for file in self.run.curves.iterdir():
+            for file in self.run.curves.glob("events.out.tfevents.*"):
                 file.unlink()
 
     @contextmanager
@@ -231,8 +233,8 @@ class Monitor:
 
     def _write(self, row: dict[str, Any]) -> None:
         try:
-            with open(self.run.metrics, "a") as file:
-                file.write(json.dumps(row) + "\n")
+            with append_to(self.run.metrics) as file:
+                file.write(json.dumps(row).encode() + b"\n")
         except OSError as error:
             raise UserError(
                 f"--out: could not write {self.run.metrics} ({error.strerror}); make room on the "

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from ..common.console import say
+from ..common.system import STOP_SIGNALS
 
 __all__ = ["StopRequest", "watch_stop_signals"]
 
@@ -26,10 +27,10 @@ class StopRequest:
 
 @contextmanager
 def watch_stop_signals() -> Iterator[StopRequest]:
-    """Handle Ctrl-C and SIGTERM within this context; restores the handlers afterwards."""
+    """Handle `STOP_SIGNALS` within this context; restores the handlers afterwards."""
     request = StopRequest()
     try:
-        before = {s: signal.signal(s, request.handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {s: signal.signal(s, request.handle) for s in STOP_SIGNALS}
     except ValueError:  # Only the main thread may set handlers. Others run without them.
         yield request
         return

@@ -13,6 +13,7 @@ from ..data.own_pictures import write_picture
 from ..data.tar.stream import StreamSource
 from ..data.views.pipeline import photometric
 from ..planning.images import Plan
+from ..runs.stored import atomically
 
 __all__ = ["write_views_picture"]
 
@@ -45,4 +46,5 @@ def write_views_picture(source: ImageSource | StreamSource, plan: Plan, target: 
     scale = max(1, math.ceil(SMALLEST / plan.image_size))
     pairs = pairs.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
     grid = make_grid(pairs, nrow=8, padding=4, pad_value=1.0)  # (3, H, W), in [0, 1]
-    write_picture(to_pil_image(grid.mul(255).round().clamp(0, 255).to(torch.uint8)), target)
+    picture = to_pil_image(grid.mul(255).round().clamp(0, 255).to(torch.uint8))
+    atomically(target, lambda path: write_picture(picture, path))
