@@ -20,9 +20,9 @@ def started(count, *arguments, restarts=0):
     return subprocess.Popen(command, env=environment, **quiet)
 
 
-def finished(process):
+def finished(process, code=0):
     said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    assert process.returncode == code, said
     return said
 
 

@@ -47,7 +47,7 @@ def test_a_run_leaves_what_it_says(make_folder, tmp_path):
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {
         "settings.json", "checkpoint.pt", "encoder.safetensors", "initial.safetensors",
-        "encoder.json", "metrics.jsonl", "tb", "views.png",
+        "encoder.json", "metrics.jsonl", "tb", "views.png", "digests.json",
     }  # fmt: skip
     assert any((tmp_path / "run" / "tb").iterdir())
 

@@ -95,9 +95,13 @@ def load_pairs(folder: str | Path, module: nn.Module | None = None) -> PairEncod
         PairModel(towers, spec.kinds, spec.frozen).load_state_dict(trained)
         values = float(temperature), None if bias is None else float(bias)
     except (KeyError, RuntimeError) as error:
-        lines = str(error).split("\n\t")
-        raise UserError(f"run: the towers of {folder} do not fit: {lines[-1].strip()}") from error
+        raise _misfit(run, error) from error
     return PairEncoder(use_folder(spec, run.text), towers, tokenizer_of(spec, run.text), *values)
+
+
+def _misfit(run: Run, error: Exception) -> UserError:
+    last = str(error).split("\n\t")[-1].strip()
+    return UserError(f"run: the towers of {run.folder} do not fit: {last}")
 
 
 def read_spec(run: Run) -> PairSpec:
@@ -132,5 +136,4 @@ def load_frozen(run: Run, spec: PairSpec, towers: dict[str, Tower]) -> None:
         try:
             towers[kind].body.load_state_dict(body)
         except RuntimeError as error:
-            lines = str(error).split("\n\t")
-            raise UserError(f"run: {run.frozen} does not fit: {lines[-1].strip()}") from error
+            raise _misfit(run, error) from error
