@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 
 from ..common.console import say
 from ..common.errors import UserError
-from ..common.whole_files import remove_leftovers
 from ..common.options import Device
+from ..common.whole_files import remove_leftovers
 from ..data.image_source import ImageSource
 from ..data.open_images import open_images
 from ..data.open_pairs import are_pairs, open_pairs

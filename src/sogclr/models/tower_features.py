@@ -13,8 +13,8 @@ from torch import nn
 from ..common.cache import cache_folder
 from ..common.console import say, track
 from ..common.errors import UserError, one_line
-from ..common.whole_files import remove_leftovers, replace_file
 from ..common.regular_files import require_regular
+from ..common.whole_files import remove_leftovers, replace_file
 from ..data.image_source import ImageSource
 from ..data.texts import Texts
 from .tower_inputs import CenterImages, Inputs, Tokens, padding_of

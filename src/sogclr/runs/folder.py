@@ -24,8 +24,8 @@ from torch import Tensor
 
 from ..common.environment import rank
 from ..common.errors import UserError, one_line
-from ..common.whole_files import remove_leftovers
 from ..common.system import hold_lock
+from ..common.whole_files import remove_leftovers
 from ..models.encoders import EncoderSpec
 from .stored import FORMAT, Digests, read_json, require_format, write_json
 

@@ -10,9 +10,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ..common.errors import UserError, one_line
-from ..common.whole_files import replace_file
 from ..common.regular_files import open_regular_file
 from ..common.stored_fields import ANOTHER_VERSION
+from ..common.whole_files import replace_file
 
 __all__ = [
     "FORMAT",
