@@ -81,7 +81,7 @@ def search(
     for match in matches:
         result(f"{match.similarity:.3f}  {match.name}")
     if isinstance(side, ImageSource):
-        target = picture or folder / "search.png"
+        target = picture or opened.folder / "search.png"
         _write_picture(side, best, matches, query, target)
         say(f"picture: {target}")
     return matches
