@@ -146,10 +146,10 @@ def test_shards_are_read_again_only_where_they_changed(make_shards, monkeypatch)
     before = open_images(pattern)
     pack(first_of(pattern), flat([100, 101]))
     read = []
-    original = shard_index._members
+    original = shard_index.read_headers
     monkeypatch.setattr(
         shard_index,
-        "_members",
+        "read_headers",
         lambda file, size: read.append(Path(file.name)) or original(file, size),
     )
     after = open_images(pattern)

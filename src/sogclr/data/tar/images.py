@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ...common.errors import UserError
+from ...common.regular_files import open_regular_file
 from ..decode import (
     DECODING_ERRORS,
     UnreadableImageError,
@@ -52,7 +53,7 @@ class ShardFiles:
             OSError: the shard is missing.
             ValueError: the shard has changed.
         """
-        with self.paths[shard].open("rb", buffering=0) as file:
+        with open_regular_file(self.paths[shard], buffering=0) as file:
             stat = os.fstat(file.fileno())
             if [stat.st_size, stat.st_mtime_ns] != self._stamps[shard].tolist():
                 raise ValueError("the shard has changed since it was indexed")

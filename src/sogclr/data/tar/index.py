@@ -4,7 +4,6 @@ import json
 import os
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -16,9 +15,18 @@ import numpy as np
 from ...common.cache import cache_folder
 from ...common.console import track
 from ...common.errors import UserError
+from ...common.regular_files import open_regular_file, require_regular
 from ..decode import reason_of
 from ..randomness import stable_id
 from ..texts import SINGLE, captions_in
+from .headers import (
+    LARGEST_IMAGE,
+    LARGEST_TEXT,
+    Header,
+    compression_of,
+    describe_excess,
+    read_headers,
+)
 from .packed_strings import Keys
 from .patterns import compressed_shard
 
@@ -44,11 +52,8 @@ NO_LABEL = -1
 _PLACE = [("offset", "i8"), ("size", "i8"), ("number", "i4"), ("length", "i4")]
 CAPTION = np.dtype([("id", "u8"), ("row", "i8"), *_PLACE])
 
-# First bytes of gzip, bzip2, xz and zstandard files.
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
-
 # Part of the cache's file name. Increase it whenever the contents of an index change.
-_EDITION = 2
+_EDITION = 3
 
 _DAMAGE = (OSError, tarfile.TarError, ValueError)
 
@@ -115,8 +120,9 @@ def index_shard(path: Path) -> ShardIndex:
         UserError: the shard is compressed, or a sample has the same part twice.
     """
     try:
-        stat = path.stat()
-        stamp = np.array([stat.st_size, stat.st_mtime_ns], dtype=np.int64)
+        status = path.stat()
+        require_regular(status, path)
+        stamp = np.array([status.st_size, status.st_mtime_ns], dtype=np.int64)
     except OSError as error:
         return _index(np.zeros(2, dtype=np.int64), {}, reason_of(error))
     cache = _cache_file(path)
@@ -126,11 +132,11 @@ def index_shard(path: Path) -> ShardIndex:
     samples: dict[str, _Sample] = {}
     damage = None
     try:
-        with path.open("rb") as file:
-            if file.read(6).startswith(_COMPRESSED):
+        with open_regular_file(path) as file:
+            if compression_of(file.read(6)):
                 raise compressed_shard(path)
-            for member in _members(file, stat.st_size):
-                _add(samples, member, file, path)
+            for header in read_headers(file, status.st_size):
+                _add(samples, header, file, path)
     except _DAMAGE as error:
         damage = reason_of(error)
         if samples:
@@ -141,57 +147,31 @@ def index_shard(path: Path) -> ShardIndex:
     return index
 
 
-def _members(file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo]:
-    """Yield all members of an archive.
-
-    Args:
-        file: the archive.
-        size: bytes of the file.
-
-    Raises:
-        tarfile.TarError: the file is not an archive, is truncated, or has data after its end.
-            (tarfile treats the first unreadable header as the end.)
-    """
-    file.seek(0)
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        while (member := archive.next()) is not None:
-            if member.offset_data + member.size > size and member.isfile():
-                raise tarfile.ReadError("truncated")
-            yield member
-            # tarfile would keep all members, a kilobyte each; the type stubs omit `members`.
-            archive.members.clear()  # type: ignore[attr-defined]
-        end = archive.offset
-    file.seek(end)
-    if len(mark := file.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
-        raise tarfile.ReadError("truncated, the mark of its end is missing")
-    while mark:
-        if mark.strip(b"\0"):
-            raise tarfile.ReadError(f"no header of a member at byte {end:,}")
-        end += len(mark)
-        mark = file.read(1 << 20)
-
-
-def _add(samples: dict[str, _Sample], member: tarfile.TarInfo, file: BinaryIO, path: Path) -> None:
+def _add(samples: dict[str, _Sample], header: Header, file: BinaryIO, path: Path) -> None:
     """Add a member of the archive to its sample."""
-    key, part = key_and_part(member.name)
-    if not (key and part) or member.isdir():
+    key, part = key_and_part(header.name)
+    if not (key and part):
         return
     sample = samples.setdefault(key, _Sample())
-    if not member.isfile():
-        sample.others.append(f"{part} that is a link")
+    known = part in IMAGE_PARTS or part in LABEL_PARTS or part in CAPTION_PARTS
+    largest = LARGEST_IMAGE if part in IMAGE_PARTS else LARGEST_TEXT
+    if header.problem is not None:
+        sample.others.append(f"{part} that is {header.problem}")
+    elif known and (excess := describe_excess(header, largest)):
+        sample.others.append(f"{part} that is {excess}")
     elif part in (*sample.images, *sample.labels, *sample.captions):
         raise UserError(f"data: {path} has {key}.{part} twice; keys must be distinct")
     elif part in IMAGE_PARTS:
-        sample.images[part] = (member.offset_data, member.size)
-    elif part in LABEL_PARTS or part in CAPTION_PARTS:
-        file.seek(member.offset_data)
-        content = file.read(member.size)
+        sample.images[part] = (header.offset, header.size)
+    elif known:
+        file.seek(header.offset)
+        content = file.read(header.size)
         if part in LABEL_PARTS:
             sample.labels[part] = _label(part, content)
         if part in CAPTION_PARTS:
             first = SINGLE if part == "txt" else 0
             sample.captions[part] = [
-                (stable_id(text), member.offset_data, member.size, number, len(text))
+                (stable_id(text), header.offset, header.size, number, len(text))
                 for number, text in enumerate(captions_in(part, content), first)
             ]
     else:
