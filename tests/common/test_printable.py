@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from sogclr import UserError
 from sogclr.common.printable import printable
 
 AS_THEY_ARE = [
@@ -51,3 +52,8 @@ def test_lines_are_printed_as_they_are_and_not_wrapped(encoding, stream):
     assert done.returncode == 0, done.stderr
     lines = getattr(done, stream).decode(encoding).splitlines()
     assert lines == [printable(text, encoding) for text in texts]
+
+
+@pytest.mark.parametrize("text", ESCAPED)
+def test_an_error_stays_one_line_whatever_is_named_in_it(text):
+    assert str(UserError(f"data: {text} does not exist")) == f"data: {ESCAPED[text]} does not exist"

@@ -1,10 +1,18 @@
 """Errors that the user can correct: one clear line, exit code 2 on the command line."""
 
+from .printable import printable
+
 __all__ = ["UserError", "flag", "one_line", "require"]
 
 
 class UserError(Exception):
-    """Says in one line what was wrong, where, and what to do about it."""
+    """Says in one line what was wrong, where, and what to do about it.
+
+    A name in the message may hold line breaks or control characters; they are escaped.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 def flag(name: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from .randomness import stable_id
 
-__all__ = ["SINGLE", "Texts", "UnreadableTextError", "captions_in", "tidy"]
+__all__ = ["SINGLE", "Texts", "UnreadableTextError", "captions_in", "has_halves", "tidy"]
 
 SINGLE = -1  # number of a caption that has its part to itself
 
@@ -45,6 +45,15 @@ class Texts:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def has_halves(text: str) -> bool:
+    """Tell whether a text has lone surrogates, which are halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def tidy(text: str) -> str:

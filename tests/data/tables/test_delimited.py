@@ -144,7 +144,7 @@ def test_a_header_that_cannot_be_meant_is_refused_in_a_line(tmp_path, header, me
     (tmp_path / "t.csv").write_bytes(content + b"\na.png,x,y\nb.png,z,w\n")
     with pytest.raises(UserError, match=message) as caught:
         read_table(tmp_path / "t.csv")
-    assert "\n" not in str(caught.value)
+    assert r"\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])

@@ -60,3 +60,16 @@ def test_nul_characters_in_texts_are_left_out_by_their_row():
 def test_what_is_no_list_is_refused(data):
     with pytest.raises(UserError, match=r"must be a list, not|give the path of a table"):
         open_pairs(data)
+
+
+@pytest.mark.parametrize("text", ["cut emoji \ud83d", "\udce9 first", "in\ud800side"])
+def test_halves_of_characters_are_said(tmp_path, text):
+    rows = [{"text1": f"a {i}", "text2": f"b {i}"} for i in range(5)]
+    rows[3]["text2"] = text
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = open_pairs(tmp_path / "t.jsonl")
+    assert source.b.texts[3] == text.encode(errors="replace").decode()
+    note = "1 rows whose text2 has half a character, read as ? (row 4)"
+    assert list(source.notes) == [note]
+    assert note in source.describe()
+    assert not source.damaged

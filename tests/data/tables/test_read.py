@@ -218,7 +218,7 @@ def test_a_damaged_parquet_file_is_refused_in_one_line(tmp_path, damage):
     path.write_bytes({"cut": content[:3000], "no footer": content[:-8]}.get(damage, content))
     with pytest.raises(UserError, match=r"t\.parquet cannot be read \(") as caught:
         read_table(path)
-    assert "\n" not in str(caught.value)
+    assert r"\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["x" * 5000 + ".csv", "." * 300, "a\0b.csv"])

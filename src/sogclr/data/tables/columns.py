@@ -27,8 +27,8 @@ TEXT_PAIRS = (
 # Suffixes of image files, also of those that are not decoded.
 IMAGE_SUFFIXES = (
     *SUFFIXES,
-    *(".bmp", ".tif", ".tiff", ".gif", ".jfif", ".jpe", ".heic", ".heif", ".avif", ".jp2", ".jxl"),
-    *(".ppm", ".pgm", ".pbm", ".tga", ".ico", ".psd", ".svg", ".eps", ".dng", ".cr2", ".nef"),
+    *(".jfif", ".jpe", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".pbm", ".tga"),
+    *(".ico", ".psd", ".svg", ".eps", ".dng", ".cr2", ".nef"),
 )
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://\S+")
 # Starts of images that are written into the table: data URLs, JPEG, PNG and WebP in base64.

@@ -15,7 +15,7 @@ from ..images.files import ImageFiles
 from ..images.hub import HubImages
 from ..pair_source import PairSource
 from ..randomness import stable_id
-from ..texts import Texts, tidy
+from ..texts import Texts, has_halves, tidy
 from .columns import choose_columns, holds_images
 from .table import Table
 
@@ -43,13 +43,14 @@ def table_pairs(table: Table, columns: str | Sequence[str] | None = None) -> Pai
     names = choose_columns(table, columns)
     problems: Problems = defaultdict(list)
     problems[DAMAGED_ROWS].extend(table.broken)
-    texts = _read_texts(table, names[1], problems)
+    notes = list(table.notes)
+    texts = _read_texts(table, names[1], problems, notes)
     a: ImageSource | None = None
     keys: Sequence[Any]  # of each row: its image's row, or its texts on side a
     if holds_images(table, names[0]):
         a, keys = _read_images(table, names[0], problems)
     else:
-        keys = _read_texts(table, names[0], problems)
+        keys = _read_texts(table, names[0], problems, notes)
     pairs: dict[Any, dict[str, None]] = {}  # partners of each sample of side a, in order
     copies = 0
     for key, partners in zip(keys, texts, strict=True):
@@ -64,7 +65,7 @@ def table_pairs(table: Table, columns: str | Sequence[str] | None = None) -> Pai
     source = _assemble(table.name, names, a, pairs, _describe(problems, copies))
     damaged = _describe({kind: problems[kind] for kind in (DAMAGED_ROWS, DAMAGED_IMAGES)})
     damaged = [f"{source.name}: {text}" for text in damaged]
-    return replace(source, damaged=damaged, notes=table.notes)
+    return replace(source, damaged=damaged, notes=notes)
 
 
 def _assemble(
@@ -100,10 +101,13 @@ class _Selection(ImageSource):
         return self._source.describe()
 
 
-def _read_texts(table: Table, column: str, problems: Problems) -> list[list[str] | None]:
+def _read_texts(
+    table: Table, column: str, problems: Problems, notes: list[str]
+) -> list[list[str] | None]:
     """Return the texts of each row, or None for a row that has none; record the problems."""
     texts: list[list[str] | None] = []
     wrong = 0
+    halved: list[tuple[int, str]] = []  # rows with lone surrogates, which JSON may contain
     for row, value in zip(table.rows, table.columns[column], strict=True):
         values = value if isinstance(value, list) else [value]
         if any(v is not None and not isinstance(v, str) for v in values):
@@ -115,10 +119,15 @@ def _read_texts(table: Table, column: str, problems: Problems) -> list[list[str]
             problems[DAMAGED_ROWS].append((row, f"a NUL character in {column}"))
             texts.append(None)
             continue
+        if any(has_halves(v) for v in values if v):
+            halved.append((row, ""))
         kept = [tidy(v) for v in values if v and v.strip()]
         if not kept:
             problems[f"rows with an empty {column}"].append((row, ""))
         texts.append(kept or None)
+    if halved:
+        what = f"rows whose {column} has half a character, read as ?"
+        notes.append(f"{len(halved):,} {what} ({_first_of(halved)})")
     if wrong == len(texts):
         raise UserError(
             f"--columns: {column} of {table.name} does not hold text but "

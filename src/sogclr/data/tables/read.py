@@ -62,7 +62,7 @@ def _require_rows(table: Table) -> None:
         row, reason = table.broken[0]
         raise UserError(
             f"data: {broken:,} of {broken + count:,} rows of {table.name} cannot be read "
-            f"(the first: row {row}, {reason})"
+            f"(the first: row {row}, {reason}); repair them, or remove them from the table"
         )
     if not count:
         raise UserError(f"data: {table.name} has no rows")
