@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..common.errors import UserError, flag, one_line
 from ..common.stored_fields import build_from_json, require_type
+from .patches import require_whole_patches, structure_of
 from .small import SmallEncoder
 
 __all__ = [
@@ -111,10 +112,12 @@ def build_encoder(
         weights: start from this file of weights instead (safetensors, or torch).
 
     Raises:
-        UserError: unknown name (with the nearest ones), weights are missing or do not fit.
+        UserError: unknown name (with the nearest ones), weights are missing or do not fit, or the
+            image size is not made of whole patches.
     """
     if name != "small":
         require_known(name)
+    require_whole_patches(structure_of(name), image_size)
     from_scratch = not pretrained and weights is None
     spec = EncoderSpec(name, image_size, options=_options(name, image_size))
     encoder = _create(spec, pretrained=pretrained)
@@ -172,8 +175,10 @@ def width_of(encoder: nn.Module, image_size: int, option: str = "encoder") -> in
     """Return the width d of the features, measured by a forward pass.
 
     Raises:
-        UserError: the module does not map `(B, 3, S, S)` to `(B, d)`; the message names `option`.
+        UserError: the module does not map `(B, 3, S, S)` to `(B, d)`, the message names `option`;
+            or it would not see the edge of images of this size.
     """
+    require_whole_patches(encoder, image_size)
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     was_training = encoder.training
     encoder.eval()

@@ -13,6 +13,7 @@ from torch import nn
 from ..common.errors import UserError, flag, one_line
 from ..common.options import TowerSettings
 from .encoders import IMAGENET_MEAN, IMAGENET_STD, load_weights, require_known, width_of
+from .patches import patch_named, patch_of, whole_patches
 from .towers import PairSpec, Tower
 
 __all__ = ["build_from_spec", "build_joined", "choose_length", "require_hugging_face"]
@@ -72,12 +73,13 @@ def _add_image_tower(spec: PairSpec, request: TowerSettings) -> tuple[PairSpec, 
     if isinstance(tower, nn.Module):
         config = getattr(tower, "pretrained_cfg", None) or {}
         own = replace(spec, vision={"timm_proj": projection}, custom=True)
-        return _use_pretrained_config(own, request, config), tower
+        return _use_pretrained_config(own, request, config, patch_of(tower)), tower
     if tower is None:
         return replace(spec, vision={**SMALL_VISION, "image_size": spec.image_size}), None
     require_known(tower, "image_tower")
     published = timm.get_pretrained_cfg(tower)
-    spec = _use_pretrained_config(spec, request, published.to_dict() if published else {})
+    config = published.to_dict() if published else {}
+    spec = _use_pretrained_config(spec, request, config, patch_named(tower))
     vision = {
         "timm_model_name": tower,
         "timm_model_pretrained": request.image_weights is None,
@@ -89,10 +91,15 @@ def _add_image_tower(spec: PairSpec, request: TowerSettings) -> tuple[PairSpec, 
 
 
 def _use_pretrained_config(
-    spec: PairSpec, request: TowerSettings, config: dict[str, Any]
+    spec: PairSpec, request: TowerSettings, config: dict[str, Any], patch: int
 ) -> PairSpec:
-    """Use the image size, mean and standard deviation of the tower's pretraining."""
-    size = config.get("input_size", (3, spec.image_size, spec.image_size))[-1]
+    """Use the image size, mean and standard deviation of the tower's pretraining.
+
+    Without pretraining, the image size of the data is rounded to whole patches of the tower.
+    """
+    size = whole_patches(spec.image_size, patch)
+    if "input_size" in config:
+        size = config["input_size"][-1]
     return replace(
         spec,
         image_size=request.image_size or size,

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from ..common.console import say
 from ..common.errors import UserError, one_line
 from ..common.options import TowerSettings
 from .joined_towers import choose_length, require_hugging_face
+from .patches import describe_unseen, patch_of, require_multiple
 from .tower_keys import require_text, require_vision
 from .towers import PairSpec, Tower
 
@@ -68,6 +70,7 @@ def build_open_clip(
     size = model.visual.image_size
     if "image" in kinds:
         _check_widths(name, model, config)
+        _check_patches(model.visual, own=path.suffix == ".json" and request.pretrained is None)
     spec = PairSpec(
         kinds=kinds,
         width=config["embed_dim"],
@@ -153,6 +156,19 @@ def _check_widths(name: str, model: Any, config: dict[str, Any]) -> None:
             f"--model: the towers of {name} end in different widths, "
             f"{image.shape[-1]} and {text.shape[-1]}; give both a projection"
         )
+
+
+def _check_patches(visual: Any, own: bool) -> None:
+    """Refuse a configuration of one's own whose patches do not cover the image; else say so.
+
+    Some published models (SigLIP at 384 px with patches of 14) were trained without the edge.
+    """
+    size, patch = visual.image_size, patch_of(visual)
+    size = size if isinstance(size, int) else size[0]
+    if own:
+        require_multiple(size, patch, "model")
+    elif size % patch:
+        say(f"  {describe_unseen(size, patch)}, as published")
 
 
 def _check_tag(name: str, tag: str | None) -> None:

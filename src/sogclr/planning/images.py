@@ -9,6 +9,7 @@ from ..data.hashed_rows import collision_rate
 from ..data.image_source import ImageSource
 from ..data.tar.stream import StreamSource
 from ..distributed.launch import loader_workers, resolve_precision
+from ..models.patches import patch_named, whole_patches
 from .derive import Reasons, check_count, explain_sharing, usual_batch_size
 from .recipe import Recipe, choose_recipe
 from .settings_images import ImageSettings
@@ -77,10 +78,14 @@ def plan_run(
 
     n = len(source)
     image_size = request.image_size or source.image_size
-    explain("image size", request.image_size, f"{image_size} px", "the images' usual shorter side")
-
     usual = "small" if device == "cpu" else "resnet18" if image_size <= 64 else "resnet50"
     encoder = usual if request.encoder == "auto" else request.encoder
+    patch = patch_named(encoder)
+    if request.image_size is None:
+        image_size = whole_patches(image_size, patch)
+    reason = "the images' usual shorter side"
+    reason += f", in whole patches of {patch} px" if patch > 1 else ""
+    explain("image size", request.image_size, f"{image_size} px", reason)
     explain(
         "encoder",
         request.encoder,
