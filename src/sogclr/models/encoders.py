@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..common.errors import UserError, flag, one_line
 from ..common.stored_fields import build_from_json, require_type
 from .patches import require_whole_patches, structure_of
 from .small import SmallEncoder
+from .weight_files import load_weights
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -24,7 +24,6 @@ __all__ = [
     "build_encoder",
     "build_projector",
     "describe",
-    "load_weights",
     "rebuild_encoder",
     "require_inputs",
     "require_known",
@@ -274,32 +273,3 @@ def _shrink_stem(encoder: Any) -> None:
     else:
         encoder.conv1 = nn.Conv2d(3, conv.out_channels, 3, stride=1, padding=1, bias=False)
     encoder.maxpool = nn.Identity()
-
-
-def load_weights(encoder: nn.Module, path: Path, option: str) -> None:
-    """Load weights from a safetensors or torch file; tensors that the encoder lacks are ignored.
-
-    Raises:
-        UserError: the file is missing, unreadable, or does not fit; the message names `option`.
-    """
-    state: dict[str, Any]
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        state = dict(state.get("state_dict", state))
-    except FileNotFoundError as error:
-        raise UserError(f"{flag(option)}: {path} does not exist") from error
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{flag(option)}: {path} cannot be read ({reason})") from error
-    own = encoder.state_dict()
-    missing = [key for key in own if key not in state]
-    unfit = [key for key in own if key in state and state[key].shape != own[key].shape]
-    if missing or unfit:
-        raise UserError(
-            f"{flag(option)}: {path} does not fit the encoder: {len(missing)} tensors are missing "
-            f"and {len(unfit)} have another shape, the first {(missing + unfit)[0]}"
-        )
-    encoder.load_state_dict({key: state[key] for key in own})

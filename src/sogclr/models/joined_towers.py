@@ -12,9 +12,10 @@ from torch import nn
 
 from ..common.errors import UserError, flag, one_line
 from ..common.options import TowerSettings
-from .encoders import IMAGENET_MEAN, IMAGENET_STD, load_weights, require_known, width_of
+from .encoders import IMAGENET_MEAN, IMAGENET_STD, require_known, width_of
 from .patches import patch_named, patch_of, whole_patches
 from .towers import PairSpec, Tower
+from .weight_files import load_weights
 
 __all__ = ["build_from_spec", "build_joined", "choose_length", "require_hugging_face"]
 
