@@ -16,6 +16,7 @@ from ..data.pair_source import PairSource
 from ..data.tar.http import is_url, without_query
 from ..data.tar.stream_pairs import PairStream
 from ..data.texts import Texts
+from ..distributed.connect import Facts, digest_of, option_facts
 from ..distributed.launch import choose_device, start
 from ..distributed.sharded_model import require_shardable
 from ..models.build_towers import tokenizer_of
@@ -52,6 +53,7 @@ def align(
     workers: int | None,
     checkpoint_seconds: float,
     shard_model: bool,
+    process_timeout: float,
     resume: bool,
 ) -> Result:
     """See `sogclr.align`."""
@@ -113,7 +115,13 @@ def _align(
     )
 
     # Processes wait for each other here: until now they read files that the first one may change.
-    fabric = start(kind, plan.precision, shard_model=shard_model)
+    fabric = start(
+        kind,
+        plan.precision,
+        shard_model=shard_model,
+        process_timeout=process_timeout,
+        facts=_facts({**given.as_dict(), "freeze": frozen}, source, validation, plan, run),
+    )
     torch.manual_seed(request.seed)
     spec, towers = open_towers(run, given, frozen, source, resume)
     _print_plan(plan, kind, spec, towers)
@@ -141,6 +149,29 @@ def _align(
                 {**settings, "asked": given.as_dict(), "resolved": plan.resolved().as_dict()}
             )
     return train_to_end(trainer, "sogclr evaluate, search, embed, sogclr.load")
+
+
+def _facts(
+    options: dict[str, Any],
+    source: PairSource | PairStream,
+    validation: PairSource | None,
+    plan: PairPlan,
+    run: Run,
+) -> Facts:
+    """Collect what must be equal in all processes: options, data, derived values, checkpoint."""
+    facts = option_facts(options)
+    for what, pairs in (("", source), ("held-back ", validation)):
+        if isinstance(pairs, PairSource):
+            a, b = pairs.a, pairs.b
+            arrays = a.ids, a.marks, b.ids, pairs.start, pairs.partners
+            facts[f"the {what}pairs' first sides"] = digest_of(*arrays)
+        else:
+            facts[f"the {what}shards"] = "none" if pairs is None else digest_of(pairs.ids)
+    return {
+        **facts,
+        **option_facts(plan.resolved().as_dict(), "the derived "),
+        "the checkpoint in --out": "there" if run.checkpoint.exists() else "missing",
+    }
 
 
 def _print_plan(plan: PairPlan, device: str, spec: PairSpec, towers: dict[str, Tower]) -> None:

@@ -66,6 +66,7 @@ def pretrain(arguments: PretrainArguments) -> Result:
         workers=arguments.workers,
         checkpoint_seconds=arguments.checkpoint_seconds,
         shard_model=arguments.shard_model,
+        process_timeout=arguments.process_timeout,
         resume=arguments.resume,
     )
 
@@ -100,6 +101,7 @@ def align(arguments: AlignArguments) -> Result:
         workers=arguments.workers,
         checkpoint_seconds=arguments.checkpoint_seconds,
         shard_model=arguments.shard_model,
+        process_timeout=arguments.process_timeout,
         resume=arguments.resume,
     )
 

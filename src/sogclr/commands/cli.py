@@ -1,23 +1,26 @@
 """The command line: arguments of commands become options, their docstrings become the help."""
 
+import os
 import re
 import shutil
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable
 from dataclasses import field, fields, is_dataclass, make_dataclass
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, NoReturn, get_args
 
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from .. import __version__
 from ..common.documentation import field_docs
-from ..common.environment import connected, rank
+from ..common.environment import process_prefix
 from ..common.errors import UserError, flag
 from ..common.options import Augmentation
 from . import api
 from .arguments import REQUIRED, Argument, arguments_of, summary_of
+from .explain_errors import explain, report_line
 
 __all__ = ["main"]
 
@@ -47,19 +50,39 @@ def main(words: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if words is None else words
     try:
-        if words == ["--version"]:
-            print(f"sogclr {__version__}")
-        elif words and words[0] in COMMANDS:
-            _run(words[0], words[1:])
-        else:
-            _explain(words)
+        try:
+            _dispatch(words)
+        finally:
+            sys.stdout.flush()
     except UserError as error:
-        # Until processes are connected, all meet the same error: only the first one prints it.
-        if rank() == 0 or connected():
-            print(f"sogclr: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        # The reader, `head` for example, has read enough. What is left would be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        line = explain(error)
+        if line is not None:
+            _fail(line)
+        traceback.print_exc()
+        _fail(report_line(), code=1)
+
+
+def _fail(line: str, code: int = 2) -> NoReturn:
+    """Print one line on stderr and exit; one of several processes says which one it is."""
+    print(f"sogclr: {process_prefix()}{line}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _dispatch(words: list[str]) -> None:
+    if words == ["--version"]:
+        print(f"sogclr {__version__}")
+    elif words and words[0] in COMMANDS:
+        _run(words[0], words[1:])
+    else:
+        _explain(words)
 
 
 def _run(name: str, words: list[str]) -> None:

@@ -10,6 +10,7 @@ from ..common.options import Device
 from ..data.image_source import ImageSource
 from ..data.open_images import Data, open_images, require_undamaged
 from ..data.tar.stream import StreamSource
+from ..distributed.connect import Facts, digest_of, option_facts
 from ..distributed.launch import choose_device, start
 from ..distributed.sharded_model import require_shardable
 from ..models.encoders import PROJECTION
@@ -39,6 +40,7 @@ def pretrain(
     workers: int | None,
     checkpoint_seconds: float,
     shard_model: bool,
+    process_timeout: float,
     resume: bool,
 ) -> Result:
     """Do what `sogclr.pretrain` documents; `module` is the user's own encoder, or None."""
@@ -86,7 +88,13 @@ def _pretrain(
     _print_plan(source, plan, kind)
 
     # `start` waits for all processes: above, each reads files that the first one writes below.
-    fabric = start(kind, plan.precision, shard_model=shard_model)
+    fabric = start(
+        kind,
+        plan.precision,
+        shard_model=shard_model,
+        process_timeout=process_timeout,
+        facts=_facts(request, source, plan, run),
+    )
     torch.manual_seed(request.seed)
     task, schedule = build_training(source, plan, module, fabric.device)
     if fabric.is_global_zero:
@@ -103,6 +111,20 @@ def _pretrain(
         trainer.monitor.start()
         task.prime(fabric.device)
     return train_to_end(trainer, "sogclr evaluate, sogclr embed, sogclr.load")
+
+
+def _facts(
+    request: ImageSettings, source: ImageSource | StreamSource, plan: Plan, run: Run
+) -> Facts:
+    """Collect what must be equal in all processes: options, data, derived values, checkpoint."""
+    arrays = (source.ids, source.marks) if isinstance(source, ImageSource) else (source.ids,)
+    samples = "the samples" if isinstance(source, ImageSource) else "the shards"
+    return {
+        **option_facts(request.as_dict()),
+        samples: digest_of(*arrays),
+        **option_facts(plan.resolved().as_dict(), "the derived "),
+        "the checkpoint in --out": "there" if run.checkpoint.exists() else "missing",
+    }
 
 
 def _print_plan(source: ImageSource | StreamSource, plan: Plan, device: str) -> None:

@@ -1,9 +1,8 @@
 """Read from the environment what torchrun sets for each process, without importing torch."""
 
 import os
-import sys
 
-__all__ = ["connected", "processes", "rank", "restarts"]
+__all__ = ["process_prefix", "processes", "rank", "restarts"]
 
 
 def processes() -> int:
@@ -16,10 +15,9 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def connected() -> bool:
-    """Return whether the processes have joined a group; they have not before torch is imported."""
-    distributed = sys.modules.get("torch.distributed")
-    return distributed is not None and distributed.is_initialized()
+def process_prefix() -> str:
+    """Return "process 1 of 4: " for a message of one of several processes, "" for one alone."""
+    return f"process {rank()} of {processes()}: " if processes() > 1 else ""
 
 
 def restarts() -> int:

@@ -12,13 +12,14 @@ All processes update state per sample with the same numbers, so that it stays eq
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Shares", "agree", "with_backward"]
+__all__ = ["Shares", "add_gloo_group", "agree", "with_backward"]
 
 _gloo_groups: dict[Any, Any] = {}
 
@@ -129,6 +130,12 @@ def agree(group: Any, count: int) -> Shares | None:
     counts = [torch.empty(1, dtype=torch.int64) for _ in range(dist.get_world_size(group))]
     dist.all_gather(counts, torch.tensor([count]), group=_gloo_group(group))
     return Shares(group, dist.get_rank(group), tuple(int(each) for each in counts))
+
+
+def add_gloo_group(timeout: timedelta) -> None:
+    """Make the default group's group for CPU tensors, with a timeout; all processes call it."""
+    if "gloo" not in dist.get_backend_config():
+        _gloo_groups[dist.group.WORLD] = dist.new_group(backend="gloo", timeout=timeout)
 
 
 def _gloo_group(group: Any) -> Any:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from ..common.environment import processes, restarts
+from ..common.environment import processes
 from ..common.errors import UserError
 from ..common.options import ConcretePrecision, Device, Precision
+from .connect import Facts, connect
 from .sharded_model import sharding_strategy
 
 __all__ = ["choose_device", "finish", "loader_workers", "resolve_precision", "start"]
@@ -72,13 +73,25 @@ def loader_workers(local: bool, device: str, requested: int | None) -> int:
     return min(8, os.cpu_count() or 1)
 
 
-def start(device: str, precision: ConcretePrecision, *, shard_model: bool = False) -> Fabric:
+def start(
+    device: str,
+    precision: ConcretePrecision,
+    *,
+    shard_model: bool = False,
+    process_timeout: float = 1800.0,
+    facts: Facts | None = None,
+) -> Fabric:
     """Launch Fabric on one device, or on one device for each process that torchrun started.
 
     Args:
         device: "cpu", "cuda" or "mps".
         precision: the precision of the forward pass.
         shard_model: whether each process holds a part of the weights instead of a copy.
+        process_timeout: how many seconds a process waits for another one.
+        facts: what must be equal in all processes, see `sogclr.distributed.connect`.
+
+    Raises:
+        UserError: processes differ, or could not be connected.
     """
     processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     copied = "ddp" if processes() > 1 else "auto"
@@ -93,24 +106,15 @@ def start(device: str, precision: ConcretePrecision, *, shard_model: bool = Fals
             num_nodes=processes() // processes_here,
             precision=precision,
         )
-        if restarts():
-            _connect_after_restart("nccl" if device == "cuda" else "gloo")
+        if processes() > 1:
+            sharing = {"--device": device, "--shard-model": str(shard_model)}
+            backend = "nccl" if device == "cuda" else "gloo"
+            connect(backend, process_timeout, {**(facts or {}), **sharing})
         fabric.launch()
         fabric.barrier()
     if device == "cuda":
         torch.backends.cudnn.benchmark = True
     return fabric
-
-
-def _connect_after_restart(backend: str) -> None:
-    """Connect the processes as Fabric would, with a key prefix for this start in torchrun's store.
-
-    torchrun keeps its store when it restarts processes, with the addresses of the killed ones. A
-    process that read such an address would wait for ever.
-    """
-    store, own_rank, count = next(torch.distributed.rendezvous("env://"))
-    store = torch.distributed.PrefixStore(f"start {restarts()}", store)
-    torch.distributed.init_process_group(backend, store=store, rank=own_rank, world_size=count)
 
 
 def finish(fabric: Fabric) -> None:

@@ -241,9 +241,15 @@ class MachineArguments:
     """Divide weights and optimizer state among the processes that torchrun started, for models
     that are too large for one device; otherwise each process holds a copy."""
 
+    process_timeout: float = 1800.0
+    """Seconds that a process waits for another one before it gives up. Raise it if the first
+    process embeds a frozen tower for longer while the others wait."""
+
     def __post_init__(self) -> None:
         if self.workers is not None:
             require(self.workers >= 0, "workers", f"must not be negative, got {self.workers}")
+        message = f"must be above 0 and at most a year, got {self.process_timeout:g}"
+        require(0 < self.process_timeout <= 366 * 86_400, "process_timeout", message)
 
 
 @dataclass(frozen=True, kw_only=True)
