@@ -114,6 +114,31 @@ def test_bad_targets_of_embed_are_found_before_embedding(photos, tmp_path, capsy
     assert "does not exist" in line
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pretrain", "PHOTOS", "--out", "R", "--seed", 2**63], "--seed: "),
+        (["pretrain", "PHOTOS", "--out", "R", "--epochs", 10**30], "--epochs: "),
+        (["pretrain", "PHOTOS", "--out", "R", "--gamma-decay-visits", 10**23], "--gamma-decay-"),
+        (["align", "PHOTOS", "--out", "R", "--memory-size", -(10**20)], "--memory-size: "),
+        (["pretrain", "PHOTOS", "--out", "R", "--process-timeout", "nan"], "--process-timeout: "),
+        (["pretrain", "PHOTOS", "--out", ""], '--out: "" is no value'),
+        (["embed", "R", "", "--out", "x.npz"], 'data: "" is no value'),
+        (["evaluate", "R", "PHOTOS", "--test", ""], '--test: "" is no value'),
+        (["evaluate", "R", "PHOTOS", "--workers=-1"], "--workers: must be at least 0"),
+        (["embed", "R", "PHOTOS", "--out", "x.npz", "--workers", 10**9], "--workers: "),
+        (["embed", "R", "nowhere", "--out", "x.npz"], "data: nowhere does not exist"),
+        (["audit", "R", "PHOTOS", "--samples", "-5"], "--samples: must be at least 2"),
+    ],
+)
+def test_words_that_cannot_work_are_refused_before_anything_is_read(
+    photos, tmp_path, capsys, words, message
+):
+    places = {"PHOTOS": photos, "R": tmp_path / "run"}
+    assert message in refused(capsys, *(places.get(word, word) for word in words))
+    assert not (tmp_path / "run").exists()
+
+
 def test_unknown_protocols_and_missing_labels_are_one_line(photos, tmp_path, capsys):
     run = tmp_path / "run"
     main(["pretrain", str(photos), "--out", str(run), "--epochs", "1", *FAST])

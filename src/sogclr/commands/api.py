@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..common.options import Device
+from ..planning.settings import MachineArguments
 from ..planning.settings_images import ImageSettings, PretrainArguments
 from ..planning.settings_pairs import AlignArguments, PairSettings
 from ..runs.resume import require_new
@@ -153,21 +154,12 @@ def evaluate(
     Raises:
         sogclr.UserError: An error that the user can correct; one line says how.
     """
+    MachineArguments(workers=workers)
     require_data(data)
     require_data(test, "test")
     from .evaluate import evaluate as run_evaluation
 
-    return run_evaluation(
-        run,
-        data,
-        test=test,
-        protocol=protocol,
-        columns=columns,
-        templates=templates,
-        module=encoder,
-        device=device,
-        workers=workers,
-    )
+    return run_evaluation(run, data, test, protocol, columns, templates, encoder, device, workers)
 
 
 def embed(
@@ -204,6 +196,8 @@ def embed(
     Raises:
         sogclr.UserError: An error that the user can correct; one line says how.
     """
+    MachineArguments(workers=workers)
+    require_data(data)
     from .embed import embed as run_embedding
 
     return run_embedding(run, data, out, columns, encoder, device, workers)

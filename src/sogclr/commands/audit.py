@@ -12,6 +12,7 @@ from ..auditing.measure import Audit, audit_subject, format_bias
 from ..auditing.picture import draw_audit
 from ..auditing.subject import open_subject
 from ..common.console import result, say
+from ..common.errors import require
 from ..common.options import Device
 from ..runs.stored import atomically, pretty
 from .early_checks import picture_file
@@ -40,6 +41,7 @@ def audit(
     device: Device,
 ) -> Audit:
     """See `sogclr.audit`."""
+    require(samples >= 2, "samples", f"must be at least 2, got {samples}")
     picture = None if out is None else picture_file(Path(out), "audit.png")
     subject = open_subject(
         run,

@@ -89,11 +89,22 @@ def _run(name: str, words: list[str]) -> None:
     """Parse the words that follow the name of a command, and call the command."""
     command = COMMANDS[name]
     _print_help_above(summary_of(command), words)
-    parser: Any = _parser(name, arguments_of(command))
+    arguments = arguments_of(command)
+    parser: Any = _parser(name, arguments)
     parsed = tyro.cli(parser, prog=f"sogclr {name}", args=words, config=CONFIG)
+    _require_no_empty_words(arguments, _values(parsed))
     result = command(**_values(parsed))
     if not getattr(result, "complete", True):
         sys.exit(TRY_AGAIN)
+
+
+def _require_no_empty_words(arguments: list[Argument], values: dict[str, Any]) -> None:
+    """Refuse "", which a shell makes of an unset variable; as a path it is the current folder."""
+    for argument in arguments:
+        if values[argument.name] == "" != argument.default:
+            positional = argument.default is REQUIRED and argument.name != "out"
+            name = argument.name if positional else flag(argument.name)
+            raise UserError(f'{name}: "" is no value; was a variable of the shell not set?')
 
 
 def _explain(words: list[str]) -> None:

@@ -24,8 +24,10 @@ def require_data(data: Any, argument: str = "data") -> None:
     if not isinstance(data, str | os.PathLike) or data == "digits":
         return
     path = os.fspath(data)
+    name = argument if argument == "data" else flag(argument)
+    if not path:
+        raise UserError(f"{name}: the path is empty; . is the current folder")
     if not os.path.exists(path) and not any(mark in path for mark in NOT_PATHS):
-        name = argument if argument == "data" else flag(argument)
         raise UserError(f"{name}: {path} does not exist; correct the path")
 
 

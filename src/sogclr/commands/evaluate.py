@@ -33,7 +33,6 @@ __all__ = ["evaluate"]
 def evaluate(
     run: str | Path,
     data: Any,
-    *,
     test: "Data | None",
     protocol: str | Sequence[str] | None,
     columns: str | Sequence[str] | None,

@@ -26,7 +26,7 @@ def explain(error: BaseException) -> str | None:
         return f"the memory is full ({text or 'MemoryError'}); try a smaller --batch-size"
     if isinstance(error, RuntimeError) and LOADER_KILLED in text:
         return (
-            f"a process that loads samples was killed, mostly because the memory was full ({text}); "
+            f"a process that loads samples was killed, mostly for lack of memory ({text}); "
             "try fewer --workers, then go on with --resume"
         )
     if processes() > 1 and _is_lost_connection(error, text):

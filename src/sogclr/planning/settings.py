@@ -178,6 +178,12 @@ class TrainSettings(
                 )
 
     def _check_ranges(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, int):  # what numpy and torch can hold
+                require(
+                    abs(value) < 2**63, each.name, f"{value} is too large; give less than 2**63"
+                )
         size, rate, decay = self.batch_size, self.learning_rate, self.weight_decay
         if size is not None:
             require(size >= 2, "batch_size", f"{size} leaves no negatives; give at least 2")
@@ -224,6 +230,9 @@ class TrainSettings(
         return build_from_json(cls, stored, name)
 
 
+MOST_WORKERS = 1_000  # far more would stop the machine
+
+
 @dataclass(frozen=True, kw_only=True)
 class MachineArguments:
     """The machine that computes a run. A resumed run may use another machine."""
@@ -247,7 +256,8 @@ class MachineArguments:
 
     def __post_init__(self) -> None:
         if self.workers is not None:
-            require(self.workers >= 0, "workers", f"must not be negative, got {self.workers}")
+            message = f"must be at least 0 and at most {MOST_WORKERS:,}, got {self.workers}"
+            require(0 <= self.workers <= MOST_WORKERS, "workers", message)
         message = f"must be above 0 and at most a year, got {self.process_timeout:g}"
         require(0 < self.process_timeout <= 366 * 86_400, "process_timeout", message)
 
