@@ -125,7 +125,7 @@ def test_bad_targets_of_embed_are_found_before_embedding(photos, tmp_path, capsy
         (["pretrain", "PHOTOS", "--out", ""], '--out: "" is no value'),
         (["embed", "R", "", "--out", "x.npz"], 'data: "" is no value'),
         (["evaluate", "R", "PHOTOS", "--test", ""], '--test: "" is no value'),
-        (["evaluate", "R", "PHOTOS", "--workers=-1"], "--workers: must be at least 0"),
+        (["evaluate", "R", "PHOTOS", "--workers=-1"], "--workers: must not be negative"),
         (["embed", "R", "PHOTOS", "--out", "x.npz", "--workers", 10**9], "--workers: "),
         (["embed", "R", "nowhere", "--out", "x.npz"], "data: nowhere does not exist"),
         (["audit", "R", "PHOTOS", "--samples", "-5"], "--samples: must be at least 2"),

@@ -256,8 +256,9 @@ class MachineArguments:
 
     def __post_init__(self) -> None:
         if self.workers is not None:
-            message = f"must be at least 0 and at most {MOST_WORKERS:,}, got {self.workers}"
-            require(0 <= self.workers <= MOST_WORKERS, "workers", message)
+            require(self.workers >= 0, "workers", f"must not be negative, got {self.workers}")
+            message = f"must be at most {MOST_WORKERS:,}, got {self.workers}"
+            require(self.workers <= MOST_WORKERS, "workers", message)
         message = f"must be above 0 and at most a year, got {self.process_timeout:g}"
         require(0 < self.process_timeout <= 366 * 86_400, "process_timeout", message)
 
