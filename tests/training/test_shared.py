@@ -1,6 +1,7 @@
 """Training shared by processes, as torchrun starts them: the same run as in one."""
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -79,7 +80,9 @@ def test_a_batch_is_refused_that_is_too_small_to_be_shared(tmp_path):
     process = started(2, *arguments, "--out", str(tmp_path / "run"))
     said, _ = process.communicate(timeout=300)
     assert process.returncode != 0
-    assert said.count("sogclr: --batch-size: 3 is shared by 2 processes") == 1
+    # Each process says so with its rank, unless torchrun ends it first.
+    line = re.compile(r"sogclr: process [01] of 2: --batch-size: 3 is shared by 2 processes")
+    assert 1 <= len(line.findall(said)) <= 2
 
 
 @pytest.mark.slow
