@@ -103,7 +103,7 @@ def test_an_image_that_was_replaced_for_one_process(make_folder, tmp_path):
     for rank, (code, line) in enumerate(lines):
         assert code == 2
         assert line.startswith(f"sogclr: process {rank} of 2: processes differ: the samples is 16")
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "settings.json").exists()
 
 
 def test_a_process_that_cannot_start_says_why_and_the_other_gives_up(make_folder, tmp_path):

@@ -76,6 +76,7 @@ def align(
             workers,
             checkpoint_seconds,
             shard_model,
+            process_timeout,
             resume,
         )
 
@@ -91,6 +92,7 @@ def _align(
     workers: int | None,
     checkpoint_seconds: float,
     shard_model: bool,
+    process_timeout: float,
     resume: bool,
 ) -> Result:
     """Train in a folder that is this run's alone; `resume` if there is a checkpoint."""
@@ -120,7 +122,7 @@ def _align(
         plan.precision,
         shard_model=shard_model,
         process_timeout=process_timeout,
-        facts=_facts({**given.as_dict(), "freeze": frozen}, source, validation, plan, run),
+        facts=_facts({**given.as_dict(), "freeze": frozen}, source, validation, plan, resume),
     )
     torch.manual_seed(request.seed)
     spec, towers = open_towers(run, given, frozen, source, resume)
@@ -156,7 +158,7 @@ def _facts(
     source: PairSource | PairStream,
     validation: PairSource | None,
     plan: PairPlan,
-    run: Run,
+    resume: bool,
 ) -> Facts:
     """Collect what must be equal in all processes: options, data, derived values, checkpoint."""
     facts = option_facts(options)
@@ -170,7 +172,7 @@ def _facts(
     return {
         **facts,
         **option_facts(plan.resolved().as_dict(), "the derived "),
-        "the checkpoint in --out": "there" if run.checkpoint.exists() else "missing",
+        "the checkpoint in --out": "there" if resume else "missing",
     }
 
 

@@ -61,6 +61,7 @@ def pretrain(
             workers,
             checkpoint_seconds,
             shard_model,
+            process_timeout,
             resume,
         )
 
@@ -74,6 +75,7 @@ def _pretrain(
     workers: int | None,
     checkpoint_seconds: float,
     shard_model: bool,
+    process_timeout: float,
     resume: bool,
 ) -> Result:
     """Train in a folder that is this run's alone; `resume` if there is a checkpoint."""
@@ -93,7 +95,7 @@ def _pretrain(
         plan.precision,
         shard_model=shard_model,
         process_timeout=process_timeout,
-        facts=_facts(request, source, plan, run),
+        facts=_facts(request, source, plan, resume),
     )
     torch.manual_seed(request.seed)
     task, schedule = build_training(source, plan, module, fabric.device)
@@ -114,7 +116,7 @@ def _pretrain(
 
 
 def _facts(
-    request: ImageSettings, source: ImageSource | StreamSource, plan: Plan, run: Run
+    request: ImageSettings, source: ImageSource | StreamSource, plan: Plan, resume: bool
 ) -> Facts:
     """Collect what must be equal in all processes: options, data, derived values, checkpoint."""
     arrays = (source.ids, source.marks) if isinstance(source, ImageSource) else (source.ids,)
@@ -123,7 +125,7 @@ def _facts(
         **option_facts(request.as_dict()),
         samples: digest_of(*arrays),
         **option_facts(plan.resolved().as_dict(), "the derived "),
-        "the checkpoint in --out": "there" if run.checkpoint.exists() else "missing",
+        "the checkpoint in --out": "there" if resume else "missing",
     }
 
 
