@@ -151,3 +151,10 @@ def test_names_of_columns_are_printed_as_they_are(on_texts, tmp_path, capsys, na
     output = capsys.readouterr().out
     assert f"{names[0]} to {names[1]}" in output
     assert f"{names[1]} to {names[0]}" in output
+
+
+def test_a_query_that_is_cut_is_said(on_texts, sentences, capsys):
+    for query, cut in (("a picture", False), ("a very " * 10, True), ("very " * 300, True)):
+        sogclr.search(on_texts, query, data=sentences)
+        said = "100.0% of 1 texts are longer than 16 tokens and are cut" in capsys.readouterr().err
+        assert said == cut

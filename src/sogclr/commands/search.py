@@ -26,6 +26,7 @@ from ..data.texts import Texts, tidy
 from ..distributed.launch import choose_device
 from ..evaluation.embed_pairs import embed_side
 from ..models.pair_encoder import PairEncoder
+from ..models.text_lengths import report_cut
 from ..models.tower_features import stored_embeddings
 from ..planning.settings_pairs import PairSettings
 from ..runs.folder import Run
@@ -99,6 +100,7 @@ def _encode_query(encoder: PairEncoder, query: str) -> Tensor:
     if not (os.path.isfile(query) or query.lower().endswith(SUFFIXES)):
         if not query.strip():
             raise UserError("query: is empty; give a sentence, or an image file")
+        report_cut(encoder.tokenizer, [tidy(query)])
         return encoder.encode_text([tidy(query)])[0]
     try:
         image = decode_image(query)

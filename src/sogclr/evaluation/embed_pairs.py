@@ -4,12 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from ..common.console import say
 from ..common.errors import UserError
 from ..data.image_source import ImageSource
 from ..data.texts import Texts
 from ..models.pair_encoder import PairEncoder
-from ..models.text_lengths import choose_texts, describe_cut
+from ..models.text_lengths import choose_texts, report_cut
 from ..models.tower_features import cached_features, compute_features, plain_inputs
 from ..models.tower_inputs import StoredFeatures
 
@@ -35,9 +34,7 @@ def embed_side(encoder: PairEncoder, side: ImageSource | Texts) -> np.ndarray:
             f"data: the run was trained on {encoder.spec.kinds}, it has no {kind} tower"
         )
     if isinstance(side, Texts):
-        share, cut = describe_cut(encoder.tokenizer, [choose_texts(side)])
-        if share:
-            say(cut)
+        report_cut(encoder.tokenizer, choose_texts(side))
     spec = encoder.spec
     tower: Any = encoder.towers[kind]
     device = next(tower.parameters()).device

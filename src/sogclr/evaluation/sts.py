@@ -54,7 +54,7 @@ def _read_scored_texts(
     """Return both sentences and the score of each pair; print which rows are left out."""
     first, second, scores = [], [], []
     left_out = list(table.broken)
-    values = (table.columns[name] for name in (*columns, "score"))
+    values = (table.values(name) for name in (*columns, "score"))
     for row, one, other, score in zip(table.rows, *values, strict=True):
         if not all(isinstance(text, str) and text.strip() for text in (one, other)):
             left_out.append((row, "no two sentences"))

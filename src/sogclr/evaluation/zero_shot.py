@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 from ..common.errors import UserError
 from ..data.image_source import NO_LABEL, ImageSource
 from ..models.pair_encoder import PairEncoder
+from ..models.text_lengths import report_cut
 from .embed_pairs import embed_side
 
 __all__ = ["TEMPLATES", "ZeroShot", "measure_zero_shot"]
@@ -62,6 +63,7 @@ def measure_zero_shot(
         if "{}" not in template:
             raise UserError(f"--templates: {template!r} has no {{}} where the name of a class goes")
     names = [name.replace("_", " ") for name in source.classes]
+    report_cut(encoder.tokenizer, [t.replace("{}", name) for name in names for t in templates])
     prototypes = torch.stack([_embed_class(encoder, name, templates) for name in names])  # (C, d)
     images = torch.from_numpy(embed_side(encoder, source))  # (n, d)
     labels = torch.from_numpy(source.labels)

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from ..common.console import say
 from ..data.texts import Texts, UnreadableTextError
 
-__all__ = ["choose_texts", "count_tokens", "describe_cut"]
+__all__ = ["choose_texts", "count_tokens", "describe_cut", "report_cut"]
 
 COUNTED = 5_000  # texts of a side
 COUNTED_CHARACTERS = 20_000_000  # of a side, so that long texts do not take minutes
@@ -71,3 +72,15 @@ def describe_cut(tokenizer: Any, sides: Iterable[Sequence[str]]) -> tuple[float,
         f"{percent} of {len(counts):,} texts are longer than {limit} tokens and are cut "
         f"(the longest has {max(counts):,})"
     )
+
+
+def report_cut(tokenizer: Any, texts: Sequence[str]) -> None:
+    """Print which share of texts is cut, if any is.
+
+    Args:
+        tokenizer: a tokenizer of open_clip.
+        texts: n strings.
+    """
+    share, cut = describe_cut(tokenizer, [texts])
+    if share:
+        say(cut)

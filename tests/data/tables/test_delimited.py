@@ -191,3 +191,22 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path, suffix):
     for name in ("fifo", "zero"):
         with pytest.raises(UserError, match=rf"{name}\.{suffix} cannot .* not a file"):
             open_pairs(tmp_path / f"{name}.{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "row", "why"),
+    [
+        ("tsv", 'x\t"one, two"', "TSV knows no quotes"),
+        ("tsv", '"a ""b"" c"\ty', "TSV knows no quotes"),
+        ("csv", 'x, "one"', "there is a blank in front of them"),
+    ],
+)
+def test_quotes_that_are_read_as_a_part_of_values_are_said(tmp_path, suffix, row, why):
+    mark = {"csv": ",", "tsv": "\t"}[suffix]
+    plain = mark.join(("a", 'says "hi"'))
+    path = _write(tmp_path / f"t.{suffix}", [plain, row], mark.join(("text1", "text2")))
+    source = open_pairs(path)
+    assert len(source.a) == 2
+    (note,) = source.notes
+    assert note.startswith("1 rows have quotes around a value")
+    assert note.endswith(f"since {why} (the first: row 3)")

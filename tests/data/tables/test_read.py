@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from sogclr import UserError
+from sogclr.data.open_pairs import open_pairs
 from sogclr.data.tables.read import is_table, read_table
 
 
@@ -160,7 +161,7 @@ def test_without_a_network_the_hub_says_what_to_do():
     message = str(caught.value)
     assert message.startswith("data: nobody/nothing could not be loaded from the hub")
     assert "dataset.save_to_disk(FOLDER)" in message
-    assert "\n" not in message
+    assert r"\n" not in message
 
 
 def test_tables_are_told_from_images(photos, make_folder, tmp_path):
@@ -234,3 +235,22 @@ def test_a_folder_that_datasets_saved_may_be_damaged_or_hold_a_fifo(tmp_path):
     os.mkfifo(tmp_path / "data.arrow")
     with pytest.raises(UserError, match=r"data\.arrow cannot .* a named pipe, not a file"):
         read_table(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros", "not utf-8"])
+def test_a_damaged_data_set_is_refused_in_one_line(tmp_path, damage):
+    import datasets
+
+    datasets.disable_progress_bars()
+    texts = {"text1": [f"a text {i}" for i in range(300)], "text2": [f"b {i}" for i in range(300)]}
+    datasets.Dataset.from_dict(texts).save_to_disk(tmp_path / "saved")
+    (file,) = (tmp_path / "saved").glob("*.arrow")
+    content = file.read_bytes()
+    changed = {
+        "cut": content[: len(content) // 2],
+        "zeros": content[:400] + bytes(len(content) - 400),
+        "not utf-8": content.replace(b"a text 7", b"\xff text 7"),
+    }
+    file.write_bytes(changed[damage])
+    with pytest.raises(UserError, match=r"cannot be read \("):
+        open_pairs(tmp_path / "saved")

@@ -109,7 +109,7 @@ def holds_images(table: Table, column: str) -> bool:
     """
     if column in table.images:
         return True
-    values = _look_at(table.columns[column])
+    values = _look_at(table.values(column))
     if _share(values, lambda value: bool(URL.fullmatch(value)) or value.startswith(ENCODED)) > 0.5:
         raise UserError(
             f"--columns: {column} of {table.name} holds URLs or encoded images (the first: "
@@ -137,7 +137,7 @@ def holds_images(table: Table, column: str) -> bool:
     return False
 
 
-def _look_at(values: Any) -> list[str]:
+def _look_at(values: list[Any]) -> list[str]:
     """Return some values that are not empty, from all parts of a column."""
     filled = [value for value in values if isinstance(value, str) and value.strip()]
     return filled[:: max(1, len(filled) // LOOKED_AT)]

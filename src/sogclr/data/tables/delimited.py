@@ -55,14 +55,31 @@ def read_delimited(path: Path) -> Table:
                 values.append(fields)
                 numbers.append(number)
     columns = {name: [row[i] for row in values] for i, name in enumerate(names)}
-    notes = []
+    notes = _note_quotes(values, numbers, delimiter)
     if several := rows.of_several_lines:
-        notes = [
+        notes += [
             f"{len(several):,} rows have values of several lines (the first: row {several[0]})"
         ]
     return Table(
         str(path), path.parent, columns, numbers, broken, header_is_certain=False, notes=notes
     )
+
+
+def _note_quotes(rows: list[Fields], numbers: list[int], delimiter: str) -> list[str]:
+    """Count the rows with quotes around a value that are read as a part of it."""
+    start = '"' if delimiter == "\t" else ' "'  # in CSV, a blank in front makes a quote plain text
+    found = [
+        number
+        for number, fields in zip(numbers, rows, strict=True)
+        if any(v.startswith(start) and v.endswith('"') and len(v) > len(start) for v in fields)
+    ]
+    if not found:
+        return []
+    why = "TSV knows no quotes" if delimiter == "\t" else "there is a blank in front of them"
+    return [
+        f"{len(found):,} rows have quotes around a value, which are read as a part of it, since "
+        f"{why} (the first: row {found[0]})"
+    ]
 
 
 def _read_header(rows: "_Rows", path: Path, delimiter: str) -> Fields:

@@ -105,10 +105,11 @@ def _read_texts(
     table: Table, column: str, problems: Problems, notes: list[str]
 ) -> list[list[str] | None]:
     """Return the texts of each row, or None for a row that has none; record the problems."""
+    all_values = table.values(column)
     texts: list[list[str] | None] = []
     wrong = 0
     halved: list[tuple[int, str]] = []  # rows with lone surrogates, which JSON may contain
-    for row, value in zip(table.rows, table.columns[column], strict=True):
+    for row, value in zip(table.rows, all_values, strict=True):
         values = value if isinstance(value, list) else [value]
         if any(v is not None and not isinstance(v, str) for v in values):
             wrong += 1
@@ -131,8 +132,7 @@ def _read_texts(
     if wrong == len(texts):
         raise UserError(
             f"--columns: {column} of {table.name} does not hold text but "
-            f"{type(table.columns[column][0]).__name__} values (the first: "
-            f"{table.columns[column][0]!r})"
+            f"{type(all_values[0]).__name__} values (the first: {repr(all_values[0])[:40]})"
         )
     return texts
 
@@ -162,7 +162,7 @@ def _read_images(
 
 def _read_paths(table: Table, column: str) -> tuple[list[str], list[tuple[int, str]]]:
     """Return the path of each row's image, or "" without one, and why rows have none."""
-    values = list(table.columns[column])
+    values = table.values(column)
     if all(value is not None and not isinstance(value, str) for value in values):
         raise UserError(
             f"--columns: {column} of {table.name} does not hold paths of images (the first: "

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...common.errors import UserError
+from ...common.errors import UserError, one_line
 
 __all__ = ["BrokenRows", "Table", "require_distinct"]
 
@@ -41,6 +41,19 @@ class Table:
     dataset: Any = None
     header_is_certain: bool = True
     notes: list[str] = field(default_factory=list)
+
+    def values(self, column: str) -> list[Any]:
+        """Return the values of a column.
+
+        Raises:
+            UserError: the file of a data set is damaged.
+        """
+        try:
+            return list(self.columns[column])
+        except Exception as error:  # of many types, by the kind of damage
+            raise UserError(
+                f"data: the column {column} of {self.name} cannot be read ({one_line(error)})"
+            ) from error
 
     def list_columns(self) -> str:
         """List the names of the columns for a message."""
