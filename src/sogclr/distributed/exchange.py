@@ -68,30 +68,11 @@ class Shares:
         kept = [part[:count] for part, count in zip(parts, self.counts, strict=True)]
         return torch.cat(kept).movedim(0, dim)
 
-    def attach(self, gathered: Tensor, own: Tensor) -> Tensor:
-        """Attach the graph of this process's numbers `(n,)` to gathered numbers `(N,)`.
-
-        The gradient is multiplied by K, since DistributedDataParallel divides the sum of the
-        gradients of all processes by K.
-        """
-        return _OwnShare.apply(gathered, own, self)
-
     def sum(self, own: Tensor) -> Tensor:
         """Add up the tensors of all processes, without graph."""
         total = own.detach().clone()
         dist.all_reduce(total, group=self.group)
         return total
-
-
-class _OwnShare(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, gathered: Tensor, own: Tensor, shares: Shares) -> Tensor:
-        ctx.shares = shares
-        return gathered.view_as(gathered)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
-        return None, gradient[ctx.shares.own] * ctx.shares.processes, None
 
 
 class _Backward(torch.autograd.Function):

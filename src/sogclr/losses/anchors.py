@@ -3,12 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .normalizer import Normalizer
-from .temperature import Temperature
+from .temperature import Tau, Temperature
 
-__all__ = ["Side", "select"]
+__all__ = ["Side", "select", "temperatures_of"]
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,12 @@ def select(
         for side in sides
     )
     return selected, [x[..., places] if isinstance(x, Tensor) and x.ndim else x for x in numbers]
+
+
+def temperatures_of(sides: tuple[Side, ...]) -> Tau:
+    """Return tau of all anchors, with graph: a number, a scalar tensor, `(1, M)` or `(S, M)`."""
+    first = sides[0].temperature
+    if all(side.temperature is first for side in sides):
+        tau = first(sides[0].temperature_rows)
+        return tau[None] if isinstance(tau, Tensor) and tau.ndim else tau
+    return torch.stack([side.temperature(side.temperature_rows) for side in sides])

@@ -1,11 +1,11 @@
-"""The method on one screen: log-sum-exp, log ĝ, table, weight, loss. The rest is autograd.
+"""The method on one screen: log-sum-exp, log ĝ, table, weight, loss and its derivatives.
 
 Algorithm 1 of Yuan et al. (ICML 2022, arXiv 2202.12387), for the anchors of one batch:
 
     line 4    draw a batch and two augmentations                      your training loop
     line 5    ĝ, the mean of exp(s / tau) over the negatives          `log_g` below
     line 6    u <- (1 - gamma) u + gamma ĝ                            `update_normalizers`
-    line 7    gradient -grad s(positive) + tau (ĝ / u) grad log ĝ     `StraightThrough`
+    line 7    gradient -grad s(positive) + tau (ĝ / u) grad log ĝ     `weight` below
     line 8    step of the optimizer                                   your training loop
 
 s is the cosine similarity, tau the temperature. M anchors stand on each of S sides: one side for
@@ -17,36 +17,20 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from .anchors import Side, select
+from .anchors import Side, select, temperatures_of
 from .backends.similarities import Similarities
+from .features import Features
+from .gradient import Derivatives, with_gradient
 from .memory import FeatureMemory
 from .normalizer import NormalizerTable, peek_normalizers, update_normalizers
 from .objective import against_candidates
 from .temperature import Tau, without_graph
-from .temperature_gradient import slope_by_tau, temperatures_of, with_gradient_by_tau
 
 __all__ = ["ContrastiveLoss", "Scale"]
 
 Scale = Literal["temperature", "cross-entropy"]
-
-
-class StraightThrough(torch.autograd.Function):
-    """log u, with the gradient (ĝ / u) grad log ĝ: that of the global objective (equation 6)."""
-
-    @staticmethod
-    def forward(ctx: Any, log_g: Tensor, log_u: Tensor) -> Tensor:
-        # Clamp: a stored u far below ĝ (in eval mode, at a small tau) would give infinity.
-        ctx.save_for_backward((log_g - log_u).exp_().clamp_(max=torch.finfo(log_g.dtype).max))
-        return log_u.view_as(log_u)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (weight,) = ctx.saved_tensors
-        return gradient * weight, None
 
 
 class ContrastiveLoss(nn.Module):
@@ -64,29 +48,35 @@ class ContrastiveLoss(nn.Module):
         self.memory: FeatureMemory | None = None
 
     def contrast(
-        self, sides: tuple[Side, ...], positive: Tensor, similarities: Similarities, fresh: int
+        self,
+        features: Features,
+        sides: tuple[Side, ...],
+        positive: Tensor,
+        similarities: Similarities,
+        fresh: int,
     ) -> Tensor:
         """Compute the mean loss of the anchors of this batch, a scalar.
 
         Args:
+            features: of this process, which get the gradient.
             sides: S sides of M anchors.
             positive: `(M,)` similarity of each anchor to its positive, the same on all sides.
             similarities: of the anchors to their negatives.
             fresh: number of anchors of this batch, the first ones. The others, of earlier batches,
                 contribute gradient only: features of this batch are among their negatives.
         """
-        temperature = sides[0].temperature
-        tau = temperatures_of([(side.temperature, side.temperature_rows) for side in sides])
+        tau = temperatures_of(sides)
         fixed = without_graph(tau)
-        means = temperature.learns() or (isinstance(tau, Tensor) and tau.requires_grad)
-        negatives = similarities.log_sum_exp(fixed, means)
+        learned = sides[0].temperature.learns() or (isinstance(tau, Tensor) and tau.requires_grad)
+        numbers = similarities.sums(fixed, means=learned)
         if fresh == len(positive):
-            return self._losses(sides, tau, positive, *negatives).mean()
-        new, numbers = select(slice(fresh), sides, tau, positive, *negatives)
-        loss = self._losses(new, *numbers).mean()
-        old, numbers = select(slice(fresh, None), sides, fixed, positive, *negatives)
-        earlier = self._losses(old, *numbers, earlier=True).sum() / (len(sides) * fresh)
-        return loss + (earlier - earlier.detach())
+            loss, derivatives = self._losses(sides, fixed, positive, *numbers)
+        else:
+            new, selected = select(slice(fresh), sides, fixed, positive, *numbers)
+            loss, derivatives = self._losses(new, *selected)
+            old, selected = select(slice(fresh, None), sides, fixed, positive, *numbers)
+            derivatives = derivatives.joined(self._losses(old, *selected, earlier=True)[1])
+        return with_gradient(loss, derivatives, features, similarities, numbers.log_sum, tau)
 
     def _losses(
         self,
@@ -98,37 +88,47 @@ class ContrastiveLoss(nn.Module):
         mean: Tensor | None,
         *,
         earlier: bool = False,
-    ) -> Tensor:
-        """Compute the loss of each anchor, `(S, M)`; `earlier` anchors update no state.
+    ) -> tuple[Tensor, Derivatives]:
+        """Compute the loss of each anchor, `(S, M)`, and its derivatives.
 
-        `log_sum`, `number` and `mean` are those of `LogSumExp`.
+        `log_sum`, `number` and `mean` are those of `LogSumExp`. `earlier` anchors update no state.
         """
-        temperature, fixed = sides[0].temperature, without_graph(tau)
-        log_sum = with_gradient_by_tau(log_sum, tau, mean)
-        log_positive = positive / tau
+        temperature, log_positive = sides[0].temperature, positive / tau
+        alone = number == 0 if isinstance(number, Tensor) else None  # anchors without negatives
+        # `weight` is the derivative of the loss by log_sum, `slope` the one by -log_positive.
+        slope: Tensor | float = 1.0
         if self.positive_in_normalizer:
-            log_count = _log(number + 1)
+            log_count, excess = _log(number + 1), log_sum - log_positive
             # softplus: log-sum-exp minus positive would cancel where the positive dominates ĝ.
-            loss = softplus(log_sum - log_positive, threshold=40) - log_count
+            loss = softplus(excess, threshold=40) - log_count
+            weight = slope = excess.sigmoid()
         else:
             log_count = _log(number)
             log_g = log_sum - log_count  # (S, M), -inf without negatives
             estimate = peek_normalizers if earlier else update_normalizers
-            log_u = estimate([(side.normalizer, side.rows) for side in sides], log_g.detach())
-            if isinstance(number, Tensor):
-                log_u = log_u.masked_fill(number == 0, 0.0)
-            loss = StraightThrough.apply(log_g, log_u) - log_positive
-            if mean is not None and temperature.learns() and not earlier:
-                slope = slope_by_tau(log_u, log_g, mean, log_positive, self.effective_negatives)
-                for side, own in zip(sides, slope, strict=True):
-                    side.temperature.learn(side.temperature_rows, own)
-            loss = against_candidates(loss, 1.0, self.effective_negatives)
-        loss = temperature.objective(loss, tau)
-        if isinstance(number, Tensor) and not self.positive_in_normalizer:
-            loss = torch.where(number > 0, loss, -positive / fixed)  # anchors without negatives
+            log_u = estimate([(side.normalizer, side.rows) for side in sides], log_g)
+            log_u = log_u if alone is None else log_u.masked_fill(alone, 0)
+            # Clamp: a stored u far below ĝ (in eval mode, at a small tau) would give infinity.
+            weight = (log_g - log_u).exp_().clamp_(max=torch.finfo(log_g.dtype).max)
+            loss = log_u - log_positive
+            if self.effective_negatives is not None:
+                slope = (loss + math.log(self.effective_negatives)).sigmoid()
+                slope = slope if alone is None else slope.masked_fill(alone, 1)
+                weight = weight * slope
+                loss = against_candidates(loss, 1.0, self.effective_negatives)
+        by_log_tau = None if mean is None else slope * log_positive - weight * mean
+        if by_log_tau is not None and temperature.learns() and not earlier:
+            by_tau = (loss + by_log_tau).masked_fill(log_sum == -math.inf, math.nan)
+            for side, own in zip(sides, by_tau, strict=True):
+                side.temperature.learn(side.temperature_rows, own)
+        loss, by_log_tau = temperature.objective(loss, by_log_tau)
+        if alone is not None and not self.positive_in_normalizer:
+            loss = torch.where(alone, -log_positive, loss)
+            by_log_tau = None if by_log_tau is None else by_log_tau.masked_fill(alone, 0)
+        derivatives = Derivatives(weight, -slope, by_log_tau)
         if self.scale == "temperature":
-            return loss * fixed
-        return loss + log_count if self.sums_negatives else loss
+            return loss * tau, derivatives
+        return loss + log_count if self.sums_negatives else loss, derivatives.over(tau)
 
     def raise_for_invalid_ids(self) -> None:
         """Raise IndexError if a table met invalid ids on an accelerator. Waits for the device."""

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["first_order_only"]
 
-Backward = Callable[..., tuple[Tensor, ...]]
+Backward = Callable[..., tuple[Tensor | None, ...]]
 
 
 def first_order_only(backward: Backward) -> Backward:
@@ -23,11 +23,14 @@ def first_order_only(backward: Backward) -> Backward:
     without_graph = once_differentiable(backward)
 
     @wraps(backward)
-    def decorated(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+    def decorated(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         result = without_graph(ctx, *gradients)
         # Grad mode is on in a backward pass only with create_graph=True.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return tuple(_NoSecondDerivative.apply(each.requires_grad_()) for each in result)
+            return tuple(
+                None if each is None else _NoSecondDerivative.apply(each.requires_grad_())
+                for each in result
+            )
         return result
 
     return decorated

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..distributed.exchange import Shares
-from .first_order import first_order_only
+from .features import Features, unit_rows
 from .memory import FeatureMemory
 from .sample_ids import SampleIds
 
@@ -18,11 +18,8 @@ __all__ = [
     "assemble",
     "check_shapes",
     "distinct_ids",
-    "unit_rows",
     "without_autocast",
 ]
-
-EPSILON = 1e-12  # as torch.nn.functional.normalize
 
 
 @dataclass(frozen=True)
@@ -30,17 +27,15 @@ class Batch:
     """The samples that a loss compares: N of this batch, then R of earlier batches.
 
     Attributes:
-        features: `(n, d)` of either side as given, n samples of this process.
-        own: `(2, n, d)` unit vectors of this process, with graph.
-        rows: `(2, N + R, d)` unit vectors of all samples; with graph in one process.
-        positive: `(N + R,)` similarity of the two sides of each sample, with graph.
+        features: of this process.
+        rows: `(2, N + R, d)` unit vectors of all samples, no graph.
+        positive: `(N + R,)` similarity of the two sides of each sample, no graph.
         ids: of all N + R.
         present: `(N + R,)` bool, samples that exist; None for all.
         shares: how the N samples are divided among processes; None in one process.
     """
 
-    features: tuple[Tensor, Tensor]
-    own: Tensor
+    features: Features
     rows: Tensor
     positive: Tensor
     ids: SampleIds
@@ -50,7 +45,7 @@ class Batch:
     @property
     def fresh(self) -> int:
         """N, the number of samples of this batch."""
-        return self.own.shape[1] if self.shares is None else self.shares.total
+        return self.features.unit.shape[1] if self.shares is None else self.shares.total
 
     @property
     def alone(self) -> bool:
@@ -75,53 +70,21 @@ def assemble(
         shares: see `Batch`.
         memory: features of earlier batches; None for none.
     """
-    own, positive = unit_rows(a, b)  # (2, n, d), (n,)
-    if shares is None and memory is None:
-        return Batch((a, b), own, own, positive, ids, None, None)
-    rows, stacked, present = own, ids.stacked(), None
-    if shares is not None:
-        rows, stacked = shares.gather(own, dim=1), shares.gather(stacked, dim=1)
-        positive = shares.attach((rows[0] * rows[1]).sum(dim=1), positive)
-    if memory is not None:
-        latest = rows, stacked
-        earlier, rows, stacked, present = memory.append_to(*latest)
-        positive = torch.cat([positive, (earlier[0] * earlier[1]).sum(dim=1)])
-        memory.store(*latest)
-    return Batch((a, b), own, rows, positive, ids.unstacked(stacked), present, shares)
-
-
-class _UnitRows(torch.autograd.Function):
-    """Normalize in fewer operations than torch.nn.functional.normalize, for small batches."""
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        features = torch.stack([a, b])  # (2, n, d)
-        length = torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp_(min=EPSILON)
-        unit = features.div_(length)
-        ctx.save_for_backward(unit, length)
-        x, y = unit.unbind()
-        return unit, (x * y).sum(dim=1)
-
-    @staticmethod
-    @first_order_only
-    def backward(ctx: Any, by_unit: Tensor, by_positive: Tensor) -> tuple[Tensor, ...]:
-        unit, length = ctx.saved_tensors
-        x, y = unit.unbind()
-        gradient, by_positive = by_unit.clone(), by_positive[:, None]
-        gradient[0].addcmul_(y, by_positive)
-        gradient[1].addcmul_(x, by_positive)
-        radial = torch.linalg.vecdot(gradient, unit).unsqueeze(-1)
-        return gradient.addcmul_(unit, radial, value=-1).div_(length).unbind()
-
-
-def unit_rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Normalize the features of both sides, `(n, d)` each, in float32 or float64.
-
-    Returns:
-        `(2, n, d)` unit vectors; and `(n,)` the similarity of each row of `a` to that of `b`.
-    """
-    double = a.dtype == b.dtype == torch.float64
-    return _UnitRows.apply(a, b) if double else _UnitRows.apply(a.float(), b.float())
+    own, length = unit_rows(a, b)  # (2, n, d)
+    x, y = own.unbind()
+    features = Features((a, b), own, length, (y, x), mutual=True, shares=shares)
+    rows, present = own, None
+    if shares is not None or memory is not None:
+        stacked = ids.stacked()
+        if shares is not None:
+            rows, stacked = shares.gather(own, dim=1), shares.gather(stacked, dim=1)
+        if memory is not None:
+            latest = rows, stacked
+            rows, stacked, present = memory.append_to(*latest)
+            memory.store(*latest)
+        ids = ids.unstacked(stacked)
+        x, y = rows.unbind()
+    return Batch(features, rows, (x * y).sum(dim=1), ids, present, shares)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

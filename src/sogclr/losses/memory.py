@@ -50,7 +50,7 @@ class FeatureMemory(PerSample):
         self.register_state("ids", torch.zeros(0, size, dtype=torch.int64))
         self.register_state("filled", torch.zeros(size, dtype=torch.bool))
 
-    def append_to(self, vectors: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def append_to(self, vectors: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Append the memory to a batch.
 
         Args:
@@ -58,15 +58,13 @@ class FeatureMemory(PerSample):
             ids: `(L, B)`.
 
         Returns:
-            Unit vectors of the memory `(2, size, d)`; then, of the batch and the memory, unit
-            vectors `(2, B + size, d)`, ids `(L, B + size)` and whether each sample exists,
-            `(B + size,)` bool.
+            Of the batch and the memory, unit vectors `(2, B + size, d)`, ids `(L, B + size)` and
+            whether each sample exists, `(B + size,)` bool.
         """
         self._fit(vectors, ids)
         earlier = self.vectors.to(vectors.dtype)
         present = torch.ones_like(ids[0], dtype=torch.bool)
         return (
-            earlier,
             torch.cat([vectors, earlier], dim=1),
             torch.cat([ids, self.ids], dim=1),
             torch.cat([present, self.filled]),

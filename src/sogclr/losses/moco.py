@@ -9,7 +9,8 @@ from ..distributed.exchange import agree
 from .anchors import Side
 from .backends import choose
 from .contrast import ContrastiveLoss, Scale
-from .inputs import check_shapes, unit_rows, without_autocast
+from .features import Features, unit_rows
+from .inputs import check_shapes, without_autocast
 from .moco_queue import KeyQueue
 from .normalizer import InBatchNormalizer
 from .per_sample import require_forward_pass
@@ -102,20 +103,22 @@ class MoCoLoss(ContrastiveLoss):
             )
         shares = agree(self.process_group, query1.shape[0])
         with without_autocast(query1.device):
-            queries, _ = unit_rows(query1, query2)  # (2, n, d)
-            keys, _ = unit_rows(key1.detach(), key2.detach())
-            partners = keys.flip(0).to(queries.dtype)
-            positive = (queries * partners).sum(dim=2).flatten()  # (2n,)
+            queries, length = unit_rows(query1, query2)  # (2, n, d)
+            keys, _ = unit_rows(key1, key2)
+            key1, key2 = keys.to(queries.dtype)
+            features = Features(
+                (query1, query2), queries, length, (key2, key1), mutual=False, shares=shares
+            )
+            positive = torch.stack([(queries[0] * key2).sum(1), (queries[1] * key1).sum(1)])
             if shares is not None:
                 sample, keys = shares.gather(sample), shares.gather(keys, dim=1)
-                first, second = positive.chunk(2)
-                positive = torch.cat(
-                    [shares.attach(shares.gather(own), own) for own in (first, second)]
-                )
+                positive = shares.gather(positive, dim=1)
             sample = sample.repeat(2)  # (2N,)
             side = Side(self.normalizer, sample, self.temperature, sample)
             similarities = choose.of_queue(queries, sample, self.queue, shares, self.temperature)
-            loss = self.contrast((side,), positive, similarities, fresh=len(sample))
+            loss = self.contrast(
+                features, (side,), positive.flatten(), similarities, fresh=len(sample)
+            )
             if writes:
                 self.queue.store(keys.flatten(0, 1), sample)
             return loss

@@ -104,7 +104,9 @@ class PairLoss(ContrastiveLoss):
                 Side(self.normalizer_b, rows_b, self.temperature_b, rows_b),
             )
             similarities = choose.of_pairs(batch, self.temperature_a)
-            return self.contrast(sides, batch.positive, similarities, fresh=batch.fresh)
+            return self.contrast(
+                batch.features, sides, batch.positive, similarities, fresh=batch.fresh
+            )
 
 
 class GlobalClipLoss(PairLoss):

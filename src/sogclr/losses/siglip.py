@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, normalize
 
 from ..distributed.exchange import Shares, agree, with_backward
-from .inputs import check_shapes, distinct_ids, unit_rows, without_autocast
+from .features import wide_rows
+from .inputs import check_shapes, distinct_ids, without_autocast
 from .sample_ids import move_ids, never_negatives
 
 __all__ = ["SigLipLoss"]
@@ -59,7 +60,7 @@ class SigLipLoss(nn.Module):
         check_shapes(a, b, index, index_b, group)
         ids = [index, index_b, group]
         with without_autocast(a.device):
-            units, _ = unit_rows(a, b)  # (2, n, d)
+            units = normalize(wide_rows(a, b), dim=-1)  # (2, n, d)
             if shares is None:
                 x, y = units.unbind()
                 scale, bias = self.log_scale.exp(), self.bias

@@ -66,14 +66,19 @@ class Temperature(nn.Module):
         """Return tau of the anchors in rows `(M,)`: a number, a scalar tensor, or `(M,)`."""
         raise NotImplementedError
 
-    def objective(self, loss: Tensor, tau: Tau) -> Tensor:
-        """Compute the objective that tau minimizes, divided by the value of tau.
+    def objective(
+        self, loss: Tensor, by_log_tau: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute the objective that tau minimizes, divided by tau, and its slope.
 
         Args:
-            loss: F / tau of each anchor, differentiable by tau.
-            tau: differentiable.
+            loss: F / tau of each anchor.
+            by_log_tau: its derivative by log tau; None if tau is constant.
+
+        Returns:
+            The objective divided by tau; and its derivative by tau.
         """
-        return loss
+        return loss, by_log_tau
 
     def learns(self) -> bool:
         """Return whether `learn` needs gradients now."""
@@ -133,11 +138,13 @@ class LearnedTemperature(Temperature):
                 self.log_temperature.clamp_(min=math.log(self.minimum))
         return self.log_temperature.exp()
 
-    def objective(self, loss: Tensor, tau: Tau) -> Tensor:
+    def objective(
+        self, loss: Tensor, by_log_tau: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         if self.rho is None:
-            return loss
-        assert isinstance(tau, Tensor)
-        return (loss + self.rho) * (tau / tau.detach())
+            return loss, by_log_tau
+        loss = loss + self.rho
+        return loss, None if by_log_tau is None else loss + by_log_tau
 
     def extra_repr(self) -> str:
         aim = "F/tau" if self.rho is None else f"F + {self.rho:g} tau"
@@ -210,8 +217,10 @@ class IndividualTemperature(PerSample, Temperature):
     def forward(self, rows: Tensor) -> Tensor:
         return self.tau[rows]
 
-    def objective(self, loss: Tensor, tau: Tau) -> Tensor:
-        return loss + self.rho
+    def objective(
+        self, loss: Tensor, by_log_tau: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        return loss + self.rho, None  # `learn` has taken the step of tau
 
     def learns(self) -> bool:
         return self.training and torch.is_grad_enabled()

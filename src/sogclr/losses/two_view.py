@@ -77,7 +77,9 @@ class TwoViewLoss(ContrastiveLoss):
             side = Side(self.normalizer, rows, self.temperature, samples)
             positive = batch.fresh_first(batch.positive, batch.positive)
             similarities = choose.of_two_views(batch, self.temperature)
-            return self.contrast((side,), positive, similarities, fresh=2 * batch.fresh)
+            return self.contrast(
+                batch.features, (side,), positive, similarities, fresh=2 * batch.fresh
+            )
 
 
 class GlobalContrastiveLoss(TwoViewLoss):

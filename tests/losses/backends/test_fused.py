@@ -25,7 +25,6 @@ from sogclr import (
 )
 from sogclr.losses.backends import choose
 from sogclr.losses.backends.similarities import needs_shift
-from sogclr.losses.inputs import unit_rows
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -60,6 +59,10 @@ def features(size, width, dtype):
 def some_ids(size, lists):
     generator = torch.Generator().manual_seed(lists)
     return [torch.randint(size // 2, (size,), generator=generator).to(DEVICE) for _ in range(lists)]
+
+
+def lengths_of(sides):
+    return tuple(side.detach().float().norm(dim=1) for side in sides)
 
 
 def dense(pair, ids, tau, weight):
@@ -104,20 +107,18 @@ def test_sums_and_gradients_are_the_dense_ones(
     weight = torch.rand(sides, size, generator=torch.Generator().manual_seed(1)).to(DEVICE) / size
 
     shift = needs_shift(isinstance(tau, torch.Tensor) and tau.ndim > 0, minimum, torch.float32)
-    leaves = [side.clone().requires_grad_() for side in pair]
-    units = unit_rows(*leaves)[0].unbind()[:sides]
-    backend = fused.Fused(units, tuple(pair[:sides]), ids, shift)
-    log_sum, count, mean = backend.log_sum_exp(tau, means=True)
-    some = log_sum > -math.inf
+    leaves = [side.float().requires_grad_() for side in pair[:sides]]
+    backend = fused.Fused(tuple(pair[:sides]), lengths_of(leaves), ids, shift)
+    log_sum, count, mean = backend.sums(tau, means=True)
     full = torch.as_tensor(tau, dtype=torch.float64, device=DEVICE).expand(sides, size)
-    total = (weight * full.float() * torch.where(some, log_sum, 0)).sum()
-    found = torch.autograd.grad(total, leaves)
+    by_units = backend.gradients(log_sum, weight * (log_sum > -math.inf))
+    found = torch.autograd.grad([normalize(leaf, dim=1) for leaf in leaves], leaves, [*by_units])
 
     sums, numbers, gradients, means = dense(pair, ids, full, weight)
     torch.testing.assert_close(log_sum.double(), sums, rtol=1e-6, atol=1e-6 / minimum)
     assert (count == numbers).all()
     torch.testing.assert_close(mean.double(), means, rtol=1e-5, atol=1e-5 / minimum)
-    for own, expected in zip(found[:sides], gradients[:sides], strict=True):
+    for own, expected in zip(found, gradients, strict=True):
         assert (own - expected).norm() < ROUNDING[dtype] * expected.norm()
 
 
@@ -129,11 +130,9 @@ def test_one_sample_alone_has_no_negatives(sides, dtype):
     for tau in (0.1, 0.001):
         pair = features(5, 16, dtype)
         ids = [torch.zeros(5, dtype=torch.int64, device=DEVICE)]
-        units = unit_rows(*pair)[0].unbind()[:sides]
-        backend = fused.Fused(
-            units, tuple(pair[:sides]), ids, needs_shift(False, tau, torch.float32)
-        )
-        log_sum, count, mean = backend.log_sum_exp(tau, means=True)
+        shift = needs_shift(False, tau, torch.float32)
+        backend = fused.Fused(tuple(pair[:sides]), lengths_of(pair[:sides]), ids, shift)
+        log_sum, count, mean = backend.sums(tau, means=True)
         assert (log_sum == -math.inf).all()
         assert (count == 0).all()
         assert (mean == 0).all()

@@ -67,18 +67,22 @@ def dense_loss(loss, pair, index, tables, taus):
         terms, present, count = dense(
             kind, similarity, absent, positive, log_u, tau, loss.effective_negatives
         )
+        tau = tau.squeeze(1)
         aim = torch.where(
-            present,
-            tau.detach().squeeze(1)
-            * temperatures[0].objective(terms / tau.squeeze(1), tau.squeeze(1)),
-            terms,
+            present, tau.detach() * objective(temperatures[0], terms / tau, tau), terms
         )
         if scale == "cross-entropy":
-            aim = aim / tau.detach().squeeze(1)
+            aim = aim / tau.detach()
             if loss.sums_negatives:
                 aim = aim + torch.where(present, count.clamp(min=1).log(), 0.0)
         total = total + aim.mean() / len(sides)
     return total
+
+
+def objective(temperature, loss, tau):
+    """The objective that tau minimizes, divided by the value of tau; `loss` is F / tau."""
+    rho = getattr(temperature, "rho", None)
+    return loss if rho is None else (loss + rho) * (tau / tau.detach())
 
 
 def made(kind, temperature, scale="temperature", **settings):

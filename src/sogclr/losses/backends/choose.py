@@ -17,9 +17,6 @@ from .shared import Block, Shared
 from .similarities import Absent, Diagonals, Similarities, needs_shift
 from .tiled import Tiled
 
-# Most entries of a matrix with shifts in plain torch, which takes five times its memory.
-DENSE_SHIFTED = 2**16
-
 __all__ = ["of_pairs", "of_queue", "of_two_views", "runs_kernels"]
 
 
@@ -28,17 +25,18 @@ def of_pairs(batch: Batch, temperature: Temperature) -> Similarities:
     (x, y), shift = batch.rows, _shifts(temperature, batch.rows)
     identities, fresh = batch.ids.identities, batch.fresh
     if batch.alone:
-        if runs_kernels(*batch.features):
+        if runs_kernels(*batch.features.given):
             from .fused import Fused
 
-            return Fused((x, y), batch.features, identities, shift)
+            lengths = batch.features.length.squeeze(-1).unbind()
+            return Fused(batch.features.given, lengths, identities, shift)
         if len(x) > 1 and all_different(*identities):
             return _in_one_process(x, y, Diagonals((0,), each=1), 2, shift)
     absent = partial(never_negatives, identities, present=batch.present)
     if batch.shares is None:
         return _in_one_process(x, y, absent, 2, shift)
-    a, b = batch.own
-    own = [Block(0, 0, a, y.detach(), 1), Block(1, 0, b, x.detach(), 0)]
+    a, b = batch.features.unit
+    own = [Block(0, 0, a, y, 1), Block(1, 0, b, x, 0)]
     earlier = [Block(0, fresh, x[fresh:], y, 1), Block(1, fresh, y[fresh:], x, 0)]
     return Shared(batch.shares, own, earlier, absent, (2, len(x)), shift)
 
@@ -48,18 +46,19 @@ def of_two_views(batch: Batch, temperature: Temperature) -> Similarities:
     shift, size = _shifts(temperature, batch.rows), batch.fresh
     sample, present = batch.ids.identities[-1], batch.present  # (N + R,)
     z = batch.rows.flatten(0, 1) if batch.alone else batch.fresh_first(*batch.rows)
-    if batch.alone and not runs_kernels(*batch.features) and size > 1 and all_different(sample):
+    given = batch.features.given
+    if batch.alone and not runs_kernels(*given) and size > 1 and all_different(sample):
         return _in_one_process(z, None, Diagonals((0, size, -size), each=2), 1, shift)
     samples = batch.fresh_first(sample, sample)  # (M,)
-    if batch.alone and runs_kernels(*batch.features):
+    if batch.alone and runs_kernels(*given):
         from .fused import Fused
 
-        return Fused((z,), (torch.cat(batch.features),), [samples], shift)
+        return Fused((torch.cat(given),), (batch.features.length.flatten(),), [samples], shift)
     present = None if present is None else batch.fresh_first(present, present)
     absent = partial(never_negatives, [samples], present=present)
     if batch.shares is None:
         return _in_one_process(z, None, absent, 1, shift)
-    own = [Block(0, first, rows, z, 0) for first, rows in zip((0, size), batch.own, strict=True)]
+    own = [Block(0, first, rows, z, 0) for first, rows in zip((0, size), batch.features.unit, strict=True)]
     earlier = [Block(0, 2 * size, z[2 * size :], z, 0)]
     return Shared(batch.shares, own, earlier, absent, (1, len(z)), shift)
 
@@ -103,11 +102,11 @@ def runs_kernels(a: Tensor, b: Tensor) -> bool:
 def _in_one_process(
     x: Tensor, y: Tensor | None, absent: Absent, sides: int, shift: bool
 ) -> Similarities:
-    rows, columns = len(x), len(x if y is None else y)
     # Cut a symmetric matrix sooner: tiles skip nearly half of it.
-    largest = DENSE_SHIFTED if shift else tiled.HALVED**2 if y is None else tiled.KEPT
-    kind = Dense if rows * columns <= min(largest, tiled.KEPT) else Tiled
-    return kind(x, y, absent, sides, shift)
+    largest = min(tiled.HALVED**2, tiled.KEPT) if y is None else tiled.KEPT
+    if shift or len(x) * len(x if y is None else y) > largest:
+        return Tiled(x, y, absent, sides, shift)
+    return Dense(x, y, absent, sides)
 
 
 def _shifts(temperature: Temperature, rows: Tensor) -> bool:

@@ -33,73 +33,53 @@ def log_sum_exp(x: Tensor, y: Tensor, absent: Tensor, tau: Tensor, sides: int) -
 
 
 class Dense(Similarities):
-    """One matrix of exponentials, kept for the gradient.
+    """One matrix of exponentials, kept for the gradient; no shift.
 
     Args:
         x: `(M, d)` unit vectors, the anchors in the rows.
         y: `(N, d)` unit vectors in the columns. None for `x`, with a symmetric `absent`.
         absent: entries that are no negatives.
         sides: 2 if columns are anchors of another side; then N = M.
-        shift: see `Similarities`. If True, `log_sum_exp` runs in plain torch with autograd.
     """
 
-    def __init__(
-        self, x: Tensor, y: Tensor | None, absent: Absent, sides: int, shift: bool
-    ) -> None:
-        self.shift, self.columns = shift, x if y is None else y
-        self.inputs = (x,) if y is None or sides == 1 else (x, y)
-        self.x, self.y = x.detach(), x.detach() if y is None else y.detach()
+    def __init__(self, x: Tensor, y: Tensor | None, absent: Absent, sides: int) -> None:
+        self.x, self.y = x, x if y is None else y
         self.symmetric, self.sides, self.absent = y is None, sides, absent
 
-    def log_sum_exp(self, tau: float | Tensor, means: bool) -> LogSumExp:
-        if not self.shift:
-            return super().log_sum_exp(tau, means)
-        x, y = self.inputs[0], self.columns
-        return log_sum_exp(
-            x, y, self._mask(), torch.as_tensor(tau, dtype=x.dtype, device=x.device), self.sides
-        )
-
     def sums(self, tau: float | Tensor, means: bool) -> LogSumExp:
-        x, y, absent = self.x, self.y, self.absent
-        matrix = scaled_products(x, y, tau).exp_()
+        absent, matrix = self.absent, scaled_products(self.x, self.y, tau).exp_()
         count: Tensor | int
         if isinstance(absent, Diagonals):
-            count = len(y) - absent.each
+            count = len(self.y) - absent.each
             for offset in absent.offsets:
                 matrix.diagonal(offset).fill_(0)
         else:
             mask = absent(slice(None), slice(None))
             matrix.masked_fill_(mask, 0)
-            count = torch.stack([(~mask).sum(dim).to(x.dtype) for dim in (1, 0)[: self.sides]])
-        self.matrix = matrix
-        self.total = self._along_sides(matrix)  # (S, M)
+            count = torch.stack([(~mask).sum(dim).to(matrix.dtype) for dim in (1, 0)[: self.sides]])
+        self.matrix, self.total = matrix, self._along_sides(matrix)  # (S, M)
         mean = None
         if means:
-            mean = self._along_sides(matrix.xlogy(matrix)) / self.total.clamp(
-                min=torch.finfo(x.dtype).tiny
-            )
+            smallest = torch.finfo(matrix.dtype).tiny
+            mean = self._along_sides(matrix.xlogy(matrix)) / self.total.clamp(min=smallest)
         return LogSumExp(self.total.log(), count, mean)
 
-    def gradients(self, log_sum: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    def gradients(self, log_sum: Tensor, weight: Tensor) -> Tensor:
         weight = weight / self.total
         if not isinstance(self.absent, Diagonals):
             weight = weight.masked_fill(self.total == 0, 0)
         row = weight[0, :, None]
         if self.symmetric:
-            return ((self.matrix * (row + weight[0])) @ self.x,)
+            return ((self.matrix * (row + weight[0])) @ self.x)[None]
         if self.sides == 1:
-            return ((self.matrix * row) @ self.y,)
+            return ((self.matrix * row) @ self.y)[None]
         matrix = self.matrix * (row + weight[1])
-        return matrix @ self.y, matrix.T @ self.x
-
-    def _mask(self) -> Tensor:
-        """Compute the mask of entries that are no negatives, `(M, N)` bool."""
-        if not isinstance(self.absent, Diagonals):
-            return self.absent(slice(None), slice(None))
-        mask = self.x.new_zeros(len(self.x), len(self.y), dtype=torch.bool)
-        for offset in self.absent.offsets:
-            mask.diagonal(offset).fill_(True)
-        return mask
+        # Compiled, addmm with beta=0 may multiply the buffer by 0, and 0 times NaN is NaN.
+        empty = torch.zeros_like if torch.compiler.is_compiling() else torch.empty_like
+        gradients = empty(self.x.expand(2, -1, -1), memory_format=torch.contiguous_format)
+        gradients[0].addmm_(matrix, self.y, beta=0)
+        gradients[1].addmm_(matrix.T, self.x, beta=0)
+        return gradients
 
     def _along_sides(self, matrix: Tensor) -> Tensor:
         """Sum over the negatives of each anchor, `(S, M)`."""

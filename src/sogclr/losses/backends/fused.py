@@ -9,7 +9,6 @@ less than float32; its errors vary from entry to entry and average out.
 import torch
 from torch import Tensor
 
-from ..inputs import EPSILON
 from . import fused_launch
 from .fused_launch import LOG2E, Operand
 from .similarities import LogSumExp, Similarities
@@ -26,27 +25,24 @@ class Fused(Similarities):
     """Similarities, computed by Triton kernels from features before normalization.
 
     Args:
-        units: `(M, d)` float32 unit vectors of each side, by which gradients are taken. Two tensors
-            for pairs; one for two views, which are both the rows and the columns.
-        features: `(M, d)` bfloat16 or float16 features of each side, before normalization.
+        features: `(M, d)` bfloat16 or float16 features of each side, before normalization. Two
+            tensors for pairs; one for two views, which are both the rows and the columns.
+        lengths: `(M,)` float32 of each side, by which the features are divided.
         identities: `(M,)` int64 each, of rows and columns; entries with an equal one are no
             negatives.
-        shift: see `Similarities`.
+        shift: see `needs_shift`.
     """
 
     def __init__(
         self,
-        units: tuple[Tensor, ...],
         features: tuple[Tensor, ...],
+        lengths: tuple[Tensor, ...],
         identities: list[Tensor],
         shift: bool,
     ) -> None:
-        self.inputs, self.shift = units, shift
-        self.sides, self.size, self.symmetric = len(units), len(units[0]), len(units) == 1
         self.features = [each.detach().contiguous() for each in features]
-        norms = [torch.linalg.vector_norm(each.float(), dim=1) for each in self.features]
-        self.lengths = [norm.clamp(min=EPSILON) for norm in norms]
-        self.identities = torch.stack(identities)
+        self.lengths, self.identities, self.shift = lengths, torch.stack(identities), shift
+        self.sides, self.size, self.symmetric = len(features), len(features[0]), len(features) == 1
 
     def sums(self, tau: float | Tensor, means: bool) -> LogSumExp:
         # Pass tau as a tensor, so that another tau does not compile another kernel.
@@ -95,13 +91,13 @@ class Fused(Similarities):
             mean[place] += (weighted[0] * (values - finite).exp()).sum(dim=0)
         log_sum.copy_(after)
 
-    def gradients(self, log_sum: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    def gradients(self, log_sum: Tensor, weight: Tensor) -> Tensor:
         log_sum = log_sum.masked_fill(log_sum == -torch.inf, 0)
         scale = self._scale(weight)
         weight = weight if scale is None else weight * scale
         weight = weight if self.shift else weight * (-log_sum).exp()
         logs = log_sum * LOG2E if self.shift else None
-        gradients = [torch.zeros_like(unit) for unit in self.inputs]
+        gradients = weight.new_zeros(self.sides, *self.features[0].shape)
         for rows, columns in self._strips(STRIP // self.size):
             q = fused_launch.by_products(
                 self.rows[rows],
@@ -116,8 +112,8 @@ class Fused(Similarities):
             if rest.start < rest.stop:
                 _add_product(gradients[-1][rest], q[:, mirrored:].T, self.rows.features[rows])
         # q is the gradient by products of raw features: by a unit vector it is `length` times that.
-        lengths = self.lengths if scale is None else [length / scale for length in self.lengths]
-        return tuple(g.mul_(length[:, None]) for g, length in zip(gradients, lengths, strict=True))
+        lengths = torch.stack(list(self.lengths)).unsqueeze(-1)  # (S, M, 1)
+        return gradients.mul_(lengths if scale is None else lengths / scale)
 
     def _scale(self, weight: Tensor) -> Tensor | None:
         """Compute the factor that brings the largest q near the top of float16's range.

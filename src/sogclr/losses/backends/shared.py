@@ -25,7 +25,7 @@ class Block:
         side: the side of the anchors.
         first: index among the M anchors of the side at which the block of all processes begins.
         rows: `(n, d)` unit vectors: this process's anchors of the batch, or all of earlier batches.
-        columns: `(N, d)` unit vectors of all columns, no graph.
+        columns: `(N, d)` unit vectors of all columns.
         column_side: the side of the anchors in the columns; None if columns are no anchors.
     """
 
@@ -45,7 +45,7 @@ class Shared(Similarities):
         earlier: blocks of earlier batches; every process has all rows.
         absent: entries of the whole matrix that are no negatives.
         shape: `(S, M)`, number of sides, number of anchors of each side.
-        shift: see `Similarities`.
+        shift: see `needs_shift`.
     """
 
     def __init__(
@@ -57,8 +57,7 @@ class Shared(Similarities):
         shape: tuple[int, int],
         shift: bool,
     ) -> None:
-        self.shares, self.shift = shares, shift
-        self.inputs = tuple(block.rows for block in own)
+        self.shares = shares
 
         def part(block: Block, first: int) -> tuple[Block, Tiled]:
             place = Part(block.side, first, shape[1], block.column_side)
@@ -79,10 +78,10 @@ class Shared(Similarities):
         log_sum, number, *mean = totals
         return LogSumExp(log_sum, number, mean[0] if mean else None)
 
-    def gradients(self, log_sum: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    def gradients(self, log_sum: Tensor, weight: Tensor) -> Tensor:
         # DistributedDataParallel averages over processes, but this gradient is a sum over them.
         weight = weight * self.shares.processes
-        return tuple(part.gradients(log_sum, weight)[0] for _, part in self.own)
+        return torch.cat([part.gradients(log_sum, weight) for _, part in self.own])
 
     def _gather(self, numbers: list[Tensor]) -> Tensor:
         """Complete the numbers `(k, S, M)` of each block, right for this process's anchors only."""

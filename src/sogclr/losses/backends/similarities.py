@@ -1,4 +1,4 @@
-"""Log-sum-exps over negatives, differentiable by the features: the interface of all backends.
+"""Log-sum-exps over negatives, and their gradient by the features: the interface of all backends.
 
 A softmax contrastive loss sees the negatives of an anchor through one number,
 
@@ -12,11 +12,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 __all__ = ["Absent", "Diagonals", "LogSumExp", "Similarities", "needs_shift", "scaled_products"]
 
@@ -25,11 +24,9 @@ class LogSumExp(NamedTuple):
     """The negatives of M anchors on each of S sides.
 
     Attributes:
-        log_sum: `(S, M)` log of the sum of exp(s / tau), -inf without negatives; differentiable by
-            the features, not by tau.
+        log_sum: `(S, M)` log of the sum of exp(s / tau), -inf without negatives.
         number: number of negatives, `(S, M)`; an int if all anchors have the same, above 0.
-        mean: `(S, M)` mean of s / tau under P, 0 without negatives, no graph; None if it was not
-            requested.
+        mean: `(S, M)` mean of s / tau under P, 0 without negatives; None if it was not requested.
     """
 
     log_sum: Tensor
@@ -58,55 +55,28 @@ Absent: TypeAlias = Callable[[slice, slice], Tensor] | Diagonals
 
 
 class Similarities(ABC):
-    """The similarities of a batch, computed when they are needed.
-
-    Attributes:
-        inputs: unit vectors by which `log_sum_exp` is differentiable.
-        shift: whether exponentials need a shift for each anchor, see `needs_shift`.
-    """
-
-    inputs: tuple[Tensor, ...]
-    shift: bool
+    """The similarities of a batch, computed when they are needed."""
 
     @abstractmethod
     def sums(self, tau: float | Tensor, means: bool) -> LogSumExp:
-        """Compute `log_sum_exp` without graph."""
-
-    @abstractmethod
-    def gradients(self, log_sum: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        """Compute the gradient of the sum of weight tau log_sum by each of `inputs`.
-
-        Args:
-            log_sum: `(S, M)` of `sums`, which was called before.
-            weight: `(S, M)`, 0 for an anchor without negatives.
-        """
-
-    def log_sum_exp(self, tau: float | Tensor, means: bool) -> LogSumExp:
         """Compute log-sum-exps over the negatives of each anchor.
 
         Args:
             tau: a number, a scalar, or `(S, M)`; no graph.
             means: whether to compute the means of s / tau as well.
         """
-        with torch.no_grad():
-            log_sum, number, mean = self.sums(tau, means)
-        return LogSumExp(_Differentiable.apply(log_sum, self, tau, *self.inputs), number, mean)
 
+    @abstractmethod
+    def gradients(self, log_sum: Tensor, weight: Tensor) -> Tensor:
+        """Compute the gradient of the sum of weight tau log_sum by the unit vectors of anchors.
 
-class _Differentiable(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, log_sum: Tensor, similarities: Similarities, tau: Any, *inputs: Tensor
-    ) -> Tensor:
-        ctx.similarities, ctx.tau = similarities, tau
-        ctx.save_for_backward(log_sum)
-        return log_sum.view_as(log_sum)
+        Args:
+            log_sum: `(S, M)` of `sums`, which was called before.
+            weight: `(S, M)`, 0 for an anchor without negatives.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (log_sum,) = ctx.saved_tensors
-        return None, None, None, *ctx.similarities.gradients(log_sum, gradient / ctx.tau)
+        Returns:
+            `(S, M, d)`, or `(2, n, d)` for the n samples of this process.
+        """
 
 
 def needs_shift(per_sample: bool, minimum: float, dtype: torch.dtype) -> bool:

@@ -126,7 +126,7 @@ class Tiled(Similarities):
         y: `(N, d)` unit vectors in the columns. None for `x`, with a symmetric `absent`.
         absent: entries that are no negatives.
         sides: S, the number of sides; 2 if the columns are anchors of another side, then N = M.
-        shift: see `Similarities`.
+        shift: see `needs_shift`.
         part: the rows of the matrix that `x` has; None for all. A part needs `y`, and its sums,
             means and gradients are right for its own rows only.
     """
@@ -140,9 +140,7 @@ class Tiled(Similarities):
         shift: bool,
         part: Part | None = None,
     ) -> None:
-        self.inputs = (x, y) if y is not None and sides > 1 and part is None else (x,)
-        self.x, self.shift = x.detach(), shift
-        self.y = self.x if y is None else y.detach()
+        self.x, self.y, self.shift = x, x if y is None else y, shift
         self.symmetric, self.sides, self.part, self.absent = y is None, sides, part, absent
         self.anchors, self.first = (part.anchors, part.first) if part else (len(x), 0)
         self.kept: list[_Tile] = []
@@ -166,14 +164,14 @@ class Tiled(Similarities):
             mean = mean / total.clamp(min=torch.finfo(total.dtype).tiny)
         return LogSumExp(total if shift else total.log(), len(self.y) - absent, mean)
 
-    def gradients(self, log_sum: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    def gradients(self, log_sum: Tensor, weight: Tensor) -> Tensor:
         if not isinstance(self.absent, Diagonals):
             # Replace the -inf of anchors without negatives, whose weight 0 would become NaN.
             log_sum = log_sum.masked_fill(log_sum == -math.inf, 0)
         scaled = weight if self.shift else weight / log_sum.exp()
         # Compiled, addmm with beta=0 may multiply the buffer by 0, and 0 times NaN is NaN.
-        empty = torch.zeros_like if torch.compiler.is_compiling() else torch.empty_like
-        gradients = [empty(each) for each in self.inputs]
+        empty = self.x.new_zeros if torch.compiler.is_compiling() else self.x.new_empty
+        gradients = empty(1 if self.part else self.sides, *self.x.shape)
         for tile in self._tiles():
             by_similarity = self._by_similarity(tile, log_sum, scaled)  # (n, m)
             x, y = self.x[tile.rows], self.y[tile.columns]
@@ -183,7 +181,7 @@ class Tiled(Similarities):
                 mirrored = tile.mirrored if self.symmetric else 0
                 rest = gradients[-1][tile.left + mirrored : tile.right]
                 rest.addmm_(by_similarity[:, mirrored:].T, x, beta=0 if tile.top == 0 else 1)
-        return tuple(gradients)
+        return gradients
 
     def _by_similarity(self, tile: _Tile, log_sum: Tensor, scaled: Tensor) -> Tensor:
         """Compute the gradient by each similarity, `(n, m)`, with `scaled` of `gradients`."""

@@ -1,0 +1,99 @@
+"""The gradient of a loss, as one node of the autograd graph.
+
+A loss depends on the features through two numbers of each anchor: the log-sum-exp over its
+negatives and the similarity of its positive. With the derivatives by these, backends compute the
+gradient by the features. At a batch of 64, each further node would cost as much as its arithmetic.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .backends.similarities import Similarities
+from .features import Features
+from .first_order import first_order_only
+from .temperature import Tau
+
+__all__ = ["Derivatives", "with_gradient"]
+
+
+class Derivatives(NamedTuple):
+    """The derivatives of the losses of M anchors on S sides.
+
+    Attributes:
+        weight: `(S, M)` derivative by tau times the log-sum-exp over the negatives.
+        by_positive: derivative by the similarity of the positive, `(S, M)`; or one for all.
+        by_tau: `(S, M)` derivative by tau; None if tau is constant.
+    """
+
+    weight: Tensor
+    by_positive: Tensor | float
+    by_tau: Tensor | None
+
+    def over(self, tau: Tau) -> "Derivatives":
+        """Divide by tau."""
+        by_tau = None if self.by_tau is None else self.by_tau / tau
+        return Derivatives(self.weight / tau, self.by_positive / tau, by_tau)
+
+    def joined(self, earlier: "Derivatives") -> "Derivatives":
+        """Append the weights of anchors of earlier batches, whose positives get no gradient."""
+        return self._replace(weight=torch.cat([self.weight, earlier.weight], dim=-1))
+
+
+@dataclass(frozen=True)
+class _Backward:
+    """What backward needs, see `with_gradient`; `share` is that of each anchor in the mean."""
+
+    derivatives: Derivatives
+    features: Features
+    similarities: Similarities
+    log_sum: Tensor
+    tau: Tau
+    share: float
+
+    def gradient(self, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Compute the gradient by the features of either side and by tau."""
+        share = upstream * self.share
+        weight, by_positive, by_tau = self.derivatives
+        by_rows = self.similarities.gradients(self.log_sum, weight * share)
+        by_a, by_b = self.features.gradient(by_rows, by_positive * share)
+        if by_tau is None or not (isinstance(self.tau, Tensor) and self.tau.requires_grad):
+            return by_a, by_b, None
+        return by_a, by_b, (by_tau * share).sum_to_size(self.tau.shape)
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, backward: _Backward, *inputs: Tensor | float) -> Tensor:
+        ctx.gradient = backward.gradient
+        return mean.view_as(mean)
+
+    @staticmethod
+    @first_order_only
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *ctx.gradient(upstream)
+
+
+def with_gradient(
+    loss: Tensor,
+    derivatives: Derivatives,
+    features: Features,
+    similarities: Similarities,
+    log_sum: Tensor,
+    tau: Tau,
+) -> Tensor:
+    """Compute the mean of losses, with its gradient by features and tau.
+
+    Args:
+        loss: `(S, N)` of the anchors of this batch, no graph.
+        derivatives: of the losses; those by `weight` of anchors of earlier batches too.
+        features: that get the gradient.
+        similarities: whose `sums` gave `log_sum`.
+        log_sum: `(S, M)`.
+        tau: with graph if it is learned.
+    """
+    backward = _Backward(derivatives, features, similarities, log_sum, tau, 1 / loss.numel())
+    result: Tensor = _WithGradient.apply(loss.mean(), backward, *features.given, tau)
+    return result
