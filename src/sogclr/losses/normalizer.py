@@ -182,7 +182,7 @@ class NormalizerTable(PerSample, Normalizer):
         Returns:
             `(M,)` log u, no graph, dtype of `log_g`.
         """
-        return _update([self], [rows], log_g[None])[0]
+        return _update([self], [rows], log_g.detach()[None])[0]
 
     @torch.no_grad()
     def peek(self, rows: Tensor, log_g: Tensor) -> Tensor:
@@ -245,7 +245,9 @@ def update_normalizers(sides: Sequence[tuple[Normalizer, Tensor]], log_g: Tensor
     """
     normalizers, rows = zip(*sides, strict=True)
     first = normalizers[0]
-    if isinstance(first, NormalizerTable) and all(map(first.averages_like, normalizers)):
+    if isinstance(first, NormalizerTable) and all(
+        each is first or first.averages_like(each) for each in normalizers
+    ):
         return _update(normalizers, rows, log_g)
     return _stack([each(*own) for each, *own in zip(normalizers, rows, log_g, strict=True)])
 
@@ -257,23 +259,21 @@ def peek_normalizers(sides: Sequence[tuple[Normalizer, Tensor]], log_g: Tensor) 
 
 def _update(tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g: Tensor) -> Tensor:
     """Update tables that average alike, see `NormalizerTable.forward`; `(S, M)`."""
-    learning = tables[0].training and torch.is_grad_enabled()
-    if learning:
-        require_forward_pass()
-    with torch.no_grad():
-        first, estimate = tables[0], _estimates(tables, rows, log_g)
-        places = [table._places(own) for table, own in zip(tables, rows, strict=True)]
-        log_u, visits = _look_up(tables, places).unbind(-1)
-        if not learning:
-            current = torch.where(visits > 0, log_u.to(estimate.dtype), estimate)
-            return first._completed(tables, rows, current, estimate).to(log_g.dtype)
-        new, finite = first._averaged(log_u, visits, estimate), estimate.abs() < math.inf
-        written = torch.stack(
-            [torch.where(finite, new.to(log_u.dtype), log_u), visits + finite], -1
-        )
-        for table, place, own in zip(tables, places, written, strict=True):
-            table.table.index_copy_(0, place, own)  # equal rows write equal numbers
+    first, estimate = tables[0], _estimates(tables, rows, log_g)
+    places = [table._places(own) for table, own in zip(tables, rows, strict=True)]
+    current = _look_up(tables, places)  # (S, M, 2)
+    log_u, visits = current.unbind(-1)
+    if not (first.training and torch.is_grad_enabled()):
+        new = torch.where(visits > 0, log_u.to(estimate.dtype), estimate)
         return first._completed(tables, rows, new, estimate).to(log_g.dtype)
+    require_forward_pass()
+    new, finite = first._averaged(log_u, visits, estimate), estimate.abs() < math.inf
+    # `current` is a copy of the rows: change it, then write it to the tables.
+    log_u.copy_(torch.where(finite, new.to(log_u.dtype), log_u))
+    visits.add_(finite)
+    for table, place, own in zip(tables, places, current.unbind(), strict=True):
+        table.table.index_copy_(0, place, own)  # equal rows write equal numbers
+    return first._completed(tables, rows, new, estimate).to(log_g.dtype)
 
 
 def _estimates(tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g: Tensor) -> Tensor:

@@ -37,8 +37,8 @@ def check_ids(ids: Tensor, count: int, name: str) -> bool:
     check_integers(ids, name)
     if ids.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    values = ids.numpy()  # faster than torch for a few numbers
-    if values.size and (values.min() < 0 or values.max() >= count):
+    smallest, largest = ids.aminmax() if ids.numel() else (0, 0)
+    if int(smallest) < 0 or int(largest) >= count:
         outside = ids[(ids < 0) | (ids >= count)]
         raise IndexError(
             f"{name} {int(outside[0])} is outside [0, {count}): "
