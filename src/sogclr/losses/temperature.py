@@ -66,9 +66,7 @@ class Temperature(nn.Module):
         """Return tau of the anchors in rows `(M,)`: a number, a scalar tensor, or `(M,)`."""
         raise NotImplementedError
 
-    def objective(
-        self, loss: Tensor, by_log_tau: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def objective(self, loss: Tensor, by_log_tau: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Compute the objective that tau minimizes, divided by tau, and its slope.
 
         Args:
@@ -138,9 +136,7 @@ class LearnedTemperature(Temperature):
                 self.log_temperature.clamp_(min=math.log(self.minimum))
         return self.log_temperature.exp()
 
-    def objective(
-        self, loss: Tensor, by_log_tau: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def objective(self, loss: Tensor, by_log_tau: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.rho is None:
             return loss, by_log_tau
         loss = loss + self.rho
@@ -217,9 +213,7 @@ class IndividualTemperature(PerSample, Temperature):
     def forward(self, rows: Tensor) -> Tensor:
         return self.tau[rows]
 
-    def objective(
-        self, loss: Tensor, by_log_tau: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def objective(self, loss: Tensor, by_log_tau: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return loss + self.rho, None  # `learn` has taken the step of tau
 
     def learns(self) -> bool:

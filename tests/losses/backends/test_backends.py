@@ -55,9 +55,7 @@ def test_a_backend_is_the_reference(backend, entries, kind, tau, monkeypatch):
     weight[:, 3] = 0
     total = (weight * tau * expected.log_sum.masked_fill(weight == 0, 0)).sum()
     exact = torch.autograd.grad(total, (x,) if kind != "pairs" else (x, other))
-    torch.testing.assert_close(
-        made.gradients(actual.log_sum, weight), torch.stack(exact), **EXACT
-    )
+    torch.testing.assert_close(made.gradients(actual.log_sum, weight), torch.stack(exact), **EXACT)
 
 
 class Doubled(InBatchNormalizer):

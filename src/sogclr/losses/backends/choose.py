@@ -58,7 +58,8 @@ def of_two_views(batch: Batch, temperature: Temperature) -> Similarities:
     absent = partial(never_negatives, [samples], present=present)
     if batch.shares is None:
         return _in_one_process(z, None, absent, 1, shift)
-    own = [Block(0, first, rows, z, 0) for first, rows in zip((0, size), batch.features.unit, strict=True)]
+    views = zip((0, size), batch.features.unit, strict=True)
+    own = [Block(0, first, rows, z, 0) for first, rows in views]
     earlier = [Block(0, 2 * size, z[2 * size :], z, 0)]
     return Shared(batch.shares, own, earlier, absent, (1, len(z)), shift)
 
