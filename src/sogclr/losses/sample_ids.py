@@ -37,9 +37,10 @@ def check_ids(ids: Tensor, count: int, name: str) -> bool:
     check_integers(ids, name)
     if ids.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    smallest, largest = ids.aminmax() if ids.numel() else (0, 0)
+    values = ids.to(torch.int64)  # unsigned ids above 2**63 become negative
+    smallest, largest = values.aminmax() if values.numel() else (0, 0)
     if int(smallest) < 0 or int(largest) >= count:
-        outside = ids[(ids < 0) | (ids >= count)]
+        outside = values[(values < 0) | (values >= count)]
         raise IndexError(
             f"{name} {int(outside[0])} is outside [0, {count}): "
             f"make the loss with a number above the largest {name}"
