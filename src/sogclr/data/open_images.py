@@ -42,6 +42,8 @@ def open_images(data: Data) -> ImageSource:
         return data
     if isinstance(data, str) and data == "digits":
         return digits()
+    if isinstance(data, str) and not data.strip():
+        raise UserError("data: is empty; give a folder, shards, or the name digits")
     require_random_access(data)
     if isinstance(data, str | Path):
         shards = find_shards(data)

@@ -3,7 +3,10 @@
 import numpy as np
 from PIL import Image
 
-__all__ = ["to_rgb"]
+__all__ = ["EDITION", "to_rgb"]
+
+# Increase it whenever an image becomes other pixels, so that stored features are computed again.
+EDITION = 2
 
 BACKGROUND = (255, 255, 255, 255)  # what viewers and browsers show behind transparent pixels
 

@@ -16,6 +16,7 @@ from ..common.errors import UserError, one_line
 from ..common.regular_files import require_regular
 from ..common.whole_files import remove_leftovers, replace_file
 from ..data.image_source import ImageSource
+from ..data.rgb import EDITION
 from ..data.texts import Texts
 from .tower_inputs import CenterImages, Inputs, Tokens, padding_of
 from .towers import PairSpec, weights_digest
@@ -122,7 +123,7 @@ def cached_features(
 def _preparation(kind: str, spec: PairSpec, tokenizer: Any) -> str:
     """Describe the preprocessing; a tokenizer counts by its vocabulary, not by its path."""
     if kind == "image":
-        return repr((spec.image_size, spec.mean, spec.std))
+        return repr((EDITION, spec.image_size, spec.mean, spec.std))
     plain = getattr(tokenizer, "tokenizer", tokenizer)
     words = plain.get_vocab() if hasattr(plain, "get_vocab") else plain.encoder
     settings = {k: v for k, v in spec.text.items() if not k.endswith("_name")}
@@ -186,6 +187,7 @@ def stored_embeddings(
         compute: computes the embeddings `(n, d)` if the folder does not have them.
     """
     digest = blake2b(weights.read_bytes(), digest_size=12)
+    digest.update(b"" if isinstance(side, Texts) else str(EDITION).encode())
     digest.update(_sample_bytes(side))
     target = folder / f"{digest.hexdigest()}.npy"
     if (cached := _read(target, len(side))) is not None:

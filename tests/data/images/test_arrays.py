@@ -17,14 +17,20 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 6, 3), dtype=np.uint8)
         PIXELS.transpose(0, 3, 1, 2),
         (PIXELS / 255).astype(np.float32),
         torch.from_numpy(PIXELS).permute(0, 3, 1, 2) / 255,
+        (torch.from_numpy(PIXELS) / 255).double().requires_grad_(),
     ],
-    ids=["hwc", "tensor", "chw", "float", "float tensor chw"],
+    ids=["hwc", "tensor", "chw", "float", "float tensor chw", "double with gradient"],
 )
 def test_every_layout_gives_the_same_images(images):
     source = open_images(images)
     assert len(source) == 5
     for row in range(5):
         assert np.array_equal(np.asarray(source.image(row)), PIXELS[row])
+
+
+def test_brain_floats_are_read():
+    source = open_images((torch.from_numpy(PIXELS) / 255).to(torch.bfloat16))
+    assert np.abs(np.asarray(source.image(1)).astype(int) - PIXELS[1]).max() <= 1
 
 
 def test_grey_becomes_rgb():
@@ -56,6 +62,10 @@ def test_marks_differ_where_pixels_do():
         ({"images": np.full((2, 4, 4), np.nan)}, r"must lie in \[0, 1\]"),
         ({"images": PIXELS, "labels": [0, 1]}, "expected 5 integers"),
         ({"images": PIXELS, "labels": [0.5] * 5}, "expected 5 integers"),
+        ({"images": PIXELS, "labels": [0, 1, 2, 3, 2**62]}, "count classes from 0"),
+        ({"images": [PIXELS[0], PIXELS[1, :3]]}, "data: cannot be read as an array"),
+        ({"images": torch.zeros(2, 3, 3, device="meta")}, "data: cannot be read as an array"),
+        ({"images": PIXELS, "labels": [[0], [1, 2]]}, "labels: cannot be read as an array"),
         ({"images": PIXELS, "ids": [1, 2, 3, 4, 1]}, "1 occurs more than once"),
     ],
 )

@@ -1,6 +1,7 @@
 import errno
 import os
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sogclr import UserError
 from sogclr.data.decode import UnreadableImageError
 from sogclr.data.image_source import NO_LABEL
 from sogclr.data.images import files as files_module
+from sogclr.data.images.folder import FolderSource
 from sogclr.data.open_images import open_images, require_undamaged
 from sogclr.data.own_pictures import write_picture
 from sogclr.data.randomness import stable_id
@@ -198,6 +200,11 @@ def test_training_size_follows_the_shorter_side(make_folder):
 
 
 def test_missing_empty_and_unreadable_folders_say_so(tmp_path):
+    for nothing in ("", "  "):
+        with pytest.raises(UserError, match="data: is empty"):
+            open_images(nothing)
+    with pytest.raises(UserError, match="does not exist"):
+        FolderSource(Path("a" * 5000))
     with pytest.raises(UserError, match="does not exist"):
         open_images(tmp_path / "none")
     with pytest.raises(UserError, match=r"no \.jpg"):

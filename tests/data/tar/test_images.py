@@ -182,7 +182,7 @@ def test_a_shard_that_changes_or_goes_while_in_use_gives_no_other_image(make_sha
     source.image(39)
 
 
-@pytest.mark.parametrize("part", ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "JPG"])
+@pytest.mark.parametrize("part", ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "JPG"])
 def test_every_image_part_is_read(tmp_path, part):
     format = {"jpg": "JPEG", "tif": "TIFF"}.get(part.lower(), part)
     members = [(f"{i}.{part}", encoded(i, format)) for i in range(2)]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ...common.errors import UserError
+from ...common.errors import UserError, one_line
 from ...common.options import Augmentation
 from ..image_source import ImageSource
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["ArraySource", "digits"]
+
+LARGEST_LABEL = 1_000_000  # each class up to the largest label has a name
 
 
 class ArraySource(ImageSource):
@@ -47,9 +49,9 @@ class ArraySource(ImageSource):
         n, height, width, _ = self._images.shape
         self._name = name
         self.names = [str(row) for row in range(n)]
-        self.ids = np.arange(n, dtype=np.uint64) if ids is None else _as_ids(_to_numpy(ids), n)
+        self.ids = np.arange(n, dtype=np.uint64) if ids is None else _as_ids(ids, n)
         self.marks = np.array([_mark(image) for image in self._images], dtype=np.int64)
-        self.labels = None if labels is None else _as_labels(_to_numpy(labels), n)
+        self.labels = None if labels is None else _as_labels(labels, n)
         if self.labels is not None:
             self.classes = [str(c) for c in range(int(self.labels.max()) + 1)]
         self.image_size = min(height, width, 224)
@@ -82,8 +84,15 @@ def digits() -> ArraySource:
     return source
 
 
-def _to_numpy(values: Any) -> np.ndarray:
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+def _to_numpy(values: Any, name: str = "data") -> np.ndarray:
+    try:
+        if hasattr(values, "detach"):
+            values = values.detach().cpu()
+            # NumPy has no bfloat16.
+            values = values.float() if values.is_floating_point() else values
+        return np.asarray(values)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise UserError(f"{name}: cannot be read as an array ({one_line(error)})") from error
 
 
 def _as_uint8_rgb(images: np.ndarray) -> np.ndarray:
@@ -104,7 +113,8 @@ def _as_uint8_rgb(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(images, (*images.shape[:3], 3)))
 
 
-def _as_ids(ids: np.ndarray, n: int) -> np.ndarray:
+def _as_ids(given: Any, n: int) -> np.ndarray:
+    ids = _to_numpy(given, "ids")
     if ids.shape != (n,) or not np.issubdtype(ids.dtype, np.integer):
         raise UserError(f"ids: expected {n} integers, got {ids.dtype} of shape {ids.shape}")
     unique, counts = np.unique(ids, return_counts=True)
@@ -113,11 +123,14 @@ def _as_ids(ids: np.ndarray, n: int) -> np.ndarray:
     return ids.astype(np.int64).view(np.uint64)
 
 
-def _as_labels(labels: np.ndarray, n: int) -> np.ndarray:
+def _as_labels(given: Any, n: int) -> np.ndarray:
+    labels = _to_numpy(given, "labels")
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
         raise UserError(
             f"labels: expected {n} integers from 0, got {labels.dtype} of shape {labels.shape}"
         )
+    if labels.max() >= LARGEST_LABEL:
+        raise UserError(f"labels: {labels.max()} is no number of a class; count classes from 0")
     return labels.astype(np.int64)
 
 

@@ -37,8 +37,9 @@ class FolderSource(ImageFiles):
     """
 
     def __init__(self, root: Path) -> None:
-        if not root.is_dir():
-            what = "is not a folder" if root.exists() else "does not exist"
+        # Methods of Path raise an error if a name is too long.
+        if not os.path.isdir(root):
+            what = "is not a folder" if os.path.exists(root) else "does not exist"
             raise UserError(f"data: {root} {what}; give a folder of images, or the name digits")
         found = _search(root)
         if found.runs == ["."]:

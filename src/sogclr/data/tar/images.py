@@ -66,8 +66,8 @@ class ShardSource(ImageSource):
 
     The members that share a key are one sample. The key is a member's path up to the first dot of
     its base name; the rest of the name is the part. A sample's image is the part jpg, jpeg, png,
-    webp, bmp, tif or tiff. Its label is an integer from 0 in the part cls or cls.txt, or `label`
-    in the part json. The sample id is a hash of the key, and so independent of the shard.
+    webp, bmp, tif, tiff or gif. Its label is an integer from 0 in the part cls or cls.txt, or
+    `label` in the part json. The sample id is a hash of the key, and so independent of the shard.
 
     The index of each shard is cached by path, size and time of change. A damaged shard keeps the
     samples before the damage; the shard and all samples without an image are in `left_out`.

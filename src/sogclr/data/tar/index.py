@@ -16,7 +16,7 @@ from ...common.cache import cache_folder
 from ...common.console import track
 from ...common.errors import UserError
 from ...common.regular_files import open_regular_file, require_regular
-from ..decode import reason_of
+from ..decode import SUFFIXES, reason_of
 from ..randomness import stable_id
 from ..texts import SINGLE, captions_in
 from .headers import (
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 # Parts that are images; if a sample has several, the first in this order counts.
-IMAGE_PARTS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
+IMAGE_PARTS = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
 LABEL_PARTS = ("cls", "cls.txt", "json")
 CAPTION_PARTS = ("txt", "json")
 NO_LABEL = -1
@@ -53,7 +53,7 @@ _PLACE = [("offset", "i8"), ("size", "i8"), ("number", "i4"), ("length", "i4")]
 CAPTION = np.dtype([("id", "u8"), ("row", "i8"), *_PLACE])
 
 # Part of the cache's file name. Increase it whenever the contents of an index change.
-_EDITION = 3
+_EDITION = 4
 
 _DAMAGE = (OSError, tarfile.TarError, ValueError)
 
