@@ -358,9 +358,10 @@ def test_of_several_losses_the_trainers_own_is_stored(model, tmp_path):
     run = trainer(model, loss, with_sample_ids(pairs()), tmp_path, save_strategy="epoch")
     run.train()
     stored = torch.load(next(tmp_path.glob("checkpoint-*")) / "optimizer.pt", weights_only=True)
-    assert [len(table["normalizer_a.table"][:, 1]) for table in stored["state"]["sogclr"]] == [
-        ROWS + 1
-    ]
+    (tables,) = stored["state"]["sogclr"]  # of one loss, by width
+    assert {width: len(table["normalizer_a.table"]) for width, table in tables.items()} == {
+        16: ROWS + 1
+    }
     assert unused.contrast.normalizer_a.visits.sum() == 0
 
 

@@ -16,14 +16,13 @@ The trainer has no place for two things that the loss needs:
 """
 
 import warnings
+import weakref
 from collections.abc import Iterable
 from functools import partial
-from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any, cast
 from weakref import WeakSet
 
 import torch
-from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -33,11 +32,10 @@ from transformers.trainer import DEFAULT_CALLBACKS
 from ..losses import DecoupledClipLoss, GlobalClipLoss
 from ..losses.contrast import Scale
 from ..losses.temperature import IndividualTemperature, Temperature
+from .sentence_columns import ids_in, two_columns, with_sample_ids
 
 __all__ = ["GlobalRankingLoss", "with_sample_ids"]
 
-# Column names that the stock collator treats as labels, in its order; sample ids use the first.
-LABEL_COLUMNS = ("label", "labels", "score", "scores")
 STATE = "sogclr"  # key of the tables in the optimizer's state
 
 _losses: "WeakSet[GlobalRankingLoss]" = WeakSet()  # all existing losses
@@ -52,33 +50,6 @@ CITATION = """
 }
 """  # noqa: E501
 
-AnyDataset = TypeVar("AnyDataset", Dataset, dict[str, Dataset])
-
-
-def with_sample_ids(dataset: AnyDataset) -> AnyDataset:
-    """Add a column of sample ids that the stock collator passes to the loss.
-
-    Call it once, before the dataset is shuffled, filtered or split, so that each pair keeps its id.
-
-    Args:
-        dataset: a dataset with two columns of text, or a dict of such datasets. The ids of a dict
-            continue from one dataset to the next, so that one loss can serve all of them with
-            `num_samples=sum(map(len, dataset.values()))`. To use one loss for each dataset, call
-            this function for each dataset.
-
-    Returns:
-        The dataset with a last column "label", which holds `[i]` for pair i.
-
-    Raises:
-        ValueError: the dataset has a column already that the collator would treat as labels.
-        TypeError: the argument is not a `Dataset`; the pairs of a stream have no numbers.
-    """
-    if isinstance(dataset, dict):
-        starts = accumulate(map(len, dataset.values()), initial=0)
-        parts = zip(dataset.items(), starts, strict=False)  # starts has one more element
-        return type(dataset)({name: _number(part, start) for (name, part), start in parts})
-    return _number(dataset, 0)
-
 
 class GlobalRankingLoss(nn.Module):
     """SogCLR for pairs of texts; replaces `MultipleNegativesRankingLoss`.
@@ -90,6 +61,10 @@ class GlobalRankingLoss(nn.Module):
     Without gradients (in evaluation) the pairs have no stored normalizers. The loss is then that
     of the batch alone (`DecoupledClipLoss`) and needs no sample ids. An `IndividualTemperature`
     is replaced by its initial value there.
+
+    `MatryoshkaLoss` calls this loss once for each width of the embeddings. Normalizers of different
+    widths are not comparable, so each width has a table of its own. A loss that calls this one
+    twice in a step with the same width, such as `AdaptiveLayerLoss`, is refused.
 
     Args:
         model: the model that is trained.
@@ -105,9 +80,11 @@ class GlobalRankingLoss(nn.Module):
             over; or "temperature", see `sogclr.losses`.
 
     Raises:
-        ValueError: in `forward`, for other than two columns of text, for missing sample ids, and
-            for a label column with other content.
+        ValueError: in `forward`, for other than two columns of text, for missing sample ids, for a
+            label column with other content, and for several calls in a step
+            with the same width.
         IndexError: in `forward`, for a sample id that is not below num_samples.
+        RuntimeError: in `forward`, if `torch.utils.checkpoint` computes it again.
     """
 
     def __init__(
@@ -123,7 +100,9 @@ class GlobalRankingLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.contrast = GlobalClipLoss(
+        # Losses of one LearnedTemperature share it; an IndividualTemperature is one for each loss.
+        self._make_contrast = partial(
+            GlobalClipLoss,
             num_samples,
             temperature=temperature,
             gamma_min=gamma_min,
@@ -131,6 +110,10 @@ class GlobalRankingLoss(nn.Module):
             effective_negatives=effective_negatives,
             scale=scale,
         )
+        self.contrast = self._make_contrast()
+        self.width: int | None = None  # of the embeddings that `contrast` compares
+        self.other_widths = nn.ModuleDict()  # the losses of other widths, by width
+        self._seen: dict[int, Any] = {}  # by width, the labels of the last call, a weak reference
         self.in_batch = DecoupledClipLoss(
             temperature.initial if isinstance(temperature, IndividualTemperature) else temperature,
             scale=scale,
@@ -163,11 +146,17 @@ class GlobalRankingLoss(nn.Module):
         Returns:
             A scalar.
         """
-        columns = _two_columns(list(sentence_features))
+        columns = two_columns(list(sentence_features))
         if torch.is_grad_enabled():
-            index = _ids(labels)
+            index = ids_in(labels)
             self._check_trainer()
-            return self.contrast(*self._embed(columns), index)
+            a, b = self._embed(columns)
+            assert labels is not None
+            self._check_repeated(a.shape[1], labels)
+            value = self.contrast_of(a.shape[1])(a, b, index)
+            if value.requires_grad:
+                value.register_hook(self._end_step)
+            return value
         return self.in_batch(*self._embed(columns))
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -179,9 +168,55 @@ class GlobalRankingLoss(nn.Module):
         """The BibTeX entry that the model card lists."""
         return CITATION
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_seen": {}}  # weak references cannot be pickled
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         _losses.add(self)  # copies and unpickled losses skip __init__
+
+    def contrast_of(self, width: int) -> GlobalClipLoss:
+        """Return the loss, with its table, that compares embeddings of this width."""
+        if self.width is None:
+            self.width = width
+        if width == self.width:
+            return self.contrast
+        key = str(width)
+        if key not in self.other_widths:
+            self.other_widths[key] = self._make_contrast().to(self.token.device)
+        return cast("GlobalClipLoss", self.other_widths[key])
+
+    def tables(self) -> dict[int, dict[str, Any]]:
+        """Return the state of the loss of each width, for a checkpoint."""
+        if self.width is None:
+            return {}
+        others = {int(key): loss.state_dict() for key, loss in self.other_widths.items()}
+        return {self.width: self.contrast.state_dict(), **others}
+
+    def restore(self, tables: dict[int, dict[str, Any]]) -> None:
+        """Load what `tables` returned."""
+        for width, table in tables.items():
+            self.contrast_of(width).load_state_dict(table)
+
+    def _check_repeated(self, width: int, labels: Tensor) -> None:
+        """Refuse several calls in a step that would write to the same rows of a table.
+
+        Matryoshka2dLoss draws a width for each layer, so two of its calls may differ in width.
+        AdaptiveLayerLoss, which it contains, replaces `forward` of the transformer in each step.
+        """
+        before = self._seen.get(width)
+        replaced = (type(vars(m).get("forward")).__name__ for m in self.model.modules())
+        if (before is not None and before() is labels) or "TransformerDecorator" in replaced:
+            raise ValueError(
+                "GlobalRankingLoss was called several times in a step for embeddings of one width, "
+                "as AdaptiveLayerLoss does for several layers: one table cannot serve them; use "
+                "it alone or in MatryoshkaLoss, or use MultipleNegativesRankingLoss there"
+            )
+        self._seen[width] = weakref.ref(labels)
+
+    def _end_step(self, gradient: Tensor) -> None:
+        """Forget the labels of the step, whose backward pass has begun."""
+        self._seen.clear()
 
     def _embed(self, columns: list[dict[str, Tensor]]) -> list[Tensor]:
         """Return the embeddings `(B, d)` of each column."""
@@ -213,7 +248,7 @@ class _TableInCheckpoints(TrainerCallback):
         stored = optimizer.state.pop(STATE, None)
         if stored is not None:
             for loss, table in zip(losses, stored, strict=True):
-                loss.contrast.load_state_dict(table)
+                loss.restore(table)
         elif state.global_step > 0:
             warnings.warn(
                 "the checkpoint holds no table of GlobalRankingLoss (was it saved with "
@@ -239,54 +274,7 @@ def _losses_of(model: nn.Module, optimizer: Optimizer) -> list[GlobalRankingLoss
 def _store(
     losses: list[GlobalRankingLoss], optimizer: Optimizer, state_dict: dict[str, Any]
 ) -> None:
-    state_dict["state"][STATE] = [loss.contrast.state_dict() for loss in losses]
-
-
-def _number(dataset: Dataset, start: int) -> Dataset:
-    if not isinstance(dataset, Dataset):
-        raise TypeError(
-            f"the pairs of a {type(dataset).__name__} have no numbers: with_sample_ids needs a "
-            "datasets.Dataset, or a dict of them"
-        )
-    taken = [name for name in LABEL_COLUMNS if name in dataset.column_names]
-    if taken:
-        raise ValueError(
-            f"the dataset has a column {taken[0]!r}, which the collator treats as labels and which "
-            f"would replace the sample ids: call dataset.remove_columns({taken}) first"
-        )
-    ids = [[row] for row in range(start, start + len(dataset))]
-    old_format = dataset.format  # add_column drops the format and its transform
-    return dataset.add_column(LABEL_COLUMNS[0], ids).with_format(
-        old_format["type"],
-        output_all_columns=old_format["output_all_columns"],
-        **old_format["format_kwargs"],
-    )
-
-
-def _two_columns(columns: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    if len(columns) != 2:
-        raise ValueError(
-            f"GlobalRankingLoss compares two columns of text, anchor and positive, and got "
-            f"{len(columns)}; it does not use the explicit hard negatives of "
-            "MultipleNegativesRankingLoss: "
-            "call dataset.select_columns([anchor, positive, 'label'])"
-        )
-    return columns
-
-
-def _ids(labels: Tensor | None) -> Tensor:
-    if labels is None:
-        raise ValueError(
-            "the batch has no sample ids: train on with_sample_ids(dataset), from "
-            "sogclr.integrations.sentence_transformers"
-        )
-    if labels.ndim != 2 or labels.shape[1] != 1 or labels.dtype.is_floating_point:
-        raise ValueError(
-            f"the labels of the batch are not sample ids (shape {tuple(labels.shape)}, "
-            f"{labels.dtype}): remove the dataset's column of labels or scores, then train on "
-            "with_sample_ids(dataset)"
-        )
-    return labels.squeeze(1)
+    state_dict["state"][STATE] = [loss.tables() for loss in losses]
 
 
 # transformers annotates the list by the type of its one entry, but accepts any callback.
