@@ -210,3 +210,11 @@ def test_quotes_that_are_read_as_a_part_of_values_are_said(tmp_path, suffix, row
     (note,) = source.notes
     assert note.startswith("1 rows have quotes around a value")
     assert note.endswith(f"since {why} (the first: row 3)")
+
+
+@pytest.mark.parametrize("again", ["text1,text2", "\ufefftext1,text2", '"text1","text2"'])
+def test_the_header_of_a_file_that_was_appended_is_no_pair(tmp_path, again):
+    path = _write(tmp_path / "t.csv", ["a,b", again, "c,d"], "text1,text2")
+    table = read_table(path)
+    assert _pairs(table) == [("a", "b"), ("c", "d")]
+    assert table.broken == [(3, "the header again")]

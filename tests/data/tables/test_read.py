@@ -254,3 +254,17 @@ def test_a_damaged_data_set_is_refused_in_one_line(tmp_path, damage):
     file.write_bytes(changed[damage])
     with pytest.raises(UserError, match=r"cannot be read \("):
         open_pairs(tmp_path / "saved")
+
+
+def test_tables_of_other_libraries_are_refused_in_one_line():
+    import datasets
+    import pandas
+    import pyarrow
+
+    columns = {"text1": ["a", "b"], "text2": ["c", "d"]}
+    for data in (pandas.DataFrame(columns), pyarrow.table(columns), [("a", "c")], None):
+        with pytest.raises(UserError, match=f"give the path .* not {type(data).__name__}"):
+            open_pairs(data)
+    stream = datasets.Dataset.from_dict(columns).to_iterable_dataset()
+    with pytest.raises(UserError, match="is read as a stream; load it without"):
+        open_pairs(stream)

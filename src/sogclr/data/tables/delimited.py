@@ -49,6 +49,9 @@ def read_delimited(path: Path) -> Table:
         numbers: list[int] = []
         broken: BrokenRows = []
         for number, fields, reason in rows.read(len(names)):
+            # Files that were joined by `cat` repeat the header, behind a byte order mark.
+            if not reason and [field.strip("\ufeff ") for field in fields] == names:
+                reason = "the header again"
             if reason:
                 broken.append((number, reason))
             else:

@@ -38,7 +38,7 @@ def read_table(data: Any) -> Table:
         UserError: the table is missing, empty, of an unknown kind, or unreadable; or more than
             half of its rows are broken.
     """
-    if hasattr(data, "column_names"):  # first, because a DatasetDict is a Mapping too
+    if _is_dataset(data):  # first, because a DatasetDict is a Mapping too
         table = _from_dataset(data, "data set")
     elif isinstance(data, Mapping):
         table = _from_columns(data)
@@ -71,10 +71,17 @@ def _require_rows(table: Table) -> None:
 def is_table(data: Any) -> bool:
     """Tell whether `read_table` reads this kind of data; a file need not exist."""
     if not isinstance(data, str | Path):
-        return isinstance(data, Mapping) or hasattr(data, "column_names")
+        return isinstance(data, Mapping) or _is_dataset(data)
     path = Path(data)
     named = path.suffix.lower() in TABLE_SUFFIXES or str(data).startswith("hf:")
     return named or _is_saved_dataset(path)
+
+
+def _is_dataset(data: Any) -> bool:
+    """Tell whether `data` is a data set of Hugging Face, or several of them by split."""
+    return hasattr(data, "column_names") and (
+        isinstance(data, Mapping) or hasattr(data, "features")
+    )
 
 
 def _from_columns(columns: Mapping[str, Any]) -> Table:
@@ -159,6 +166,8 @@ def _from_dataset(dataset: Any, name: str) -> Table:
     if isinstance(dataset, Mapping):  # a DatasetDict, by split
         split = "train" if "train" in dataset else next(iter(dataset))
         dataset, name = dataset[split], f"{name} ({split})"
+    if not hasattr(dataset, "__len__"):
+        raise UserError(f"data: {name} is read as a stream; load it without streaming=True")
     images = tuple(
         column for column, feature in dataset.features.items() if type(feature).__name__ == "Image"
     )
