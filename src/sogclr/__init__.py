@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # what _HOME imports, for type checkers
     from .losses import MoCoLoss as MoCoLoss
     from .losses import NTXentLoss as NTXentLoss
     from .losses import SigLipLoss as SigLipLoss
+    from .losses import validation_loss as validation_loss
     from .losses.temperature import IndividualTemperature as IndividualTemperature
     from .losses.temperature import LearnedTemperature as LearnedTemperature
     from .runs.load import load as load
@@ -70,6 +71,7 @@ _HOME = {
     "pretrain": "commands.api",
     "search": "commands.api",
     "stable_keys": "data.hashed_rows",
+    "validation_loss": "losses",
 }
 __all__ = list(_HOME)
 

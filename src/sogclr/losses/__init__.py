@@ -34,6 +34,7 @@ from .moco import MoCoLoss
 from .pairs import ClipLoss, DecoupledClipLoss, GlobalClipLoss, PairLoss
 from .siglip import SigLipLoss
 from .two_view import DecoupledContrastiveLoss, GlobalContrastiveLoss, NTXentLoss, TwoViewLoss
+from .validation import validation_loss
 
 __all__ = [
     "ClipLoss",
@@ -46,4 +47,5 @@ __all__ = [
     "PairLoss",
     "SigLipLoss",
     "TwoViewLoss",
+    "validation_loss",
 ]

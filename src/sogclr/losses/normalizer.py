@@ -77,7 +77,8 @@ class NormalizerTable(PerSample, Normalizer):
     returned value is not yet rounded to the table's dtype.
 
     The table is written in training mode with gradients enabled. Otherwise its values are used as
-    they are (like batch normalization's in `eval()`), and ĝ for a row without a visit. An estimate
+    they are (like batch normalization's in `eval()`; for held-out samples take
+    `sogclr.validation_loss`), and ĝ for a row without a visit. An estimate
     that is not finite is never written.
 
     Args:

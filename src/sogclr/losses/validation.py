@@ -1,0 +1,87 @@
+"""The loss of held-out samples, which have no row in the table of the training samples."""
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .contrast import ContrastiveLoss
+from .pairs import ClipLoss, DecoupledClipLoss, GlobalClipLoss
+from .temperature import IndividualTemperature, LearnedTemperature, Temperature
+from .two_view import DecoupledContrastiveLoss, GlobalContrastiveLoss, NTXentLoss
+
+__all__ = ["validation_loss"]
+
+L = TypeVar("L", bound=ContrastiveLoss)
+
+
+@torch.no_grad()
+def validation_loss(
+    loss: ContrastiveLoss,
+    a: Tensor,
+    b: Tensor,
+    index: Tensor | None = None,
+    *,
+    group: Tensor | None = None,
+) -> Tensor:
+    """Compute the objective of a loss on held-out samples, with normalizers of this batch alone.
+
+    `loss.eval()` is not meant for held-out samples: it reads the normalizers of training samples
+    with the same ids. They do not notice a collapsed encoder, whose loss would be the smallest.
+
+    The values of batches of one size can be compared, and their mean over batches estimates the
+    objective. The larger the batches are, the less they underestimate it.
+
+    Args:
+        loss: a loss that trains, such as `GlobalContrastiveLoss`. Nothing in it changes. Its
+            temperature is used, without the term rho; of individual temperatures, their mean over
+            the training samples.
+        a: `(B, d)` features of one view, or of one side of pairs.
+        b: `(B, d)` features of another view, or of the other side.
+        index: `(B,)` integers; samples of equal id are not negatives of each other. The ids need
+            not be below `num_samples`. Default: all samples are different.
+        group: `(B,)` integers, for pairs only, see `GlobalClipLoss.forward`.
+
+    Returns:
+        A scalar without graph. Only this process's samples count.
+
+    Raises:
+        TypeError: a loss without an objective of the batch alone, such as `MoCoLoss`.
+        ValueError: a group for two views; shapes that do not match.
+    """
+    if isinstance(loss, GlobalClipLoss | DecoupledClipLoss | ClipLoss):
+        kind = ClipLoss if isinstance(loss, ClipLoss) else DecoupledClipLoss
+        pairs = kind(_shared(loss.temperature_a), scale=loss.scale, process_group=None)
+        return _as_in_training(pairs, loss)(a, b, index, group=group)
+    if not isinstance(loss, GlobalContrastiveLoss | DecoupledContrastiveLoss | NTXentLoss):
+        raise TypeError(f"{type(loss).__name__} has no objective of the batch alone")
+    if group is not None:
+        raise ValueError("group is for losses of pairs; give samples that are equal the same index")
+    if isinstance(loss, GlobalContrastiveLoss) and loss.num_stored_views is None:
+        # A table without a visit, for the mean over the two views of a sample.
+        fresh = GlobalContrastiveLoss(
+            len(a), temperature=_shared(loss.temperature), scale=loss.scale, process_group=None
+        ).to(a.device)
+        rows = torch.arange(len(a))
+        return _as_in_training(fresh, loss)(a, b, rows, sample_key=index)
+    simclr = isinstance(loss, NTXentLoss)
+    views = (NTXentLoss if simclr else DecoupledContrastiveLoss)(
+        _shared(loss.temperature), scale=loss.scale, process_group=None
+    )
+    return _as_in_training(views, loss)(a, b, index)
+
+
+def _as_in_training(held_out: L, loss: ContrastiveLoss) -> L:
+    """Let a loss without a table compute the values of a loss that may have one."""
+    held_out.effective_negatives = loss.effective_negatives
+    held_out.sums_negatives = loss.sums_negatives  # else the values would differ by a constant
+    return held_out
+
+
+def _shared(temperature: Temperature) -> float | Temperature:
+    """Return a temperature that serves all samples and that nothing changes."""
+    if isinstance(temperature, IndividualTemperature):
+        return float(temperature.tau[:-1].mean())  # the last row is a spare
+    if isinstance(temperature, LearnedTemperature):
+        return float(temperature.log_temperature.exp())
+    return temperature
