@@ -49,10 +49,10 @@ def require_type(value: Any, kind: Any, name: str) -> None:
     Raises:
         UserError: the value has another type.
     """
-    from typeguard import TypeCheckError, check_type
+    from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
     try:
-        check_type(value, kind)
+        check_type(value, kind, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
     except TypeCheckError as error:
         raise UserError(f"{name}: {one_line(error)}; {ANOTHER_VERSION}") from error
 
