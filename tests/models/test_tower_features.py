@@ -195,3 +195,34 @@ def test_embeddings_of_a_run_are_kept_until_it_is_trained_further(make_pairs, tm
     assert (stored_embeddings(weights, folder, source.a, compute) == 2).all()
     assert (stored_embeddings(weights, folder, source.b, compute) == 3).all()
     assert (stored_embeddings(weights, folder, source.a, compute) == 2).all()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "of another shape", "of objects"])
+def test_a_damaged_cache_is_computed_again(make_pairs, tmp_path, capsys, damage):
+    source, folder = open_pairs(make_pairs()).a, tmp_path / "embeddings"
+    (tmp_path / "weights").write_bytes(b"one")
+    right = np.random.default_rng(0).normal(size=(24, 2)).astype(np.float32)
+    stored_embeddings(tmp_path / "weights", folder, source, lambda: right)
+    (file,) = folder.iterdir()
+    if damage in ("truncated", "empty"):
+        file.write_bytes(file.read_bytes()[: -4 if damage == "truncated" else 0])
+    else:
+        np.save(file, right[:3] if damage == "of another shape" else np.array([{}] * 24))
+    for _ in range(2):
+        found = stored_embeddings(tmp_path / "weights", folder, source, lambda: right)
+        assert np.array_equal(found, right)
+    assert capsys.readouterr().err.count("is damaged") == 1
+
+
+def test_a_cache_that_the_disk_cut_short_is_not_kept(make_pairs, tmp_path, monkeypatch, capsys):
+    source, save = open_pairs(make_pairs()).a, np.save
+
+    def cut(file, array):
+        save(file, array)
+        file.truncate(150)
+
+    monkeypatch.setattr(np, "save", cut)
+    (tmp_path / "weights").write_bytes(b"one")
+    stored_embeddings(tmp_path / "weights", tmp_path / "e", source, lambda: np.ones((24, 2), "f4"))
+    assert "features are not cached" in capsys.readouterr().err
+    assert list((tmp_path / "e").iterdir()) == []

@@ -48,3 +48,53 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     run = Run(tmp_path / "file" / "run")
     with pytest.raises(UserError, match="cannot write to"), run.claim():
         pass
+
+
+def test_a_folder_is_held_by_one_run(tmp_path):
+    first, second = Run(tmp_path / "run"), Run(tmp_path / "run")
+    with first.claim():
+        with pytest.raises(UserError, match="another process trains in"), second.claim():
+            pass
+        assert first.lock.exists()
+        first.write_settings({})
+    assert [path.name for path in first.folder.iterdir()] == ["settings.json"]
+    with second.claim():
+        pass
+
+
+def test_a_folder_that_nothing_was_written_to_is_removed(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for name in ("new", "mine"):
+        with pytest.raises(ZeroDivisionError), Run(tmp_path / name).claim():
+            _ = 1 / 0
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_leftovers_of_kills_are_removed_at_the_next_start(tmp_path):
+    names = [".checkpoint.pt.999999", ".encoder.safetensors.7", ".settings.json.1", ".tmpAbCdEf"]
+    kept = ["checkpoint.pt", ".mine", ".checkpoint.pt.old", "notes.txt"]
+    for name in [*names, *kept]:
+        (tmp_path / name).write_bytes(b"0")
+    with Run(tmp_path).claim():
+        left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*kept, "run.lock"}
+
+
+@pytest.mark.parametrize("name", ["tb", "text", "embeddings"])
+def test_folders_of_a_run_that_are_links_are_refused(tmp_path, name):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "other")
+    with pytest.raises(UserError, match=f"{name} is a link"), Run(tmp_path / "run").claim():
+        pass
+
+
+def test_space_that_the_files_of_a_run_take_counts_as_free(tmp_path, monkeypatch):
+    run = Run(tmp_path)
+    run.write_checkpoint({"weights": torch.zeros(10**6)})
+    run.write_weights(run.encoder, {"weights": torch.zeros(10**6)})
+    (tmp_path / "other").write_bytes(b"0" * 10**7)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    run.require_space(8 * 10**6)
+    with pytest.raises(UserError, match="8 MB are free"):
+        run.require_space(9 * 10**6)

@@ -1,5 +1,7 @@
 """`sogclr.load` of runs, and of folders that are none."""
 
+import json
+
 import pytest
 import torch
 from PIL import Image
@@ -45,3 +47,46 @@ def test_an_encoder_of_another_shape_is_refused(tmp_path):
     run.write_encoder(encoder.state_dict(), spec)
     with pytest.raises(UserError, match="does not fit"):
         sogclr.load(tmp_path, nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"options": {"checkpoint_path": "weights.pt"}},
+        {"options": {"pretrained_cfg": {"file": "weights.pt"}}},
+        {"options": {"img_size": "16"}},
+        {"options": {"img_size": 10**9}},
+        {"name": "hf-hub:someone/model"},
+        {"name": "local-dir:/tmp"},
+        {"name": "../../resnet18"},
+        {"name": 3},
+        {"image_size": 0},
+        {"mean": [0, 0]},
+        {"std": [1, 1, -1]},
+        {"small_stem": "yes"},
+        {"new": 1},
+        {"format": 2},
+    ],
+    ids=str,
+)
+def test_an_encoder_is_built_of_known_options_only(tmp_path, change):
+    encoder, spec = build_encoder("small", 16)
+    run = Run(tmp_path)
+    run.write_settings({})
+    run.write_encoder(encoder.state_dict(), spec)
+    run.encoder_spec.write_text(json.dumps({**json.loads(run.encoder_spec.read_text()), **change}))
+    with pytest.raises(UserError, match=r"run: .*encoder.json") as error:
+        sogclr.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_lost_files_of_an_encoder_are_one_line(tmp_path):
+    encoder, spec = build_encoder("small", 16)
+    run = Run(tmp_path)
+    run.write_settings({})
+    run.write_encoder(encoder.state_dict(), spec)
+    run.write_checkpoint({"step": 1})
+    for path in (run.encoder_spec, run.encoder):
+        path.unlink()
+        with pytest.raises(UserError, match=f"{path.name} is missing; put the file back"):
+            sogclr.load(tmp_path)

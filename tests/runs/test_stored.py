@@ -92,7 +92,7 @@ def test_failed_writes_do_not_forget_the_file_that_is_there(tmp_path):
     Run(tmp_path).write_checkpoint({"step": 1})
     for _ in range(3):
         failing = Run(tmp_path)
-        with pytest.raises(UserError, match="the last checkpoint.pt is intact"):
+        with pytest.raises(UserError, match=r"the last checkpoint.pt is intact"):
             failing.digests.write(failing.checkpoint, _fail)
     assert Run(tmp_path).read_checkpoint()["step"] == 1
 
