@@ -1,13 +1,17 @@
 import json
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
+from helpers.interrupting import interrupt_after
 from helpers.refusal import refused
 from PIL import Image
 
 from sogclr.commands.cli import main
+from sogclr.runs.folder import Run
 
 FAST = ["--encoder", "small", "--image-size", "8", "--batch-size", "8", "--device", "cpu"]
 
@@ -207,3 +211,61 @@ def test_help_imports_nothing_heavy(verb):
     assert done.returncode == 0
     assert "usage: sogclr" in done.stdout
     assert done.stdout.strip().endswith("HEAVY []")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_exits_with_try_again(photos, tmp_path, monkeypatch, capsys, number):
+    command = ["pretrain", str(photos), "--out", str(tmp_path / "run"), "--epochs", "3", *FAST]
+    interrupt_after(monkeypatch, 1, number=number)
+    with pytest.raises(SystemExit) as exit:
+        main(command)
+    assert exit.value.code == 75
+    assert "stopped at step 2; go on with --resume" in capsys.readouterr().err
+    main(["pretrain", str(photos), "--out", str(tmp_path / "run"), "--resume"])  # exits with 0
+
+
+def test_a_run_stopped_at_once_exits_with_130(photos, tmp_path, monkeypatch):
+    command = ["pretrain", str(photos), "--out", str(tmp_path / "run"), "--epochs", "3", *FAST]
+    interrupt_after(monkeypatch, 1, times=2)
+    with pytest.raises(SystemExit) as exit:
+        main(command)
+    assert exit.value.code == 130
+    assert not (tmp_path / "run" / "run.lock").exists()
+
+
+def test_a_run_in_use_is_refused(photos, tmp_path, capsys):
+    run = Run(tmp_path / "run")
+    with run.claim():
+        line = refused(capsys, "pretrain", photos, "--out", run.folder, *FAST)
+        assert "another process trains in" in line
+        run.write_settings({})
+        line = refused(capsys, "pretrain", photos, "--out", run.folder, "--resume")
+        assert "another process trains in" in line
+    assert "another process" not in refused(
+        capsys, "pretrain", photos, "--out", run.folder, "--resume"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda state: state.pop("monitor"), "'monitor' is missing"),
+        (lambda state: state["model"].popitem(), "does not fit this run"),
+        (lambda state: state.update(loss={"normalizer.u": torch.zeros(16)}), "does not fit"),
+        (lambda state: state.update(step="3"), "does not fit"),
+        (lambda state: state.update(step=10**6), "it is of step 1000000 of 4"),
+        (lambda state: state.update(optimizer={}), "does not fit"),
+        (lambda state: state["monitor"].update(pending=[1]), "does not fit"),
+        (lambda state: state.update(data={}), "does not fit"),
+        (lambda state: state.update(format=7), "has format 7"),
+    ],
+    ids=range(9),
+)
+def test_a_checkpoint_of_another_version_is_one_line(photos, tmp_path, capsys, change, said):
+    out = tmp_path / "run"
+    main(["pretrain", str(photos), "--out", str(out), "--epochs", "2", *FAST])
+    state = torch.load(out / "checkpoint.pt", weights_only=True)
+    change(state)
+    torch.save(state, out / "checkpoint.pt")
+    (out / "digests.json").unlink()
+    assert said in refused(capsys, "pretrain", photos, "--out", out, "--resume")

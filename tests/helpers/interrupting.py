@@ -6,14 +6,15 @@ import signal
 from sogclr.training.loop import Trainer
 
 
-def interrupt_after(monkeypatch, *steps):
-    """Once after each of these steps."""
+def interrupt_after(monkeypatch, *steps, number=signal.SIGINT, times=1):
+    """Once after each of these steps, by a signal."""
     original, stop_at = Trainer.update_weights, set(steps)
 
     def step_and_interrupt(self, step):
         original(self, step)
         if step in stop_at:
             stop_at.remove(step)
-            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(times):
+                os.kill(os.getpid(), number)
 
     monkeypatch.setattr(Trainer, "update_weights", step_and_interrupt)
