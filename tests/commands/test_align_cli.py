@@ -1,5 +1,7 @@
 """What a person got wrong is one line that says what to do, and exit code 2."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -254,3 +256,31 @@ def test_candidates_reach_the_loss(pairs, fast, tmp_path):
         ends.append(torch.load(tmp_path / name / "checkpoint.pt")["model"])
     same = [all(torch.allclose(ends[0][k], other[k], atol=1e-4) for k in other) for other in ends]
     assert same == [True, False, True]
+
+
+@pytest.mark.parametrize("freeze", ["", "image", "text"])
+def test_dropout_without_a_place_is_refused(make_pairs, align_fails, freeze):
+    flags = ["--dropout", "0.1", *(["--freeze", freeze] if freeze else [])]
+    assert "--dropout: does nothing here" in align_fails(make_pairs(), *flags)
+
+
+@pytest.mark.parametrize("towers", ["text", "both frozen"])
+def test_dropout_is_placed_in_hidden_layers(make_pairs, bert, resnet_weights, tmp_path, towers):
+    flags = ["--text-tower", str(bert)]
+    if towers == "both frozen":
+        flags += ["--image-tower", "test_resnet", "--image-weights", str(resnet_weights)]
+        flags += ["--freeze", "image,text"]
+    run = str(tmp_path / "run")
+    command = ["align", str(make_pairs()), "--out", run, "--dropout", "0.1", "--epochs", "1"]
+    main([*command, "--batch-size", "8", "--image-size", "32", "--device", "cpu", *flags])
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert settings["resolved"]["dropout"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("gamma-min", "0.5"), ("gamma-decay-visits", "3"), ("memory-size", "9")]
+)
+@pytest.mark.parametrize("method", ["clip", "dcl", "siglip"])
+def test_options_of_another_method_are_refused(make_pairs, align_fails, flag, value, method):
+    line = align_fails(make_pairs(), f"--{flag}", value, "--method", method)
+    assert f"--{flag}: goes with --method sogclr, not with {method}; leave it out" in line

@@ -127,7 +127,10 @@ def plan_pairs(
             if all_frozen
             else "features of earlier batches come from older weights",
         )
-    dropout = request.dropout if request.dropout is not None else 0.3 if all_frozen else 0.0
+    # Only heads of named towers have a hidden layer, after which dropout has a place.
+    hidden = request.image_tower is not None or request.text_tower is not None
+    usual = 0.3 if all_frozen and hidden else 0.0
+    dropout = usual if request.dropout is None else request.dropout
     explain("dropout", request.dropout, dropout, "in the heads, if only they are trained")
 
     views = request.views.over(CLIP_VIEWS)

@@ -162,9 +162,10 @@ class TrainSettings(
     def __post_init__(self) -> None:
         self._check_choices()
         self._check_ranges()
-        for name in ("effective_negatives", "memory_size"):
+        usual = {field.name: field.default for field in fields(self)}
+        for name in ("effective_negatives", "memory_size", "gamma_min", "gamma_decay_visits"):
             require(
-                getattr(self, name) is None or self.method == "sogclr",
+                getattr(self, name) in (None, usual[name]) or self.method == "sogclr",
                 name,
                 f"goes with --method sogclr, not with {self.method}; leave it out",
             )

@@ -61,8 +61,9 @@ class HeadSettings(OptimizationSettings):
     """The regularization of heads."""
 
     dropout: float | None = None
-    """Probability of dropout in the heads, at least 0 and below 1. Default: 0.3 if both towers are
-    frozen, else 0."""
+    """Probability of dropout in the heads, at least 0 and below 1. Only the heads of named towers
+    have a place for it: `text_tower`, and a frozen `image_tower`. Default: 0.3 if both towers are
+    frozen and named, else 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
