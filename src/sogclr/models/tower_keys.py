@@ -13,7 +13,7 @@ from ..common.regular_files import open_regular_file
 from ..common.stored_fields import ANOTHER_VERSION, require_type
 from .encoders import require_known
 
-__all__ = ["require_no_code", "require_text", "require_vision"]
+__all__ = ["drop_code_keys", "require_no_code", "require_text", "require_vision"]
 
 LARGEST = {"layers": 1_000, "context_length": 100_000}
 LARGEST_NUMBER = 10_000_000  # of all others; vocabularies have up to 260,000 entries
@@ -170,6 +170,37 @@ def _require_no_code_keys(path: Path) -> None:
     """
     from open_clip.hf_configs import arch_dict
 
+    found = _read(path)
+    if path.name == "config.json" and found.get("model_type") not in arch_dict:
+        raise UserError(
+            f"run: {path} is of a model that open_clip does not build; it builds "
+            f"{', '.join(arch_dict)}"
+        )
+    for key in filter(lambda key: _names_code(key, found[key]), found):
+        raise UserError(
+            f"run: {path} names code to run ({key}), and nothing that comes with a run is "
+            "executed; remove this entry if the model works without it"
+        )
+
+
+def drop_code_keys(folder: Path) -> None:
+    """Drop from a new run's configuration and tokenizer what `require_no_code` would refuse.
+
+    Published models may name code of their own, even if transformers builds them without it.
+    """
+    for path in folder.glob("*config.json"):
+        found = _read(path)
+        plain = {key: value for key, value in found.items() if not _names_code(key, value)}
+        if plain != found:
+            path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+
+
+def _names_code(key: str, value: Any) -> bool:
+    foreign = key.endswith("_implementation") and value not in IMPLEMENTATIONS
+    return key in CODE_KEYS or foreign
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         with open_regular_file(path) as file:
             found = json.load(file)
@@ -177,15 +208,4 @@ def _require_no_code_keys(path: Path) -> None:
         raise UserError(f"run: {path} cannot be read ({one_line(error)})") from error
     if not isinstance(found, dict):
         raise UserError(f"run: {path} is damaged (it is no object)")
-    if path.name == "config.json" and found.get("model_type") not in arch_dict:
-        raise UserError(
-            f"run: {path} is of a model that open_clip does not build; it builds "
-            f"{', '.join(arch_dict)}"
-        )
-    for key, value in found.items():
-        foreign = key.endswith("_implementation") and value not in IMPLEMENTATIONS
-        if key in CODE_KEYS or foreign:
-            raise UserError(
-                f"run: {path} names code to run ({key}), and nothing that comes with a run is "
-                "executed; remove this entry if the model works without it"
-            )
+    return found

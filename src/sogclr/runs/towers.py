@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..common.errors import UserError
 from ..models.build_towers import rebuild_towers, tokenizer_of, use_folder
 from ..models.pair_encoder import PairEncoder
-from ..models.tower_keys import require_no_code
+from ..models.tower_keys import drop_code_keys, require_no_code
 from ..models.towers import PairModel, PairSpec, Tower
 from .folder import Run, is_pair_run
 from .stored import read_json, write_json
@@ -46,6 +46,7 @@ def write_start(run: Run, spec: PairSpec, towers: dict[str, Tower], tokenizer: A
         body.config.save_pretrained(run.text)
     if "hf_tokenizer_name" in spec.text:
         tokenizer.save_pretrained(str(run.text))
+    drop_code_keys(run.text)
 
 
 def write_trained(
