@@ -31,7 +31,7 @@ from .argument_types import (
     Text,
 )
 from .arguments import takes
-from .early_checks import require_data, require_encoder
+from .early_checks import require_data, require_encoder, unwrapped
 
 __all__ = ["align", "audit", "embed", "evaluate", "pretrain", "search"]
 
@@ -48,7 +48,7 @@ def pretrain(arguments: PretrainArguments) -> Result:
     Raises:
         sogclr.UserError: An error that the user can correct; one line says how.
     """
-    encoder: Any = arguments.encoder
+    encoder: Any = unwrapped(arguments.encoder)
     module = None if isinstance(encoder, str) else encoder
     name = encoder if module is None else f"custom:{type(module).__name__}"
     settings = ImageSettings.from_arguments(replace(arguments, encoder=name))
@@ -84,6 +84,7 @@ def align(arguments: AlignArguments) -> Result:
     Raises:
         sogclr.UserError: An error that the user can correct; one line says how.
     """
+    arguments = replace(arguments, image_tower=unwrapped(arguments.image_tower))
     settings = PairSettings.from_arguments(arguments)
     require_data(arguments.data)
     require_data(arguments.val, "val")

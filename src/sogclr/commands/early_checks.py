@@ -6,7 +6,7 @@ from typing import Any
 
 from ..common.errors import UserError, flag
 
-__all__ = ["picture_file", "require_data", "require_encoder", "require_other_folder"]
+__all__ = ["picture_file", "require_data", "require_encoder", "require_other_folder", "unwrapped"]
 
 NOT_PATHS = ("://", "{", "hf:")  # a URL, a pattern of shards, a data set on the hub
 
@@ -29,6 +29,15 @@ def require_data(data: Any, argument: str = "data") -> None:
         raise UserError(f"{name}: the path is empty; . is the current folder")
     if not os.path.exists(path) and not any(mark in path for mark in NOT_PATHS):
         raise UserError(f"{name}: {path} does not exist; correct the path")
+
+
+def unwrapped(encoder: Any) -> Any:
+    """Return the module that torch.compile or DataParallel wraps; a name as it is."""
+    if encoder is None or isinstance(encoder, str):
+        return encoder
+    from ..models.wrapped import unwrap
+
+    return unwrap(encoder)
 
 
 def require_encoder(encoder: Any, option: str) -> None:

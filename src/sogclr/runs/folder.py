@@ -27,6 +27,7 @@ from ..common.errors import UserError, one_line
 from ..common.system import hold_lock
 from ..common.whole_files import remove_leftovers
 from ..models.encoders import EncoderSpec
+from ..models.wrapped import plain_state
 from .stored import FORMAT, Digests, read_json, require_format, write_json
 
 __all__ = ["Run", "is_pair_run"]
@@ -141,7 +142,7 @@ class Run:
         Raises:
             UserError: the disk is full or fails.
         """
-        self.write_weights(self.initial if initial else self.encoder, weights)
+        self.write_weights(self.initial if initial else self.encoder, plain_state(weights))
         write_json(self.encoder_spec, spec.as_dict())
 
     def write_weights(self, target: Path, weights: dict[str, Tensor]) -> None:

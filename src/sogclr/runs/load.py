@@ -8,6 +8,7 @@ from ..common.errors import UserError
 from ..models.encoders import EncoderSpec, rebuild_encoder
 from ..models.image_encoder import ImageEncoder
 from ..models.pair_encoder import PairEncoder
+from ..models.wrapped import load_plain
 from .folder import Run, is_pair_run
 from .stored import read_json
 from .towers import load_pairs
@@ -60,7 +61,7 @@ def load_encoder(
             )
         encoder = rebuild_encoder(spec)
     try:
-        encoder.load_state_dict(state)
+        load_plain(encoder, state)
     except RuntimeError as error:
         lines = str(error).split("\n\t")
         raise UserError(f"encoder: does not fit {weights}: {lines[-1].strip()}") from error

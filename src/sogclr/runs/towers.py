@@ -17,6 +17,7 @@ from ..models.build_towers import rebuild_towers, tokenizer_of, use_folder
 from ..models.pair_encoder import PairEncoder
 from ..models.tower_keys import drop_code_keys, require_no_code
 from ..models.towers import PairModel, PairSpec, Tower
+from ..models.wrapped import load_plain, plain_state, unwrap
 from .folder import Run, is_pair_run
 from .stored import read_json, write_json
 
@@ -60,7 +61,7 @@ def write_trained(
         temperature: tau of the loss; the mean of individual ones.
         bias: the bias of SigLIP's loss, or None.
     """
-    state = {**weights, LOG_TEMPERATURE: torch.tensor(temperature).log()}
+    state = {**plain_state(weights), LOG_TEMPERATURE: torch.tensor(temperature).log()}
     if bias is not None:
         state[BIAS] = torch.tensor(bias)
     run.write_weights(run.trained, state)
@@ -88,12 +89,12 @@ def load_pairs(folder: str | Path, module: nn.Module | None = None) -> PairEncod
             f"run: {folder} has an image tower of your own; pass one of the same architecture: "
             "sogclr.load(run, module)"
         )
-    towers = rebuild_towers(spec, run.text, module)
+    towers = rebuild_towers(spec, run.text, None if module is None else unwrap(module))
     trained = run.read_weights(run.trained)
     try:
         temperature, bias = trained.pop(LOG_TEMPERATURE), trained.pop(BIAS, None)
         load_frozen(run, spec, towers)
-        PairModel(towers, spec.kinds, spec.frozen).load_state_dict(trained)
+        load_plain(PairModel(towers, spec.kinds, spec.frozen), trained)
         values = float(temperature), None if bias is None else float(bias)
     except (KeyError, RuntimeError) as error:
         raise _misfit(run, error) from error
