@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..models.wrapped import load_plain
 from ..runs.changed_data import Fingerprint, carry_over
 from ..runs.folder import Run
 
@@ -109,7 +110,7 @@ class Task(ABC):
         Raises:
             UserError: the checkpoint belongs to another data set.
         """
-        self.model.load_state_dict(state["model"])
+        load_plain(self.model, state["model"])
         loss, message = carry_over(
             state["loss"], self.loss.state_dict(), state["data"], self.identity(), run
         )

@@ -12,6 +12,7 @@ from ..data.tar.stream import StreamSource
 from ..losses import GlobalContrastiveLoss
 from ..models.encoders import ContrastiveModel, EncoderSpec
 from ..models.momentum import MomentumModel
+from ..models.wrapped import load_plain
 from ..planning.images import Plan
 from ..runs.changed_data import Fingerprint, fingerprint
 from ..runs.folder import Run
@@ -47,7 +48,7 @@ class Streamed(Task):
 
     def restore(self, state: dict[str, Any], run: Run) -> str | None:
         """See `Task.restore`. Samples keep their rows if shards change: rows are hashed keys."""
-        self.model.load_state_dict(state["model"])
+        load_plain(self.model, state["model"])
         self.loss.load_state_dict(state["loss"])
         before, now = (set(each[""]["ids"].tolist()) for each in (state["data"], self.identity()))
         if before == now:
