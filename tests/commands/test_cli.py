@@ -257,9 +257,10 @@ def test_a_run_in_use_is_refused(photos, tmp_path, capsys):
         (lambda state: state.update(optimizer={}), "does not fit"),
         (lambda state: state["monitor"].update(pending=[1]), "does not fit"),
         (lambda state: state.update(data={}), "does not fit"),
+        (lambda state: state["monitor"]["rows"][0].update(objective={}), "rows of metrics: "),
         (lambda state: state.update(format=7), "has format 7"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_a_checkpoint_of_another_version_is_one_line(photos, tmp_path, capsys, change, said):
     out = tmp_path / "run"

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..common.console import console, say
 from ..common.environment import processes, rank
 from ..common.errors import UserError
+from ..common.stored_fields import require_type
 from ..common.system import append_to
 from ..evaluation.geometry import alignment, uniformity
 from ..runs.folder import Run
@@ -180,6 +181,7 @@ class Monitor:
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
         """Load what `state` returned, and drop what was logged after it from the run's curves."""
+        require_type(state["rows"], list[dict[str, int | float | None]], "rows of metrics")
         self.rows = list(state["rows"])
         self._observed = [
             _Observed(step, indices, bad.to(device), loss.to(device))

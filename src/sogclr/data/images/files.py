@@ -14,6 +14,7 @@ from PIL import Image
 from ...common.cache import cache_folder
 from ...common.console import track
 from ...common.regular_files import require_regular
+from ...common.whole_files import replace_file
 from ..decode import (
     DECODING_ERRORS,
     UnreadableImageError,
@@ -142,9 +143,8 @@ def _write_cache(headers: dict[str, FileHeader], cache: Path) -> None:
     # The cache is optional: ignore a read-only home folder.
     with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary = cache.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(headers))
-        temporary.replace(cache)
+        text = json.dumps(headers)
+        replace_file(cache, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _cache_file(root: Path) -> Path:

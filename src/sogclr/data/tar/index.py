@@ -16,6 +16,7 @@ from ...common.cache import cache_folder
 from ...common.console import track
 from ...common.errors import UserError
 from ...common.regular_files import open_regular_file, require_regular
+from ...common.whole_files import replace_file
 from ..decode import SUFFIXES, reason_of
 from ..randomness import stable_id
 from ..texts import SINGLE, captions_in
@@ -253,21 +254,23 @@ def _write_cache(index: ShardIndex, cache: Path) -> None:
     # The cache is optional: ignore a read-only home folder.
     with suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary = cache.with_suffix(f".{os.getpid()}")
-        with temporary.open("wb") as file:
-            np.savez(
-                file,
-                stamp=index.stamp,
-                ids=index.ids,
-                offsets=index.offsets,
-                sizes=index.sizes,
-                labels=index.labels,
-                text=index.keys.text,
-                ends=index.keys.ends,
-                captions=index.captions,
-                left_out=np.array(json.dumps(index.left_out)),
-            )
-        temporary.replace(cache)
+        replace_file(cache, lambda path: _write_index(index, path))
+
+
+def _write_index(index: ShardIndex, path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(
+            file,
+            stamp=index.stamp,
+            ids=index.ids,
+            offsets=index.offsets,
+            sizes=index.sizes,
+            labels=index.labels,
+            text=index.keys.text,
+            ends=index.keys.ends,
+            captions=index.captions,
+            left_out=np.array(json.dumps(index.left_out)),
+        )
 
 
 def _cache_file(path: Path) -> Path:
