@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sogclr.auditing.expected_gradient import FixedNormalizer
-from sogclr.losses.normalizer import NormalizerTable
+from sogclr.losses.normalizer_table import NormalizerTable
 from sogclr.training.task import Outcome
 from sogclr.training.task_pairs import PairTask
 

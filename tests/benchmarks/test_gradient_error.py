@@ -16,7 +16,7 @@ from expected_gradient import Problem, relative_bias
 from torch import nn
 
 from sogclr import DecoupledContrastiveLoss, GlobalContrastiveLoss
-from sogclr.losses.normalizer import NormalizerTable
+from sogclr.losses.normalizer_table import NormalizerTable
 from sogclr.losses.objective import log_two_view_normalizers, two_view_objective
 
 SAMPLES, VIEWS, TAU = 64, 4, 0.1

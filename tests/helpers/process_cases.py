@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 import sogclr.losses.backends.choose
 import sogclr.losses.backends.shared
-import sogclr.losses.normalizer_sharded
+import sogclr.losses.choose_normalizer
 from sogclr import (
     ClipLoss,
     DecoupledClipLoss,
@@ -111,6 +111,8 @@ def cases(dtype):
         made[f"sogclr, {key}"] = partial(one, **{key: value}), call
         if key != "num_stored_views":
             made[f"pairs, {key}"] = partial(two, **{key: value}), pairs
+    made["sogclr, level"] = partial(one, level=True), two_views
+    made["pairs, level"] = partial(two, level=True), pairs
     keys = {"sogclr": (one, keyed), "pairs": (two, keyed_pairs)}
     for loss, (make, call) in keys.items():
         own = partial(make, temperature=IndividualTemperature(0.3, rho=1.0))
@@ -121,6 +123,8 @@ def cases(dtype):
         "pairs, effective_negatives",
         "pairs, memory_size",
         "sogclr, num_stored_views",
+        "sogclr, level",
+        "pairs, level",
     ]
     for name in [*apart, "pairs, keys"]:
         made[f"{name}, sharded"] = made[name]
@@ -166,7 +170,7 @@ def run(name, dtype, rank, processes, steps=None):
     and the state in the end."""
     make, call = cases(dtype)[name]
     with patch.object(
-        sogclr.losses.normalizer_sharded, "COPIED", 0 if "sharded" in name else SAMPLES * 3
+        sogclr.losses.choose_normalizer, "COPIED", 0 if "sharded" in name else SAMPLES * 3
     ):
         loss, again = make().to(dtype), make().to(dtype)
     if dtype == torch.float64:

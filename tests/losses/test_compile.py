@@ -19,6 +19,8 @@ DOUBLE = {"dtype": torch.float64}
 LOSSES = {
     "two views": lambda: GlobalContrastiveLoss(50, **DOUBLE),
     "pairs": lambda: GlobalClipLoss(50, **DOUBLE),
+    "level": lambda: GlobalContrastiveLoss(50, level=True, **DOUBLE),
+    "level of pairs": lambda: GlobalClipLoss(50, level=True, **DOUBLE),
     "small, with candidates": lambda: GlobalClipLoss(
         50, temperature=0.005, effective_negatives=9, **DOUBLE
     ),

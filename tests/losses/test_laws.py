@@ -23,7 +23,7 @@ from sogclr import (
     NTXentLoss,
     SigLipLoss,
 )
-from sogclr.losses.normalizer import NormalizerTable
+from sogclr.losses.normalizer_table import NormalizerTable
 from sogclr.losses.objective import (
     log_two_view_normalizers,
     log_two_way_normalizers,

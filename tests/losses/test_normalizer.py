@@ -6,12 +6,9 @@ from statistics import fmean
 import pytest
 import torch
 
-from sogclr.losses.normalizer import (
-    InBatchNormalizer,
-    NormalizerTable,
-    step_size,
-    update_normalizers,
-)
+from sogclr.losses.normalizer import InBatchNormalizer
+from sogclr.losses.normalizer_table import NormalizerTable, update_normalizers
+from sogclr.losses.step_size import step_size
 
 CPU = torch.device("cpu")
 NUM_ROWS = 6

@@ -24,7 +24,7 @@ from sogclr import (
     NTXentLoss,
 )
 from sogclr.losses.gradient import Derivatives
-from sogclr.losses.normalizer import NormalizerTable, update_normalizers
+from sogclr.losses.normalizer_table import NormalizerTable, update_normalizers
 from sogclr.losses.objective import (
     against_candidates,
     log_two_view_normalizers,

@@ -17,7 +17,7 @@ from ..common.options import Device
 from ..data.open_images import open_images
 from ..distributed.launch import choose_device
 from ..losses import GlobalClipLoss, GlobalContrastiveLoss, SigLipLoss
-from ..losses.normalizer import NormalizerTable
+from ..losses.normalizer_table import NormalizerTable
 from ..losses.temperature import detached
 from ..models.encoders import PROJECTION, EncoderSpec, build_encoder
 from ..planning.images import plan_run

@@ -24,7 +24,7 @@ from .backends.similarities import Similarities
 from .features import Features
 from .gradient import Derivatives, with_gradient
 from .memory import FeatureMemory
-from .normalizer import NormalizerTable, peek_normalizers, update_normalizers
+from .normalizer_table import NormalizerTable, peek_normalizers, update_normalizers
 from .objective import against_candidates
 from .temperature import Tau, without_graph
 

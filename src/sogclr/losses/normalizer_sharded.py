@@ -16,33 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .normalizer import MakeNormalizer, NormalizerTable
+from .normalizer_table import NormalizerTable
 
-__all__ = ["COPIED", "ShardedNormalizerTable", "normalizer_table"]
-
-# Up to this many rows every process has a copy: 80 MB per device save an exchange per step.
-COPIED = 10_000_000
-
-
-def normalizer_table(
-    gamma_min: float, gamma_decay_visits: int | None, dtype: torch.dtype, process_group: Any
-) -> MakeNormalizer:
-    """Return a function that makes a table from its number of rows.
-
-    A table of more than `COPIED` rows is sharded if several processes share a batch.
-    """
-    settings: dict[str, Any] = {
-        "gamma_min": gamma_min,
-        "gamma_decay_visits": gamma_decay_visits,
-        "dtype": dtype,
-    }
-
-    def make(num_rows: int) -> NormalizerTable:
-        if num_rows > COPIED and shards(process_group) > 1:
-            return ShardedNormalizerTable(num_rows, process_group=process_group, **settings)
-        return NormalizerTable(num_rows, **settings)
-
-    return make
+__all__ = ["ShardedNormalizerTable", "shards"]
 
 
 def shards(process_group: Any) -> int:
@@ -95,7 +71,7 @@ class ShardedNormalizerTable(NormalizerTable):
 
     # The signatures of the overridden hooks are torch's, which leaves them untyped.
     def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
-        self.raise_for_invalid_ids()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         own = self.table[:-1]
         parts = [torch.empty_like(own) for _ in range(self.count)]
         dist.all_gather(parts, own, group=self.group)

@@ -8,11 +8,11 @@ from torch import Tensor
 from ..distributed.exchange import Shares, agree
 from .anchors import Side
 from .backends import choose
+from .choose_normalizer import normalizer_table
 from .contrast import ContrastiveLoss, Scale
 from .inputs import assemble, check_shapes, distinct_ids, without_autocast
 from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
-from .normalizer_sharded import normalizer_table
 from .objective import checked_effective_negatives
 from .sample_ids import SampleIds
 from .temperature import Temperature, as_temperature
@@ -121,6 +121,7 @@ class GlobalClipLoss(PairLoss):
             on side b (images, captions). For a stream, see `GlobalContrastiveLoss`.
         temperature: tau; 0.05 lies between CLIP's learned 0.01 and 0.07, which suits small data. Or
             a `LearnedTemperature` or an `IndividualTemperature`.
+        level: see `GlobalContrastiveLoss`.
         gamma_min: smallest weight of a new estimate, see `GlobalContrastiveLoss`.
         gamma_decay_visits: see `GlobalContrastiveLoss`.
         effective_negatives: see `GlobalContrastiveLoss`. Pretrained towers separate most pairs from
@@ -149,6 +150,7 @@ class GlobalClipLoss(PairLoss):
         num_samples: int | tuple[int, int],
         *,
         temperature: float | Temperature = 0.05,
+        level: bool = False,
         gamma_min: float = 0.2,
         gamma_decay_visits: int | None = None,
         effective_negatives: float | None = None,
@@ -162,7 +164,9 @@ class GlobalClipLoss(PairLoss):
         super().__init__(temperature, scale, sizes, process_group)
         self.num_samples = sizes
         self.effective_negatives = checked_effective_negatives(effective_negatives)
-        make = normalizer or normalizer_table(gamma_min, gamma_decay_visits, dtype, process_group)
+        make = normalizer or normalizer_table(
+            level, gamma_min, gamma_decay_visits, dtype, process_group
+        )
         self.normalizer_a, self.normalizer_b = map(make, sizes)
         self.memory = None if memory_size is None else FeatureMemory(memory_size, dtype)
 

@@ -8,11 +8,11 @@ from torch import Tensor
 from ..distributed.exchange import Shares, agree
 from .anchors import Side
 from .backends import choose
+from .choose_normalizer import normalizer_table
 from .contrast import ContrastiveLoss, Scale
 from .inputs import assemble, check_shapes, distinct_ids, without_autocast
 from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
-from .normalizer_sharded import normalizer_table
 from .objective import checked_effective_negatives
 from .sample_ids import SampleIds, move_ids, view_rows
 from .temperature import Temperature, as_temperature
@@ -97,6 +97,9 @@ class GlobalContrastiveLoss(TwoViewLoss):
             samples with keys, the number of rows of the table, see `sogclr.hashed_rows`.
         temperature: tau; 0.1 as in the paper for ImageNet; 0.2 to 0.3 suit small images. Or a
             `LearnedTemperature` or an `IndividualTemperature` (iSogCLR).
+        level: whether the table is kept under a level that all samples share, which follows the
+            encoder without the table's lag (`sogclr.losses.normalizer_level`). False is the
+            paper's estimator.
         gamma_min: smallest weight of a new estimate in the moving average. 0.2 averages about five
             visits, for batches of 16 to 64. Raise it for few epochs or large batches, since u lags
             behind the encoder; 1 is the mini-batch loss.
@@ -109,7 +112,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
             See `sogclr.losses.memory`.
         num_stored_views: number of stored augmentations; None if every visit draws new ones.
         normalizer: function from the number of rows to an estimator of log g, which replaces the
-            table of `gamma_min` and `gamma_decay_visits`. See `sogclr.losses.normalizer`.
+            table of `level`, `gamma_min` and `gamma_decay_visits`. See `sogclr.losses.normalizer`.
         scale: "cross-entropy" or "temperature", see `sogclr.losses`.
         process_group: see `sogclr.losses`.
         dtype: of the table and the memory, float32 or float64.
@@ -130,6 +133,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
         num_samples: int,
         *,
         temperature: float | Temperature = 0.1,
+        level: bool = False,
         gamma_min: float = 0.2,
         gamma_decay_visits: int | None = None,
         effective_negatives: float | None = None,
@@ -143,7 +147,9 @@ class GlobalContrastiveLoss(TwoViewLoss):
         super().__init__(temperature, scale, num_samples, process_group)
         self.num_samples, self.num_stored_views = num_samples, num_stored_views
         self.effective_negatives = checked_effective_negatives(effective_negatives)
-        make = normalizer or normalizer_table(gamma_min, gamma_decay_visits, dtype, process_group)
+        make = normalizer or normalizer_table(
+            level, gamma_min, gamma_decay_visits, dtype, process_group
+        )
         self.normalizer = make(num_samples * (num_stored_views or 1))
         self.memory = None if memory_size is None else FeatureMemory(memory_size, dtype)
 

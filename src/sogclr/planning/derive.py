@@ -2,7 +2,7 @@
 
 from ..common.environment import processes
 from ..common.errors import UserError, flag
-from ..losses.normalizer_sharded import COPIED
+from ..losses.choose_normalizer import COPIED
 from .settings import TrainSettings
 
 __all__ = ["Reasons", "check_count", "explain_sharing", "usual_batch_size"]

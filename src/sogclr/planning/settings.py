@@ -61,6 +61,11 @@ class MethodSettings:
     temperature: float | None = None
     """Temperature of the loss: similarities are divided by it."""
 
+    level: bool = True
+    """sogclr: keep the samples' normalizers under a level that all samples share. The level follows
+    the encoder at every step; without it, a normalizer learns of a change at the sample's next
+    visit only. --no-level is the estimator of the SogCLR paper."""
+
     gamma_min: float = 0.2
     """sogclr: smallest weight that a batch's new estimate gets in the moving average of a sample's
     normalizer, above 0 and at most 1. A smaller weight averages over more visits."""

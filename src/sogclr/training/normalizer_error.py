@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from ..common.environment import processes
 from ..distributed.exchange import agree
 from ..losses import PairLoss, TwoViewLoss
-from ..losses.normalizer import NormalizerTable
+from ..losses.normalizer_table import NormalizerTable
 from ..losses.objective_tiled import Anchors, log_mean
 from ..losses.temperature import detached
 from .task import Outcome

@@ -8,7 +8,8 @@ from sogclr import GlobalClipLoss, GlobalContrastiveLoss
 from sogclr.losses.backends import tiled
 from sogclr.losses.backends.dense import Dense, log_sum_exp
 from sogclr.losses.backends.tiled import Tiled
-from sogclr.losses.normalizer import InBatchNormalizer, NormalizerTable
+from sogclr.losses.normalizer import InBatchNormalizer
+from sogclr.losses.normalizer_table import NormalizerTable
 
 M, EXACT = 14, {"rtol": 1e-10, "atol": 1e-12}
 

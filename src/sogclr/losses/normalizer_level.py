@@ -1,0 +1,90 @@
+"""SogCLR's table under a level: what all samples share is followed at every step.
+
+    log u_i = level + r_i
+
+log g of all samples changes together while the encoder learns. The plain table learns of a change
+at a sample's next visit only, so it lags by the change between visits times the mean age of its
+averages: some 0.4 nats on images. Here the level follows the mean of log ĝ over each batch, and the
+table averages what is left, ĝ exp(-level). The mean of logarithms is taken, not the logarithm of
+the mean, in which few anchors with large ĝ would outweigh all others.
+
+The level is a Kalman filter of a random walk (Harvey, "Forecasting, Structural Time Series Models
+and the Kalman Filter", 1989, section 2), whose gain is
+
+    1 - noise / innovation,
+
+where `innovation` is the mean square of (mean of log ĝ) - level, and `noise` the part of it that
+comes from drawing a batch: the variance of log ĝ over the batch divided by its number of samples.
+Both are measured, so a batch of 16 gets a small gain, a batch of 256 a large one, and a level that
+stands still nearly none. Nothing is to be tuned.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .normalizer_sharded import ShardedNormalizerTable
+from .normalizer_table import NormalizerTable
+
+__all__ = ["LevelNormalizerTable", "ShardedLevelNormalizerTable"]
+
+# Steps over which `innovation` and `noise` are averaged. The gain is off by about the square root
+# of 2 / HORIZON, which costs little, since the error of the level is flat around the best gain.
+HORIZON = 256
+
+
+class LevelNormalizerTable(NormalizerTable):
+    """A `NormalizerTable` of log u minus a level that all samples share.
+
+    Attributes:
+        table: `(num_rows + 1, 2)`, log u - level beside the number of visits.
+        state: `(4,)`: the level, the mean squares `innovation` and `noise`, and the number of
+            steps.
+    """
+
+    state: Tensor
+
+    def __init__(self, num_rows: int, **settings: Any) -> None:
+        super().__init__(num_rows, **settings)
+        self.register_state("state", torch.zeros(4, dtype=self.table.dtype))
+
+    @property
+    def log_u(self) -> Tensor:
+        """`(num_rows + 1,)`, a copy; -inf before the first visit."""
+        return self.table.select(1, 0) + self.state[0]
+
+    def _levels(self, tables: Sequence[NormalizerTable]) -> Tensor:
+        return torch.stack([_state(table)[:1] for table in tables])
+
+    def _advanced_levels(self, tables: Sequence[NormalizerTable], estimate: Tensor) -> Tensor:
+        sides, entries = estimate.shape
+        variance, mean = torch.var_mean(estimate.to(self.state.dtype), dim=1, correction=0)  # (S,)
+        before = torch.stack([_state(table) for table in tables])  # (S, 4)
+        level, innovation, noise, steps = before.unbind(-1)
+        # Two views of one sample are two entries with one side, two sides are sides of pairs.
+        drawn = variance * (2 / (entries * sides))
+        error, steps = mean - level, steps + 1
+        share = steps.reciprocal().clamp_(min=1 / HORIZON)
+        # The first step has no level to differ from.
+        square = torch.where(steps > 1, error.square(), drawn)
+        innovation, noise = innovation.lerp(square, share), noise.lerp(drawn, share)
+        smallest = torch.finfo(noise.dtype).tiny
+        gain = torch.maximum(1 - noise / innovation.clamp(min=smallest), share)
+        after = torch.stack([level + gain * error, innovation, noise, steps], -1)
+        # A batch with a value that is not finite does not move the level.
+        after = torch.where(mean.abs()[:, None] < math.inf, after, before)
+        for table, own in zip(tables, after.unbind(), strict=True):
+            _state(table).copy_(own)
+        return after[:, :1]
+
+
+class ShardedLevelNormalizerTable(LevelNormalizerTable, ShardedNormalizerTable):
+    """A shard of a `LevelNormalizerTable`; every process has the level."""
+
+
+def _state(table: NormalizerTable) -> Tensor:
+    assert isinstance(table, LevelNormalizerTable)
+    return table.state

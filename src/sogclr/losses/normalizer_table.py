@@ -1,0 +1,260 @@
+"""SogCLR's estimator of log g: a moving average of ĝ for each sample, kept in a table."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .equal_rows import all_different, log_mean_over_equal_rows
+from .normalizer import Normalizer
+from .per_sample import PerSample, require_forward_pass
+from .sample_ids import check_ids, move_ids
+from .step_size import step_size
+
+__all__ = ["NormalizerTable", "peek_normalizers", "update_normalizers"]
+
+
+class NormalizerTable(PerSample, Normalizer):
+    """SogCLR's table: log u and the number of visits of every row, one row a sample (or a view).
+
+        log u <- log( (1 - gamma) u + gamma ĝ ),   gamma = step_size(visits)
+
+    The average is formed in log space: nothing overflows at any temperature, and no denominator
+    needs an epsilon. Entries with equal rows in one call are averaged and count as one visit. The
+    returned value is not yet rounded to the table's dtype.
+
+    The table is written in training mode with gradients enabled. Otherwise its values are used as
+    they are (like batch normalization's in `eval()`; for held-out samples take
+    `sogclr.validation_loss`), and ĝ for a row without a visit. An estimate that is not finite is
+    never written.
+
+    Args:
+        num_rows: number of rows, of 8 bytes each.
+        gamma_min: smallest weight of a new estimate, see `step_size`.
+        gamma_decay_visits: number of visits over which gamma falls to gamma_min along a cosine;
+            None for 1/visits. See `step_size`.
+        dtype: float32, or float64 for exact tests (in float32 u is off by 6e-8 |log u|). It stays
+            when the module is cast with `.half()`, `.bfloat16()` or `.to(dtype)`.
+
+    Attributes:
+        table: `(num_rows + 1, 2)`, log u beside the number of visits: both lie in one cache line of
+            a large table. float32 counts to 2**24, when gamma has long been constant. The last row
+            is a spare for ids found invalid on an accelerator, where a branch would wait.
+
+    Raises:
+        ValueError: num_rows < 1, gamma_min outside (0, 1], gamma_decay_visits < 1, another dtype.
+    """
+
+    table: Tensor
+    invalid: Tensor
+
+    def __init__(
+        self,
+        num_rows: int,
+        *,
+        gamma_min: float,
+        gamma_decay_visits: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        if num_rows < 1:
+            raise ValueError(f"the table needs at least one row, got {num_rows}")
+        if not 0 < gamma_min <= 1:
+            raise ValueError(f"gamma_min must be in (0, 1], got {gamma_min}")
+        if gamma_decay_visits is not None and not 1 <= gamma_decay_visits < math.inf:
+            raise ValueError(
+                f"gamma_decay_visits must be at least 1 and finite, got {gamma_decay_visits}"
+            )
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"dtype of the table must be float32 or float64, got {dtype}")
+        self.num_rows = num_rows
+        self.gamma_min = gamma_min
+        self.gamma_decay_visits = gamma_decay_visits
+        self.register_state("table", torch.zeros(num_rows + 1, 2, dtype=dtype))
+        self.table[:, 0] = -math.inf
+        self.register_state("invalid", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    @property
+    def log_u(self) -> Tensor:
+        """`(num_rows + 1,)`, a view of the table; -inf before the first visit."""
+        return self.table.select(1, 0)
+
+    @property
+    def visits(self) -> Tensor:
+        """`(num_rows + 1,)`, a view of the table, in its dtype."""
+        return self.table.select(1, 1)
+
+    def resolve(self, index: Tensor, device: torch.device) -> Tensor:
+        """Check sample ids and move them to `device`.
+
+        Args:
+            index: `(B,)` integers in [0, num_rows).
+            device: where the features are.
+
+        Returns:
+            `(B,)` int64 rows.
+
+        Raises:
+            IndexError: an id on the CPU is out of range; nothing has been written then. Ids that
+                are on an accelerator are not waited for: invalid ones are counted, and
+                `raise_for_invalid_ids` raises for them.
+            TypeError: the ids are not integers.
+        """
+        if check_ids(index, self.num_rows, "sample id"):
+            return move_ids(index, device)
+        index = move_ids(index, device)
+        valid = (index >= 0) & (index < self.num_rows)
+        self.invalid += (~valid).sum()
+        return torch.where(valid, index, self.num_rows)
+
+    def raise_for_invalid_ids(self) -> None:
+        """Raise IndexError if invalid ids were met on the device. Waits for the device.
+
+        Call it where the host reads results anyway, when logging; saving calls it.
+        """
+        count = int(self.invalid)
+        if count:
+            self.invalid.zero_()
+            raise IndexError(
+                f"{count} sample ids were outside [0, {self.num_rows}) and were not written to the "
+                "table; make the loss with a num_samples above the largest id"
+            )
+
+    def forward(self, rows: Tensor, log_g: Tensor) -> Tensor:
+        """Average ĝ into the rows and return log u.
+
+        Args:
+            rows: `(M,)` from `resolve`; equal rows are averaged.
+            log_g: `(M,)` log ĝ.
+
+        Returns:
+            `(M,)` log u, no graph, dtype of `log_g`.
+        """
+        return _update([self], [rows], log_g.detach()[None])[0]
+
+    @torch.no_grad()
+    def peek(self, rows: Tensor, log_g: Tensor) -> Tensor:
+        level = self._levels([self])
+        estimate = _estimates([self], [rows], log_g[None]) - level
+        log_u, visits = _look_up([self], [self._places(rows)]).unbind(-1)
+        log_u = self._averaged(log_u, visits, estimate)
+        return (self._completed([self], [rows], log_u, estimate) + level)[0].to(log_g.dtype)
+
+    def averages_like(self, other: Normalizer) -> bool:
+        """Return whether one update can serve both tables."""
+        return (
+            type(other) is type(self)
+            and isinstance(other, NormalizerTable)
+            and type(self).forward is NormalizerTable.forward
+            and self.training == other.training
+            and self._settings() == other._settings()
+        )
+
+    def _settings(self) -> tuple[object, ...]:
+        return self.gamma_min, self.gamma_decay_visits, self.table.dtype
+
+    def _levels(self, tables: Sequence["NormalizerTable"]) -> Tensor | float:
+        """Return what was subtracted from log u in the tables, `(S, 1)`."""
+        return 0.0
+
+    def _advanced_levels(
+        self, tables: Sequence["NormalizerTable"], estimate: Tensor
+    ) -> Tensor | float:
+        """Return the levels `(S, 1)` after one more batch with log ĝ = `estimate`, `(S, M)`."""
+        return 0.0
+
+    def _places(self, rows: Tensor) -> Tensor:
+        """Return the places of rows `(M,)` in this process's table."""
+        return rows
+
+    @staticmethod
+    def _completed(
+        tables: Sequence["NormalizerTable"], rows: Sequence[Tensor], log_u: Tensor, estimate: Tensor
+    ) -> Tensor:
+        """Complete log u `(S, M)`, known for the rows of this process, by those of the others."""
+        return log_u
+
+    def _averaged(self, log_u: Tensor, visits: Tensor, estimate: Tensor) -> Tensor:
+        """Compute log u after one more visit with log ĝ = `estimate`, `(S, M)` each."""
+        gamma = step_size(visits + 1, self.gamma_min, self.gamma_decay_visits, estimate.dtype)
+        return torch.logaddexp((-gamma).log1p_().add(log_u), gamma.log_().add(estimate))
+
+    def extra_repr(self) -> str:
+        decay = self.gamma_decay_visits
+        gamma = "1/visits" if decay is None else f"cosine over {decay} visits"
+        return f"{self.num_rows}, gamma_min={self.gamma_min}, gamma={gamma}, {self.table.dtype}"
+
+    # The signature of the overridden hook is torch's, which leaves it untyped.
+    def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
+        self.raise_for_invalid_ids()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+
+def update_normalizers(sides: Sequence[tuple[Normalizer, Tensor]], log_g: Tensor) -> Tensor:
+    """Let the normalizers of several sides take in log ĝ, and return log u.
+
+    Tables that average alike are updated together, in as many operations as one of them.
+
+    Args:
+        sides: S normalizers, each with rows `(M,)` from its `resolve`.
+        log_g: `(S, M)` log ĝ, no graph.
+
+    Returns:
+        `(S, M)` log u, no graph, dtype of `log_g`.
+    """
+    normalizers, rows = zip(*sides, strict=True)
+    first = normalizers[0]
+    if isinstance(first, NormalizerTable) and all(
+        each is first or first.averages_like(each) for each in normalizers
+    ):
+        return _update(normalizers, rows, log_g)
+    return _stack([each(*own) for each, *own in zip(normalizers, rows, log_g, strict=True)])
+
+
+def peek_normalizers(sides: Sequence[tuple[Normalizer, Tensor]], log_g: Tensor) -> Tensor:
+    """Return what `update_normalizers` would in training, and leave the normalizers as they are."""
+    return _stack([each.peek(rows, own) for (each, rows), own in zip(sides, log_g, strict=True)])
+
+
+def _update(tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g: Tensor) -> Tensor:
+    """Update tables that average alike, see `NormalizerTable.forward`; `(S, M)`."""
+    first, estimate = tables[0], _estimates(tables, rows, log_g)
+    learning = first.training and torch.is_grad_enabled()
+    level = first._advanced_levels(tables, estimate) if learning else first._levels(tables)
+    estimate = estimate - level
+    places = [table._places(own) for table, own in zip(tables, rows, strict=True)]
+    current = _look_up(tables, places)  # (S, M, 2)
+    log_u, visits = current.unbind(-1)
+    if not learning:
+        new = torch.where(visits > 0, log_u.to(estimate.dtype), estimate)
+    else:
+        require_forward_pass()
+        new, finite = first._averaged(log_u, visits, estimate), estimate.abs() < math.inf
+        # `current` is a copy of the rows: change it, then write it to the tables.
+        log_u.copy_(torch.where(finite, new.to(log_u.dtype), log_u))
+        visits.add_(finite)
+        for table, place, own in zip(tables, places, current.unbind(), strict=True):
+            table.table.index_copy_(0, place, own)  # equal rows write equal numbers
+    return (first._completed(tables, rows, new, estimate) + level).to(log_g.dtype)
+
+
+def _estimates(tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g: Tensor) -> Tensor:
+    """Compute log ĝ of the row of each entry, `(S, M)`, in the wider of both dtypes."""
+    kept = tables[0].table.dtype
+    log_g = log_g if log_g.dtype == kept else log_g.to(torch.promote_types(log_g.dtype, kept))
+    # Both sides of pairs often have the same rows: compare them once. One side compares below.
+    if len(rows) > 1 and all_different(*rows):
+        return log_g
+    return _stack([log_mean_over_equal_rows(*own) for own in zip(rows, log_g, strict=True)])
+
+
+def _look_up(tables: Sequence[NormalizerTable], places: Sequence[Tensor]) -> Tensor:
+    """Read log u and visits at these places, `(S, M, 2)`."""
+    pairs = zip(tables, places, strict=True)
+    return _stack([table.table.index_select(0, place) for table, place in pairs])
+
+
+def _stack(sides: Sequence[Tensor]) -> Tensor:
+    """Stack sides, `(S, ...)`; a view of a single one."""
+    return sides[0][None] if len(sides) == 1 else torch.stack(list(sides))

@@ -1,0 +1,153 @@
+"""A table under a level: it is the plain table for a level that stands still, and does not lag."""
+
+import math
+
+import pytest
+import torch
+
+from sogclr import GlobalClipLoss, GlobalContrastiveLoss
+from sogclr.losses import normalizer_level
+from sogclr.losses.normalizer_level import HORIZON, LevelNormalizerTable
+from sogclr.losses.normalizer_table import NormalizerTable
+
+ROWS = 400
+EXACT = {"rtol": 1e-10, "atol": 1e-12}
+
+
+def tables(**settings):
+    settings = {"gamma_min": 0.2, "dtype": torch.float64, **settings}
+    return NormalizerTable(ROWS, **settings), LevelNormalizerTable(ROWS, **settings)
+
+
+def visits(batch, epochs, drift, noise, seed=0):
+    """Draw batches of two views: rows, log ĝ and log g, which drifts for all samples alike."""
+    draw = torch.Generator().manual_seed(seed)
+    own, common = torch.randn(ROWS, generator=draw, dtype=torch.float64) / 2, 0.0
+    for _ in range(epochs):
+        for rows in torch.randperm(ROWS, generator=draw).split(batch):
+            common += drift * batch / ROWS
+            log_g = own[rows] + common
+            error = noise * torch.randn(len(rows), generator=draw, dtype=torch.float64)
+            yield rows.repeat(2), (log_g + error - noise**2 / 2).repeat(2), log_g.repeat(2)
+
+
+@pytest.mark.parametrize("level", [-300.0, 0.0, 4.5])
+def test_under_a_level_that_stands_still_it_is_the_plain_table(level, monkeypatch):
+    plain, under = tables()
+    under.state[0] = level
+    monkeypatch.setattr(
+        LevelNormalizerTable, "_advanced_levels", lambda self, tables, _: self._levels(tables)
+    )
+    for rows, estimate, _ in visits(50, 3, drift=0.3, noise=0.4):
+        torch.testing.assert_close(under.peek(rows, estimate), plain.peek(rows, estimate), **EXACT)
+        torch.testing.assert_close(under(rows, estimate), plain(rows, estimate), **EXACT)
+    plain.eval(), under.eval()
+    torch.testing.assert_close(under(rows, estimate + 1), plain(rows, estimate + 1), **EXACT)
+    torch.testing.assert_close(under.log_u, plain.log_u, **EXACT)
+    assert torch.equal(under.visits, plain.visits)
+
+
+def level_by_loops(before, estimates):
+    """The filter, entry by entry, for one batch of two views."""
+    level, innovation, noise, steps = before
+    count, steps = len(estimates) // 2, steps + 1
+    mean = sum(estimates) / len(estimates)
+    drawn = sum((x - mean) ** 2 for x in estimates) / len(estimates) / count
+    share = max(1 / steps, 1 / HORIZON)
+    square = drawn if steps == 1 else (mean - level) ** 2
+    innovation += share * (square - innovation)
+    noise += share * (drawn - noise)
+    return level + max(1 - noise / innovation, share) * (mean - level), innovation, noise, steps
+
+
+def test_the_level_is_the_filter_of_the_docstring():
+    _, table = tables()
+    expected = (0.0, 0.0, 0.0, 0)
+    for rows, estimate, _ in visits(20, 4, drift=0.5, noise=0.3):
+        expected = level_by_loops(expected, estimate.tolist())
+        table(rows, estimate)
+        torch.testing.assert_close(table.state, torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("batch", [8, 40, 200])
+def test_a_common_drift_leaves_the_plain_table_behind_and_not_the_level(batch):
+    lags = []
+    for table in tables():
+        history = [
+            (table(rows, estimate) - log_g).mean()
+            for rows, estimate, log_g in visits(batch, 24, drift=0.1, noise=0.2)
+        ]
+        lags.append(float(torch.stack(history[len(history) // 2 :]).mean()))
+    plain, under = lags
+    assert plain < -0.3  # the drift between visits times the mean age of 1 / gamma_min visits
+    assert abs(under) < 0.05
+
+
+@pytest.mark.parametrize("drift", [0.1, 0.4])
+def test_the_lag_of_the_plain_table_grows_with_its_age_and_that_of_the_level_does_not(drift):
+    lags = {}
+    for gamma in (0.5, 0.1):
+        for table in tables(gamma_min=gamma):
+            history = [
+                (table(rows, estimate) - log_g).mean()
+                for rows, estimate, log_g in visits(40, 40, drift, noise=0.2)
+            ]
+            lags[type(table), gamma] = abs(float(torch.stack(history[-100:]).mean()))
+    assert lags[NormalizerTable, 0.1] > 3 * lags[NormalizerTable, 0.5] > 0.1 * drift
+    assert lags[LevelNormalizerTable, 0.1] < 0.5 * drift
+
+
+def test_a_constant_added_to_all_logarithms_is_added_to_all_results():
+    # The first step sets the level, so nothing depends on where zero lies.
+    (_, one), (_, other) = tables(), tables()
+    for rows, estimate, _ in visits(30, 3, drift=0.2, noise=0.3):
+        torch.testing.assert_close(one(rows, estimate) + 70, other(rows, estimate + 70), **EXACT)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_batch_with_a_value_that_is_not_finite_does_not_move_the_level(value):
+    _, table = tables()
+    for rows, estimate, _ in visits(40, 1, drift=0.2, noise=0.3):
+        table(rows, estimate)
+    before = table.state.clone()
+    table(rows, torch.where(rows == rows[0], value, estimate))
+    assert torch.equal(table.state, before)
+    assert table.log_u[:-1].isfinite().all()
+
+
+@pytest.mark.parametrize("make", [GlobalContrastiveLoss, GlobalClipLoss])
+def test_a_loss_resumed_from_its_state_is_the_uninterrupted_one(make):
+    def batch(step):
+        draw = torch.Generator().manual_seed(step)
+        return *torch.randn(2, 6, 4, generator=draw), torch.randperm(9, generator=draw)[:6]
+
+    whole, first = make(9, level=True), make(9, level=True)
+    for step in range(3):
+        whole(*batch(step)), first(*batch(step))
+    resumed = make(9, level=True)
+    resumed.load_state_dict(first.state_dict())
+    for step in range(3, 6):
+        assert torch.equal(whole(*batch(step)), resumed(*batch(step)))
+
+
+@pytest.mark.parametrize("make", [GlobalContrastiveLoss, GlobalClipLoss])
+def test_sides_have_levels_of_their_own(make):
+    loss = make(9, level=True, dtype=torch.float64)
+    a, b = torch.randn(2, 6, 4, dtype=torch.float64)
+    loss(a, b.abs(), torch.arange(6))
+    levels = [table.state[0] for table, _ in loss.sides()]
+    for (table, _), level in zip(loss.sides(), levels, strict=True):
+        # After one step the level is the mean over the rows that were visited.
+        torch.testing.assert_close(table.log_u[:6].mean(), level, rtol=0.2, atol=0.2)
+    assert len(set(map(float, levels))) == len(levels)
+
+
+def test_the_gain_is_small_for_a_level_that_stands_still():
+    gains = {}
+    for drift in (0.0, 2.0):
+        _, table = tables()
+        for rows, estimate, _ in visits(40, 60, drift, noise=0.4):
+            table(rows, estimate)
+        _, innovation, noise, _ = table.state
+        gains[drift] = max(1 - noise / innovation, 1 / normalizer_level.HORIZON)
+    assert gains[0.0] < 0.2 < 0.5 < gains[2.0]
