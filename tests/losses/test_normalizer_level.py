@@ -34,7 +34,7 @@ def visits(batch, epochs, drift, noise, seed=0):
 @pytest.mark.parametrize("level", [-300.0, 0.0, 4.5])
 def test_under_a_level_that_stands_still_it_is_the_plain_table(level, monkeypatch):
     plain, under = tables()
-    under.state[0] = level
+    under.state[0, 0] = level
     monkeypatch.setattr(
         LevelNormalizerTable, "_advanced_levels", lambda self, tables, _: self._levels(tables)
     )
@@ -66,7 +66,7 @@ def test_the_level_is_the_filter_of_the_docstring():
     for rows, estimate, _ in visits(20, 4, drift=0.5, noise=0.3):
         expected = level_by_loops(expected, estimate.tolist())
         table(rows, estimate)
-        torch.testing.assert_close(table.state, torch.tensor(expected, dtype=torch.float64))
+        torch.testing.assert_close(table.state[0], torch.tensor(expected, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("batch", [8, 40, 200])
@@ -135,7 +135,7 @@ def test_sides_have_levels_of_their_own(make):
     loss = make(9, level=True, dtype=torch.float64)
     a, b = torch.randn(2, 6, 4, dtype=torch.float64)
     loss(a, b.abs(), torch.arange(6))
-    levels = [table.state[0] for table, _ in loss.sides()]
+    levels = [table.state[0, 0] for table, _ in loss.sides()]
     for (table, _), level in zip(loss.sides(), levels, strict=True):
         # After one step the level is the mean over the rows that were visited.
         torch.testing.assert_close(table.log_u[:6].mean(), level, rtol=0.2, atol=0.2)
@@ -148,6 +148,6 @@ def test_the_gain_is_small_for_a_level_that_stands_still():
         _, table = tables()
         for rows, estimate, _ in visits(40, 60, drift, noise=0.4):
             table(rows, estimate)
-        _, innovation, noise, _ = table.state
+        _, innovation, noise, _ = table.state[0]
         gains[drift] = max(1 - noise / innovation, 1 / normalizer_level.HORIZON)
     assert gains[0.0] < 0.2 < 0.5 < gains[2.0]

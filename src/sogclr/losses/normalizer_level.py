@@ -41,7 +41,7 @@ class LevelNormalizerTable(NormalizerTable):
 
     Attributes:
         table: `(num_rows + 1, 2)`, log u - level beside the number of visits.
-        state: `(4,)`: the level, the mean squares `innovation` and `noise`, and the number of
+        state: `(1, 4)`: the level, the mean squares `innovation` and `noise`, and the number of
             steps.
     """
 
@@ -49,20 +49,20 @@ class LevelNormalizerTable(NormalizerTable):
 
     def __init__(self, num_rows: int, **settings: Any) -> None:
         super().__init__(num_rows, **settings)
-        self.register_state("state", torch.zeros(4, dtype=self.table.dtype))
+        self.register_state("state", torch.zeros(1, 4, dtype=self.table.dtype))
 
     @property
     def log_u(self) -> Tensor:
         """`(num_rows + 1,)`, a copy; -inf before the first visit."""
-        return self.table.select(1, 0) + self.state[0]
+        return self.table.select(1, 0) + self.state[0, 0]
 
     def _levels(self, tables: Sequence[NormalizerTable]) -> Tensor:
-        return torch.stack([_state(table)[:1] for table in tables])
+        return torch.cat([_state(table)[:, :1] for table in tables])
 
     def _advanced_levels(self, tables: Sequence[NormalizerTable], estimate: Tensor) -> Tensor:
         sides, entries = estimate.shape
         variance, mean = torch.var_mean(estimate.to(self.state.dtype), dim=1, correction=0)  # (S,)
-        before = torch.stack([_state(table) for table in tables])  # (S, 4)
+        before = torch.cat([_state(table) for table in tables])  # (S, 4)
         level, innovation, noise, steps = before.unbind(-1)
         # Two views of one sample are two entries with one side, two sides are sides of pairs.
         drawn = variance * (2 / (entries * sides))
@@ -76,7 +76,7 @@ class LevelNormalizerTable(NormalizerTable):
         after = torch.stack([level + gain * error, innovation, noise, steps], -1)
         # A batch with a value that is not finite does not move the level.
         after = torch.where(mean.abs()[:, None] < math.inf, after, before)
-        for table, own in zip(tables, after.unbind(), strict=True):
+        for table, own in zip(tables, after.split(1), strict=True):
             _state(table).copy_(own)
         return after[:, :1]
 

@@ -1,0 +1,58 @@
+"""Scores of a representation on two random views of each held-out sample, without labels.
+
+A linear probe hardly sees which of two losses found the better minimum of its own objective. These
+scores do: whether a view finds its partner, and the objective itself.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ..losses.objective_tiled import Anchors, log_mean
+
+__all__ = ["ViewScores", "view_scores"]
+
+
+@dataclass(frozen=True)
+class ViewScores:
+    """Scores of n samples with two views each.
+
+    Attributes:
+        recall: R@1 in [0, 1], how often the nearest of all n second views of a first view is that
+            of its own sample; the mean with first and second exchanged.
+        objective: F, the global objective with a normalizer for each view (`two_view_objective`,
+            "v1"), on the scale of similarities. Lower is better.
+        objective2: F2, with a normalizer for each sample ("v2").
+    """
+
+    recall: float
+    objective: float
+    objective2: float
+
+
+def view_scores(first: Tensor, second: Tensor, temperature: float) -> ViewScores:
+    """Compare the two views of all samples, tile by tile.
+
+    Args:
+        first: `(n, d)` features of one view of each sample.
+        second: `(n, d)` features of another view; row i is of the same sample.
+        temperature: tau of the objective.
+    """
+    views = [normalize(view.float(), dim=1) for view in (first, second)]
+    vectors, sample = torch.cat(views), torch.arange(len(first)).repeat(2)
+    log_g = Anchors(vectors, vectors, sample, sample, temperature).log_normalizers().view(2, -1)
+    positive = (views[0] * views[1]).sum(dim=1)  # (n,)
+    found = [_nearest(*pair) for pair in (views, views[::-1])]
+    return ViewScores(
+        recall=float(torch.cat(found).float().mean()),
+        objective=float((temperature * log_g - positive).mean()),
+        objective2=float((temperature * log_mean(log_g, dim=0) - positive).mean()),
+    )
+
+
+def _nearest(anchors: Tensor, candidates: Tensor) -> Tensor:
+    """Return whether the nearest candidate of each anchor is its partner, `(n,)` bool."""
+    partners = torch.arange(len(anchors)).split(1024)
+    return torch.cat([(anchors[i] @ candidates.T).argmax(dim=1) == i for i in partners])
