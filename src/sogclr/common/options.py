@@ -28,6 +28,7 @@ __all__ = [
     "Device",
     "File",
     "Method",
+    "NormalizerKind",
     "Optimizer",
     "PairMethod",
     "PairProtocol",
@@ -41,6 +42,7 @@ __all__ = [
 Method = Literal["sogclr", "simclr", "dcl", "moco"]
 PairMethod = Literal["sogclr", "clip", "dcl", "siglip"]
 TemperatureMode = Literal["constant", "learned", "individual"]
+NormalizerKind = Literal["level", "table"]
 Optimizer = Literal["auto", "lars", "sgd", "adamw"]
 ConcretePrecision = Literal["32-true", "bf16-mixed"]
 Precision = Literal["auto", "32-true", "bf16-mixed"]

@@ -19,7 +19,7 @@ from typing import (
 )
 
 from ..common.errors import UserError, flag, require
-from ..common.options import Augmentation, Damaged, Device, Optimizer, Precision
+from ..common.options import Augmentation, Damaged, Device, NormalizerKind, Optimizer, Precision
 from ..common.stored_fields import build_from_json
 
 if TYPE_CHECKING:
@@ -61,10 +61,10 @@ class MethodSettings:
     temperature: float | None = None
     """Temperature of the loss: similarities are divided by it."""
 
-    level: bool = True
-    """sogclr: keep the samples' normalizers under a level that all samples share. The level follows
-    the encoder at every step; without it, a normalizer learns of a change at the sample's next
-    visit only. --no-level is the estimator of the SogCLR paper."""
+    normalizer: NormalizerKind = "level"
+    """sogclr: estimator of the samples' normalizers. table is the SogCLR paper's: a moving average
+    for each sample, which learns of a change of the encoder at the sample's next visit. level keeps
+    the table under a level that all samples share and that follows the encoder at every step."""
 
     gamma_min: float = 0.2
     """sogclr: smallest weight that a batch's new estimate gets in the moving average of a sample's

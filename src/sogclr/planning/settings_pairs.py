@@ -5,7 +5,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from ..common.errors import require
-from ..common.options import PairMethod, Precision, TemperatureMode, TowerSettings, split_names
+from ..common.options import (
+    NormalizerKind,
+    PairMethod,
+    Precision,
+    TemperatureMode,
+    TowerSettings,
+    split_names,
+)
 from ..common.stored_fields import build_from_json, require_type
 from .settings import (
     DataSettings,
@@ -84,6 +91,11 @@ class PairSettings(TableSettings, TemperatureSettings, HeadSettings, TowerSettin
     temperature: float | None = None
     """Temperature of the loss: similarities are divided by it. A learned temperature starts from
     this value. Default: 0.05; 0.1 for siglip."""
+
+    normalizer: NormalizerKind = "table"
+    """sogclr: estimator of the samples' normalizers. table is the SogCLR paper's: a moving average
+    for each sample, which learns of a change of the towers at the sample's next visit. level keeps
+    the table under a level that all samples share and that follows the towers at every step."""
 
     memory_size: int | None = None
     """sogclr: number of pairs of earlier batches whose features are negatives too. Default: 0,

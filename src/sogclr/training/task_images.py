@@ -51,7 +51,7 @@ def build_loss(plan: Plan, num_samples: int) -> ContrastiveLoss:
     return GlobalContrastiveLoss(
         num_samples,
         temperature=tau,
-        level=plan.request.level,
+        level=plan.request.normalizer == "level",
         gamma_min=plan.request.gamma_min,
         gamma_decay_visits=plan.request.gamma_decay_visits,
         effective_negatives=plan.request.effective_negatives,

@@ -59,7 +59,7 @@ def build_loss(plan: PairPlan, sizes: tuple[int, int]) -> nn.Module:
     return GlobalClipLoss(
         sizes,
         temperature=temperature,
-        level=request.level,
+        level=request.normalizer == "level",
         gamma_min=request.gamma_min,
         gamma_decay_visits=request.gamma_decay_visits,
         effective_negatives=request.effective_negatives,
