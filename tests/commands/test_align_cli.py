@@ -144,6 +144,23 @@ def test_towers_that_cannot_be_had_are_one_line(pairs, align_fails, flags, messa
     assert all(message in line for message in messages), line
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model", "ViT-B-33"], "is unknown to open_clip"),
+        (["--model", "ViT-B-32", "--pretrained", "opneai"], "neither a file nor a tag"),
+        (["--image-tower", "resnet51"], "'resnet51' is unknown"),
+    ],
+)
+def test_unknown_towers_are_refused_before_the_data_is_read(
+    pairs, align_fails, flags, message, monkeypatch
+):
+    monkeypatch.setattr("sogclr.data.tables.read.read_table", None)
+    monkeypatch.setattr("sogclr.training.build_pairs.open_data", None)
+    monkeypatch.setattr("sogclr.commands.align.open_data", None)
+    assert message in align_fails(pairs, *flags, model=False)
+
+
 def test_weights_that_do_not_fit_are_one_line(pairs, tmp_path, resnet_weights, align_fails):
     """Of the same names and other shapes, of other names, none at all, and not weights."""
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pt")

@@ -11,6 +11,7 @@ import sogclr
 from sogclr import UserError
 from sogclr.models.encoders import build_encoder
 from sogclr.runs.folder import Run
+from sogclr.runs.stored import atomically
 
 
 def test_what_is_not_a_run_says_so(tmp_path):
@@ -38,6 +39,15 @@ def test_load_gives_the_encoder_and_its_preprocessing(tmp_path):
     white = (1 - torch.tensor(spec.mean)) / torch.tensor(spec.std)
     assert torch.allclose(x, white[:, None, None].expand_as(x))
     assert torch.equal(model(x[None]), encoder.eval()(x[None]))
+
+
+def test_a_loader_that_is_killed_while_a_file_is_written_is_no_full_disk(tmp_path):
+    def write(path):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        atomically(tmp_path / "x", write)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_encoder_of_another_shape_is_refused(tmp_path):

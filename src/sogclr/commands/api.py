@@ -31,7 +31,7 @@ from .argument_types import (
     Text,
 )
 from .arguments import takes
-from .early_checks import require_data, require_encoder, unwrapped
+from .early_checks import require_data, require_encoder, require_model, unwrapped
 
 __all__ = ["align", "audit", "embed", "evaluate", "pretrain", "search"]
 
@@ -91,6 +91,7 @@ def align(arguments: AlignArguments) -> Result:
     if not arguments.resume:
         require_new(arguments.out)
         require_encoder(settings.image_tower, "image_tower")
+        require_model(settings.model, settings.pretrained)
     from .align import align as run
 
     return run(

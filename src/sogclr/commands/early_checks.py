@@ -6,7 +6,14 @@ from typing import Any
 
 from ..common.errors import UserError, flag
 
-__all__ = ["picture_file", "require_data", "require_encoder", "require_other_folder", "unwrapped"]
+__all__ = [
+    "picture_file",
+    "require_data",
+    "require_encoder",
+    "require_model",
+    "require_other_folder",
+    "unwrapped",
+]
 
 NOT_PATHS = ("://", "{", "hf:")  # a URL, a pattern of shards, a data set on the hub
 
@@ -56,6 +63,20 @@ def require_encoder(encoder: Any, option: str) -> None:
         from ..models.encoders import require_known
 
         require_known(encoder, option)
+
+
+def require_model(model: Any, tag: str | None) -> None:
+    """Refuse a name of an open_clip model, or a tag of its weights, that does not exist.
+
+    Raises:
+        UserError: The name or the tag is unknown, or open_clip is not installed.
+    """
+    if model is not None:
+        from ..models.build_towers import require_open_clip
+        from ..models.open_clip_towers import require_known_model
+
+        require_open_clip()
+        require_known_model(model, tag)
 
 
 def require_other_folder(data: Any, out: str | os.PathLike) -> None:

@@ -15,7 +15,7 @@ from .patches import describe_unseen, patch_of, require_multiple
 from .tower_keys import require_text, require_vision
 from .towers import PairSpec, Tower
 
-__all__ = ["build_open_clip"]
+__all__ = ["build_open_clip", "require_known_model"]
 
 
 def build_open_clip(
@@ -34,16 +34,12 @@ def build_open_clip(
     """
     import open_clip
 
+    require_known_model(request.model, request.pretrained)
     name, path = str(request.model), Path(str(request.model))
     if path.suffix == ".json" and path.is_file():
         name = _register(path)
     elif path.is_dir():
         name = f"local-dir:{path}"
-    elif ":" not in name and name not in open_clip.list_models():
-        near = difflib.get_close_matches(name, open_clip.list_models(), n=4, cutoff=0.4)
-        raise UserError(
-            f"--model: {name!r} is unknown to open_clip; nearest: {', '.join(near) or 'none'}"
-        )
     _check_tag(name, request.pretrained)
     _check_config(name)
     try:
@@ -84,6 +80,25 @@ def build_open_clip(
     )
     towers = {"image": model.visual, "text": model.text}
     return spec, {kind: Tower(towers[kind]) for kind in dict.fromkeys(kinds)}
+
+
+def require_known_model(model: str | Path | None, tag: str | None) -> None:
+    """Refuse a name of a model, or a tag of its weights, that open_clip does not know.
+
+    Raises:
+        UserError: the name or the tag is unknown; the message has the nearest ones.
+    """
+    import open_clip
+
+    name, path = str(model), Path(str(model))
+    if path.is_dir() or (path.suffix == ".json" and path.is_file()):
+        return
+    if ":" not in name and name not in open_clip.list_models():
+        near = difflib.get_close_matches(name, open_clip.list_models(), n=4, cutoff=0.4)
+        raise UserError(
+            f"--model: {name!r} is unknown to open_clip; nearest: {', '.join(near) or 'none'}"
+        )
+    _check_tag(name, tag)
 
 
 def _register(path: Path) -> str:

@@ -55,6 +55,8 @@ def atomically(
         replace_file(target, write)
     # torch and safetensors raise their own errors when the disk fails.
     except (OSError, RuntimeError, SafetensorError) as error:
+        if "DataLoader worker" in str(error):  # torch raises it from a signal, wherever that comes
+            raise
         kept = f"; the last {target.name} is intact" if target.exists() else ""
         reason = getattr(error, "strerror", None) or one_line(error)
         raise UserError(f"--out: could not write {target} ({reason}){kept}; {advice}") from error
