@@ -1,7 +1,8 @@
 """Files of a folder by HTTP, from this machine; asked for, they can fail."""
 
+import socketserver
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -40,3 +41,34 @@ def serving(folder, failures=()):
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def answering(answer):
+    """A server that answers as no honest one does; the address, and the heads of the requests.
+
+    `answer(send, stopped)` sends bytes until it returns; `stopped` is set when the test is over.
+    """
+    requests, stopped = [], threading.Event()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            head = b""
+            while not head.endswith(b"\r\n\r\n") and (line := self.rfile.readline()):
+                head += line
+            requests.append(head.decode())
+            with suppress(OSError):  # the client has gone
+                answer(self.wfile.write, stopped)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", requests
+        finally:
+            stopped.set()
+            server.shutdown()
+            thread.join()

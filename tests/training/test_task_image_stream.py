@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from helpers.bits import checkpoint, same
+from helpers.flaky_files import flaky_files
 from helpers.interrupting import interrupt_after
 from helpers.packing import encoded, pack, pack_images
 from helpers.refusal import refused
@@ -13,7 +14,7 @@ from helpers.serving import serving
 import sogclr
 from sogclr import UserError
 from sogclr.commands.cli import main
-from sogclr.data.tar import http as urls
+from sogclr.data.tar import members
 from sogclr.models.momentum import MomentumModel
 from sogclr.runs.folder import Run
 
@@ -75,7 +76,7 @@ def test_stopped_and_resumed_is_uninterrupted(pattern, tmp_path, monkeypatch, ch
 
 def test_a_server_that_fails_leaves_no_trace(shards, tmp_path, monkeypatch):
     folder, pattern = shards
-    monkeypatch.setattr(urls, "PAUSE", 0)
+    monkeypatch.setattr(members, "PAUSE", 0)
     settings = {"epochs": EPOCHS, **STREAM, **SHORT}
     with serving(folder) as (address, _):
         sogclr.pretrain(f"{address}/{pattern}", tmp_path / "whole", **settings)
@@ -88,6 +89,23 @@ def test_a_server_that_fails_leaves_no_trace(shards, tmp_path, monkeypatch):
         url = f"{address}/{pattern}?token=another"
         assert sogclr.pretrain(url, tmp_path / "parts", resume=True).complete
     assert len(asked) > len(failures)
+    assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
+
+
+def test_another_file_system_that_fails_leaves_no_trace(shards, tmp_path, monkeypatch):
+    folder, pattern = shards
+    monkeypatch.setattr(members, "PAUSE", 0)
+    settings = {"epochs": EPOCHS, **STREAM, **SHORT}
+    interrupt_after(monkeypatch, 6)
+    # Shards are known by their paths. Then the order is that of files in the same folder.
+    with flaky_files(folder, f"bucket{folder}") as (url, errors):
+        errors.extend([None, OSError("reset"), RuntimeError("throttled"), None, TimeoutError()])
+        run = tmp_path / "parts"
+        assert not sogclr.pretrain(f"{url}/{pattern}", run, **settings).complete
+        errors.extend([None, None, OSError("reset")])
+        assert sogclr.pretrain(f"{url}/{pattern}", run, resume=True).complete
+        assert not errors
+    sogclr.pretrain(f"{folder.as_uri()}/{pattern}", tmp_path / "whole", **settings)
     assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
 
 
@@ -132,6 +150,24 @@ def test_the_momentum_encoder_is_primed_once_by_whole_images(pattern, tmp_path, 
     (views,) = seen
     assert views.shape == (2 * 8, 3, 8, 8)
     assert len(views.flatten(1).unique(dim=0)) == len(views)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://me:hunter2@127.0.0.1:1/a.tar#hunter2", "cannot read http://127.0.0.1:1/a.tar ("),
+        ("https://h/{0..99999999999}.tar?hunter2", "stands for more than 1,000,000 shards"),
+        ("http://[hunter2@/a.tar", "http:///a.tar is no valid URL"),
+        ("gopher://me:hunter2@host/a.tar", "gopher:// is unknown"),
+        ("memory://me:hunter2@none.tar", "cannot read memory://none.tar (not found)"),
+    ],
+)
+def test_urls_that_cannot_be_read_are_one_line(tmp_path, capsys, monkeypatch, url, told):
+    monkeypatch.setattr(members, "PAUSE", 0)
+    numbers = ["--epoch-samples", 40, "--table-rows", 64]
+    line = refused(capsys, "pretrain", url, "--out", tmp_path / "run", *numbers, *FLAGS)
+    assert told in line
+    assert "hunter2" not in line
 
 
 def test_damaged_samples_are_skipped_and_named(shards, tmp_path, capsys):

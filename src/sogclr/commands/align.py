@@ -13,8 +13,8 @@ from ..common.options import Device
 from ..data.open_images import require_undamaged
 from ..data.open_pairs import open_pairs
 from ..data.pair_source import PairSource
-from ..data.tar.http import is_url, without_query
 from ..data.tar.stream_pairs import PairStream
+from ..data.tar.urls import is_url, without_secrets
 from ..data.texts import Texts
 from ..distributed.connect import Facts, digest_of, option_facts
 from ..distributed.launch import choose_device, start
@@ -221,6 +221,6 @@ def _address(data: Any) -> str | None:
     if not isinstance(data, str | Path):
         return None
     if is_url(data):
-        return without_query(str(data))
+        return without_secrets(str(data))
     is_path = os.path.exists(data) or str(data).endswith(".tar")  # or a pattern of shards
     return os.path.abspath(data) if is_path else str(data)

@@ -21,7 +21,7 @@ from ..data.image_source import ImageSource
 from ..data.open_images import open_images
 from ..data.open_pairs import are_pairs, open_pairs
 from ..data.own_pictures import write_picture
-from ..data.tar.http import is_url
+from ..data.tar.urls import is_url
 from ..data.texts import Texts, tidy
 from ..distributed.launch import choose_device
 from ..evaluation.embed_pairs import embed_side

@@ -2,7 +2,7 @@
 
 from .printable import printable
 
-__all__ = ["UserError", "flag", "one_line", "require"]
+__all__ = ["UserError", "flag", "one_line", "require", "shorten"]
 
 
 class UserError(Exception):
@@ -28,4 +28,9 @@ def require(condition: bool, name: str, message: str) -> None:
 
 def one_line(error: BaseException) -> str:
     """Shorten the message of another library's error, to quote it within a line."""
-    return " ".join(str(error).split())[:200]
+    return shorten(str(error))
+
+
+def shorten(message: str) -> str:
+    """Shorten a message of another library, to quote it within a line."""
+    return " ".join(message.split())[:200]

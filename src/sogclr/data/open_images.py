@@ -11,9 +11,9 @@ from ..common.options import Damaged
 from .image_source import ImageSource, summarize
 from .images.arrays import ArraySource, digits
 from .images.folder import FolderSource
-from .tar.http import require_random_access
 from .tar.images import ShardSource
 from .tar.patterns import find_shards
+from .tar.urls import require_random_access
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,10 +8,10 @@ from ..common.errors import UserError
 from .pair_source import PairSource
 from .tables.pairs import table_pairs
 from .tables.read import is_table, read_table
-from .tar.http import require_random_access
 from .tar.index import index_shard
 from .tar.pairs import shard_pairs
 from .tar.patterns import find_shards
+from .tar.urls import require_random_access
 
 __all__ = ["are_pairs", "open_pairs"]
 

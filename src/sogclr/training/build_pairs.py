@@ -17,8 +17,8 @@ from ..data.batches.schedule import Schedule, ShuffledSchedule
 from ..data.batches.stream import StreamSchedule
 from ..data.open_pairs import open_pairs
 from ..data.pair_source import PairSource
-from ..data.tar.http import is_url
 from ..data.tar.stream_pairs import PairStream
+from ..data.tar.urls import is_url
 from ..models.build_towers import build_towers, rebuild_towers, tokenizer_of
 from ..models.towers import PairModel, PairSpec, Tower, regularize
 from ..planning.pairs import PairPlan, plan_pairs

@@ -3,8 +3,8 @@
 from typing import Any, TypeVar
 
 from ..common.errors import UserError
-from ..data.tar.http import is_url
 from ..data.tar.stream import StreamSource
+from ..data.tar.urls import is_url
 
 __all__ = ["open_stream"]
 

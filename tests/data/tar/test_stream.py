@@ -1,17 +1,24 @@
 """Streams of shards: which samples make an epoch, in which order, and what is told of damage."""
 
+import tarfile
 from collections import Counter
 from itertools import chain, count, islice
 
+import fsspec
 import numpy as np
 import pytest
 import torch
+from helpers.flaky_files import flaky_files
 from helpers.packing import encoded, pack
+from helpers.serving import answering
+from helpers.tar_headers import DAMAGING, END, SPARSE, header, member
 
 import sogclr
 from sogclr import UserError
 from sogclr.data.batches.stream import StreamSchedule, stream_batches
+from sogclr.data.decode import UnreadableImageError
 from sogclr.data.randomness import uniforms
+from sogclr.data.tar.headers import TarHeaders
 from sogclr.data.tar.images import ShardSource
 from sogclr.data.tar.patterns import find_shards
 from sogclr.data.tar.stream import StreamSample, StreamSource, read_ahead
@@ -283,3 +290,117 @@ def test_no_more_is_read_ahead_than_is_allowed_and_nothing_once_it_is_given_up()
     found.close()
     # Those that were taken, those that wait, and the one in hand.
     assert len(made) <= 5 + 3 + 1
+
+
+def _with_bad_members(path):
+    good = [member(f"{n}.png", encoded(n)) for n in range(2)]
+    link = header("link.png", 0, tarfile.SYMTYPE)
+    twice = 2 * member("twice.png", encoded(3))
+    path.write_bytes(good[0] + SPARSE["old, huge"] + link + twice + good[1] + END)
+    return path
+
+
+def test_samples_whose_image_cannot_be_read_are_named_in_their_place(tmp_path, monkeypatch):
+    monkeypatch.setattr("sogclr.data.tar.stream.LARGEST_IMAGE", 1000)
+    shard = _with_bad_members(tmp_path / "a.tar")
+    with shard.open("r+b") as file:
+        file.seek(-1024, 2)
+        file.write(member("large.png", bytes(1001)) + END)
+    source = stream(shard.as_uri(), 6, buffer=1)
+    found = {sample.name: sample.damage for sample in source.epoch(0, 0)}
+    assert found == {
+        "0": None,
+        "b": "its png is sparse",
+        "link": "its png is a link",
+        "twice": "its png is there twice",
+        "1": None,
+        "large": "its png is 1,001 bytes long, more than the 1,000 that are read",
+    }
+    with pytest.raises(UnreadableImageError) as error:
+        StreamSample("b", b"", damage=found["b"]).image()
+    assert error.value.args == ("b", "its png is sparse")
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    # The last sample before the damage may have lost parts, unless another one has begun.
+    [("8 GiB", []), ("negative", [23]), ("huge long name", [23]), ("a sparse map of 10^18", [23])],
+)
+def test_a_hostile_header_ends_its_shard_alone(make_shards, tmp_path, name, lost):
+    pattern = make_shards()
+    shard = tmp_path / "shards" / "2.tar"
+    content = shard.read_bytes().rstrip(b"\0")
+    shard.write_bytes(content + bytes(-len(content) % 512) + DAMAGING[name] + END)
+    found = list(stream(pattern, SAMPLES + 1 - len(lost), buffer=1).epoch(1, 0))
+    damaged = [sample.name for sample in found if sample.damage is not None]
+    assert damaged == [shard.as_uri()]
+    whole = sorted(sample.name for sample in found if sample.damage is None)
+    assert whole == [f"set/{n:03}" for n in range(SAMPLES) if n not in lost]
+
+
+@pytest.mark.parametrize("pieces", ["texts", "one member", "folders"])
+def test_a_server_that_never_has_an_image_is_refused(monkeypatch, pieces):
+    monkeypatch.setattr("sogclr.data.tar.stream.FIRST_SAMPLE", 0.3)
+    endless = {
+        "texts": (b"", 100 * member("a.txt", b"words")),
+        "one member": (header("a.txt", 1 << 70), bytes(1 << 16)),
+        "folders": (b"", 100 * header("a/", 0, tarfile.DIRTYPE)),
+    }
+
+    def answer(send, stopped):
+        first, more = endless[pieces]
+        send(b"HTTP/1.0 200 OK\r\n\r\n" + first)
+        while not stopped.is_set():
+            send(more)
+
+    told = r"0\.3 s of reading found no sample of http://127\S+/a\.tar with a part jpg, "
+    with answering(answer) as (address, _), pytest.raises(UserError, match=told):
+        StreamSource(f"{address}/a.tar?token", 5)
+
+
+def test_the_time_without_a_sample_is_limited_in_training_too(make_shards, monkeypatch):
+    """It does not count while the next sample is not asked for."""
+    source = stream(make_shards(), SAMPLES, buffer=1)
+    now = [0.0]
+    monkeypatch.setattr("sogclr.data.tar.remote.BLOCK", 512)  # time is looked at before each one
+    monkeypatch.setattr("sogclr.data.tar.remote.time.monotonic", lambda: now[0])
+    for _ in source.epoch(0, 0):
+        now[0] += 10_000
+    read = source.epoch(0, 0)
+    next(read)
+    original = TarHeaders.read
+
+    def read_slowly(self, size):
+        now[0] += 601
+        return original(self, size)
+
+    monkeypatch.setattr(TarHeaders, "read", read_slowly)
+    with pytest.raises(UserError, match="600 s of reading found no sample"):
+        list(read)
+
+
+@pytest.mark.parametrize("buffer", [1, 7])
+def test_other_file_systems_give_the_same_epoch(make_shards, tmp_path, buffer):
+    pattern = make_shards()
+    expected = list(stream(pattern, SAMPLES, buffer=buffer).epoch(1, 0))
+    system = fsspec.filesystem("memory")
+    for shard in (tmp_path / "shards").iterdir():
+        system.pipe_file(f"/bucket/{shard.name}", shard.read_bytes())
+    in_memory = stream(f"memory://bucket/{{0..{SHARDS - 1}}}.tar", SAMPLES, buffer=buffer)
+    assert list(in_memory.epoch(1, 0)) == expected
+    system.rm("/bucket", recursive=True)
+    with flaky_files(tmp_path / "shards") as (url, errors):
+        flaky = stream(f"{url}/{{0..{SHARDS - 1}}}.tar", SAMPLES, buffer=buffer)
+        errors.extend([None, OSError("reset")] * 3)
+        assert list(flaky.epoch(1, 0)) == expected
+        assert not errors
+
+
+def test_each_shard_has_its_own_place_in_the_order():
+    system = fsspec.filesystem("memory")
+    for shard in range(8):
+        system.pipe_file(f"/{shard}.tar", member("a.png", encoded(1)) + END)
+    source = StreamSource("memory://{0..99}.tar", 5)
+    assert len(set(source.ids.tolist())) == 100
+    for shard in range(8):
+        system.rm(f"/{shard}.tar")

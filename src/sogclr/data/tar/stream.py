@@ -14,7 +14,6 @@ from itertools import chain, count, islice
 from queue import Full, Queue
 from threading import Event, Thread
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
@@ -23,8 +22,11 @@ from ...common.errors import UserError
 from ...common.options import Augmentation
 from ..decode import DECODING_ERRORS, UnreadableImageError, decode_image, reason_of, training_size
 from ..randomness import stable_id, uniforms
-from .http import expand_urls, read_members, without_query
+from .headers import LARGEST_IMAGE, LARGEST_TEXT
 from .index import IMAGE_PARTS, key_and_part
+from .members import read_members
+from .remote import Patience
+from .urls import expand_urls, shard_identities, without_secrets
 
 __all__ = ["StreamSample", "StreamSource", "read_ahead"]
 
@@ -33,6 +35,9 @@ BUFFER = 4_096
 # Samples that the median size is computed from, and the most shards that are searched for them:
 # data without any usable sample is refused before all of it is read.
 MEASURED, SEARCHED = 64, 8
+# Seconds of reading without any sample, after which a stream is refused: at the start, so that
+# nobody waits for long, and in training, where shards without a sample may lie between others.
+FIRST_SAMPLE, NEXT_SAMPLE = 60.0, 600.0
 _BLOCK = 4_096  # random numbers that are drawn at once
 
 # Streams of random numbers: 0 and 1 are the views, 2 the buffer's slots, 3 and up the passes.
@@ -43,15 +48,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StreamSample:
-    """A sample, or the place where a damaged shard broke off.
+    """A sample, or the place of a damaged one, or where a damaged shard broke off.
 
     Attributes:
         name: key of the sample, or URL of the damaged shard.
         content: the encoded image.
         captions: distinct captions sorted by id, in a stream of pairs.
         turn: how often this epoch read the sample's shard before.
-        damage: why the shard cannot be read to its end, or None. Damage takes the place of one
-            sample, so that it is reported once per epoch.
+        damage: why the sample, or the shard to its end, cannot be read; else None. Damage takes
+            the place of one sample, so that it is reported once per epoch.
     """
 
     name: str
@@ -64,7 +69,7 @@ class StreamSample:
         """Decode the image to RGB.
 
         Raises:
-            UnreadableImageError: the image or the shard is damaged.
+            UnreadableImageError: the image, the sample or the shard is damaged.
         """
         if self.damage is not None:
             raise UnreadableImageError(self.name, self.damage)
@@ -84,12 +89,13 @@ class StreamSource:
         buffer: size of the shuffle buffer, in samples.
 
     Attributes:
-        ids: `(shards,)` uint64, hashes of the URLs' paths.
+        ids: `(shards,)` uint64, hashes of the URLs' paths, see `shard_identities`.
         image_size, augmentation, local: see `ImageSource`.
         damaged: always empty; training reports damage when it reads a damaged shard.
 
     Raises:
-        UserError: the first shards cannot be read, or have no image.
+        UserError: a URL is invalid, the first shards cannot be read, or no image is found in them
+            or within `FIRST_SAMPLE` seconds.
     """
 
     augmentation = Augmentation()
@@ -102,13 +108,13 @@ class StreamSource:
     _what = "samples"
 
     def __init__(self, pattern: str, epoch_samples: int, buffer: int = BUFFER) -> None:
-        self._name, self.urls = without_query(pattern), expand_urls(pattern)
+        self._name, self.urls = without_secrets(pattern), expand_urls(pattern)
         self._epoch_samples, self._buffer = epoch_samples, buffer
-        # Hash paths only: another host or access token may serve the same shards.
-        paths = [urlsplit(url).path for url in self.urls]
-        self.ids = np.array([stable_id(path) for path in paths], dtype=np.uint64)
-        samples = chain.from_iterable(map(self._samples, self.urls[:SEARCHED]))
-        self._measure(list(islice(samples, MEASURED)))
+        names = shard_identities(self.urls)
+        self.ids = np.array([stable_id(name) for name in names], dtype=np.uint64)
+        patience = self._limit(FIRST_SAMPLE)
+        samples = (self._samples(url, patience) for url in self.urls[:SEARCHED])
+        self._measure(list(islice(chain.from_iterable(samples), MEASURED)))
 
     def __len__(self) -> int:
         """Return the number of samples in an epoch."""
@@ -136,7 +142,8 @@ class StreamSource:
             epoch: the epoch, from 0.
 
         Raises:
-            UserError: a shard cannot be read, or no shard has an image.
+            UserError: a shard cannot be read, or no image is found in all shards or within
+                `NEXT_SAMPLE` seconds.
         """
         # Each new sample takes the place of a random one in the buffer.
         draws, held = _draws(seed, epoch), list[StreamSample]()
@@ -154,33 +161,62 @@ class StreamSource:
 
     def _read(self, seed: int, epoch: int) -> Iterator[StreamSample]:
         """Yield samples without end, pass after pass over all shards."""
+        patience = self._limit(NEXT_SAMPLE)
         for turn in count():
             draws = uniforms(seed, epoch, self.ids, _PASSES + turn, 1)[:, 0]
             usable = 0
             for shard in np.argsort(draws, kind="stable"):
-                for sample in self._samples(self.urls[shard], turn):
+                for sample in self._samples(self.urls[shard], patience, turn):
                     usable += sample.damage is None
                     yield sample
             if not usable:
                 raise UserError(f"data: no sample of {self._name} has {self._needed}")
 
-    def _samples(self, url: str, turn: int = 0) -> Iterator[StreamSample]:
+    def _limit(self, seconds: float) -> Patience:
+        message = f"data: {seconds:.3g} s of reading found no sample of {self._name} with "
+        return Patience(seconds, message + self._needed)
+
+    def _samples(self, url: str, patience: Patience, turn: int = 0) -> Iterator[StreamSample]:
         """Yield the samples of a shard, and at the end its damage, if there is any."""
-        key, parts = "", dict[str, bytes]()
+        for sample in self._join_members(url, patience, turn):
+            yield sample
+            patience.restart()
+
+    def _join_members(self, url: str, patience: Patience, turn: int) -> Iterator[StreamSample]:
+        key, parts, problem = "", dict[str, bytes](), ""
         try:
-            for name, content in read_members(url):
-                own, part = key_and_part(name)
+            for member in read_members(url, self._largest, patience):
+                own, part = key_and_part(member.name)
                 if own and own != key:
-                    yield from self._sample(key, parts, turn)
-                    key, parts = own, {}
-                if own and part in self._parts:
-                    parts[part] = content
+                    yield from self._finish(key, parts, problem, turn)
+                    key, parts, problem = own, {}, ""
+                if not own or part not in self._parts:
+                    continue
+                if member.problem is not None or part in parts:
+                    problem = problem or f"its {part} is {member.problem or 'there twice'}"
+                parts[part] = member.content
         except tarfile.TarError as error:
             # Drop the last sample before the damage, because parts of it may be missing.
             reason = f"damaged ({reason_of(error)}), the samples behind the damage are left out"
-            yield StreamSample(without_query(url), b"", turn=turn, damage=reason)
+            yield StreamSample(without_secrets(url), b"", turn=turn, damage=reason)
             return
-        yield from self._sample(key, parts, turn)
+        yield from self._finish(key, parts, problem, turn)
+
+    def _largest(self, name: str) -> int:
+        """Return the most bytes of a member that are read; 0 if it is no part that is needed."""
+        key, part = key_and_part(name)
+        if not key or part not in self._parts:
+            return 0  # passed over without reading it into memory
+        return LARGEST_IMAGE if part in IMAGE_PARTS else LARGEST_TEXT
+
+    def _finish(
+        self, key: str, parts: dict[str, bytes], problem: str, turn: int
+    ) -> Iterator[StreamSample]:
+        """Yield one sample, or its damage, or nothing if it lacks what is needed."""
+        if problem:
+            yield StreamSample(key, b"", turn=turn, damage=problem)
+        else:
+            yield from self._sample(key, parts, turn)
 
     def _sample(self, key: str, parts: dict[str, bytes], turn: int) -> Iterator[StreamSample]:
         """Yield one sample if its parts include what is needed, else nothing."""
