@@ -18,6 +18,7 @@ from ...common.errors import UserError
 from ...common.regular_files import open_regular_file, require_regular
 from ...common.whole_files import replace_file
 from ..decode import SUFFIXES, reason_of
+from ..image_source import NO_LABEL
 from ..randomness import stable_id
 from ..texts import SINGLE, captions_in
 from .headers import (
@@ -35,7 +36,6 @@ __all__ = [
     "CAPTION",
     "CAPTION_PARTS",
     "IMAGE_PARTS",
-    "NO_LABEL",
     "ShardIndex",
     "index_shard",
     "index_shards",
@@ -46,7 +46,6 @@ __all__ = [
 IMAGE_PARTS = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
 LABEL_PARTS = ("cls", "cls.txt", "json")
 CAPTION_PARTS = ("txt", "json")
-NO_LABEL = -1
 
 # A caption: hash of its text; row of its sample; first byte and size of the part that holds it;
 # its number in the part (`SINGLE` if the part is one caption); its length in characters.
