@@ -89,6 +89,10 @@ def test_errors_of_normalizers_are_among_the_metrics(pairs, fast, tmp_path, sett
     for row in rows:
         assert expected == {name for name in row if name.endswith("_error")}
         assert all(0 <= row[name] < 20 for name in expected)
+        assert ("normalizer_error" in row) == ("normalizer_lag" in row)
+        if "normalizer_error" in row:
+            parts = math.hypot(row["normalizer_lag"], row["normalizer_spread"])
+            assert parts == pytest.approx(row["normalizer_error"], abs=0.2)
 
 
 def test_siglip_has_nothing_to_audit(pairs, fast, tmp_path, capsys):

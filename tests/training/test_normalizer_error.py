@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, multiprocessing
+from torch import distributed as dist
 from torch.nn.functional import normalize
 
 from sogclr import (
@@ -15,6 +16,8 @@ from sogclr import (
     NTXentLoss,
     SigLipLoss,
 )
+from sogclr.losses import choose_normalizer
+from sogclr.losses.normalizer_sharded import ShardedNormalizerTable
 from sogclr.losses.objective import log_two_view_normalizers, log_two_way_normalizers
 from sogclr.training.normalizer_error import STORED_BATCHES, NormalizerError
 from sogclr.training.task import Outcome
@@ -68,6 +71,72 @@ def test_an_exact_table_is_nearer_than_the_batch(make) -> None:
     assert found["normalizer_error"] < 0.5 * found["in_batch_error"]
     observe(errors, z)
     assert errors.read(make(z, shift=0.8))["normalizer_error"] == pytest.approx(0.8, abs=0.1)
+
+
+def loop_errors(loss, z: Tensor, log_u: Tensor) -> Tensor:
+    """Errors of log u `(2, n)` against two references, one row for each: `(2, anchors)`."""
+    last = range((STORED_BATCHES - 1) * BATCH, STORED_BATCHES * BATCH)
+    before = [range(k * BATCH, (k + 1) * BATCH) for k in range(STORED_BATCHES - 1)]
+    halves = [[row for batch in before[start::2] for row in batch] for start in (0, 1)]
+    errors: list[list[Tensor]] = [[], []]
+    for side in (0, 1):
+        of_views = isinstance(loss, GlobalContrastiveLoss)
+        for i in last:
+            # One number per sample estimates the mean of g over both views.
+            anchors = z[:, i] if of_views else z[side : side + 1, i]
+
+            opposite = (0, 1) if of_views else (1 - side,)
+
+            def log_g(others, anchors=anchors, opposite=opposite):
+                terms = [[a @ z[s, j] / TAU for j in others for s in opposite] for a in anchors]
+                return torch.tensor(terms).exp().mean(dim=1).log()
+
+            one, other = (log_g(half) for half in halves)
+            both = log_g(halves[0] + halves[1])
+            missing = 2 * both - one - other
+            for k, reference in enumerate((one, other)):
+                errors[k].append(log_u[side, i] - (reference + missing).exp().mean().log())
+    return torch.tensor(errors)
+
+
+@pytest.mark.parametrize("shift", [-0.7, 0.0, 0.4])
+@pytest.mark.parametrize("kind", ["level", "two views", "pairs"])
+def test_the_error_is_what_all_share_and_the_rest_by_explicit_loops(kind, shift) -> None:
+    z, errors = features(STORED_BATCHES * BATCH), NormalizerError()
+    n, draw = z.shape[1], torch.Generator().manual_seed(1)
+    log_u = shift + 0.3 * torch.randn(2, n, generator=draw)
+    if kind == "pairs":
+        loss = GlobalClipLoss(n, temperature=TAU, scale="temperature")
+        loss.normalizer_a.log_u[:-1], loss.normalizer_b.log_u[:-1] = log_u
+    else:
+        log_u[1] = log_u[0]
+        level = kind == "level"
+        loss = GlobalContrastiveLoss(n, temperature=TAU, level=level, scale="temperature")
+        # The part of the level is log u itself, not the column of the table.
+        loss.normalizer.table[:-1, 0] = log_u[0] - (2.0 if level else 0.0)
+        if level:
+            loss.normalizer.state[0, 0] = 2.0
+    observe(errors, z)
+    found = errors.read(loss)
+    one, other = loop_errors(loss, z, log_u)
+    lag = float((one + other).mean() / 2)
+    square = float((one * other).mean())
+    centred = float(((one - one.mean()) * (other - other.mean())).mean())
+    assert found["normalizer_error"] == pytest.approx(math.sqrt(square), rel=1e-4)
+    assert found["normalizer_lag"] == pytest.approx(lag, abs=1e-4)
+    assert found["normalizer_spread"] == pytest.approx(math.sqrt(centred), rel=1e-4)
+
+
+@pytest.mark.parametrize("make", [two_views, pairs])
+def test_an_error_that_all_samples_share_is_all_lag(make) -> None:
+    z, errors = features(2_000), NormalizerError()
+    found = {}
+    for shift in (0.0, 0.8):
+        observe(errors, z)
+        found[shift] = errors.read(make(z, shift=shift))
+    assert found[0.8]["normalizer_spread"] == pytest.approx(found[0.0]["normalizer_spread"])
+    grown = found[0.8]["normalizer_lag"] - found[0.0]["normalizer_lag"]
+    assert grown == pytest.approx(0.8, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -170,3 +239,33 @@ def test_samples_may_be_any_numbers():
         found.append(errors.read(NTXentLoss(TAU, scale="temperature")))
     assert found[0].keys() == {"in_batch_error"}
     assert found[0] == found[1]
+
+
+def read_shared(rank: int, folder: str, level: bool) -> None:
+    """Read the errors of one and the same table, copied and divided among two processes."""
+    dist.init_process_group("gloo", f"file://{folder}/meet", world_size=2, rank=rank)
+    z, found = features(STORED_BATCHES * BATCH), []
+    log_u = torch.linspace(-1, 1, z.shape[1])
+    for copied in (10**7, 0):
+        choose_normalizer.COPIED = copied
+        loss = GlobalContrastiveLoss(
+            z.shape[1], temperature=TAU, level=level, scale="temperature", process_group="auto"
+        )
+        state = loss.state_dict()
+        state["normalizer.table"][:-1, 0], state["normalizer.table"][:-1, 1] = log_u, 1
+        loss.load_state_dict(state)
+        errors = NormalizerError()
+        observe(errors, z)
+        found.append(errors.read(loss))
+        assert isinstance(loss.normalizer, ShardedNormalizerTable) == (copied == 0)
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("level", [False, True])
+def test_a_table_that_processes_divide_is_read_as_a_copied_one(tmp_path, level) -> None:
+    multiprocessing.spawn(read_shared, (str(tmp_path), level), nprocs=2)
+    for rank in (0, 1):
+        copied, divided = torch.load(tmp_path / f"{rank}.pt")
+        assert copied["normalizer_spread"] > 0.1
+        assert divided == pytest.approx(copied)

@@ -38,6 +38,8 @@ COMMON_METRICS = {
     "alignment",
     "uniformity",
     "normalizer_error",
+    "normalizer_lag",
+    "normalizer_spread",
     "in_batch_error",
     "learning_rate",
     "samples_per_second",
@@ -137,12 +139,13 @@ class Monitor:
         if not self._observed:  # No sample could be read since the last log point.
             return
         self._normalizer_error.gather()
+        latest = self._normalizer_error.latest()
+        errors = self._normalizer_error.read(loss)
         if not self.is_first:
             self._observed.clear()
-            self._normalizer_error.clear()
             return
         losses = torch.stack([observed.loss for observed in self._observed])
-        view1, view2 = (side.cpu() for side in self._normalizer_error.latest())
+        view1, view2 = (side.cpu() for side in latest)
         now = time.monotonic()
         row: dict[str, Any] = {
             "step": step,
@@ -153,7 +156,7 @@ class Monitor:
             "learning_rate": learning_rate,
             "samples_per_second": round(self._samples / (now - self._last_log_at), 1),
         }
-        row.update(self._normalizer_error.read(loss))
+        row.update(errors)
         row.update(scores)
         self.rows.append(row)
         self._observed.clear()
@@ -261,7 +264,8 @@ class Monitor:
         if "normalizer_error" in row:
             numbers += (
                 f"  log-normalizers off by {row['normalizer_error']:.2f}"
-                f" (the batch's by {row['in_batch_error']:.2f})"
+                f" (in common {row['normalizer_lag']:+.2f}; the batch's by"
+                f" {row['in_batch_error']:.2f})"
             )
         numbers += "".join(f"  {name} {value:.1%}" for name, value in latest.items())
         if self._progress is not None and console.is_terminal:

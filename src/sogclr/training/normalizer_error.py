@@ -1,7 +1,9 @@
 """Measure the error of the normalizers while training, at every log point.
 
 The last batch was trained with estimates of its log-normalizers. They are compared with the
-log-normalizers among the batches just before it, whose features are a few steps old.
+log-normalizers among the batches just before it, whose features are a few steps old. The error of
+the table has two parts: what all samples share, since the table lags behind the encoder, and what
+is each sample's own.
 """
 
 import math
@@ -16,6 +18,7 @@ from torch.nn.functional import normalize
 from ..common.environment import processes
 from ..distributed.exchange import agree
 from ..losses import PairLoss, TwoViewLoss
+from ..losses.normalizer_sharded import ShardedNormalizerTable
 from ..losses.normalizer_table import NormalizerTable
 from ..losses.objective_tiled import Anchors, log_mean
 from ..losses.temperature import detached
@@ -51,7 +54,7 @@ class NormalizerError:
         self._batches.append(_Batch(outcome.projections, outcome.indices))
 
     def gather(self) -> None:
-        """Gather the batches from all processes. All processes call it; then one may `read`."""
+        """Gather the batches from all processes. All processes call it, then `read`."""
         for i, (projections, indices) in enumerate(self._batches):
             shares = agree("auto", len(projections[0]))
             if shares is not None:
@@ -60,10 +63,6 @@ class NormalizerError:
                     (shares.gather(projections[0]), shares.gather(projections[1])),
                     (shares.gather(indices[0].to(device)), shares.gather(indices[1].to(device))),
                 )
-
-    def clear(self) -> None:
-        """Drop the stored batches."""
-        self._batches.clear()
 
     def latest(self) -> tuple[Tensor, Tensor]:
         """Return the projections of the last batch, `(b, d)` for each side."""
@@ -91,36 +90,48 @@ class NormalizerError:
         """Compute root mean square errors of log g over the anchors of the last batch.
 
         Drops the stored batches. The noise of the reference does not count, because errors
-        against two independent references are multiplied.
+        against two independent references are multiplied. All processes call it.
 
         Args:
             loss: the loss that is trained.
 
         Returns:
             `normalizer_error`, of the table's log u after the step, and `in_batch_error`, of
-            log ĝ from the batch alone. Empty for a loss without normalizers, or if fewer than
-            three batches are stored.
+            log ĝ from the batch alone. The first has two parts, whose squares add up to its own:
+            `normalizer_lag`, the mean of log u - log g over the anchors, below 0 if u is too small,
+            and `normalizer_spread`, the root mean square of the rest. Empty for a loss without
+            normalizers, or if fewer than three batches are stored.
         """
         batches = list(self._batches)
         self._batches.clear()
         if len(batches) < FEWEST_BATCHES or not isinstance(loss, TwoViewLoss | PairLoss):
             return {}
         *before, last = batches
-        squares: dict[str, list[Tensor]] = {}
+        in_batch_errors, table_errors = list[Tensor](), list[Tensor]()  # (2, anchors) of each side
         for side, (normalizer, temperature) in enumerate(loss.sides()):
             rows = last.indices[side].to(last.projections[0].device)
             tau = detached(temperature(rows))
             both_views = isinstance(loss, TwoViewLoss)
             among = partial(_log_normalizers, last, side=side, both_views=both_views, tau=tau)
             references = _correct_bias(among(before[::2]), among(before[1::2]))
-            in_batch = among([last])
-            squares.setdefault("in_batch_error", []).append(_product(in_batch, *references))
+            in_batch_errors.append(_errors(among([last]), *references))
             if isinstance(normalizer, NormalizerTable):
-                log_u = normalizer.log_u[rows].expand_as(in_batch)
                 over_views = (log_mean(reference, dim=0) for reference in references)
-                squares.setdefault("normalizer_error", []).append(_product(log_u, *over_views))
-        means = {name: float(torch.stack(parts).mean()) for name, parts in squares.items()}
-        return {n: math.sqrt(max(0.0, v)) for n, v in means.items() if math.isfinite(v)}
+                table_errors.append(_errors(_look_up(normalizer, rows), *over_views))
+        found = {"in_batch_error": _Split.of(in_batch_errors).error}
+        if table_errors:
+            split = _Split.of(table_errors)
+            found["normalizer_error"] = split.error
+            found["normalizer_lag"], found["normalizer_spread"] = split.lag, split.spread
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _look_up(table: NormalizerTable, rows: Tensor) -> Tensor:
+    """Return the table's log u of rows `(b,)`; all processes call it with equal rows."""
+    if isinstance(table, ShardedNormalizerTable):  # no process has all rows
+        never = torch.full(rows.shape, -math.inf, device=rows.device)
+        return table(rows, never)  # without gradients, a call only reads
+    return table.log_u[rows]
 
 
 def _log_normalizers(
@@ -172,7 +183,27 @@ def _correct_bias(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     return one + bias, other + bias
 
 
-def _product(estimate: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """Return the mean square error without the references' noise, over anchors with negatives."""
-    product = (estimate - one) * (estimate - other)
-    return product[product.isfinite()].mean()
+def _errors(estimate: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Return the errors of log g against both references, `(2, anchors)`, where all are finite."""
+    errors = torch.stack([estimate - one, estimate - other]).flatten(1)
+    return errors[:, errors.isfinite().all(dim=0)]  # an anchor may have no negatives
+
+
+class _Split(NamedTuple):
+    """Errors of log g over anchors, without the references' noise; NaN if there are no anchors."""
+
+    error: float  # root mean square
+    lag: float  # mean
+    spread: float  # root mean square after the mean is removed
+
+    @classmethod
+    def of(cls, sides: list[Tensor]) -> "_Split":
+        """Split errors against two references, `(2, anchors)` for each side."""
+        errors = torch.cat(sides, dim=1).double()
+        square, (one, other) = float(errors.prod(dim=0).mean()), errors.mean(dim=1).tolist()
+        return cls(_root(square), (one + other) / 2, _root(square - one * other))
+
+
+def _root(square: float) -> float:
+    """Return the square root; 0 if noise makes a measured square negative."""
+    return math.nan if math.isnan(square) else math.sqrt(max(0.0, square))
