@@ -90,6 +90,7 @@ def plain_simclr() -> Loss:
 FAMILIES: dict[str, dict[str, Callable[[], Loss]]] = {
     "pairs": {
         "sogclr": lambda: sogclr.GlobalClipLoss(SAMPLES, temperature=TAU),
+        "sogclr, level": lambda: sogclr.GlobalClipLoss(SAMPLES, temperature=TAU, level=True),
         "sogclr, CLIP's": lambda: sogclr.ClipLoss(TAU),
         "LibAUC": lambda: libauc("bimodal"),
         "open_clip": open_clip,
@@ -98,6 +99,9 @@ FAMILIES: dict[str, dict[str, Callable[[], Loss]]] = {
     },
     "two views": {
         "sogclr": lambda: sogclr.GlobalContrastiveLoss(SAMPLES, temperature=TAU),
+        "sogclr, level": lambda: sogclr.GlobalContrastiveLoss(
+            SAMPLES, temperature=TAU, level=True
+        ),
         "sogclr, SimCLR's": lambda: sogclr.NTXentLoss(TAU),
         "LibAUC": lambda: libauc("unimodal"),
         "lightly": lightly,
@@ -161,7 +165,7 @@ def error(
     gradient = torch.cat(torch.autograd.grad(loss(a, b, index), (a, b))).double().flatten()
     # The reference gets the features after rounding to `dtype`.
     a, b = (side.detach().double().requires_grad_() for side in (a, b))
-    value = reference(family, a, b, name in IN_BATCH, name == "sogclr")
+    value = reference(family, a, b, name in IN_BATCH, name in ("sogclr", "sogclr, level"))
     exact = torch.cat(torch.autograd.grad(value, (a, b))).flatten()
     scaled = gradient * (gradient @ exact / gradient.square().sum())
     return float((scaled - exact).norm() / exact.norm())
