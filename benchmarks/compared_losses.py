@@ -99,9 +99,7 @@ FAMILIES: dict[str, dict[str, Callable[[], Loss]]] = {
     },
     "two views": {
         "sogclr": lambda: sogclr.GlobalContrastiveLoss(SAMPLES, temperature=TAU),
-        "sogclr, level": lambda: sogclr.GlobalContrastiveLoss(
-            SAMPLES, temperature=TAU, level=True
-        ),
+        "sogclr, level": lambda: sogclr.GlobalContrastiveLoss(SAMPLES, temperature=TAU, level=True),
         "sogclr, SimCLR's": lambda: sogclr.NTXentLoss(TAU),
         "LibAUC": lambda: libauc("unimodal"),
         "lightly": lightly,

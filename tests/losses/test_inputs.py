@@ -106,3 +106,15 @@ def test_a_table_of_low_precision(kind, dtype):
 def test_a_course_of_gamma_that_never_ends(visits):
     with pytest.raises(ValueError, match="at least 1 and finite"):
         GlobalContrastiveLoss(9, gamma_decay_visits=visits)
+
+
+@every_loss
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("convert", [list, np.asarray, lambda features: features.tolist()])
+def test_features_that_are_no_tensor(name, convert, side):
+    sides = features()
+    sides[side] = convert(sides[side])
+    loss = LOSSES[name]()
+    more = tuple(features()) if name == "moco" else ()
+    with pytest.raises(TypeError, match=r"features must be tensors \(B, d\)"):
+        loss(*sides, *more, torch.arange(COUNT))

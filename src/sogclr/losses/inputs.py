@@ -17,6 +17,7 @@ __all__ = [
     "Batch",
     "assemble",
     "check_shapes",
+    "device_of",
     "distinct_ids",
     "without_autocast",
 ]
@@ -97,7 +98,17 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 def distinct_ids(features: Tensor, shares: Shares | None) -> Tensor:
     """Number the samples of a batch that has no ids, all different on all processes, `(B,)`."""
     first = 0 if shares is None else shares.own.start
-    return torch.arange(first, first + len(features), device=features.device)
+    return torch.arange(first, first + len(features), device=device_of(features))
+
+
+def device_of(features: Tensor) -> torch.device:
+    """Return the device of features; raise TypeError unless they are a tensor."""
+    if not isinstance(features, Tensor):
+        raise TypeError(
+            f"features must be tensors (B, d), got {type(features).__name__}: convert them with "
+            "torch.as_tensor"
+        )
+    return features.device
 
 
 def check_shapes(a: Tensor, b: Tensor, *ids: Tensor) -> None:
@@ -106,8 +117,9 @@ def check_shapes(a: Tensor, b: Tensor, *ids: Tensor) -> None:
     Raises:
         ValueError: features are not `(B, d)` twice, ids not `(B,)`, or the batch is empty. A batch
             that processes share may be empty in some of them.
-        TypeError: features are complex.
+        TypeError: features are no tensors, or complex.
     """
+    device_of(a), device_of(b)
     if a.ndim != 2 or a.shape != b.shape or any(index.shape != a.shape[:1] for index in ids):
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (a, b, *ids))
         raise ValueError(f"expected features (B, d), (B, d) and ids (B,), got {shapes}")

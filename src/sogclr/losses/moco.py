@@ -10,7 +10,7 @@ from .anchors import Side
 from .backends import choose
 from .contrast import ContrastiveLoss, Scale
 from .features import Features, unit_rows
-from .inputs import check_shapes, without_autocast
+from .inputs import check_shapes, device_of, without_autocast
 from .moco_queue import KeyQueue
 from .normalizer import InBatchNormalizer
 from .per_sample import require_forward_pass
@@ -93,7 +93,7 @@ class MoCoLoss(ContrastiveLoss):
         writes = self.training and torch.is_grad_enabled()
         if writes:
             require_forward_pass()  # computed again, a batch would meet its own keys in the queue
-        sample = move_ids(index, query1.device)
+        sample = move_ids(index, device_of(query1))
         check_shapes(query1, query2, sample)
         check_shapes(key1, key2, sample)
         if not query1.shape[1] == key1.shape[1] == self.queue.width:

@@ -10,7 +10,7 @@ from .anchors import Side
 from .backends import choose
 from .choose_normalizer import normalizer_table
 from .contrast import ContrastiveLoss, Scale
-from .inputs import assemble, check_shapes, distinct_ids, without_autocast
+from .inputs import assemble, check_shapes, device_of, distinct_ids, without_autocast
 from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
 from .objective import checked_effective_negatives
@@ -80,7 +80,7 @@ class PairLoss(ContrastiveLoss):
         """
         shares = agree(self.process_group, len(a))
         index = distinct_ids(a, shares) if index is None else index
-        rows = self._rows(a.device, index, index_b)
+        rows = self._rows(device_of(a), index, index_b)
         return self._loss(a, b, SampleIds.of_pairs(*rows, group), shares)
 
     def _rows(
@@ -198,7 +198,7 @@ class GlobalClipLoss(PairLoss):
             A scalar, float32 (float64 for float64 features).
         """
         shares = agree(self.process_group, len(a))
-        rows = self._rows(a.device, index, index_b)
+        rows = self._rows(device_of(a), index, index_b)
         ids = SampleIds.of_pairs(*rows, group, sample_key, sample_key_b)
         return self._loss(a, b, ids, shares)
 

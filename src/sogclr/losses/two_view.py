@@ -10,7 +10,7 @@ from .anchors import Side
 from .backends import choose
 from .choose_normalizer import normalizer_table
 from .contrast import ContrastiveLoss, Scale
-from .inputs import assemble, check_shapes, distinct_ids, without_autocast
+from .inputs import assemble, check_shapes, device_of, distinct_ids, without_autocast
 from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
 from .objective import checked_effective_negatives
@@ -61,7 +61,7 @@ class TwoViewLoss(ContrastiveLoss):
         """
         shares = agree(self.process_group, len(view1))
         index = distinct_ids(view1, shares) if index is None else index
-        rows = self.normalizer.resolve(index, view1.device)
+        rows = self.normalizer.resolve(index, device_of(view1))
         return self._loss(view1, view2, SampleIds.of_views(rows, rows, rows), shares)
 
     def _loss(self, view1: Tensor, view2: Tensor, ids: SampleIds, shares: Shares | None) -> Tensor:
@@ -181,10 +181,10 @@ class GlobalContrastiveLoss(TwoViewLoss):
         if (views is None) != (self.num_stored_views is None):
             raise ValueError("pass views if and only if the loss was made with num_stored_views")
         if views is None:
-            sample = rows_a = rows_b = self.normalizer.resolve(index, view1.device)
+            sample = rows_a = rows_b = self.normalizer.resolve(index, device_of(view1))
         else:
             sizes = self.num_samples, self.num_stored_views or 1
-            sample, rows = view_rows(index, views, sizes, view1.device)
+            sample, rows = view_rows(index, views, sizes, device_of(view1))
             rows_a, rows_b = self.normalizer.resolve(rows, view1.device)
         if sample_key is not None:
             sample = move_ids(sample_key, view1.device, "key")
