@@ -47,6 +47,24 @@ def test_what_is_given_is_taken():
     assert {"encoder", "batch size", "temperature", "optimizer", "learning rate"} <= given
 
 
+@pytest.mark.parametrize(
+    ("encoder", "batch", "asked", "norm"),
+    [
+        ("small", 63, "auto", "group"),
+        ("small", 64, "auto", "batch"),
+        ("small", 16, "batch", "batch"),
+        ("small", 256, "group", "group"),
+        ("resnet18", 16, "auto", "batch"),  # a published encoder stays as it is
+        ("resnet18", 16, "group", "group"),
+    ],
+)
+def test_small_batches_are_not_normalized_by_their_statistics(encoder, batch, asked, norm):
+    plan = _plan(encoder=encoder, batch_size=batch, norm=asked)
+    assert plan.norm == plan.resolved().norm == norm
+    [value] = [value for name, value, _ in plan.reasons if name == "normalization"]
+    assert value == norm
+
+
 @pytest.mark.parametrize("n", [2, 3, 17, 600, 1797, 5000, 100_000])
 def test_derived_batches_are_possible_and_leave_enough_steps(n):
     size = _plan(n=n, size=1).batch_size

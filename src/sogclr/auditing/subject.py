@@ -184,7 +184,7 @@ def _open_encoder(
         spec = EncoderSpec("custom", plan.image_size)
         module = copy.deepcopy(encoder)
     else:
-        module, spec = build_encoder(plan.encoder, plan.image_size)
+        module, spec = build_encoder(plan.encoder, plan.image_size, norm=plan.norm)
     return _TaskWithPartners(build_task(source, plan, module, spec, torch.device(device)))
 
 

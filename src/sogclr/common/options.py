@@ -23,11 +23,13 @@ else:  # what the command line accepts, and how its help names the value
 
 __all__ = [
     "Augmentation",
+    "ConcreteNorm",
     "ConcretePrecision",
     "Damaged",
     "Device",
     "File",
     "Method",
+    "Norm",
     "NormalizerKind",
     "Optimizer",
     "PairMethod",
@@ -42,6 +44,8 @@ __all__ = [
 Method = Literal["sogclr", "simclr", "dcl", "moco"]
 PairMethod = Literal["sogclr", "clip", "dcl", "siglip"]
 TemperatureMode = Literal["constant", "learned", "individual"]
+Norm = Literal["auto", "batch", "group"]
+ConcreteNorm = Literal["batch", "group"]
 NormalizerKind = Literal["level", "table"]
 Optimizer = Literal["auto", "lars", "sgd", "adamw"]
 ConcretePrecision = Literal["32-true", "bf16-mixed"]

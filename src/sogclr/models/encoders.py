@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..common.errors import UserError, flag, one_line
+from ..common.options import ConcreteNorm
 from ..common.stored_fields import build_from_json, require_type
+from .norms import normalize_by_groups, normalize_features
 from .patches import require_whole_patches, structure_of
 from .small import SmallEncoder
 from .weight_files import load_weights
@@ -45,6 +47,7 @@ class EncoderSpec:
         mean, std: of the channels, for inputs in [0, 1].
         small_stem: whether the first convolution and pooling were replaced for small images.
         options: further arguments of `timm.create_model`.
+        norm: "group" if batch normalizations were replaced by group normalizations, else "batch".
     """
 
     name: str
@@ -53,6 +56,7 @@ class EncoderSpec:
     std: tuple[float, ...] = IMAGENET_STD
     small_stem: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    norm: ConcreteNorm = "batch"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -98,7 +102,12 @@ def require_inputs(
 
 
 def build_encoder(
-    name: str, image_size: int, *, pretrained: bool = False, weights: str | None = None
+    name: str,
+    image_size: int,
+    *,
+    pretrained: bool = False,
+    weights: str | None = None,
+    norm: ConcreteNorm = "batch",
 ) -> tuple[nn.Module, EncoderSpec]:
     """Build an encoder that maps `(B, 3, S, S)` to `(B, width)`, and describe it.
 
@@ -109,6 +118,7 @@ def build_encoder(
             shrink the image to a few pixels before the first block.
         pretrained: start from timm's pretrained weights (downloaded once).
         weights: start from this file of weights instead (safetensors, or torch).
+        norm: "group" to replace batch normalizations by group normalizations.
 
     Raises:
         UserError: unknown name (with the nearest ones), weights are missing or do not fit, or the
@@ -118,7 +128,7 @@ def build_encoder(
         require_known(name)
     require_whole_patches(structure_of(name), image_size)
     from_scratch = not pretrained and weights is None
-    spec = EncoderSpec(name, image_size, options=_options(name, image_size))
+    spec = EncoderSpec(name, image_size, options=_options(name, image_size), norm=norm)
     encoder = _create(spec, pretrained=pretrained)
     if not from_scratch:
         config: Any = getattr(
@@ -197,11 +207,17 @@ def width_of(encoder: nn.Module, image_size: int, option: str = "encoder") -> in
     return features.shape[1]
 
 
-def build_projector(width: int, out: int = PROJECTION) -> nn.Module:
-    """Build SimCLR's projector, `(B, width)` to `(B, out)`: one hidden layer with batch norm."""
+def build_projector(width: int, out: int = PROJECTION, norm: ConcreteNorm = "batch") -> nn.Module:
+    """Build SimCLR's projector, `(B, width)` to `(B, out)`: one hidden layer, normalized.
+
+    Args:
+        width: of the features and of the hidden layer.
+        out: of the projections.
+        norm: "batch" as in SimCLR; "group" for a layer normalization, without batch statistics.
+    """
     return nn.Sequential(
         nn.Linear(width, width, bias=False),
-        nn.BatchNorm1d(width),
+        normalize_features(norm, width),
         nn.ReLU(inplace=True),
         nn.Linear(width, out),
     )
@@ -225,10 +241,16 @@ def describe(encoder: nn.Module, spec: EncoderSpec, width: int) -> str:
     """Describe an encoder in one line."""
     count = sum(p.numel() for p in encoder.parameters())
     stem = ", small-image stem" if spec.small_stem else ""
+    stem += ", group normalization" if spec.norm == "group" else ""
     return f"{spec.name}, {count / 1e6:.2f} M parameters, {width} features{stem}"
 
 
 def _create(spec: EncoderSpec, pretrained: bool) -> nn.Module:
+    encoder = _create_as_published(spec, pretrained)
+    return normalize_by_groups(encoder) if spec.norm == "group" else encoder
+
+
+def _create_as_published(spec: EncoderSpec, pretrained: bool) -> nn.Module:
     import timm
 
     if spec.name == "small":

@@ -3,8 +3,9 @@
 import os
 from dataclasses import dataclass, replace
 
+from ..common.environment import processes
 from ..common.errors import UserError
-from ..common.options import Augmentation, ConcretePrecision
+from ..common.options import Augmentation, ConcreteNorm, ConcretePrecision
 from ..data.hashed_rows import collision_rate
 from ..data.image_source import ImageSource
 from ..data.tar.stream import StreamSource
@@ -15,6 +16,10 @@ from .recipe import Recipe, choose_recipe
 from .settings_images import ImageSettings
 
 __all__ = ["Plan", "plan_run"]
+
+# In batches below this, batch normalization makes the samples of a batch look less alike by more
+# than a tenth (`sogclr audit` measures it).
+FEWEST_FOR_BATCH_STATISTICS = 64
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Plan:
 
     request: ImageSettings
     encoder: str
+    norm: ConcreteNorm
     batch_size: int
     image_size: int
     temperature: float
@@ -45,6 +51,7 @@ class Plan:
         return replace(
             self.request,
             encoder=self.encoder,
+            norm=self.norm,
             batch_size=self.batch_size,
             image_size=self.image_size,
             temperature=self.temperature,
@@ -96,6 +103,7 @@ def plan_run(
     batch_size = request.batch_size or usual_batch_size(n)
     explain("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
     explain_sharing(batch_size, request.table_rows or n, reasons)
+    norm = _plan_norm(request, encoder, batch_size // processes(), reasons)
     batch = batch_size * request.accumulate
     if request.accumulate > 1:
         reasons.note("accumulate", request.accumulate, f"{batch} samples a step")
@@ -148,6 +156,7 @@ def plan_run(
     return Plan(
         request=request,
         encoder=encoder,
+        norm=norm,
         batch_size=batch_size,
         image_size=image_size,
         temperature=temperature,
@@ -159,6 +168,21 @@ def plan_run(
         momentum=momentum,
         reasons=reasons.lines,
     )
+
+
+def _plan_norm(
+    request: ImageSettings, encoder: str, samples: int, reasons: Reasons
+) -> ConcreteNorm:
+    """Derive the normalization; `samples` of a batch are in one process."""
+    few = samples < FEWEST_FOR_BATCH_STATISTICS
+    norm: ConcreteNorm = "group" if few and encoder == "small" else "batch"
+    if request.norm != "auto":
+        norm = request.norm
+    reason = f"batch statistics of {samples} samples would couple them too much"
+    if norm == "batch":
+        reason = "this encoder's own" if few else "batches are large enough"
+    reasons.explain("normalization", request.norm, norm, reason)
+    return norm
 
 
 def _plan_moco(request: ImageSettings, n: int, batch: int, reasons: Reasons) -> tuple[int, float]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from ..common.errors import require
-from ..common.options import Method
+from ..common.options import Method, Norm
 from .settings import (
     Folder,
     MachineArguments,
@@ -53,6 +53,12 @@ class EncoderSettings:
 
     weights: File | None = None
     """Start from the weights in this file (safetensors or torch)."""
+
+    norm: Norm = "auto"
+    """Normalization inside encoder and projector. Batch statistics couple the samples of a batch,
+    which spoils normalizers of small batches. group replaces each batch normalization of the
+    encoder by a group normalization, and the projector's by a layer normalization; batch keeps
+    them. auto is group for `small` and batches below 64, else batch."""
 
     image_size: int | None = None
     """Side of the training images in pixels. Default: the usual shorter side of the images."""

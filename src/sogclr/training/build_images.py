@@ -20,7 +20,8 @@ from ..models.encoders import (
     width_of,
 )
 from ..models.momentum import MomentumModel
-from ..planning.images import Plan
+from ..models.norms import has_batch_statistics
+from ..planning.images import FEWEST_FOR_BATCH_STATISTICS, Plan
 from .task_image_stream import StreamTask
 from .task_images import TwoViewTask, ViewsTask
 
@@ -78,7 +79,13 @@ def _build_model(
 ) -> ContrastiveModel | MomentumModel:
     width = width_of(encoder, plan.image_size)
     say(f"  {describe(encoder, spec, width)}")
-    query = ContrastiveModel(encoder, build_projector(width))
+    few = plan.batch_size // processes()
+    if few < FEWEST_FOR_BATCH_STATISTICS and has_batch_statistics(encoder):
+        say(
+            f"  batch normalization couples the {few} samples of a batch: an encoder without it "
+            "(resnet50_gn, convnext_tiny, --norm group) or a larger batch may learn more"
+        )
+    query = ContrastiveModel(encoder, build_projector(width, norm=plan.norm))
     return query if plan.momentum is None else MomentumModel(query, plan.momentum)
 
 
@@ -92,4 +99,5 @@ def _build_encoder(plan: Plan, module: nn.Module | None) -> tuple[nn.Module, Enc
         plan.image_size,
         pretrained=plan.request.pretrained,
         weights=plan.request.weights,
+        norm=plan.norm,
     )
