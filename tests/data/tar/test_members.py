@@ -85,8 +85,9 @@ def test_a_connection_that_is_always_lost_at_one_place_is_told(shard):
         found = []
         with pytest.raises(UserError, match=r"one\.tar \(connection lost"):
             found.extend(read_members(f"{address}/one.tar"))
+    # aiohttp may drop what it received before the loss. With progress the attempts start anew.
     assert found in ([], FILES[:1])
-    assert len(asked) == 5
+    assert 5 <= len(asked) <= 9
 
 
 def test_nobody_there_is_told(tmp_path):

@@ -205,7 +205,11 @@ def _open(url: str) -> Any:
 
 
 def _read_block(file: Any) -> tuple[bytes, Exception | None]:
-    """Read a block, or what precedes an error."""
+    """Read a block, or what precedes an error.
+
+    aiohttp drops what it has received but not handed out when a connection is lost, at most
+    some 100 kB. The next attempt reads these bytes again.
+    """
     pieces, left = [], BLOCK
     try:
         while left and (piece := file.read(left)):
