@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo test fuzz clean
 
 # Installed again only when the declared dependencies change.
 .venv/installed: pyproject.toml
@@ -21,6 +21,10 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/pytest -q
 	$(BIN)/python -m build --wheel --outdir dist . > /dev/null
+
+# Some minutes, on one core. It writes its counts into the page.
+fuzz: .venv/installed
+	OMP_NUM_THREADS=1 FUZZ_COUNTS=docs/reliability.md $(BIN)/pytest -q -m fuzz --capture=sys tests/fuzz
 
 clean:
 	rm -rf .venv dist build runs

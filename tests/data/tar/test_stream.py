@@ -404,3 +404,22 @@ def test_each_shard_has_its_own_place_in_the_order():
     assert len(set(source.ids.tolist())) == 100
     for shard in range(8):
         system.rm(f"/{shard}.tar")
+
+
+BEHIND = {
+    "a block": bytes(512) + member("c.png", encoded(3)) + END,
+    "another archive": END + member("c.png", encoded(3)) + END,
+    "a megabyte": bytes(1 << 20) + member("c.png", encoded(3)) + END,
+    "no header": END + b"x",
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_what_zeros_hide_is_damage(tmp_path, name):
+    """A zero block ends an archive; of joined archives, only the first would be read."""
+    good = member("a.png", encoded(1)) + member("b.png", encoded(2))
+    (tmp_path / "x.tar").write_bytes(good + BEHIND[name])
+    samples = list(StreamSource((tmp_path / "x.tar").as_uri(), 2, buffer=1).epoch(0, 0))
+    assert [sample.damage is None for sample in samples] == [True, False]
+    assert samples[1].damage.startswith("damaged (data behind the mark of its end)")
+    assert ShardSource([tmp_path / "x.tar"]).damaged

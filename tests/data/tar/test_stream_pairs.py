@@ -50,6 +50,16 @@ def test_samples_with_image_and_caption_are_pairs(tmp_path):
     assert (source.kinds, source.image_size, source.sizes) == (("image", "text"), 10, (4, 5))
 
 
+@pytest.mark.parametrize(
+    "text", [b"caf\xe9", b"\xff\xfea\0", "ü".encode("utf-16"), b"a\xed\xa0\x80"]
+)
+def test_a_caption_that_cannot_be_read_is_named(tmp_path, text):
+    good = ("good", [image(1), ("txt", b"words")])
+    url = packed(tmp_path / "a.tar", good, ("bad", [image(2), ("txt", text)]))
+    found = {sample.name: sample.damage for sample in PairStream(url, 2).epoch(0, 0)}
+    assert found == {"good": None, "bad": "its txt is no text in UTF-8"}
+
+
 def test_damage_takes_the_last_pair_before_it(tmp_path):
     shard = tmp_path / "a.tar"
     packed(shard, *((f"{n}", [image(n), ("txt", b"words")]) for n in range(5)))

@@ -21,6 +21,7 @@ __all__ = [
     "compression_of",
     "describe_excess",
     "read_headers",
+    "require_zeros",
 ]
 
 # Pillow refuses more than 179 million pixels, which are 0.5 GB as uncompressed RGB.
@@ -157,6 +158,24 @@ def _require_empty(file: BinaryIO, end: int) -> None:
             raise tarfile.ReadError(f"more than {_MOST_ZEROS:,} zeros behind its end")
         end = _skip_hole(file, end + len(zeros))
         zeros = file.read(1 << 20)
+
+
+def require_zeros(file: ForwardFile) -> None:
+    """Refuse other bytes than zeros from the position to the end of a file.
+
+    A zero block in the midst of an archive, or a second archive behind it, would else hide all
+    members behind.
+
+    Raises:
+        tarfile.TarError: there are other bytes than zeros, or too many zeros.
+    """
+    left = _MOST_ZEROS
+    while zeros := file.read(1 << 16):
+        if zeros.strip(b"\0"):
+            raise tarfile.ReadError("data behind the mark of its end")
+        left -= len(zeros)
+        if left < 0:
+            raise tarfile.ReadError(f"more than {_MOST_ZEROS:,} zeros behind its end")
 
 
 def _skip_hole(file: BinaryIO, position: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ...common.errors import UserError
-from .headers import TarHeaders, compression_of, describe_excess
+from .headers import TarHeaders, compression_of, describe_excess, require_zeros
 from .remote import Patience, RemoteFile, UnreachableError
 from .urls import without_secrets
 
@@ -89,5 +89,6 @@ def _members(url: str, largest: Callable[[str], int], patience: Patience) -> Ite
             raise tarfile.ReadError("truncated, the mark of its end is missing")
         if headers.latest.strip(b"\0"):
             raise tarfile.ReadError("a damaged header")
+        require_zeros(file)
     finally:
         file.close()

@@ -44,6 +44,8 @@ class PairStream(StreamSource):
         if captions:
             for sample in super()._sample(key, parts, turn):
                 yield replace(sample, captions=captions)
+        elif parts.get("txt", b"").strip():
+            yield StreamSample(key, b"", turn=turn, damage="its txt is no text in UTF-8")
 
     def _measure(self, first: list[StreamSample]) -> None:
         super()._measure(first)
