@@ -58,6 +58,15 @@ def test_readme_images(tmp_path, monkeypatch, make_folder):
     assert names["features"].shape[0] == 1
 
 
+def test_estimators_page():
+    names: dict = {}
+    (code,) = examples("estimators.md")
+    exec(code, names)
+    assert names["scalar"].normalizer.state[1] == 1
+    for side in (names["scent"].normalizer_a, names["scent"].normalizer_b):
+        assert side.visits.sum() == 64
+
+
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """A model that open_clip knows by name."""

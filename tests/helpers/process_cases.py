@@ -27,6 +27,8 @@ from sogclr import (
 )
 from sogclr.distributed.exchange import Shares
 from sogclr.losses.backends.tiled import Part
+from sogclr.losses.normalizer_scalar import ScalarNormalizer
+from sogclr.losses.normalizer_scent import ScentNormalizerTable
 from sogclr.losses.sample_ids import never_negatives
 from sogclr.planning.recipe import Recipe
 from sogclr.training.optimizer import build_optimizer
@@ -113,6 +115,12 @@ def cases(dtype):
             made[f"pairs, {key}"] = partial(two, **{key: value}), pairs
     made["sogclr, level"] = partial(one, level=True), two_views
     made["pairs, level"] = partial(two, level=True), pairs
+    scalar = partial(ScalarNormalizer, dtype=dtype, rate=0.4)
+    scent = partial(ScentNormalizerTable, dtype=dtype, log_alpha=-1.0)
+    made["sogclr, scalar"] = partial(one, normalizer=scalar), nameless
+    made["pairs, scalar"] = partial(two, normalizer=scalar, memory_size=9), pairs
+    made["sogclr, SCENT"] = partial(one, normalizer=scent), two_views
+    made["pairs, SCENT"] = partial(two, normalizer=scent), pairs
     keys = {"sogclr": (one, keyed), "pairs": (two, keyed_pairs)}
     for loss, (make, call) in keys.items():
         own = partial(make, temperature=IndividualTemperature(0.3, rho=1.0))

@@ -1,6 +1,7 @@
 """`torch.compile` takes a loss whole, its table's update included; no step waits for a device."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -14,13 +15,21 @@ from sogclr import (
     LearnedTemperature,
     NTXentLoss,
 )
+from sogclr.losses.normalizer_scalar import ScalarNormalizer
+from sogclr.losses.normalizer_scent import ScentNormalizerTable
 
 DOUBLE = {"dtype": torch.float64}
+SCALAR = partial(ScalarNormalizer, **DOUBLE)
+SCENT = partial(ScentNormalizerTable, log_alpha=-1.0, **DOUBLE)
 LOSSES = {
     "two views": lambda: GlobalContrastiveLoss(50, **DOUBLE),
     "pairs": lambda: GlobalClipLoss(50, **DOUBLE),
     "level": lambda: GlobalContrastiveLoss(50, level=True, **DOUBLE),
     "level of pairs": lambda: GlobalClipLoss(50, level=True, **DOUBLE),
+    "scalar": lambda: GlobalContrastiveLoss(50, normalizer=SCALAR, **DOUBLE),
+    "scalar of pairs": lambda: GlobalClipLoss(50, normalizer=SCALAR, memory_size=9, **DOUBLE),
+    "SCENT": lambda: GlobalContrastiveLoss(50, normalizer=SCENT, **DOUBLE),
+    "SCENT of pairs": lambda: GlobalClipLoss(50, normalizer=SCENT, **DOUBLE),
     "small, with candidates": lambda: GlobalClipLoss(
         50, temperature=0.005, effective_negatives=9, **DOUBLE
     ),

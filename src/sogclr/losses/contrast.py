@@ -19,14 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ..distributed.exchange import Shares
 from .anchors import Side, select, temperatures_of
 from .backends.similarities import Similarities
 from .features import Features
 from .gradient import Derivatives, with_gradient
+from .inputs import distinct_ids
 from .memory import FeatureMemory
+from .normalizer import Normalizer
 from .normalizer_table import NormalizerTable, peek_normalizers, update_normalizers
 from .objective import against_candidates
-from .temperature import Tau, without_graph
+from .temperature import Tau, Temperature, without_graph
 
 __all__ = ["ContrastiveLoss", "Scale"]
 
@@ -46,6 +49,25 @@ class ContrastiveLoss(nn.Module):
             raise ValueError(f'scale must be "temperature" or "cross-entropy", got {scale!r}')
         self.scale, self.process_group = scale, process_group
         self.memory: FeatureMemory | None = None
+
+    def sides(self) -> list[tuple[Normalizer, Temperature]]:
+        """Return normalizer and temperature of each side."""
+        raise NotImplementedError
+
+    def identified(self, index: Tensor | None, features: Tensor, shares: Shares | None) -> Tensor:
+        """Return `index`, the ids `(B,)` of samples; without it, different ones for all.
+
+        Raises:
+            TypeError: no `index`, and the loss keeps something for each sample.
+        """
+        if index is not None:
+            return index
+        if self.memory is not None or any(
+            normalizer.needs_ids or temperature.per_sample
+            for normalizer, temperature in self.sides()
+        ):
+            raise TypeError("this loss keeps state per sample: pass `index`, the sample ids")
+        return distinct_ids(features, shares)
 
     def contrast(
         self,

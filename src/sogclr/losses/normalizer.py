@@ -5,6 +5,8 @@ A mini-batch offers an unbiased estimate ĝ of g, but log ĝ is biased, and so i
     InBatchNormalizer       log u = log ĝ: SimCLR, DCL, CLIP
     NormalizerTable         log u = log of a moving average of ĝ per sample: SogCLR
     LevelNormalizerTable    log u = a level that all samples share, plus such an average
+    ScentNormalizerTable    such an average, whose weight of a new ĝ grows with u: SCENT
+    ScalarNormalizer        log u = log of one moving average for all samples: SACLR
 
 With u = ĝ the gradient of the loss is the plain one of tau log ĝ. With u = g its expectation over
 batches is the gradient of the global objective (paper, equation 6).
@@ -25,7 +27,13 @@ __all__ = ["InBatchNormalizer", "MakeNormalizer", "Normalizer"]
 
 
 class Normalizer(nn.Module):
-    """The interface of an estimator of log g."""
+    """The interface of an estimator of log g.
+
+    Attributes:
+        needs_ids: whether it tells samples apart, so that a loss needs their ids.
+    """
+
+    needs_ids = True
 
     def resolve(self, index: Tensor, device: torch.device) -> Tensor:
         """Convert sample ids `(B,)` to the estimator's rows, int64 on `device`."""
@@ -46,6 +54,8 @@ MakeNormalizer: TypeAlias = Callable[[int], Normalizer]
 
 class InBatchNormalizer(Normalizer):
     """The mini-batch estimate, log u = log ĝ. It keeps nothing and ignores the rows."""
+
+    needs_ids = False
 
     def resolve(self, index: Tensor, device: torch.device) -> Tensor:
         return move_ids(index, device)

@@ -10,7 +10,7 @@ from .anchors import Side
 from .backends import choose
 from .choose_normalizer import normalizer_table
 from .contrast import ContrastiveLoss, Scale
-from .inputs import assemble, check_shapes, device_of, distinct_ids, without_autocast
+from .inputs import assemble, check_shapes, device_of, without_autocast
 from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
 from .objective import checked_effective_negatives
@@ -79,7 +79,7 @@ class PairLoss(ContrastiveLoss):
             A scalar, float32 (float64 for float64 features).
         """
         shares = agree(self.process_group, len(a))
-        index = distinct_ids(a, shares) if index is None else index
+        index = self.identified(index, a, shares)
         rows = self._rows(device_of(a), index, index_b)
         return self._loss(a, b, SampleIds.of_pairs(*rows, group), shares)
 
@@ -170,12 +170,11 @@ class GlobalClipLoss(PairLoss):
         self.normalizer_a, self.normalizer_b = map(make, sizes)
         self.memory = None if memory_size is None else FeatureMemory(memory_size, dtype)
 
-    # Here `index` is required: it gives the rows of the table.
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         a: Tensor,
         b: Tensor,
-        index: Tensor,
+        index: Tensor | None = None,
         *,
         index_b: Tensor | None = None,
         group: Tensor | None = None,
@@ -187,7 +186,8 @@ class GlobalClipLoss(PairLoss):
         Args:
             a: `(B, d)` features of one side, any float dtype.
             b: `(B, d)` features of the other side; row i is the partner of row i of `a`.
-            index: `(B,)` integers below the number of samples, the sample ids of `a`.
+            index: `(B,)` integers below the number of samples, the sample ids of `a`. Required for
+                all that keep state per sample: not for a `ScalarNormalizer`.
             index_b: the sample ids of `b`, if they are numbered differently. Default: `index`.
             group: see `PairLoss.forward`.
             sample_key: `(B,)` integers of up to 64 bits that identify the samples of `a`, if
@@ -198,7 +198,7 @@ class GlobalClipLoss(PairLoss):
             A scalar, float32 (float64 for float64 features).
         """
         shares = agree(self.process_group, len(a))
-        rows = self._rows(device_of(a), index, index_b)
+        rows = self._rows(device_of(a), self.identified(index, a, shares), index_b)
         ids = SampleIds.of_pairs(*rows, group, sample_key, sample_key_b)
         return self._loss(a, b, ids, shares)
 

@@ -10,7 +10,7 @@ from .anchors import Side
 from .backends import choose
 from .choose_normalizer import normalizer_table
 from .contrast import ContrastiveLoss, Scale
-from .inputs import assemble, check_shapes, device_of, distinct_ids, without_autocast
+from .inputs import assemble, check_shapes, device_of, without_autocast
 from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
 from .objective import checked_effective_negatives
@@ -60,7 +60,7 @@ class TwoViewLoss(ContrastiveLoss):
             A scalar, float32 (float64 for float64 features).
         """
         shares = agree(self.process_group, len(view1))
-        index = distinct_ids(view1, shares) if index is None else index
+        index = self.identified(index, view1, shares)
         rows = self.normalizer.resolve(index, device_of(view1))
         return self._loss(view1, view2, SampleIds.of_views(rows, rows, rows), shares)
 
@@ -153,12 +153,11 @@ class GlobalContrastiveLoss(TwoViewLoss):
         self.normalizer = make(num_samples * (num_stored_views or 1))
         self.memory = None if memory_size is None else FeatureMemory(memory_size, dtype)
 
-    # Here `index` is required: it gives the rows of the table.
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         view1: Tensor,
         view2: Tensor,
-        index: Tensor,
+        index: Tensor | None = None,
         *,
         views: tuple[Tensor, Tensor] | None = None,
         sample_key: Tensor | None = None,
@@ -170,6 +169,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
             view2: `(B, d)` features of another view.
             index: `(B,)` integers in [0, num_samples), the sample ids. Leave them on the CPU if
                 they come from a loader: there they are checked without waiting for the device.
+                Required for all that keep state per sample: not for a `ScalarNormalizer`.
             views: required with `num_stored_views`: two `(B,)` integers below it, the numbers of
                 the stored views in `view1` and in `view2`.
             sample_key: `(B,)` integers of up to 64 bits that identify the samples, if several
@@ -180,15 +180,17 @@ class GlobalContrastiveLoss(TwoViewLoss):
         """
         if (views is None) != (self.num_stored_views is None):
             raise ValueError("pass views if and only if the loss was made with num_stored_views")
+        device = device_of(view1)
+        shares = agree(self.process_group, len(view1))
+        index = self.identified(index, view1, shares)
         if views is None:
-            sample = rows_a = rows_b = self.normalizer.resolve(index, device_of(view1))
+            sample = rows_a = rows_b = self.normalizer.resolve(index, device)
         else:
             sizes = self.num_samples, self.num_stored_views or 1
-            sample, rows = view_rows(index, views, sizes, device_of(view1))
-            rows_a, rows_b = self.normalizer.resolve(rows, view1.device)
+            sample, rows = view_rows(index, views, sizes, device)
+            rows_a, rows_b = self.normalizer.resolve(rows, device)
         if sample_key is not None:
-            sample = move_ids(sample_key, view1.device, "key")
-        shares = agree(self.process_group, len(view1))
+            sample = move_ids(sample_key, device, "key")
         return self._loss(view1, view2, SampleIds.of_views(rows_a, rows_b, sample), shares)
 
 
