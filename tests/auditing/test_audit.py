@@ -164,6 +164,14 @@ def test_a_run_without_a_table(photos, tmp_path, method, capsys) -> None:
     assert "normalizers kept per sample are" in found.summary
 
 
+@pytest.mark.parametrize("mode", ["learned", "individual"])
+def test_a_run_with_other_temperatures(photos, tmp_path, mode) -> None:
+    sogclr.pretrain(photos, tmp_path / "run", temperature_mode=mode, epochs=2, **FAST)
+    found = sogclr.audit(tmp_path / "run", photos, device="cpu")
+    assert found.temperature != pytest.approx(0.2, rel=1e-5)
+    assert found.temperature == pytest.approx(0.2, rel=0.5)
+
+
 def test_an_encoder_before_training(photos, tmp_path) -> None:
     settings = {"batch_size": 8, "temperature": 0.3, "out": tmp_path / "x.png", "device": "cpu"}
     by_name = sogclr.audit("small", photos, **settings)

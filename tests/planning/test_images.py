@@ -94,6 +94,27 @@ def test_encoder_and_temperature_follow_device_and_size():
     assert _plan(size=128).temperature == 0.1
 
 
+@pytest.mark.parametrize(
+    ("n", "changes", "rho"),
+    [
+        (400, {}, None),
+        (400, {"temperature_mode": "learned"}, None),
+        (400, {"temperature_mode": "learned", "rho": 1.5}, 1.5),
+        (400, {"temperature_mode": "individual"}, math.log(20)),
+        (400, {"temperature_mode": "individual", "rho": 5.5}, 5.5),
+    ],
+)
+def test_rho_is_half_the_way_to_uniform_where_each_image_has_a_temperature(n, changes, rho):
+    plan = _plan(n=n, size=1, **changes)
+    assert plan.rho == plan.resolved().rho == (None if rho is None else pytest.approx(rho))
+    assert _plan(n=n, size=1, **{**changes, "rho": plan.rho}).rho == plan.rho  # as resumed
+
+
+def test_rho_is_at_most_that_of_isogclr():
+    own = replace(USUAL, temperature_mode="individual")
+    assert plan_run(own, _Large(10**7), "cpu", None).rho == 6
+
+
 def test_views_asked_for_go_before_the_data_s_and_these_before_the_usual():
     digits = open_images("digits")
     assert plan_run(USUAL, digits, "cpu", None).views.flip == 0.0
@@ -166,6 +187,7 @@ def test_every_derived_value_has_a_reason(method):
         ({"momentum": 1.0, "method": "moco"}, "momentum: must be at least 0 and below 1, got 1"),
         ({"momentum": -0.1, "method": "moco"}, "momentum: must be"),
         ({"momentum": math.nan, "method": "moco"}, "momentum: must be"),
+        ({"rho": 7.0, "temperature_mode": "learned"}, "rho: 7 is out of reach: .* 1,000 samples"),
         ({"n": 1}, "one image"),
     ],
 )

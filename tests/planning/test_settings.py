@@ -15,6 +15,7 @@ from sogclr.planning.settings_pairs import AlignArguments, PairSettings
     "settings",
     [
         ImageSettings(method="moco", queue_size=10, views=Augmentation(flip=0.25)),
+        ImageSettings(temperature_mode="individual", rho=2.5),
         PairSettings(columns="a,b", temperature_mode="learned", rho=0.5, text_tower="x"),
     ],
 )
@@ -43,11 +44,32 @@ def test_what_may_change_when_a_run_is_resumed_is_not_stored(kind, arguments):
     assert given - stored == others | ({"val", "freeze"} if kind is PairSettings else set())
 
 
+@pytest.mark.parametrize("kind", [ImageSettings, PairSettings])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"rho": 0.0, "temperature_mode": "learned"}, "--rho: must be above 0, got 0"),
+        ({"rho": float("nan"), "temperature_mode": "learned"}, "--rho: must be above 0, got nan"),
         ({"rho": 1.0}, "--rho: goes with --temperature-mode learned"),
+        ({"temperature_mode": "individual", "method": "dcl"}, "--temperature-mode: individual"),
+        ({"temperature_mode": "own"}, "--temperature-mode: 'own' is unknown; give one of constant"),
+    ],
+)
+def test_both_refuse_a_temperature_that_cannot_work(kind, changes, message):
+    with pytest.raises(UserError) as error:
+        kind(**changes)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["simclr", "moco"])
+def test_images_have_no_own_temperatures_without_a_table(method):
+    with pytest.raises(UserError, match=f"--method sogclr, not with {method}"):
+        ImageSettings(method=method, temperature_mode="individual")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"temperature_mode": "individual", "method": "clip"}, "--temperature-mode: individual"),
         ({"temperature_mode": "learned", "method": "siglip"}, "siglip always learns"),
         ({"dropout": 1.0}, "--dropout: must be at least 0 and below 1, got 1"),

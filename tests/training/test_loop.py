@@ -27,6 +27,34 @@ from sogclr.training.loop import Trainer
 SHORT = {"encoder": "small", "image_size": 8, "batch_size": 8, "device": "cpu"}
 
 
+TEMPERATURES = {
+    "learned": {"temperature_mode": "learned"},
+    "learned-rho": {"temperature_mode": "learned", "rho": 1.0},
+    "individual": {"temperature_mode": "individual"},
+    "simclr-learned": {"method": "simclr", "temperature_mode": "learned"},
+    "moco-learned": {"method": "moco", "temperature_mode": "learned"},
+}
+
+
+@pytest.mark.parametrize("settings", TEMPERATURES.values(), ids=TEMPERATURES)
+def test_a_temperature_that_is_not_constant_is_trained(
+    make_folder, tmp_path, monkeypatch, settings
+):
+    photos, run = make_folder(), tmp_path / "run"
+    sogclr.pretrain(photos, run, epochs=3, **settings, **SHORT)
+    if settings["temperature_mode"] == "individual":
+        tau = checkpoint(run)["loss"]["temperature.tau"][:-1]
+        assert len(set(tau.tolist())) > 1
+    else:
+        tau = checkpoint(run)["loss"]["temperature.log_temperature"].exp()
+    assert ((tau / 0.2 - 1).abs() > 1e-5).all()
+    assert tau.isfinite().all()
+    interrupt_after(monkeypatch, 2)
+    sogclr.pretrain(photos, tmp_path / "parts", epochs=3, **settings, **SHORT)
+    assert sogclr.pretrain(photos, tmp_path / "parts", resume=True).complete
+    assert same(checkpoint(run)["loss"], checkpoint(tmp_path / "parts")["loss"])
+
+
 @pytest.mark.parametrize("method", ["sogclr", "simclr", "dcl", "moco"])
 def test_training_lowers_the_objective(tmp_path, method):
     digits = load_digits()

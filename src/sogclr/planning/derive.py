@@ -1,11 +1,14 @@
 """Reasons for derived values, and checks against the data, for images and for pairs."""
 
+import math
+
 from ..common.environment import processes
-from ..common.errors import UserError, flag
+from ..common.errors import UserError, flag, require
 from ..losses.choose_normalizer import COPIED
 from .settings import TrainSettings
+from .settings_temperature import TemperatureSettings
 
-__all__ = ["Reasons", "check_count", "explain_sharing", "usual_batch_size"]
+__all__ = ["Reasons", "check_count", "explain_sharing", "plan_rho", "usual_batch_size"]
 
 
 class Reasons:
@@ -79,3 +82,33 @@ def usual_batch_size(n: int) -> int:
     while size > 16 and size * 32 > n:
         size //= 2
     return min(size, n)
+
+
+def plan_rho(settings: TemperatureSettings, n: int, largest: int, reasons: Reasons) -> float | None:
+    """Choose the weight of tau in the objective of a learned temperature.
+
+    Args:
+        settings: The settings as they were given.
+        n: Number of samples.
+        largest: Number of samples of the larger side of pairs; else `n`.
+        reasons: Receives the reason of a derived value.
+
+    Returns:
+        The weight, in nats; None where tau is constant or minimizes F/tau.
+
+    Raises:
+        UserError: The temperature could approach the weight only by falling for ever.
+    """
+    rho = settings.rho
+    if rho is not None:
+        require(
+            rho < math.log(largest),
+            "rho",
+            f"{rho:g} is out of reach: a softmax over {largest:,} samples is at most "
+            f"{math.log(largest):.1f} nats from uniform, so tau would fall for ever; give less",
+        )
+    elif settings.temperature_mode == "individual":
+        rho = min(6.0, math.log(n) / 2)
+        reason = "nats from uniform at which each sample's temperature settles"
+        reasons.explain("rho", None, rho, reason)
+    return rho

@@ -11,7 +11,7 @@ from ..data.image_source import ImageSource
 from ..data.tar.stream import StreamSource
 from ..distributed.launch import loader_workers, resolve_precision
 from ..models.patches import patch_named, whole_patches
-from .derive import Reasons, check_count, explain_sharing, usual_batch_size
+from .derive import Reasons, check_count, explain_sharing, plan_rho, usual_batch_size
 from .recipe import Recipe, choose_recipe
 from .settings_images import ImageSettings
 
@@ -28,6 +28,7 @@ class Plan:
 
     Attributes:
         request: The settings as they were given.
+        rho: None unless the temperature is learned with a weight.
         queue_size, momentum: None unless the method is moco.
         reasons: `(setting, value, reason)` of each setting, to be printed.
     """
@@ -38,6 +39,7 @@ class Plan:
     batch_size: int
     image_size: int
     temperature: float
+    rho: float | None
     precision: ConcretePrecision
     workers: int
     views: Augmentation
@@ -55,6 +57,7 @@ class Plan:
             batch_size=self.batch_size,
             image_size=self.image_size,
             temperature=self.temperature,
+            rho=self.rho,
             precision=self.precision,
             views=self.views,
             optimizer=self.recipe.optimizer,
@@ -116,6 +119,7 @@ def plan_run(
 
     temperature = request.temperature or (0.2 if image_size <= 64 else 0.1)
     explain("temperature", request.temperature, temperature, "0.2 up to 64 px, 0.1 above")
+    rho = plan_rho(request, n, n, reasons)
 
     queue_size = momentum = None
     if request.method == "moco":
@@ -160,6 +164,7 @@ def plan_run(
         batch_size=batch_size,
         image_size=image_size,
         temperature=temperature,
+        rho=rho,
         precision=precision,
         workers=loaders,
         views=views,

@@ -1,15 +1,13 @@
 """The plan of a run on pairs: what was left open is derived here, each value with its reason."""
 
-import math
 from dataclasses import dataclass, replace
 
-from ..common.errors import require
 from ..common.options import Augmentation, ConcretePrecision
 from ..data.hashed_rows import collision_rate
 from ..data.pair_source import PairSource
 from ..data.tar.stream_pairs import PairStream
 from ..distributed.launch import loader_workers, resolve_precision
-from .derive import Reasons, check_count, explain_sharing, usual_batch_size
+from .derive import Reasons, check_count, explain_sharing, plan_rho, usual_batch_size
 from .recipe import Recipe, choose_recipe
 from .settings_pairs import PairSettings
 
@@ -92,7 +90,6 @@ def plan_pairs(
     """
     n = source.sizes[0]
     check_count(request, n, "pair")
-    _check_rho(request.rho, max(source.sizes))
     reasons = Reasons()
     explain = reasons.explain
 
@@ -109,10 +106,7 @@ def plan_pairs(
     usual = {"siglip": 0.1, "clip": 0.05}.get(request.method, 0.05)
     temperature = request.temperature or usual
     explain("temperature", request.temperature, temperature, "usual for pairs")
-    rho = request.rho
-    if request.temperature_mode == "individual" and rho is None:
-        rho = min(6.0, math.log(n) / 2)
-        explain("rho", None, rho, "nats from uniform at which each sample's temperature settles")
+    rho = plan_rho(request, n, max(source.sizes), reasons)
 
     all_frozen = set(source.kinds) <= set(frozen)
     memory_size = request.memory_size
@@ -189,14 +183,3 @@ def _note_collisions(source: PairStream, table_rows: int, reasons: Reasons) -> N
     shares = [f"{collision_rate(n, table_rows):.1%} of {n:,} {kind}" for kind, n in sides]
     remark = f"for each side; {' and '.join(shares)} share a row"
     reasons.note("table rows", f"{table_rows:,}", remark)
-
-
-def _check_rho(rho: float | None, n: int) -> None:
-    """Refuse a rho that the temperature can only approach by falling for ever."""
-    if rho is not None:
-        require(
-            rho < math.log(n),
-            "rho",
-            f"{rho:g} is out of reach: a softmax over {n:,} samples is at most "
-            f"{math.log(n):.1f} nats from uniform, so tau would fall for ever; give less",
-        )

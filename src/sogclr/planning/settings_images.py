@@ -12,6 +12,7 @@ from .settings import (
     RunArguments,
     TrainSettings,
 )
+from .settings_temperature import TemperatureSettings, check_temperature
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,7 +66,7 @@ class EncoderSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSettings(MoCoSettings, TrainSettings, EncoderSettings):
+class ImageSettings(MoCoSettings, TemperatureSettings, TrainSettings, EncoderSettings):
     """The settings of `pretrain` that decide its result."""
 
     method: Method = "sogclr"
@@ -94,6 +95,7 @@ class ImageSettings(MoCoSettings, TrainSettings, EncoderSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_temperature(self, self.method)
         for name in ("queue_size", "momentum"):
             given = getattr(self, name) is not None
             require(

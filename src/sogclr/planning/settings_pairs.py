@@ -9,7 +9,6 @@ from ..common.options import (
     NormalizerKind,
     PairMethod,
     Precision,
-    TemperatureMode,
     TowerSettings,
     split_names,
 )
@@ -18,11 +17,11 @@ from .settings import (
     DataSettings,
     Folder,
     MachineArguments,
-    MethodSettings,
     OptimizationSettings,
     RunArguments,
     TrainSettings,
 )
+from .settings_temperature import TemperatureSettings, check_temperature
 
 if TYPE_CHECKING:
     Pairs = Any
@@ -47,20 +46,6 @@ class TableSettings(DataSettings):
     def __post_init__(self) -> None:
         if self.columns is not None:
             object.__setattr__(self, "columns", split_names(self.columns))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TemperatureSettings(MethodSettings):
-    """The temperature, constant or learned."""
-
-    temperature_mode: TemperatureMode = "constant"
-    """constant: `temperature` throughout. learned: one value, trained with the weights.
-    individual: one value per sample, trained too (iSogCLR), with sogclr only."""
-
-    rho: float | None = None
-    """Weight of tau in the objective that a learned temperature minimizes, in nats; above 0.
-    Default: for individual half the logarithm of the number of pairs, at most 6, as in iSogCLR; for
-    learned none, so that F/tau is minimized, as in CLIP and FastCLIP v0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +74,8 @@ class PairSettings(TableSettings, TemperatureSettings, HeadSettings, TowerSettin
     """Number of passes over the images, each with one of its captions."""
 
     temperature: float | None = None
-    """Temperature of the loss: similarities are divided by it. A learned temperature starts from
-    this value. Default: 0.05; 0.1 for siglip."""
+    """Temperature of the loss: similarities are divided by it. Default: 0.05; 0.1 for
+    siglip."""
 
     normalizer: NormalizerKind = "table"
     """sogclr: estimator of the samples' normalizers. table is the SogCLR paper's: a moving average
@@ -116,29 +101,8 @@ class PairSettings(TableSettings, TemperatureSettings, HeadSettings, TowerSettin
         TableSettings.__post_init__(self)
         TrainSettings.__post_init__(self)
         TowerSettings.__post_init__(self)
-        mode, rho, dropout = self.temperature_mode, self.rho, self.dropout
-        if rho is not None:
-            require(
-                rho > 0,
-                "rho",
-                f"must be above 0, got {rho:g}: with 0 the learned temperature would grow for ever",
-            )
-            require(
-                mode != "constant",
-                "rho",
-                "goes with --temperature-mode learned or --temperature-mode individual",
-            )
-        require(
-            mode != "individual" or self.method == "sogclr",
-            "temperature_mode",
-            f"individual goes with --method sogclr, not with {self.method}, which keeps nothing "
-            "per sample",
-        )
-        require(
-            mode == "constant" or self.method != "siglip",
-            "temperature_mode",
-            "siglip always learns its temperature; leave out --temperature-mode",
-        )
+        check_temperature(self, self.method)
+        dropout = self.dropout
         if dropout is not None:
             message = f"must be at least 0 and below 1, got {dropout:g}"
             require(0 <= dropout < 1, "dropout", message)

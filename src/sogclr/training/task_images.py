@@ -22,6 +22,7 @@ from ..models.momentum import MomentumModel
 from ..planning.images import Plan
 from ..runs.changed_data import Fingerprint, fingerprint
 from ..runs.folder import Run
+from .build_temperature import build_temperature
 from .task import Outcome, Task, to_device
 
 __all__ = ["TwoViewTask", "ViewsTask", "build_loss"]
@@ -41,21 +42,22 @@ def build_loss(plan: Plan, num_samples: int) -> ContrastiveLoss:
         plan: the plan of the run.
         num_samples: the number of table rows.
     """
-    tau = plan.temperature
-    if plan.request.method == "simclr":
+    request = plan.request
+    tau = build_temperature(request.temperature_mode, plan.temperature, plan.rho)
+    if request.method == "simclr":
         return NTXentLoss(tau, scale=SCALE)
-    if plan.request.method == "dcl":
+    if request.method == "dcl":
         return DecoupledContrastiveLoss(tau, scale=SCALE)
     if plan.queue_size is not None:
         return MoCoLoss(plan.queue_size, PROJECTION, temperature=tau, scale=SCALE)
     return GlobalContrastiveLoss(
         num_samples,
         temperature=tau,
-        level=plan.request.normalizer == "level",
-        gamma_min=plan.request.gamma_min,
-        gamma_decay_visits=plan.request.gamma_decay_visits,
-        effective_negatives=plan.request.effective_negatives,
-        memory_size=plan.request.memory_size or None,
+        level=request.normalizer == "level",
+        gamma_min=request.gamma_min,
+        gamma_decay_visits=request.gamma_decay_visits,
+        effective_negatives=request.effective_negatives,
+        memory_size=request.memory_size or None,
         scale=SCALE,
     )
 

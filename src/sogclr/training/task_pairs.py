@@ -18,12 +18,7 @@ from ..losses import (
     SigLipLoss,
 )
 from ..losses.contrast import Scale
-from ..losses.temperature import (
-    ConstantTemperature,
-    IndividualTemperature,
-    LearnedTemperature,
-    Temperature,
-)
+from ..losses.temperature import ConstantTemperature, LearnedTemperature
 from ..models.tower_features import compute_features
 from ..models.tower_inputs import Inputs
 from ..models.towers import PairModel
@@ -31,6 +26,7 @@ from ..planning.pairs import PairPlan
 from ..runs.changed_data import Fingerprint, fingerprint
 from ..runs.folder import Run
 from ..runs.towers import write_trained
+from .build_temperature import build_temperature
 from .pair_batches import PairBatch, loss_indices, pair_batches
 from .task import Outcome, Task
 
@@ -51,7 +47,7 @@ def build_loss(plan: PairPlan, sizes: tuple[int, int]) -> nn.Module:
     request = plan.request
     if request.method == "siglip":
         return SigLipLoss(plan.temperature)
-    temperature = _build_temperature(plan)
+    temperature = build_temperature(request.temperature_mode, plan.temperature, plan.rho)
     if request.method == "clip":
         return ClipLoss(temperature, scale=SCALE)
     if request.method == "dcl":
@@ -66,16 +62,6 @@ def build_loss(plan: PairPlan, sizes: tuple[int, int]) -> nn.Module:
         memory_size=plan.memory_size or None,
         scale=SCALE,
     )
-
-
-def _build_temperature(plan: PairPlan) -> float | Temperature:
-    kind, tau, rho = plan.request.temperature_mode, plan.temperature, plan.rho
-    if kind == "constant":
-        return tau
-    if kind == "learned":
-        return LearnedTemperature(tau, rho=rho, minimum=min(0.01, tau))
-    assert rho is not None
-    return IndividualTemperature(tau, rho=rho, minimum=min(0.005, tau))
 
 
 def _temperature_now(loss: Any) -> tuple[float, float | None]:
