@@ -3,8 +3,6 @@
 The table of a run was filled from such embeddings.
 """
 
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,17 +12,15 @@ from torch.nn.functional import normalize
 
 from ..common.console import say, track
 from ..common.errors import UserError
-from ..data.batches.schedule import MicroBatch, ShuffledSchedule
+from ..data.batches.schedule import UNUSED_EPOCH, SubsetSchedule
 from ..training.task import to_device
 
 __all__ = ["embed_views"]
 
-FIRST_EPOCH = 1 << 20  # larger than any epoch of a run, so that the views are new
-
 
 def embed_views(
     task: Any, indices: np.ndarray, sides: int, views: int, device: torch.device
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Embed random views of samples by the model of a task.
 
     Args:
@@ -35,7 +31,9 @@ def embed_views(
         device: the device that computes.
 
     Returns:
-        `(S, n, V, d)` unit vectors on the CPU; NaN for samples that cannot be read.
+        `(S, n, V, d)` unit vectors on the CPU; NaN for samples that cannot be read. And `(n, R)`
+        the number of the batch in which a sample was embedded at each of R visits, each of which
+        gave V / R successive views.
 
     Raises:
         UserError: no sample can be read.
@@ -44,10 +42,11 @@ def embed_views(
     task.loss.to(device)
     # An image gives two views at each visit, a pair one view of each side.
     plan = task.plan
-    visits = _Visits(indices, plan.batch_size, views * sides // 2, plan.request.seed)
+    visits = SubsetSchedule(indices, plan.batch_size, views * sides // 2, plan.request.seed)
     place = np.empty(len(task.names), dtype=np.int64)
     place[indices] = np.arange(len(indices))
     features, reported = torch.empty(0), set[str]()
+    batches = torch.full((len(indices), visits.epochs), -1)
     with torch.no_grad():
         for batch in track(task.loader(visits, pin_memory=False), "embedding", total=len(visits)):
             for name, reason in batch.unreadable:
@@ -62,23 +61,11 @@ def embed_views(
                 shape = (sides, len(indices), views, pair[0].shape[1])
                 features = torch.full(shape, torch.nan)
             samples = torch.from_numpy(place[batch.micro_batch.rows])
-            visit = batch.micro_batch.epoch - FIRST_EPOCH
+            visit = batch.micro_batch.epoch - UNUSED_EPOCH
+            batches[samples, visit] = batch.micro_batch.step
             for i, z in enumerate(pair):
                 side, view = (i, visit) if sides == 2 else (0, 2 * visit + i)
                 features[side, samples, view] = z
     if not len(features):
         raise UserError("data: none of the images can be read")
-    return features
-
-
-class _Visits(ShuffledSchedule):
-    """A schedule that visits each chosen sample once an epoch, in random order."""
-
-    def __init__(self, indices: np.ndarray, batch_size: int, epochs: int, seed: int) -> None:
-        super().__init__(indices.astype(np.uint64), batch_size, 1, epochs, seed)
-        self.indices = indices
-
-    def __iter__(self) -> Iterator[MicroBatch]:
-        for batch in super().__iter__():
-            rows, epoch = self.indices[batch.rows], FIRST_EPOCH + batch.epoch
-            yield replace(batch, rows=rows, epoch=epoch)
+    return features, batches

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..common.console import say
 from ..losses.objective_tiled import log_mean
+from .coupling import Coupling, measure_coupling
 from .expected_gradient import (
     Bias,
     Halves,
@@ -74,7 +75,9 @@ class Audit:
         lag: error of the table.
         worth: the batch size at which in-batch normalizers give as small an error as the table.
             0.0 if it is below the smallest measured size, None if above the largest.
-        summary: the result in one sentence.
+        coupling: how ĝ of a batch compares with what rows of other batches give; None if the data
+            fill one batch alone.
+        summary: the result in one sentence, and a warning if rows of a batch are coupled.
     """
 
     samples: int
@@ -86,6 +89,7 @@ class Audit:
     distance: float
     lag: Lag
     worth: float | None
+    coupling: Coupling | None
     summary: str
 
     def curve(self, estimator: str) -> list[Measured]:
@@ -124,7 +128,8 @@ def audit_subject(subject: Subject) -> Audit:
     mean, references = log_mean(log_g, dim=-1), _reference_log_u(subject, log_g)
     exact = _exact_gradients(population, log_g, mean, log_u, references)
     rows = _measure_estimators(subject, batch_size, log_g, log_u, exact, generator)
-    worth = _equivalent_batch(rows)
+    worth, coupling = _equivalent_batch(rows), measure_coupling(subject)
+    warning = f" {coupling.warning()}" if coupling is not None and coupling.matters else ""
     return Audit(
         samples=n,
         views=population.views,
@@ -136,7 +141,8 @@ def audit_subject(subject: Subject) -> Audit:
         distance=measure_bias((exact.v1, exact.v1), exact.v2, exact.total_v2).relative,
         lag=_measure_lag(log_u, *(references or (mean, mean))),
         worth=worth,
-        summary=_summarize(subject, batch_size, rows, worth),
+        coupling=coupling,
+        summary=_summarize(subject, batch_size, rows, worth) + warning,
     )
 
 

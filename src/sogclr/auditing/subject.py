@@ -49,6 +49,8 @@ class Subject:
         loss: a global contrastive loss on the CPU, in training mode with fixed temperatures.
         batch_size: the batch size of the run, or the one that `pretrain` would use.
         folder: the folder of the run; None for an encoder before training.
+        batches: `(n, R)` the batches in which the samples were embedded, see `embed_views`; None if
+            that is unknown.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Subject:
     loss: Any
     batch_size: int
     folder: Path | None
+    batches: Tensor | None = None
 
     @property
     def trained(self) -> bool:
@@ -117,15 +120,19 @@ def open_subject(
     if views < 2 or views % 2:
         raise UserError(f"--views: must be even and at least 2, got {views}")
     embedded = 2 * views if has_table else views
-    features = embed_views(opened.task, indices, opened.sides, embedded, torch.device(kind))
+    features, batches = embed_views(
+        opened.task, indices, opened.sides, embedded, torch.device(kind)
+    )
     readable = ~features.isnan().any(dim=3).any(dim=2).any(dim=0)  # (n,)
-    features, indices = features[:, readable], indices[readable.numpy()]
+    features, batches = features[:, readable], batches[readable]
+    indices = indices[readable.numpy()]
     _require_enough(len(indices))
     loss = train_with_fixed_temperatures((loss if has_table else _loss_with_table(opened)).cpu())
     population = _make_population(features[:, :, :views], indices, opened.partners, loss)
     references = features[:, :, views:] if has_table else None
     batch = opened.task.plan.batch_size
-    return Subject(name, population, references, loss, batch, Path(run) if is_run else None)
+    folder = Path(run) if is_run else None
+    return Subject(name, population, references, loss, batch, folder, batches)
 
 
 def tables_of(loss: Any) -> list[NormalizerTable]:

@@ -126,7 +126,8 @@ def evaluate(
     A run of `pretrain` is measured on labelled images, beside raw pixels and the untrained encoder.
     knn: 20 neighbours by cosine similarity, votes weighted with temperature 0.1. linear: logistic
     regression on standardized features, its penalty chosen on a split. Without `test`, knn leaves
-    one image out and linear cross-validates in five folds.
+    one image out and linear cross-validates in five folds. views: how often a random view is
+    nearest to the other view of its image, among at most 10,000, and F and F2 of the projections.
 
     A run of `align` is measured in one of three ways. retrieval: R@1, R@5, R@10 and median rank
     between the sides of pairs. zero-shot: labelled images are classified by the names of their
@@ -135,10 +136,11 @@ def evaluate(
     Args:
         run: Folder of the run.
         data: Labelled images: a folder whose sub-folders are the labels, shards with labels, or
-            `digits`. Or pairs: a table, or shards with captions.
+            `digits`; views needs no labels. Or pairs: a table, or shards with captions.
         test: Other labelled images, with the same labels, to test on. Default: test on `data`.
-        protocol: What to measure: knn, linear or knn,linear; retrieval, zero-shot or sts. From
-            Python also a sequence. Default: knn,linear, or what suits the pairs or images.
+        protocol: What to measure: one or more of knn, linear and views, with commas between them;
+            retrieval, zero-shot or sts. From Python also a sequence. Default: knn,linear,views,
+            or what suits the pairs or images.
         columns: Names of the table's two columns, with a comma between them. From Python also a
             sequence. Default: guessed from the usual names.
         templates: Sentences for zero-shot classification with {} for the name of the class,

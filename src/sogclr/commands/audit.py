@@ -87,4 +87,16 @@ def _explain(measured: Audit) -> str:
         f"logarithm of the average. Their gradients are {measured.distance:.1%} apart. The "
         f"table's numbers are too {'large' if lag.mean > 0 else 'small'} by "
         f"{abs(expm1(lag.mean)):.1%} on average, with a spread of {lag.spread:.2f} (in log u)."
+        f"{_explain_coupling(measured)}"
+    )
+
+
+def _explain_coupling(measured: Audit) -> str:
+    coupling = measured.coupling
+    if coupling is None:
+        return ""
+    return (
+        f" ĝ of a batch of {coupling.batch:,}, embedded together, is {coupling.ratio:.3f} ± "
+        f"{coupling.uncertainty:.3f} of what rows of other batches give (1 if batch statistics "
+        "play no part)."
     )

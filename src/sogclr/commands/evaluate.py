@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,17 +16,23 @@ from ..data.open_images import Data, open_images
 from ..data.open_pairs import are_pairs, open_pairs
 from ..data.tables.read import is_table, read_table
 from ..distributed.launch import choose_device
-from ..evaluation.images import ImageReport, measure_images
+from ..evaluation.images import ImageReport, RandomViews, measure_images
 from ..evaluation.pairs import PairReport, measure_retrieval
+from ..evaluation.random_views import MOST_IMAGES
 from ..evaluation.retrieval import Retrieval
 from ..evaluation.sts import SentenceSimilarity, measure_sts
 from ..evaluation.zero_shot import TEMPLATES, ZeroShot, measure_zero_shot
+from ..models.encoders import EncoderSpec, width_of
 from ..models.pair_encoder import PairEncoder
-from ..runs.folder import is_pair_run
-from ..runs.load import load_encoder
+from ..planning.settings_images import ImageSettings
+from ..runs.folder import Run, is_pair_run
+from ..runs.load import load_encoder, load_projector
+from ..runs.resume import read_resolved
 from ..runs.towers import load_pairs
 
 __all__ = ["evaluate"]
+
+DEFAULT_PROTOCOLS = "knn,linear,views"
 
 
 def evaluate(
@@ -44,7 +49,7 @@ def evaluate(
     """See `sogclr.evaluate`."""
     if is_pair_run(run):
         return _evaluate_pairs(run, data, protocol, columns, templates, module, device)
-    return _evaluate_images(run, data, test, protocol or "knn,linear", module, device, workers)
+    return _evaluate_images(run, data, test, protocol or DEFAULT_PROTOCOLS, module, device, workers)
 
 
 def _evaluate_images(
@@ -60,9 +65,11 @@ def _evaluate_images(
     # Load the run before the data, so that a wrong folder is reported at once.
     trained, spec = load_encoder(run, copy.deepcopy(module))
     untrained, _ = load_encoder(run, module, initial=True)
-    train_source = _open_labelled(data)
-    test_source = None if test is None else _open_labelled(test)
-    if test_source is not None:
+    views = _read_random_views(run, trained, spec) if "views" in protocols else None
+    has_classes = protocols != ("views",)
+    train_source = _open_source(data, has_classes)
+    test_source = None if test is None else _open_source(test, has_classes)
+    if test_source is not None and has_classes:
         _require_same_classes(train_source, test_source)
     report = measure_images(
         untrained,
@@ -71,13 +78,29 @@ def _evaluate_images(
         train_source,
         test_source,
         protocols,
+        views,
         device=choose_device(device),
         workers=workers,
     )
     how = "(leave-one-out kNN, 5-fold linear)" if test_source is None else "on --test"
     result(f"accuracy {how}")
     result(_image_table(report, protocols))
+    if views is not None:
+        result(_explain_views(report, views, len(test_source or train_source)))
     return report
+
+
+def _read_random_views(run: str | Path, trained: nn.Module, spec: EncoderSpec) -> RandomViews:
+    """Read how a run compares views, and its projector if it has a checkpoint."""
+    settings = read_resolved(Run(run).read_settings(), ImageSettings)
+    if settings.temperature is None:
+        raise UserError(f"run: {Run(run).settings} is damaged (it has no temperature)")
+    norm = "batch" if settings.norm == "auto" else settings.norm
+    projector = load_projector(run, width_of(trained, spec.image_size), norm)
+    if projector is None:
+        say(f"{run} has no checkpoint, which holds the projector: F and F2 are left out")
+    augmentation = settings.views.resolved(spec.image_size)
+    return RandomViews(augmentation, settings.temperature, projector)
 
 
 def _evaluate_pairs(
@@ -133,7 +156,7 @@ def _choose_protocols(requested: str | Sequence[str]) -> tuple[Protocol, ...]:
     protocols = {protocol: protocol for protocol in get_args(Protocol)}
     for name in names:
         if name not in protocols:
-            raise UserError(f"--protocol: {name!r} is unknown; give knn, linear or both")
+            raise UserError(f"--protocol: {name!r} is unknown; give knn, linear or both, or views")
     return tuple(protocols[name] for name in names)
 
 
@@ -154,12 +177,12 @@ def _choose_pair_protocol(data: Any, requested: str | Sequence[str] | None) -> P
     return "sts" if has_scores else "retrieval"
 
 
-def _open_labelled(data: Data) -> ImageSource:
+def _open_source(data: Data, has_classes: bool) -> ImageSource:
     source = open_images(data)
-    if source.labels is None:
+    if has_classes and source.labels is None:
         raise UserError(
-            f"data: {source.describe()}: no labels; "
-            "put each class in a sub-folder, or give every sample of shards a part cls"
+            f"data: {source.describe()}: no labels; put each class in a sub-folder, or give every "
+            "sample of shards a part cls; or add --protocol views, which needs none"
         )
     say(source.describe())
     return source
@@ -179,10 +202,26 @@ def _image_table(report: ImageReport, protocols: Sequence[Protocol]) -> Table:
     table.add_column("features")
     for protocol in protocols:
         table.add_column(protocol, justify="right")
-    for name, accuracy in asdict(report).items():
-        cells = [f"{accuracy[protocol]:.2%}" for protocol in protocols]
+    for name in ("raw_pixels", "untrained", "trained"):
+        accuracy = getattr(report, name)
+        cells = [f"{getattr(accuracy, protocol):.2%}" for protocol in protocols]
         table.add_row(name.replace("_", " "), *cells)
     return table
+
+
+def _explain_views(report: ImageReport, views: RandomViews, images: int) -> str:
+    text = (
+        "views: how often a random view is nearest to the other view of its image, among "
+        f"{min(images, MOST_IMAGES):,} images."
+    )
+    scores = report.projections
+    if scores is None:
+        return text
+    return (
+        f"{text} Projections: the same {scores.recall:.2%}; the exact objective at tau "
+        f"{views.temperature:g}: F {scores.objective:+.4f}, F2 {scores.objective2:+.4f} (lower is "
+        "better; compare at equal tau)."
+    )
 
 
 def _retrieval_table(retrieval: Retrieval, columns: tuple[str, str]) -> Table:

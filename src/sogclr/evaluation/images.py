@@ -1,21 +1,23 @@
-"""Measure the encoder of a run on labelled images, beside raw pixels and the untrained encoder."""
+"""Measure the encoder of a run on images, beside raw pixels and the untrained encoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..common.options import Protocol
+from ..common.options import Augmentation, Protocol
 from ..data.image_source import NO_LABEL, ImageSource
 from ..distributed.launch import loader_workers
 from ..models.encoders import EncoderSpec
 from .embed_images import embed_images
 from .knn import knn_accuracy
 from .linear import linear_accuracy
+from .random_views import embed_random_views
+from .view_scores import ViewScores, view_recall, view_scores
 
-__all__ = ["Accuracy", "ImageReport", "measure_images"]
+__all__ = ["Accuracy", "ImageReport", "RandomViews", "measure_images"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,13 @@ class Accuracy:
     Attributes:
         knn: of weighted k-nearest-neighbour classification.
         linear: of logistic regression.
+        views: R@1, how often a random view of an image is nearest to another view of this image,
+            among those of at most 10,000 images. It needs no labels.
     """
 
     knn: float | None = None
     linear: float | None = None
+    views: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,30 @@ class ImageReport:
         raw_pixels: accuracy of the standardized pixels, without an encoder.
         untrained: accuracy of the encoder as it was before training.
         trained: accuracy of the trained encoder.
+        projections: R@1, F and F2 of the projections of the random views; None if views were not
+            requested, or if the run has no checkpoint, which holds its projector.
     """
 
     raw_pixels: Accuracy
     untrained: Accuracy
     trained: Accuracy
+    projections: ViewScores | None = None
+
+
+@dataclass(frozen=True)
+class RandomViews:
+    """How a run compares views.
+
+    Attributes:
+        augmentation: resolved settings of its random views.
+        temperature: tau of its loss.
+        projector: maps features `(B, width)` to projections `(B, d)`, on the CPU in eval mode;
+            None if it is lost.
+    """
+
+    augmentation: Augmentation
+    temperature: float
+    projector: nn.Module | None
 
 
 def measure_images(
@@ -53,35 +77,54 @@ def measure_images(
     train: ImageSource,
     test: ImageSource | None,
     protocols: Sequence[Protocol],
+    views: RandomViews | None,
     *,
     device: str,
     workers: int | None,
 ) -> ImageReport:
-    """Classify images by frozen features of three kinds.
+    """Classify images by frozen features of three kinds, and find a view by another.
 
     Args:
         untrained: the encoder before training.
         trained: the encoder after training.
         spec: the input that both encoders expect.
-        train: labelled images that the classifiers learn from.
+        train: images that the classifiers learn from, with labels unless only views are measured.
         test: labelled images with the same classes; None to test on `train` itself, by
-            leave-one-out (kNN) and cross-validation (linear).
-        protocols: the classifiers to use.
+            leave-one-out (kNN) and cross-validation (linear). Views are of the tested images.
+        protocols: the classifiers to use, or "views".
+        views: how the run compares views; None if "views" is not among the protocols.
         device: "cpu", "cuda" or "mps".
         workers: number of loader processes. Default: derived from the source and the device.
     """
 
-    def measure(encoder: nn.Module | None) -> Accuracy:
-        features = [
-            _embed_with_labels(encoder, source, spec, device, workers)
-            for source in (train, test)
-            if source is not None
-        ]
-        return Accuracy(**{protocol: _classify(protocol, *features) for protocol in protocols})
+    kinds: tuple[nn.Module | None, ...] = (None, untrained.to(device), trained.to(device))
+    found: list[dict[str, float]] = [{} for _ in kinds]
+    classifiers = [protocol for protocol in protocols if protocol != "views"]
+    for encoder, accuracies in zip(kinds, found, strict=True):
+        sources = [source for source in (train, test) if source is not None and classifiers]
+        parts = [_embed_with_labels(encoder, each, spec, device, workers) for each in sources]
+        accuracies |= {protocol: _classify(protocol, *parts) for protocol in classifiers}
+    projections = None
+    if views is not None:
+        seen = train if test is None else test
+        processes = loader_workers(seen.local, device, workers)
+        for encoder, accuracies in zip(kinds, found, strict=True):
+            pair = embed_random_views(
+                encoder, seen, spec, views.augmentation, device=device, workers=processes
+            )
+            accuracies["views"] = view_recall(*pair)
+        if views.projector is not None:  # the last pair is of the trained encoder
+            projections = _score_projections(views.projector, pair, views.temperature)
+    raw_pixels, before, after = (Accuracy(**accuracies) for accuracies in found)
+    return ImageReport(raw_pixels, before, after, projections)
 
-    return ImageReport(
-        raw_pixels=measure(None), untrained=measure(untrained), trained=measure(trained)
-    )
+
+@torch.no_grad()
+def _score_projections(
+    projector: nn.Module, features: tuple[Tensor, Tensor], temperature: float
+) -> ViewScores:
+    first, second = (projector(view) for view in features)
+    return view_scores(first, second, temperature)
 
 
 def _embed_with_labels(
@@ -94,8 +137,6 @@ def _embed_with_labels(
     """Return features `(m, d)` and labels `(m,)` of the readable images that have a label."""
     assert source.labels is not None
     processes = loader_workers(source.local, device, workers)
-    if encoder is not None:
-        encoder = encoder.to(device)
     rows = np.flatnonzero(source.labels != NO_LABEL)
     embedded = embed_images(encoder, source, spec, rows, device=device, workers=processes)
     return embedded.vectors, source.labels[embedded.indices]

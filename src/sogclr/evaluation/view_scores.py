@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from ..losses.objective_tiled import Anchors, log_mean
 
-__all__ = ["ViewScores", "view_scores"]
+__all__ = ["ViewScores", "view_recall", "view_scores"]
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,18 @@ def view_scores(first: Tensor, second: Tensor, temperature: float) -> ViewScores
     vectors, sample = torch.cat(views), torch.arange(len(first)).repeat(2)
     log_g = Anchors(vectors, vectors, sample, sample, temperature).log_normalizers().view(2, -1)
     positive = (views[0] * views[1]).sum(dim=1)  # (n,)
-    found = [_nearest(*pair) for pair in (views, views[::-1])]
     return ViewScores(
-        recall=float(torch.cat(found).float().mean()),
+        recall=view_recall(*views),
         objective=float((temperature * log_g - positive).mean()),
         objective2=float((temperature * log_mean(log_g, dim=0) - positive).mean()),
     )
+
+
+def view_recall(first: Tensor, second: Tensor) -> float:
+    """Compute R@1 in [0, 1] between two views of n samples, see `ViewScores`."""
+    views = [normalize(view.float(), dim=1) for view in (first, second)]
+    found = [_nearest(*pair) for pair in (views, views[::-1])]
+    return float(torch.cat(found).float().mean())
 
 
 def _nearest(anchors: Tensor, candidates: Tensor) -> Tensor:

@@ -5,15 +5,16 @@ from pathlib import Path
 from torch import nn
 
 from ..common.errors import UserError
-from ..models.encoders import EncoderSpec, rebuild_encoder
+from ..common.options import ConcreteNorm
+from ..models.encoders import EncoderSpec, build_projector, rebuild_encoder
 from ..models.image_encoder import ImageEncoder
 from ..models.pair_encoder import PairEncoder
-from ..models.wrapped import load_plain
+from ..models.wrapped import load_plain, plain_state
 from .folder import Run, is_pair_run
 from .stored import read_json
 from .towers import load_pairs
 
-__all__ = ["load", "load_encoder"]
+__all__ = ["load", "load_encoder", "load_projector"]
 
 
 def load(
@@ -66,3 +67,33 @@ def load_encoder(
         lines = str(error).split("\n\t")
         raise UserError(f"encoder: does not fit {weights}: {lines[-1].strip()}") from error
     return encoder.eval(), spec
+
+
+def load_projector(run: str | Path, width: int, norm: ConcreteNorm) -> nn.Module | None:
+    """Load the projector of a run of `pretrain`, in eval mode; None if it has no checkpoint.
+
+    Args:
+        run: the run's folder.
+        width: the number of features of its encoder.
+        norm: the kind of its normalization.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or is of another encoder.
+    """
+    files = Run(run)
+    if not files.checkpoint.exists():
+        return None
+    weights = files.read_checkpoint(mapped=True).get("model")
+    if not isinstance(weights, dict):
+        raise UserError(f"run: {files.checkpoint} is no checkpoint of sogclr")
+    parts = {name.removeprefix("query."): value for name, value in plain_state(weights).items()}
+    own = {k.removeprefix("projector."): v for k, v in parts.items() if k.startswith("projector.")}
+    projector = build_projector(width, norm=norm)
+    try:
+        load_plain(projector, own)
+    except RuntimeError as error:
+        lines = str(error).split("\n\t")
+        raise UserError(
+            f"run: the projector in {files.checkpoint} does not fit: {lines[-1].strip()}"
+        ) from error
+    return projector.eval()

@@ -9,7 +9,9 @@ from torch.utils.data import Sampler
 
 from ..randomness import shuffled
 
-__all__ = ["MicroBatch", "Schedule", "ShuffledSchedule"]
+__all__ = ["MicroBatch", "Schedule", "ShuffledSchedule", "SubsetSchedule"]
+
+UNUSED_EPOCH = 1 << 20  # larger than any epoch of a run, so that no run has seen its views
 
 
 @dataclass(frozen=True)
@@ -157,3 +159,23 @@ class ShuffledSchedule(Schedule):
         self, step: int, epoch: int, share: np.ndarray, weight: float, last: bool
     ) -> MicroBatch:
         return MicroBatch(step, epoch, share, weight, last)
+
+
+class SubsetSchedule(ShuffledSchedule):
+    """A schedule that visits each chosen sample once an epoch, in random order.
+
+    The epochs are such that no run has seen their random views.
+
+    Args:
+        indices: `(n,)` positions of the samples in the data.
+        batch_size, epochs, seed: see `Schedule`.
+    """
+
+    def __init__(self, indices: np.ndarray, batch_size: int, epochs: int, seed: int) -> None:
+        super().__init__(indices.astype(np.uint64), batch_size, 1, epochs, seed)
+        self.indices = indices
+
+    def _micro_batch(
+        self, step: int, epoch: int, share: np.ndarray, weight: float, last: bool
+    ) -> MicroBatch:
+        return MicroBatch(step, UNUSED_EPOCH + epoch, self.indices[share], weight, last)
