@@ -42,7 +42,7 @@ def main(patch, out, epochs, stop_after=None, stream=None, write_seconds=0.0, **
             write_checkpoint(run, state)
 
         patch.setattr(Run, "write_checkpoint", slowly)
-    patch.setattr(build_images, "build_projector", lambda width: nn.Linear(width, 128))
+    patch.setattr(build_images, "build_projector", lambda width, norm: nn.Linear(width, 128))
     torch.manual_seed(rank())  # that of the first process counts
     layers = nn.Flatten(), nn.Linear(3 * 8 * 8, 15), Block(), Block()
     view = nn.Unflatten(1, (15, 1)), nn.Flatten()  # as pooling may return

@@ -143,10 +143,9 @@ class NormalizerTable(PerSample, Normalizer):
 
     def averages_like(self, other: Normalizer) -> bool:
         """Return whether one update can serve both tables."""
-        return (
+        return other is self or (
             type(other) is type(self)
             and isinstance(other, NormalizerTable)
-            and type(self).forward is NormalizerTable.forward
             and self.training == other.training
             and self._settings() == other._settings()
         )
@@ -205,9 +204,9 @@ def update_normalizers(sides: Sequence[tuple[Normalizer, Tensor]], log_g: Tensor
     """
     normalizers, rows = zip(*sides, strict=True)
     first = normalizers[0]
-    if isinstance(first, NormalizerTable) and all(
-        each is first or first.averages_like(each) for each in normalizers
-    ):
+    # A subclass with a forward of its own is called side by side.
+    together = isinstance(first, NormalizerTable) and type(first).forward is NormalizerTable.forward
+    if together and all(first.averages_like(each) for each in normalizers):
         return _update(normalizers, rows, log_g)
     return _stack([each(*own) for each, *own in zip(normalizers, rows, log_g, strict=True)])
 
