@@ -236,7 +236,7 @@ def test_the_key_encoder_moves_once_an_optimizer_step(
 
     monkeypatch.setattr(Trainer, "update_weights", step_and_average)
     sogclr.pretrain(
-        make_folder(), tmp_path / "run", method="moco", momentum=0.7, epochs=3,
+        make_folder(), tmp_path / "run", method="moco", momentum=0.7, epochs=3, norm="batch",
         accumulate=accumulate, **(SHORT | {"batch_size": 4}),
     )  # fmt: skip
     model = Run(tmp_path / "run").read_checkpoint()["model"]
