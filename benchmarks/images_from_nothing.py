@@ -42,11 +42,17 @@ from cifar10_arrays import Split, cifar10
 from machine import machine
 
 import sogclr
+from sogclr.evaluation.images import ImageReport
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "images_from_nothing.jsonl"
 TRAIN, HELD, EPOCHS = 4_000, 1_000, 12
-METHODS = ("simclr", "dcl", "table", "level")
+METHODS: dict[str, Any] = {
+    "simclr": {"method": "simclr"},
+    "dcl": {"method": "dcl"},
+    "table": {"method": "sogclr", "normalizer": "table"},
+    "level": {"method": "sogclr", "normalizer": "level"},
+}
 BATCHES = (256, 64, 16, 8)
 TEMPERATURES, SHARES = (0.1, 0.2), (0.5, 2.0)
 TUNING_SEEDS, SEEDS = (100, 101, 102), (0, 1, 2)
@@ -81,8 +87,7 @@ def run(cell: Cell, package: Path) -> dict[str, Any]:
         sogclr.pretrain(
             train[0],
             folder / "run",
-            method="sogclr" if cell.method in ("table", "level") else cell.method,
-            normalizer="table" if cell.method == "table" else "level",
+            **METHODS[cell.method],
             encoder="small",
             batch_size=cell.batch,
             epochs=EPOCHS,
@@ -95,6 +100,7 @@ def run(cell: Cell, package: Path) -> dict[str, Any]:
         protocol = "views" if tuning else "knn,linear,views"
         tested = held if tuning else test
         report = sogclr.evaluate(folder / "run", train, test=tested, protocol=protocol)
+    assert isinstance(report, ImageReport)
     scores = asdict(report.trained)
     scores |= {"projections": asdict(report.projections)} if report.projections else {}
     row = {**asdict(cell), **scores, **errors(folder / "run" / "metrics.jsonl")}
