@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 KINDS = ("images", "tar shards", "tables", "files of runs", "argument lists", "calls of losses")
-TABLE = re.compile(r"(?<=<!-- counts -->\n).*?(?=<!-- end of counts -->)", re.DOTALL)
+FLIPS = "flipped bits"
+ENDS_OF_FLIPS = ("found", "harmless", "read wrongly")
 
 
 @pytest.fixture(scope="session")
@@ -16,11 +17,30 @@ def counts():
     found = {}
     yield found
     target = os.environ.get("FUZZ_COUNTS")
-    if target and found.keys() == {*KINDS}:
-        lines = ["| kind | cases | how they end |", "|---|---:|---|"]
-        for kind in KINDS:
-            ends = ", ".join(f"{number:,} {end}" for end, number in found[kind].most_common())
-            lines.append(f"| {kind} | {found[kind].total():,} | {ends} |")
+    if target and found.keys() == {*KINDS, FLIPS}:
         page = Path(target)
-        text = "\n".join(lines) + "\n"
-        page.write_text(TABLE.sub(lambda _: text, page.read_text(encoding="utf-8")), "utf-8")
+        text = page.read_text(encoding="utf-8")
+        text = put_table(text, "counts", ["kind", "cases", "how they end"], rows_of_kinds(found))
+        text = put_table(text, FLIPS, ["file", *ENDS_OF_FLIPS], rows_of_flips(found[FLIPS]))
+        page.write_text(text, encoding="utf-8")
+
+
+def rows_of_kinds(found):
+    for kind in KINDS:
+        ends = ", ".join(f"{number:,} {end}" for end, number in found[kind].most_common())
+        yield [kind, f"{found[kind].total():,}", ends]
+
+
+def rows_of_flips(found):
+    for name, ends in found.items():
+        yield [name, *(f"{ends[end]:,}" for end in ENDS_OF_FLIPS)]
+
+
+def put_table(page, name, head, rows):
+    """Replace the table between the marks of this name in a page."""
+    lines = [head, ["---"] * len(head), *rows]
+    table = "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+    marks = rf"(?<=<!-- {name} -->\n).*?(?=<!-- end of {name} -->)"
+    page, number = re.subn(marks, lambda _: table, page, flags=re.DOTALL)
+    assert number == 1
+    return page

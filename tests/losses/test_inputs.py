@@ -72,6 +72,15 @@ def test_features_of_another_shape(name, shape):
     assert_refused(name, ValueError, "expected features", a, torch.ones(shape), torch.arange(COUNT))
 
 
+@every_loss
+@pytest.mark.parametrize("shape", [(), (0,), (COUNT, 1, WIDTH)])
+@pytest.mark.parametrize("given", [True, False])
+def test_features_of_another_shape_on_both_sides(name, shape, given):
+    index = torch.arange(COUNT) if given or name in ("sogclr", "pairs", "memory", "moco") else None
+    sides = torch.ones(shape), torch.ones(shape)
+    assert_refused(name, ValueError, "expected features", *sides, index)
+
+
 @pytest.mark.parametrize("option", ["group", "index_b"])
 @pytest.mark.parametrize("name", ["pairs", "clip", "siglip", "dcl of pairs"])
 def test_other_ids_of_pairs(name, option):
@@ -110,7 +119,7 @@ def test_a_course_of_gamma_that_never_ends(visits):
 
 @every_loss
 @pytest.mark.parametrize("side", [0, 1])
-@pytest.mark.parametrize("convert", [list, np.asarray, lambda features: features.tolist()])
+@pytest.mark.parametrize("convert", [list, np.asarray, str, lambda features: None])
 def test_features_that_are_no_tensor(name, convert, side):
     sides = features()
     sides[side] = convert(sides[side])

@@ -17,6 +17,7 @@ __all__ = [
     "Batch",
     "assemble",
     "check_shapes",
+    "count_of",
     "device_of",
     "distinct_ids",
     "without_autocast",
@@ -98,7 +99,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 def distinct_ids(features: Tensor, shares: Shares | None) -> Tensor:
     """Number the samples of a batch that has no ids, all different on all processes, `(B,)`."""
     first = 0 if shares is None else shares.own.start
-    return torch.arange(first, first + len(features), device=device_of(features))
+    return torch.arange(first, first + count_of(features), device=device_of(features))
 
 
 def device_of(features: Tensor) -> torch.device:
@@ -109,6 +110,12 @@ def device_of(features: Tensor) -> torch.device:
             "torch.as_tensor"
         )
     return features.device
+
+
+def count_of(features: Tensor) -> int:
+    """Return B, the number of samples; raise TypeError unless the features are a tensor."""
+    device_of(features)
+    return features.shape[0] if features.ndim else 0
 
 
 def check_shapes(a: Tensor, b: Tensor, *ids: Tensor) -> None:

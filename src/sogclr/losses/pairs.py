@@ -10,7 +10,7 @@ from .anchors import Side
 from .backends import choose
 from .choose_normalizer import normalizer_table
 from .contrast import ContrastiveLoss, Scale
-from .inputs import assemble, check_shapes, device_of, without_autocast
+from .inputs import assemble, check_shapes, count_of, device_of, without_autocast
 from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
 from .objective import checked_effective_negatives
@@ -78,7 +78,7 @@ class PairLoss(ContrastiveLoss):
         Returns:
             A scalar, float32 (float64 for float64 features).
         """
-        shares = agree(self.process_group, len(a))
+        shares = agree(self.process_group, count_of(a))
         index = self.identified(index, a, shares)
         rows = self._rows(device_of(a), index, index_b)
         return self._loss(a, b, SampleIds.of_pairs(*rows, group), shares)
@@ -197,7 +197,7 @@ class GlobalClipLoss(PairLoss):
         Returns:
             A scalar, float32 (float64 for float64 features).
         """
-        shares = agree(self.process_group, len(a))
+        shares = agree(self.process_group, count_of(a))
         rows = self._rows(device_of(a), self.identified(index, a, shares), index_b)
         ids = SampleIds.of_pairs(*rows, group, sample_key, sample_key_b)
         return self._loss(a, b, ids, shares)

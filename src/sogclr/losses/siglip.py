@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid, normalize
 
 from ..distributed.exchange import Shares, agree, with_backward
 from .features import wide_rows
-from .inputs import check_shapes, device_of, distinct_ids, without_autocast
+from .inputs import check_shapes, count_of, device_of, distinct_ids, without_autocast
 from .sample_ids import move_ids, never_negatives
 
 __all__ = ["SigLipLoss"]
@@ -53,7 +53,7 @@ class SigLipLoss(nn.Module):
         group: Tensor | None = None,
     ) -> Tensor:
         """Compute the loss of a batch of pairs; arguments as of `ClipLoss.forward`."""
-        device, shares = device_of(a), agree(self.process_group, a.shape[0])
+        device, shares = device_of(a), agree(self.process_group, count_of(a))
         index = distinct_ids(a, shares) if index is None else move_ids(index, device)
         index_b = index if index_b is None else move_ids(index_b, device)
         group = index if group is None else move_ids(group, device)

@@ -10,7 +10,7 @@ from .anchors import Side
 from .backends import choose
 from .choose_normalizer import normalizer_table
 from .contrast import ContrastiveLoss, Scale
-from .inputs import assemble, check_shapes, device_of, without_autocast
+from .inputs import assemble, check_shapes, count_of, device_of, without_autocast
 from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
 from .objective import checked_effective_negatives
@@ -59,7 +59,7 @@ class TwoViewLoss(ContrastiveLoss):
         Returns:
             A scalar, float32 (float64 for float64 features).
         """
-        shares = agree(self.process_group, len(view1))
+        shares = agree(self.process_group, count_of(view1))
         index = self.identified(index, view1, shares)
         rows = self.normalizer.resolve(index, device_of(view1))
         return self._loss(view1, view2, SampleIds.of_views(rows, rows, rows), shares)
@@ -181,7 +181,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
         if (views is None) != (self.num_stored_views is None):
             raise ValueError("pass views if and only if the loss was made with num_stored_views")
         device = device_of(view1)
-        shares = agree(self.process_group, len(view1))
+        shares = agree(self.process_group, count_of(view1))
         index = self.identified(index, view1, shares)
         if views is None:
             sample = rows_a = rows_b = self.normalizer.resolve(index, device)
