@@ -111,7 +111,7 @@ def remove(path):
     path.rmdir()
 
 
-@pytest.mark.parametrize("cases", [12, pytest.param(500, marks=pytest.mark.fuzz)])
+@pytest.mark.parametrize("cases", [8, pytest.param(500, marks=pytest.mark.fuzz)])
 def test_argument_lists(place, counts, cases):
     kept = set(os.listdir(place))
 

@@ -86,7 +86,7 @@ def check(tmp_path):
     return check
 
 
-@pytest.mark.parametrize("cases", [60, pytest.param(2000, marks=pytest.mark.fuzz)])
+@pytest.mark.parametrize("cases", [40, pytest.param(2000, marks=pytest.mark.fuzz)])
 def test_damaged_images(check, counts, cases):
     counts["images"] = run_cases(check, cases, image=draw_images(), damages=draw_damages())
     assert len(counts["images"]) == 3

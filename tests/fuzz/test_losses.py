@@ -149,7 +149,7 @@ def check(arguments):
     return "computed"
 
 
-@pytest.mark.parametrize("cases", [80, pytest.param(1000, marks=pytest.mark.fuzz)])
+@pytest.mark.parametrize("cases", [60, pytest.param(1000, marks=pytest.mark.fuzz)])
 def test_calls_of_losses(counts, cases):
     counts["calls of losses"] = ends = run_cases(check, cases, arguments=draw_calls())
     assert len(ends) == 3

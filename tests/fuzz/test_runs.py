@@ -129,7 +129,7 @@ def check(tmp_path, monkeypatch, make_folder, trained, pairs):
     return check
 
 
-@pytest.mark.parametrize("cases", [12, pytest.param(500, marks=pytest.mark.fuzz)])
+@pytest.mark.parametrize("cases", [6, pytest.param(500, marks=pytest.mark.fuzz)])
 def test_damaged_runs(check, counts, cases):
     with short_training():
         counts["files of runs"] = ends = run_cases(check, cases, changed=draw_changes())

@@ -101,6 +101,18 @@ def test_code_of_a_run_is_never_executed(copied, tmp_path, name, entry, with_fil
     assert not proof.exists()
 
 
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("content", [None, "", "[]"])
+def test_a_tokenizer_that_has_lost_files_is_one_line(copied, name, content):
+    path = copied / "text" / name
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(
+        UserError, match=r"^(run: |--text-tower: the tokenizer .* could not)"
+    ) as error:
+        sogclr.load(copied).encode_text(["a picture", "a"])
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["weights.bin", "model.pkl", "code.py", "config.json.so"])
 def test_files_that_are_no_tokenizer_are_refused(copied, name):
     (copied / "text" / name).write_bytes(b"")

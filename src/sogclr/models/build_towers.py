@@ -93,12 +93,34 @@ def tokenizer_of(spec: PairSpec, text_folder: Path | None = None) -> Any:
     try:
         with _quiet():
             mode = text.get("tokenizer_mode")
-            return HFTokenizer(name, tokenizer_mode=mode, trust_remote_code=False, **options)
+            tokenizer = HFTokenizer(name, tokenizer_mode=mode, trust_remote_code=False, **options)
+            tokenizer(["a", "a longer text"])  # damage may show only here: no token for padding
     except Exception as error:
         raise UserError(
             f"--text-tower: the tokenizer {name} could not be loaded ({one_line(error)}); without "
             "a network, download it on another machine into the tower's folder"
         ) from error
+    if text_folder is not None:
+        _require_vocabulary(tokenizer.tokenizer, text_folder)
+    return tokenizer
+
+
+def _require_vocabulary(tokenizer: Any, folder: Path) -> None:
+    """Refuse a folder that has lost files of its tokenizer; transformers makes an empty one.
+
+    Args:
+        tokenizer: the tokenizer of transformers that was loaded from the folder.
+        folder: the run's folder, which has all files that the tokenizer once wrote.
+
+    Raises:
+        UserError: the settings or the vocabulary of the tokenizer are missing.
+    """
+    vocabularies = list(tokenizer.vocab_files_names.values())
+    for names in (["tokenizer_config.json"], vocabularies):
+        if names and not any((folder / name).is_file() for name in names):
+            raise UserError(
+                f"run: {folder / names[-1]} is missing, a part of the tokenizer; put the file back"
+            )
 
 
 def require_open_clip() -> None:
