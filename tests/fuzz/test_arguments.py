@@ -1,7 +1,7 @@
 """Argument lists: a command does its work, or refuses in words; never with a traceback."""
 
 import os
-from typing import get_args
+from typing import Literal, get_args, get_origin
 
 import pytest
 from helpers.commands_in_process import end_of, short_training
@@ -49,7 +49,15 @@ GOOD = [
     ["search", "trained", "a red picture", "--device", "cpu", "--out", "x.png"],
     ["audit", "images", "photos", "--device", "cpu", "--samples", "16"],
 ]
+USUAL = ("1", "2", "4", "8", "0.5", "0.9")  # what most options take
+SWITCHES = ("--pretrained", "--shard-model", "--resume")
 WORKERS = ("-1", "0", "1001", "x", "")  # more would start processes
+
+
+def choices_of(kind):
+    """The words of a Literal, also of one that may be None."""
+    kinds = (kind, *get_args(kind))
+    return next((get_args(each) for each in kinds if get_origin(each) is Literal), ())
 
 
 def options_of(name):
@@ -59,18 +67,18 @@ def options_of(name):
         if argument.name == "views" and hasattr(argument.default, "flip"):
             options |= {f"--views.{field}": () for field in vars(argument.default)}
         elif argument.name != "encoder" or name == "pretrain":
-            options[flag(argument.name)] = tuple(map(str, get_args(argument.kind)))
+            options[flag(argument.name)] = choices_of(argument.kind)
     return options
 
 
 @st.composite
 def draw_lists(draw):
-    """A list that works, with one to three changes."""
+    """A list that works, with one to three changes, of which every second is an option's value."""
     words = list(draw(st.sampled_from(GOOD)))
     options = options_of(words[0])
-    for _ in range(draw(st.integers(1, 3))):
+    for _ in range(draw(st.sampled_from([1, 1, 2, 3]))):
         place = draw(st.integers(1, len(words)))
-        change = draw(st.integers(0, 9))
+        change = draw(st.integers(0, 19))
         if change == 0:
             del words[place - 1]
         elif change == 1:
@@ -81,10 +89,12 @@ def draw_lists(draw):
             words.insert(place, draw(st.sampled_from([*WORDS, "--help", "--x", "-h", "--resume"])))
         else:
             option = draw(st.sampled_from(sorted(options)))
-            value = draw(st.sampled_from([*NUMBERS, *options[option], *WORDS]))
+            usual = options[option] or USUAL
+            value = draw(st.sampled_from([*usual] if change > 9 else [*NUMBERS, *WORDS]))
             if option == "--workers":
                 value = draw(st.sampled_from(WORKERS))
-            words += [option] if draw(st.integers(0, 9)) == 0 else [option, value]
+            bare = option in SWITCHES or draw(st.integers(0, 19)) == 0
+            words += [option] if bare else [option, value]
     return words
 
 
