@@ -51,7 +51,7 @@ def compute(loss, a, b, index):
 def states(name, inside, rank, processes):
     """The state of the loss after some steps, and the bytes that DDP broadcasts in each."""
     copied = 0 if "sharded" in name else SAMPLES * 2 + 1
-    with patch.object(sogclr.losses.choose_normalizer, "COPIED", copied):
+    with patch.object(sogclr.losses.choose_normalizer, "MAX_COPIED_ROWS", copied):
         loss = MAKERS[name]()
     parallel = nn.parallel.DistributedDataParallel(Framed(loss, inside), broadcast_buffers=True)
     draw = torch.Generator().manual_seed(1)

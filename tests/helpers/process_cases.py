@@ -178,7 +178,7 @@ def run(name, dtype, rank, processes, steps=None):
     and the state in the end."""
     make, call = cases(dtype)[name]
     with patch.object(
-        sogclr.losses.choose_normalizer, "COPIED", 0 if "sharded" in name else SAMPLES * 3
+        sogclr.losses.choose_normalizer, "MAX_COPIED_ROWS", 0 if "sharded" in name else SAMPLES * 3
     ):
         loss, again = make().to(dtype), make().to(dtype)
     if dtype == torch.float64:

@@ -36,7 +36,7 @@ def test_under_a_level_that_stands_still_it_is_the_plain_table(level, monkeypatc
     plain, under = tables()
     under.state[0, 0] = level
     monkeypatch.setattr(
-        LevelNormalizerTable, "_advanced_levels", lambda self, tables, _: self._levels(tables)
+        LevelNormalizerTable, "_advance_levels", lambda self, tables, _: self._levels(tables)
     )
     for rows, estimate, _ in visits(50, 3, drift=0.3, noise=0.4):
         torch.testing.assert_close(under.peek(rows, estimate), plain.peek(rows, estimate), **EXACT)

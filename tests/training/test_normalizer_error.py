@@ -247,7 +247,7 @@ def read_shared(rank: int, folder: str, level: bool) -> None:
     z, found = features(STORED_BATCHES * BATCH), []
     log_u = torch.linspace(-1, 1, z.shape[1])
     for copied in (10**7, 0):
-        choose_normalizer.COPIED = copied
+        choose_normalizer.MAX_COPIED_ROWS = copied
         loss = GlobalContrastiveLoss(
             z.shape[1], temperature=TAU, level=level, scale="temperature", process_group="auto"
         )

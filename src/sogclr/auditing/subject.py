@@ -18,7 +18,7 @@ from ..data.open_images import open_images
 from ..distributed.launch import choose_device
 from ..losses import GlobalClipLoss, GlobalContrastiveLoss, SigLipLoss
 from ..losses.normalizer_table import NormalizerTable
-from ..losses.temperature import detached
+from ..losses.temperature import read_tau
 from ..models.encoders import PROJECTION, EncoderSpec, build_encoder
 from ..planning.images import plan_run
 from ..planning.settings_images import ImageSettings
@@ -229,7 +229,7 @@ def _make_population(
     rows = torch.from_numpy(np.stack(sides))  # (S, n)
     temperatures = [temperature for _, temperature in loss.sides()]
     taus = [
-        detached(temperature(side_rows))
+        read_tau(temperature(side_rows))
         for temperature, side_rows in zip(temperatures, rows, strict=True)
     ]
     # Grouped by the row of the last side: pairs with the same text are not negatives.

@@ -9,7 +9,7 @@ from torch import Tensor
 from .normalizer import Normalizer
 from .temperature import Tau, Temperature
 
-__all__ = ["Side", "select", "temperatures_of"]
+__all__ = ["Side", "look_up_tau", "select"]
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Side:
     """The M anchors of one side: first those of this batch, then those of earlier batches.
 
     Attributes:
-        normalizer: estimates log g of the anchors.
+        normalizer: the estimator of log g of the anchors.
         rows: `(M,)` int64, the anchors' rows in the normalizer.
-        temperature: gives tau of the anchors.
+        temperature: the module that returns tau of the anchors.
         temperature_rows: `(M,)` int64, the anchors' rows in the temperature.
     """
 
@@ -30,27 +30,27 @@ class Side:
 
 
 def select(
-    places: slice, sides: tuple[Side, ...], *numbers: Any
+    places: slice, sides: tuple[Side, ...], *values: Any
 ) -> tuple[tuple[Side, ...], list[Any]]:
     """Select some of the M anchors of all sides.
 
     Args:
         places: the anchors to select.
         sides: S sides of M anchors.
-        numbers: tensors `(M,)` or `(S, M)`, which are cut to the selected anchors. Scalars and
-            values that are no tensors hold for all anchors and stay as they are.
+        values: tensors `(M,)` or `(S, M)`, which are cut to the selected anchors. Scalars and
+            values that are no tensors are equal for all anchors and stay as they are.
 
     Returns:
-        The sides and the numbers of the selected anchors.
+        The sides and the values of the selected anchors.
     """
     selected = tuple(
         replace(side, rows=side.rows[places], temperature_rows=side.temperature_rows[places])
         for side in sides
     )
-    return selected, [x[..., places] if isinstance(x, Tensor) and x.ndim else x for x in numbers]
+    return selected, [x[..., places] if isinstance(x, Tensor) and x.ndim else x for x in values]
 
 
-def temperatures_of(sides: tuple[Side, ...]) -> Tau:
+def look_up_tau(sides: tuple[Side, ...]) -> Tau:
     """Return tau of all anchors, with graph: a number, a scalar tensor, `(1, M)` or `(S, M)`."""
     first = sides[0].temperature
     if all(side.temperature is first for side in sides):

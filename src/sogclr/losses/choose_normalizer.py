@@ -1,4 +1,4 @@
-"""Choose the table of normalizers: with or without a level, copied or divided."""
+"""Choose the table of normalizers: with or without a level, copied to all processes or sharded."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from .normalizer_level import LevelNormalizerTable, ShardedLevelNormalizerTable
 from .normalizer_sharded import ShardedNormalizerTable, shards
 from .normalizer_table import NormalizerTable
 
-__all__ = ["COPIED", "normalizer_table"]
+__all__ = ["MAX_COPIED_ROWS", "choose_table"]
 
-# Up to this many rows every process has a copy: 80 MB per device save an exchange per step.
-COPIED = 10_000_000
+# Up to this many rows every process has a copy: 80 MB per device, which saves an exchange per step.
+MAX_COPIED_ROWS = 10_000_000
 
 
-def normalizer_table(
+def choose_table(
     level: bool,
     gamma_min: float,
     gamma_decay_visits: int | None,
@@ -24,8 +24,8 @@ def normalizer_table(
 ) -> MakeNormalizer:
     """Return a function that makes a table from its number of rows.
 
-    A table of more than `COPIED` rows is sharded if several processes share a batch. Arguments are
-    those of `GlobalContrastiveLoss`.
+    A table of more than `MAX_COPIED_ROWS` rows is sharded if several processes share a batch. For
+    the arguments, see `GlobalContrastiveLoss`.
     """
     settings: dict[str, Any] = {
         "gamma_min": gamma_min,
@@ -34,7 +34,7 @@ def normalizer_table(
     }
 
     def make(num_rows: int) -> NormalizerTable:
-        if num_rows > COPIED and shards(process_group) > 1:
+        if num_rows > MAX_COPIED_ROWS and shards(process_group) > 1:
             sharded = ShardedLevelNormalizerTable if level else ShardedNormalizerTable
             return sharded(num_rows, process_group=process_group, **settings)
         return (LevelNormalizerTable if level else NormalizerTable)(num_rows, **settings)

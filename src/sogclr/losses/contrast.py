@@ -9,7 +9,8 @@ Algorithm 1 of Yuan et al. (ICML 2022, arXiv 2202.12387), for the anchors of one
     line 8    step of the optimizer                                   your training loop
 
 s is the cosine similarity, tau the temperature. M anchors stand on each of S sides: one side for
-two views, two sides for pairs. SimCLR, CLIP, DCL and MoCo are the same lines with u = ĝ.
+two views, two sides for pairs. DCL is the same with u = ĝ. SimCLR, CLIP and MoCo also count the
+positive in ĝ.
 """
 
 import math
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ..distributed.exchange import Shares
-from .anchors import Side, select, temperatures_of
+from .anchors import Side, look_up_tau, select
 from .backends.similarities import Similarities
 from .features import Features
 from .gradient import Derivatives, with_gradient
@@ -37,10 +38,18 @@ Scale = Literal["temperature", "cross-entropy"]
 
 
 class ContrastiveLoss(nn.Module):
-    """The base of all softmax losses: its `contrast` is the method."""
+    """The base of all softmax losses: its `contrast` is the method.
 
-    positive_in_normalizer = False  # True for SimCLR, CLIP and MoCo
-    sums_negatives = True  # False: the cross-entropy scale has means, as a moving average does
+    Attributes:
+        positive_in_normalizer: whether ĝ counts the positive; True for SimCLR, CLIP and MoCo.
+        sums_negatives: whether a cross-entropy has the sum over the terms of ĝ, as published
+            losses do. False: their mean, which a moving average estimates.
+        effective_negatives: see `against_candidates`.
+        memory: features of earlier batches; None for none.
+    """
+
+    positive_in_normalizer = False
+    sums_negatives = True
     effective_negatives: float | None = None
 
     def __init__(self, scale: Scale, process_group: Any) -> None:
@@ -51,14 +60,14 @@ class ContrastiveLoss(nn.Module):
         self.memory: FeatureMemory | None = None
 
     def sides(self) -> list[tuple[Normalizer, Temperature]]:
-        """Return normalizer and temperature of each side."""
+        """Return the normalizer and the temperature of each side; not defined for MoCo."""
         raise NotImplementedError
 
-    def identified(self, index: Tensor | None, features: Tensor, shares: Shares | None) -> Tensor:
-        """Return `index`, the ids `(B,)` of samples; without it, different ones for all.
+    def identify(self, index: Tensor | None, features: Tensor, shares: Shares | None) -> Tensor:
+        """Return the sample ids `(B,)`: `index`, or distinct ids if it is None.
 
         Raises:
-            TypeError: no `index`, and the loss keeps something for each sample.
+            TypeError: `index` is None, and the loss keeps state per sample.
         """
         if index is not None:
             return index
@@ -80,25 +89,26 @@ class ContrastiveLoss(nn.Module):
         """Compute the mean loss of the anchors of this batch, a scalar.
 
         Args:
-            features: of this process, which get the gradient.
+            features: the features of this process, which get the gradient.
             sides: S sides of M anchors.
             positive: `(M,)` similarity of each anchor to its positive, the same on all sides.
-            similarities: of the anchors to their negatives.
-            fresh: number of anchors of this batch, the first ones. The others, of earlier batches,
-                contribute gradient only: features of this batch are among their negatives.
+            similarities: the similarities of the anchors to their negatives.
+            fresh: number of anchors of this batch on each side, which come first. The anchors of
+                earlier batches contribute gradient only: they have features of this batch as
+                negatives.
         """
-        tau = temperatures_of(sides)
+        tau = look_up_tau(sides)
         fixed = without_graph(tau)
         learned = sides[0].temperature.learns() or (isinstance(tau, Tensor) and tau.requires_grad)
-        numbers = similarities.sums(fixed, means=learned)
+        sums = similarities.sums(fixed, means=learned)
         if fresh == len(positive):
-            loss, derivatives = self._losses(sides, fixed, positive, *numbers)
+            loss, derivatives = self._losses(sides, fixed, positive, *sums)
         else:
-            new, selected = select(slice(fresh), sides, fixed, positive, *numbers)
+            new, selected = select(slice(fresh), sides, fixed, positive, *sums)
             loss, derivatives = self._losses(new, *selected)
-            old, selected = select(slice(fresh, None), sides, fixed, positive, *numbers)
-            derivatives = derivatives.joined(self._losses(old, *selected, earlier=True)[1])
-        return with_gradient(loss, derivatives, features, similarities, numbers.log_sum, tau)
+            old, selected = select(slice(fresh, None), sides, fixed, positive, *sums)
+            derivatives = derivatives.append(self._losses(old, *selected, earlier=True)[1])
+        return with_gradient(loss, derivatives, features, similarities, sums.log_sum, tau)
 
     def _losses(
         self,
@@ -113,15 +123,23 @@ class ContrastiveLoss(nn.Module):
     ) -> tuple[Tensor, Derivatives]:
         """Compute the loss of each anchor, `(S, M)`, and its derivatives.
 
-        `log_sum`, `number` and `mean` are those of `LogSumExp`. `earlier` anchors update no state.
+        Args:
+            sides: S sides of M anchors.
+            tau: without graph.
+            positive: `(M,)` similarity of each anchor to its positive.
+            log_sum, number, mean: see `LogSumExp`.
+            earlier: whether the anchors are of earlier batches, which update no state.
         """
-        temperature, log_positive = sides[0].temperature, positive / tau
-        alone = number == 0 if isinstance(number, Tensor) else None  # anchors without negatives
-        # `weight` is the derivative of the loss by log_sum, `slope` the one by -log_positive.
+        temperature = sides[0].temperature  # of the same kind on all sides
+        log_positive = positive / tau
+        without_negatives = number == 0 if isinstance(number, Tensor) else None
+        # Up to the last lines, `loss` is divided by tau. `weight` is its derivative by log_sum,
+        # `slope` its derivative by -log_positive.
         slope: Tensor | float = 1.0
         if self.positive_in_normalizer:
             log_count, excess = _log(number + 1), log_sum - log_positive
-            # softplus: log-sum-exp minus positive would cancel where the positive dominates ĝ.
+            # softplus: logaddexp(log_sum, log_positive) - log_positive would cancel to 0 where the
+            # positive dominates ĝ.
             loss = softplus(excess, threshold=40) - log_count
             weight = slope = excess.sigmoid()
         else:
@@ -129,28 +147,32 @@ class ContrastiveLoss(nn.Module):
             log_g = log_sum - log_count  # (S, M), -inf without negatives
             estimate = peek_normalizers if earlier else update_normalizers
             log_u = estimate([(side.normalizer, side.rows) for side in sides], log_g)
-            log_u = log_u if alone is None else log_u.masked_fill(alone, 0)
+            if without_negatives is not None:
+                log_u = log_u.masked_fill(without_negatives, 0)  # finite, so that weight is 0
             # Clamp: a stored u far below ĝ (in eval mode, at a small tau) would give infinity.
             weight = (log_g - log_u).exp_().clamp_(max=torch.finfo(log_g.dtype).max)
             loss = log_u - log_positive
             if self.effective_negatives is not None:
                 slope = (loss + math.log(self.effective_negatives)).sigmoid()
-                slope = slope if alone is None else slope.masked_fill(alone, 1)
+                if without_negatives is not None:
+                    slope = slope.masked_fill(without_negatives, 1)
                 weight = weight * slope
                 loss = against_candidates(loss, 1.0, self.effective_negatives)
         by_log_tau = None if mean is None else slope * log_positive - weight * mean
         if by_log_tau is not None and temperature.learns() and not earlier:
-            by_tau = (loss + by_log_tau).masked_fill(log_sum == -math.inf, math.nan)
-            for side, own in zip(sides, by_tau, strict=True):
-                side.temperature.learn(side.temperature_rows, own)
-        loss, by_log_tau = temperature.objective(loss, by_log_tau)
-        if alone is not None and not self.positive_in_normalizer:
-            loss = torch.where(alone, -log_positive, loss)
-            by_log_tau = None if by_log_tau is None else by_log_tau.masked_fill(alone, 0)
-        derivatives = Derivatives(weight, -slope, by_log_tau)
+            # dF/dtau; `learn` skips NaN.
+            gradient = (loss + by_log_tau).masked_fill(log_sum == -math.inf, math.nan)
+            for side, side_gradient in zip(sides, gradient, strict=True):
+                side.temperature.learn(side.temperature_rows, side_gradient)
+        loss, by_tau = temperature.objective(loss, by_log_tau)
+        if without_negatives is not None and not self.positive_in_normalizer:
+            # Without negatives, F is -positive, which does not depend on tau.
+            loss = torch.where(without_negatives, -log_positive, loss)
+            by_tau = None if by_tau is None else by_tau.masked_fill(without_negatives, 0)
+        derivatives = Derivatives(weight, -slope, by_tau)
         if self.scale == "temperature":
             return loss * tau, derivatives
-        return loss + log_count if self.sums_negatives else loss, derivatives.over(tau)
+        return loss + log_count if self.sums_negatives else loss, derivatives.divide(tau)
 
     def raise_for_invalid_ids(self) -> None:
         """Raise IndexError if a table met invalid ids on an accelerator. Waits for the device."""
@@ -163,5 +185,5 @@ class ContrastiveLoss(nn.Module):
 
 
 def _log(number: Tensor | int) -> Tensor | float:
-    """Compute the logarithm of a number of negatives, or 0 if there are none."""
+    """Compute the logarithm of a count; 0 for a count of 0."""
     return number.clamp(min=1).log() if isinstance(number, Tensor) else math.log(number)

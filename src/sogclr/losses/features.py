@@ -1,4 +1,4 @@
-"""Unit vectors of the features of a process, and the gradient through the normalization."""
+"""Unit vectors of the features of one process, and the gradient through the normalization."""
 
 from dataclasses import dataclass
 
@@ -7,21 +7,23 @@ from torch import Tensor
 
 from ..distributed.exchange import Shares
 
-__all__ = ["Features", "unit_rows", "wide_rows"]
+__all__ = ["Features", "normalize_both", "stack_wide"]
 
 EPSILON = 1e-12  # as torch.nn.functional.normalize
 
 
 @dataclass(frozen=True)
 class Features:
-    """The features of n samples with two sides each, on this process, and their positives.
+    """The two features a and b of n samples on this process, and their positives.
+
+    a and b are two views of a sample, or the two samples of a pair.
 
     Attributes:
-        given: `(n, d)` of either side, with graph, any float dtype.
-        unit: `(2, n, d)` unit vectors, no graph, float32 or float64.
-        length: `(2, n, 1)`, by which the features were divided.
-        partners: `(n, d)` of either side, unit vectors of the positives.
-        mutual: whether partners are the unit vectors of the other side and so get gradient too.
+        given: a and b, `(n, d)` each, with graph, any float dtype.
+        unit: `(2, n, d)` unit vectors of a and b, no graph, float32 or float64.
+        length: `(2, n, 1)` lengths, by which a and b were divided.
+        partners: unit vectors of the positives of a and of b, `(n, d)` each.
+        mutual: whether b is the positive of a and a that of b, so that positives get gradient too.
         shares: how the N samples of the batch are divided among processes; None in one process.
     """
 
@@ -32,20 +34,20 @@ class Features:
     mutual: bool
     shares: Shares | None
 
-    def gradient(self, by_rows: Tensor, by_positive: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the gradient by the features of either side, `(n, d)` each.
+    def gradient(self, by_unit: Tensor, by_positive: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the gradient by a and by b, `(n, d)` each.
 
         Args:
-            by_rows: `(1, M, d)` or `(2, M, d)` gradient by all unit vectors, through negatives.
-                Those of this process come first, on each side or side after side. It is
-                overwritten.
+            by_unit: gradient by unit vectors, through negatives; it is overwritten. `(1, M, d)`,
+                beginning with the n vectors a, then the n vectors b of this process; or
+                `(2, M, d)` for a and b, each beginning with the n vectors of this process.
             by_positive: derivative by the similarity to the positive, of each anchor of the batch,
-                `(1, 2N)` or `(2, N)`; or a scalar, the same for all.
+                `(1, 2N)` or `(2, N)`; or a scalar, equal for all anchors.
         """
-        sides, n = len(by_rows), self.unit.shape[1]
-        gradient = by_rows[:, : 2 * n // sides].reshape(self.unit.shape)
+        sides, n = len(by_unit), self.unit.shape[1]
+        gradient = by_unit[:, : 2 * n // sides].reshape(self.unit.shape)
         if self.shares is not None:
-            # DistributedDataParallel averages over processes, but this gradient is a sum over them.
+            # DistributedDataParallel takes the mean over processes, but the gradient is their sum.
             by_positive = by_positive * self.shares.processes
         if by_positive.ndim == 0:
             first = second = 2 * by_positive if self.mutual else by_positive
@@ -62,18 +64,18 @@ class Features:
         return by_a.to(a.dtype), by_b.to(b.dtype)
 
 
-def unit_rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Normalize features `(n, d)` of both sides, without graph, in float32 or float64.
+def normalize_both(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalize features a and b, `(n, d)` each, without graph, in float32 or float64.
 
     Returns:
-        `(2, n, d)` unit vectors; and `(2, n, 1)`, by which the features were divided.
+        Unit vectors `(2, n, d)`, and the lengths `(2, n, 1)` by which a and b were divided.
     """
-    rows = wide_rows(a.detach(), b.detach())
-    length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_(min=EPSILON)
-    return rows.div_(length), length
+    stacked = stack_wide(a.detach(), b.detach())
+    length = torch.linalg.vector_norm(stacked, dim=-1, keepdim=True).clamp_(min=EPSILON)
+    return stacked.div_(length), length
 
 
-def wide_rows(a: Tensor, b: Tensor) -> Tensor:
-    """Stack features `(n, d)` of both sides in float64 if both have it, else in float32."""
+def stack_wide(a: Tensor, b: Tensor) -> Tensor:
+    """Stack features a and b, `(n, d)` each, in float64 if both have it, else in float32."""
     double = a.dtype == b.dtype == torch.float64
     return torch.stack([a, b] if double else [a.float(), b.float()])  # (2, n, d)

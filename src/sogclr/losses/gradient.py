@@ -1,8 +1,9 @@
 """The gradient of a loss, as one node of the autograd graph.
 
 A loss depends on the features through two numbers of each anchor: the log-sum-exp over its
-negatives and the similarity of its positive. With the derivatives by these, backends compute the
-gradient by the features. At a batch of 64, each further node would cost as much as its arithmetic.
+negatives and the similarity of its positive. From the derivatives by these two numbers, backends
+compute the gradient by the features. One node suffices: at a batch of 64, the overhead of a node is
+as large as the cost of its arithmetic.
 """
 
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ class Derivatives(NamedTuple):
     """The derivatives of the losses of M anchors on S sides.
 
     Attributes:
-        weight: `(S, M)` derivative by tau times the log-sum-exp over the negatives.
-        by_positive: derivative by the similarity of the positive, `(S, M)`; or one for all.
+        weight: `(S, M)` derivative by `tau * log_sum`, see `LogSumExp`.
+        by_positive: `(S, M)` derivative by the similarity to the positive; or a number or scalar,
+            equal for all anchors.
         by_tau: `(S, M)` derivative by tau; None if tau is constant.
     """
 
@@ -32,19 +34,19 @@ class Derivatives(NamedTuple):
     by_positive: Tensor | float
     by_tau: Tensor | None
 
-    def over(self, tau: Tau) -> "Derivatives":
-        """Divide by tau."""
+    def divide(self, tau: Tau) -> "Derivatives":
+        """Divide all derivatives by tau."""
         by_tau = None if self.by_tau is None else self.by_tau / tau
         return Derivatives(self.weight / tau, self.by_positive / tau, by_tau)
 
-    def joined(self, earlier: "Derivatives") -> "Derivatives":
+    def append(self, earlier: "Derivatives") -> "Derivatives":
         """Append the weights of anchors of earlier batches, whose positives get no gradient."""
         return self._replace(weight=torch.cat([self.weight, earlier.weight], dim=-1))
 
 
 @dataclass(frozen=True)
 class _Backward:
-    """What backward needs, see `with_gradient`; `share` is that of each anchor in the mean."""
+    """The arguments of `with_gradient` that backward needs; `share` is 1 / number of losses."""
 
     derivatives: Derivatives
     features: Features
@@ -54,14 +56,14 @@ class _Backward:
     share: float
 
     def gradient(self, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Compute the gradient by the features of either side and by tau."""
-        share = upstream * self.share
+        """Compute the gradient by both features, `(n, d)` each, and by tau."""
+        by_loss = upstream * self.share
         weight, by_positive, by_tau = self.derivatives
-        by_rows = self.similarities.gradients(self.log_sum, weight * share)
-        by_a, by_b = self.features.gradient(by_rows, by_positive * share)
+        by_unit = self.similarities.gradients(self.log_sum, weight * by_loss)
+        by_a, by_b = self.features.gradient(by_unit, by_positive * by_loss)
         if by_tau is None or not (isinstance(self.tau, Tensor) and self.tau.requires_grad):
             return by_a, by_b, None
-        return by_a, by_b, (by_tau * share).sum_to_size(self.tau.shape)
+        return by_a, by_b, (by_tau * by_loss).sum_to_size(self.tau.shape)
 
 
 class _WithGradient(torch.autograd.Function):
@@ -87,12 +89,13 @@ def with_gradient(
     """Compute the mean of losses, with its gradient by features and tau.
 
     Args:
-        loss: `(S, N)` of the anchors of this batch, no graph.
-        derivatives: of the losses; those by `weight` of anchors of earlier batches too.
-        features: that get the gradient.
-        similarities: whose `sums` gave `log_sum`.
-        log_sum: `(S, M)`.
-        tau: with graph if it is learned.
+        loss: `(S, F)` losses of the F anchors of this batch on each side, no graph.
+        derivatives: derivatives of these losses. Their `weight`, `(S, M)`, also has the anchors of
+            earlier batches.
+        features: the features that get the gradient.
+        similarities: the backend whose `sums` returned `log_sum`.
+        log_sum: `(S, M)`, see `LogSumExp`.
+        tau: see `look_up_tau`; with graph if it is learned.
     """
     backward = _Backward(derivatives, features, similarities, log_sum, tau, 1 / loss.numel())
     result: Tensor = _WithGradient.apply(loss.mean(), backward, *features.given, tau)

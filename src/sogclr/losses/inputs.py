@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..distributed.exchange import Shares
-from .features import Features, unit_rows
+from .features import Features, normalize_both
 from .memory import FeatureMemory
 from .sample_ids import SampleIds
 
@@ -29,16 +29,16 @@ class Batch:
     """The samples that a loss compares: N of this batch, then R of earlier batches.
 
     Attributes:
-        features: of this process.
-        rows: `(2, N + R, d)` unit vectors of all samples, no graph.
-        positive: `(N + R,)` similarity of the two sides of each sample, no graph.
-        ids: of all N + R.
-        present: `(N + R,)` bool, samples that exist; None for all.
-        shares: how the N samples are divided among processes; None in one process.
+        features: the features of this process.
+        vectors: `(2, N + R, d)` unit vectors of features a and b of all samples, no graph.
+        positive: `(N + R,)` similarity of a and b of each sample, no graph.
+        ids: the ids of all N + R samples.
+        present: `(N + R,)` bool, False for empty places of the memory; None without a memory.
+        shares: the division of the N samples among processes; None for one process.
     """
 
     features: Features
-    rows: Tensor
+    vectors: Tensor
     positive: Tensor
     ids: SampleIds
     present: Tensor | None
@@ -46,16 +46,16 @@ class Batch:
 
     @property
     def fresh(self) -> int:
-        """N, the number of samples of this batch."""
+        """Return N, the number of samples of this batch, on all processes."""
         return self.features.unit.shape[1] if self.shares is None else self.shares.total
 
     @property
     def alone(self) -> bool:
-        """Return whether there are no other processes and no earlier batches."""
+        """Return whether there are no other processes and no memory."""
         return self.shares is None and self.present is None
 
     def fresh_first(self, a: Tensor, b: Tensor) -> Tensor:
-        """Concatenate numbers of both sides `(N + R, ...)`: those of this batch come first."""
+        """Concatenate values `(N + R, ...)` of a and of b: those of this batch come first."""
         if len(a) == self.fresh:
             return torch.cat([a, b])
         return torch.cat([a[: self.fresh], b[: self.fresh], a[self.fresh :], b[self.fresh :]])
@@ -67,26 +67,26 @@ def assemble(
     """Gather the batch from all processes, append the memory, and store the batch in the memory.
 
     Args:
-        a, b: `(n, d)` features of either side, any float dtype.
-        ids: of these n samples.
+        a, b: `(n, d)` features, any float dtype.
+        ids: the ids of these n samples.
         shares: see `Batch`.
-        memory: features of earlier batches; None for none.
+        memory: the features of earlier batches; None for none.
     """
-    own, length = unit_rows(a, b)  # (2, n, d)
+    own, length = normalize_both(a, b)  # (2, n, d)
     x, y = own.unbind()
     features = Features((a, b), own, length, (y, x), mutual=True, shares=shares)
-    rows, present = own, None
+    vectors, present = own, None
     if shares is not None or memory is not None:
         stacked = ids.stacked()
         if shares is not None:
-            rows, stacked = shares.gather(own, dim=1), shares.gather(stacked, dim=1)
+            vectors, stacked = shares.gather(own, dim=1), shares.gather(stacked, dim=1)
         if memory is not None:
-            latest = rows, stacked
-            rows, stacked, present = memory.append_to(*latest)
+            latest = vectors, stacked
+            vectors, stacked, present = memory.append_to(*latest)
             memory.store(*latest)
         ids = ids.unstacked(stacked)
-        x, y = rows.unbind()
-    return Batch(features, rows, (x * y).sum(dim=1), ids, present, shares)
+        x, y = vectors.unbind()
+    return Batch(features, vectors, (x * y).sum(dim=1), ids, present, shares)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
@@ -97,7 +97,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def distinct_ids(features: Tensor, shares: Shares | None) -> Tensor:
-    """Number the samples of a batch that has no ids, all different on all processes, `(B,)`."""
+    """Number the samples of a batch without ids, `(B,)`; numbers differ between processes too."""
     first = 0 if shares is None else shares.own.start
     return torch.arange(first, first + count_of(features), device=device_of(features))
 
@@ -122,11 +122,12 @@ def check_shapes(a: Tensor, b: Tensor, *ids: Tensor) -> None:
     """Check the features and ids of a batch.
 
     Raises:
-        ValueError: features are not `(B, d)` twice, ids not `(B,)`, or the batch is empty. A batch
-            that processes share may be empty in some of them.
+        ValueError: features are not both `(B, d)`, ids not `(B,)`, or the batch is empty. With
+            torch.distributed, this process's part of a batch may be empty.
         TypeError: features are no tensors, or complex.
     """
-    device_of(a), device_of(b)
+    for features in (a, b):
+        device_of(features)  # raises TypeError
     if a.ndim != 2 or a.shape != b.shape or any(index.shape != a.shape[:1] for index in ids):
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (a, b, *ids))
         raise ValueError(f"expected features (B, d), (B, d) and ids (B,), got {shapes}")

@@ -9,7 +9,7 @@ from ..distributed.exchange import agree
 from .anchors import Side
 from .backends import choose
 from .contrast import ContrastiveLoss, Scale
-from .features import Features, unit_rows
+from .features import Features, normalize_both
 from .inputs import check_shapes, device_of, without_autocast
 from .moco_queue import KeyQueue
 from .normalizer import InBatchNormalizer
@@ -103,8 +103,8 @@ class MoCoLoss(ContrastiveLoss):
             )
         shares = agree(self.process_group, query1.shape[0])
         with without_autocast(query1.device):
-            queries, length = unit_rows(query1, query2)  # (2, n, d)
-            keys, _ = unit_rows(key1, key2)
+            queries, length = normalize_both(query1, query2)  # (2, n, d)
+            keys, _ = normalize_both(key1, key2)
             key1, key2 = keys.to(queries.dtype)
             features = Features(
                 (query1, query2), queries, length, (key2, key1), mutual=False, shares=shares
@@ -115,7 +115,7 @@ class MoCoLoss(ContrastiveLoss):
                 positive = shares.gather(positive, dim=1)
             sample = sample.repeat(2)  # (2N,)
             side = Side(self.normalizer, sample, self.temperature, sample)
-            similarities = choose.of_queue(queries, sample, self.queue, shares, self.temperature)
+            similarities = choose.for_queue(queries, sample, self.queue, shares, self.temperature)
             loss = self.contrast(
                 features, (side,), positive.flatten(), similarities, fresh=len(sample)
             )

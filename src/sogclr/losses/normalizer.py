@@ -2,17 +2,17 @@
 
 A mini-batch offers an unbiased estimate ĝ of g, but log ĝ is biased, and so is its gradient.
 
-    InBatchNormalizer       log u = log ĝ: SimCLR, DCL, CLIP
+    InBatchNormalizer       log u = log ĝ: DCL, and SimCLR, CLIP and MoCo, whose ĝ has the positive
     NormalizerTable         log u = log of a moving average of ĝ per sample: SogCLR
-    LevelNormalizerTable    log u = a level that all samples share, plus such an average
-    ScentNormalizerTable    such an average, whose weight of a new ĝ grows with u: SCENT
+    LevelNormalizerTable    log u = a level that all samples share, plus log of such an average
+    ScentNormalizerTable    as NormalizerTable, but the weight of a new ĝ grows with u: SCENT
     ScalarNormalizer        log u = log of one moving average for all samples: SACLR
 
 With u = ĝ the gradient of the loss is the plain one of tau log ĝ. With u = g its expectation over
-batches is the gradient of the global objective (paper, equation 6).
+batches is the gradient of the global objective (Yuan et al., ICML 2022, equation 6).
 
-A new estimator is a subclass of `Normalizer` with `resolve`, `forward` and `peek`; losses take it
-by `normalizer=`.
+A new estimator is a subclass of `Normalizer` with `resolve`, `forward` and `peek`. Losses take a
+function that makes one, `normalizer=`, see `MakeNormalizer`.
 """
 
 from collections.abc import Callable
@@ -30,17 +30,17 @@ class Normalizer(nn.Module):
     """The interface of an estimator of log g.
 
     Attributes:
-        needs_ids: whether it tells samples apart, so that a loss needs their ids.
+        needs_ids: whether it keeps state per sample, so that a loss needs sample ids.
     """
 
     needs_ids = True
 
     def resolve(self, index: Tensor, device: torch.device) -> Tensor:
-        """Convert sample ids `(B,)` to the estimator's rows, int64 on `device`."""
+        """Convert sample ids `(B,)` to the estimator's rows `(B,)`, int64 on `device`."""
         raise NotImplementedError
 
     def forward(self, rows: Tensor, log_g: Tensor) -> Tensor:
-        """Take in log ĝ `(M,)` of anchors in these rows; return their log u `(M,)`, no graph."""
+        """Update from log ĝ `(M,)` of the anchors in rows `(M,)`; return log u `(M,)`, no graph."""
         raise NotImplementedError
 
     def peek(self, rows: Tensor, log_g: Tensor) -> Tensor:

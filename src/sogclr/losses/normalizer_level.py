@@ -1,11 +1,11 @@
 """SogCLR's table under a level: what all samples share is followed at every step.
 
-    log u_i = level + r_i
+    log u_i = level + r_i,   r_i = log of a moving average of ĝ_i exp(-level)
 
 log g of all samples changes together while the encoder learns. The plain table learns of a change
 at a sample's next visit only, so it lags by the change between visits times the mean age of its
 averages: some 0.4 nats on images. Here the level follows the mean of log ĝ over each batch, and the
-table averages what is left, ĝ exp(-level). The mean of logarithms is taken, not the logarithm of
+table averages what is left. The mean of logarithms is taken, not the logarithm of
 the mean, in which few anchors with large ĝ would outweigh all others.
 
 The level is a Kalman filter of a random walk (Harvey, "Forecasting, Structural Time Series Models
@@ -16,7 +16,7 @@ and the Kalman Filter", 1989, section 2), whose gain is
 where `innovation` is the mean square of (mean of log ĝ) - level, and `noise` the part of it that
 comes from drawing a batch: the variance of log ĝ over the batch divided by its number of samples.
 Both are measured, so a batch of 16 gets a small gain, a batch of 256 a large one, and a level that
-stands still nearly none. Nothing is to be tuned.
+stands still nearly none. There is nothing to tune.
 """
 
 import math
@@ -41,8 +41,7 @@ class LevelNormalizerTable(NormalizerTable):
 
     Attributes:
         table: `(num_rows + 1, 2)`, log u - level beside the number of visits.
-        state: `(1, 4)`: the level, the mean squares `innovation` and `noise`, and the number of
-            steps.
+        state: `(1, 4)`: the level, `innovation`, `noise`, and the number of steps.
     """
 
     state: Tensor
@@ -53,26 +52,26 @@ class LevelNormalizerTable(NormalizerTable):
 
     @property
     def log_u(self) -> Tensor:
-        """`(num_rows + 1,)`, a copy; -inf before the first visit."""
+        """Return log u, `(num_rows + 1,)`, a copy; -inf before the first visit."""
         return self.table.select(1, 0) + self.state[0, 0]
 
     def _levels(self, tables: Sequence[NormalizerTable]) -> Tensor:
         return torch.cat([_state(table)[:, :1] for table in tables])
 
-    def _advanced_levels(self, tables: Sequence[NormalizerTable], estimate: Tensor) -> Tensor:
+    def _advance_levels(self, tables: Sequence[NormalizerTable], estimate: Tensor) -> Tensor:
         sides, entries = estimate.shape
         variance, mean = torch.var_mean(estimate.to(self.state.dtype), dim=1, correction=0)  # (S,)
         before = torch.cat([_state(table) for table in tables])  # (S, 4)
         level, innovation, noise, steps = before.unbind(-1)
-        # Two views of one sample are two entries with one side, two sides are sides of pairs.
-        drawn = variance * (2 / (entries * sides))
+        # A sample has two entries: its two views on one side, or one on each side of pairs.
+        batch_noise = variance * (2 / (entries * sides))
         error, steps = mean - level, steps + 1
-        share = steps.reciprocal().clamp_(min=1 / HORIZON)
-        # The first step has no level to differ from.
-        square = torch.where(steps > 1, error.square(), drawn)
-        innovation, noise = innovation.lerp(square, share), noise.lerp(drawn, share)
+        rate = steps.reciprocal().clamp_(min=1 / HORIZON)
+        # At the first step there is no level yet, so the square of `error` means nothing.
+        square = torch.where(steps > 1, error.square(), batch_noise)
+        innovation, noise = innovation.lerp(square, rate), noise.lerp(batch_noise, rate)
         smallest = torch.finfo(noise.dtype).tiny
-        gain = torch.maximum(1 - noise / innovation.clamp(min=smallest), share)
+        gain = torch.maximum(1 - noise / innovation.clamp(min=smallest), rate)
         after = torch.stack([level + gain * error, innovation, noise, steps], -1)
         # A batch with a value that is not finite does not move the level.
         after = torch.where(mean.abs()[:, None] < math.inf, after, before)
@@ -82,7 +81,7 @@ class LevelNormalizerTable(NormalizerTable):
 
 
 class ShardedLevelNormalizerTable(LevelNormalizerTable, ShardedNormalizerTable):
-    """A shard of a `LevelNormalizerTable`; every process has the level."""
+    """A shard of a `LevelNormalizerTable`; every process has a copy of the level."""
 
 
 def _state(table: NormalizerTable) -> Tensor:

@@ -53,7 +53,7 @@ class ScentNormalizerTable(NormalizerTable):
     def _settings(self) -> tuple[object, ...]:
         return *super()._settings(), self.log_alpha
 
-    def _averaged(self, log_u: Tensor, visits: Tensor, estimate: Tensor) -> Tensor:
+    def _average(self, log_u: Tensor, visits: Tensor, estimate: Tensor) -> Tensor:
         log_u = log_u.to(estimate.dtype)
         place = self.log_alpha + log_u  # gamma = sigmoid(place), 1 - gamma = sigmoid(-place)
         new = torch.logaddexp(logsigmoid(-place) + log_u, logsigmoid(place) + estimate)

@@ -56,7 +56,7 @@ class ShardedNormalizerTable(NormalizerTable):
         return torch.where(self._mine(rows), rows // self.count, self.num_held)
 
     @staticmethod
-    def _completed(
+    def _complete(
         tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_u: Tensor, estimate: Tensor
     ) -> Tensor:
         own, valid, group = [], [], None

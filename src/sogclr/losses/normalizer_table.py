@@ -16,18 +16,17 @@ __all__ = ["NormalizerTable", "peek_normalizers", "update_normalizers"]
 
 
 class NormalizerTable(PerSample, Normalizer):
-    """SogCLR's table: log u and the number of visits of every row, one row a sample (or a view).
+    """SogCLR's table: log u and the number of visits of each sample (or stored view), one per row.
 
         log u <- log( (1 - gamma) u + gamma ĝ ),   gamma = step_size(visits)
 
     The average is formed in log space: nothing overflows at any temperature, and no denominator
     needs an epsilon. Entries with equal rows in one call are averaged and count as one visit. The
-    returned value is not yet rounded to the table's dtype.
+    returned log u is not rounded to the table's dtype.
 
     The table is written in training mode with gradients enabled. Otherwise its values are used as
-    they are (like batch normalization's in `eval()`; for held-out samples take
-    `sogclr.validation_loss`), and ĝ for a row without a visit. An estimate that is not finite is
-    never written.
+    they are, like batch normalization's in `eval()`, and a row without a visit returns ĝ. For
+    held-out samples, use `sogclr.validation_loss`. An estimate that is not finite is never written.
 
     Args:
         num_rows: number of rows, of 8 bytes each.
@@ -40,7 +39,7 @@ class NormalizerTable(PerSample, Normalizer):
     Attributes:
         table: `(num_rows + 1, 2)`, log u beside the number of visits: both lie in one cache line of
             a large table. float32 counts to 2**24, when gamma has long been constant. The last row
-            is a spare for ids found invalid on an accelerator, where a branch would wait.
+            is a spare for invalid ids on an accelerator, where the host does not wait for a check.
 
     Raises:
         ValueError: num_rows < 1, gamma_min outside (0, 1], gamma_decay_visits < 1, another dtype.
@@ -77,12 +76,12 @@ class NormalizerTable(PerSample, Normalizer):
 
     @property
     def log_u(self) -> Tensor:
-        """`(num_rows + 1,)`, a view of the table; -inf before the first visit."""
+        """Return log u, `(num_rows + 1,)`, a view of the table; -inf before the first visit."""
         return self.table.select(1, 0)
 
     @property
     def visits(self) -> Tensor:
-        """`(num_rows + 1,)`, a view of the table, in its dtype."""
+        """Return the numbers of visits, `(num_rows + 1,)`, a view of the table, in its dtype."""
         return self.table.select(1, 1)
 
     def resolve(self, index: Tensor, device: torch.device) -> Tensor:
@@ -90,15 +89,14 @@ class NormalizerTable(PerSample, Normalizer):
 
         Args:
             index: `(B,)` integers in [0, num_rows).
-            device: where the features are.
+            device: the device of the features.
 
         Returns:
             `(B,)` int64 rows.
 
         Raises:
-            IndexError: an id on the CPU is out of range; nothing has been written then. Ids that
-                are on an accelerator are not waited for: invalid ones are counted, and
-                `raise_for_invalid_ids` raises for them.
+            IndexError: an id on the CPU is out of range; nothing is written then. Invalid ids on an
+                accelerator are counted without waiting, for `raise_for_invalid_ids`.
             TypeError: the ids are not integers.
         """
         if check_ids(index, self.num_rows, "sample id"):
@@ -109,9 +107,9 @@ class NormalizerTable(PerSample, Normalizer):
         return torch.where(valid, index, self.num_rows)
 
     def raise_for_invalid_ids(self) -> None:
-        """Raise IndexError if invalid ids were met on the device. Waits for the device.
+        """Raise IndexError if `resolve` met invalid ids on an accelerator. Waits for the device.
 
-        Call it where the host reads results anyway, when logging; saving calls it.
+        Call it when the host reads results anyway, as in logging. Saving the table calls it.
         """
         count = int(self.invalid)
         if count:
@@ -125,7 +123,7 @@ class NormalizerTable(PerSample, Normalizer):
         """Average ĝ into the rows and return log u.
 
         Args:
-            rows: `(M,)` from `resolve`; equal rows are averaged.
+            rows: `(M,)` from `resolve`; ĝ is averaged over equal rows.
             log_g: `(M,)` log ĝ.
 
         Returns:
@@ -136,10 +134,10 @@ class NormalizerTable(PerSample, Normalizer):
     @torch.no_grad()
     def peek(self, rows: Tensor, log_g: Tensor) -> Tensor:
         level = self._levels([self])
-        estimate = _estimates([self], [rows], log_g[None]) - level
+        estimate = _average_equal_rows([self], [rows], log_g[None]) - level
         log_u, visits = _look_up([self], [self._places(rows)]).unbind(-1)
-        log_u = self._averaged(log_u, visits, estimate)
-        return (self._completed([self], [rows], log_u, estimate) + level)[0].to(log_g.dtype)
+        log_u = self._average(log_u, visits, estimate)
+        return (self._complete([self], [rows], log_u, estimate) + level)[0].to(log_g.dtype)
 
     def averages_like(self, other: Normalizer) -> bool:
         """Return whether one update can serve both tables."""
@@ -154,13 +152,13 @@ class NormalizerTable(PerSample, Normalizer):
         return self.gamma_min, self.gamma_decay_visits, self.table.dtype
 
     def _levels(self, tables: Sequence["NormalizerTable"]) -> Tensor | float:
-        """Return what was subtracted from log u in the tables, `(S, 1)`."""
+        """Return what the tables subtract from log u, `(S, 1)`, or 0."""
         return 0.0
 
-    def _advanced_levels(
+    def _advance_levels(
         self, tables: Sequence["NormalizerTable"], estimate: Tensor
     ) -> Tensor | float:
-        """Return the levels `(S, 1)` after one more batch with log ĝ = `estimate`, `(S, M)`."""
+        """Update the levels from log ĝ = `estimate`, `(S, M)`; return them, `(S, 1)` or 0."""
         return 0.0
 
     def _places(self, rows: Tensor) -> Tensor:
@@ -168,13 +166,13 @@ class NormalizerTable(PerSample, Normalizer):
         return rows
 
     @staticmethod
-    def _completed(
+    def _complete(
         tables: Sequence["NormalizerTable"], rows: Sequence[Tensor], log_u: Tensor, estimate: Tensor
     ) -> Tensor:
-        """Complete log u `(S, M)`, known for the rows of this process, by those of the others."""
+        """Fill in log u `(S, M)` of rows that other processes hold; `estimate` for invalid ids."""
         return log_u
 
-    def _averaged(self, log_u: Tensor, visits: Tensor, estimate: Tensor) -> Tensor:
+    def _average(self, log_u: Tensor, visits: Tensor, estimate: Tensor) -> Tensor:
         """Compute log u after one more visit with log ĝ = `estimate`, `(S, M)` each."""
         gamma = step_size(visits + 1, self.gamma_min, self.gamma_decay_visits, estimate.dtype)
         return torch.logaddexp((-gamma).log1p_().add(log_u), gamma.log_().add(estimate))
@@ -191,12 +189,12 @@ class NormalizerTable(PerSample, Normalizer):
 
 
 def update_normalizers(sides: Sequence[tuple[Normalizer, Tensor]], log_g: Tensor) -> Tensor:
-    """Let the normalizers of several sides take in log ĝ, and return log u.
+    """Update the normalizers of S sides from log ĝ, and return log u.
 
-    Tables that average alike are updated together, in as many operations as one of them.
+    Tables that average alike are updated together, in as many operations as one table needs.
 
     Args:
-        sides: S normalizers, each with rows `(M,)` from its `resolve`.
+        sides: S normalizers, each with rows `(M,)` that its `resolve` returned.
         log_g: `(S, M)` log ĝ, no graph.
 
     Returns:
@@ -204,56 +202,60 @@ def update_normalizers(sides: Sequence[tuple[Normalizer, Tensor]], log_g: Tensor
     """
     normalizers, rows = zip(*sides, strict=True)
     first = normalizers[0]
-    # A subclass with a forward of its own is called side by side.
+    # A subclass with a forward of its own is called once per side.
     together = isinstance(first, NormalizerTable) and type(first).forward is NormalizerTable.forward
     if together and all(first.averages_like(each) for each in normalizers):
         return _update(normalizers, rows, log_g)
-    return _stack([each(*own) for each, *own in zip(normalizers, rows, log_g, strict=True)])
+    each_side = zip(normalizers, rows, log_g, strict=True)
+    return _stack([normalizer(own_rows, own) for normalizer, own_rows, own in each_side])
 
 
 def peek_normalizers(sides: Sequence[tuple[Normalizer, Tensor]], log_g: Tensor) -> Tensor:
-    """Return what `update_normalizers` would in training, and leave the normalizers as they are."""
-    return _stack([each.peek(rows, own) for (each, rows), own in zip(sides, log_g, strict=True)])
+    """Return what `update_normalizers` would return in training, without changing normalizers."""
+    each_side = zip(sides, log_g, strict=True)
+    return _stack([normalizer.peek(rows, own) for (normalizer, rows), own in each_side])
 
 
 def _update(tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g: Tensor) -> Tensor:
-    """Update tables that average alike, see `NormalizerTable.forward`; `(S, M)`."""
-    first, estimate = tables[0], _estimates(tables, rows, log_g)
+    """Update tables that average alike, and return log u; see `update_normalizers`."""
+    first, estimate = tables[0], _average_equal_rows(tables, rows, log_g)
     learning = first.training and torch.is_grad_enabled()
-    level = first._advanced_levels(tables, estimate) if learning else first._levels(tables)
+    level = first._advance_levels(tables, estimate) if learning else first._levels(tables)
     estimate = estimate - level
-    places = [table._places(own) for table, own in zip(tables, rows, strict=True)]
+    places = [table._places(side_rows) for table, side_rows in zip(tables, rows, strict=True)]
     current = _look_up(tables, places)  # (S, M, 2)
     log_u, visits = current.unbind(-1)
     if not learning:
         new = torch.where(visits > 0, log_u.to(estimate.dtype), estimate)
     else:
         require_forward_pass()
-        new, finite = first._averaged(log_u, visits, estimate), estimate.abs() < math.inf
+        new, finite = first._average(log_u, visits, estimate), estimate.abs() < math.inf
         # `current` is a copy of the rows: change it, then write it to the tables.
         log_u.copy_(torch.where(finite, new.to(log_u.dtype), log_u))
         visits.add_(finite)
-        for table, place, own in zip(tables, places, current.unbind(), strict=True):
-            table.table.index_copy_(0, place, own)  # equal rows write equal numbers
-    return (first._completed(tables, rows, new, estimate) + level).to(log_g.dtype)
+        for table, place, new_rows in zip(tables, places, current.unbind(), strict=True):
+            table.table.index_copy_(0, place, new_rows)  # equal places get equal values
+    return (first._complete(tables, rows, new, estimate) + level).to(log_g.dtype)
 
 
-def _estimates(tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g: Tensor) -> Tensor:
-    """Compute log ĝ of the row of each entry, `(S, M)`, in the wider of both dtypes."""
-    kept = tables[0].table.dtype
-    log_g = log_g if log_g.dtype == kept else log_g.to(torch.promote_types(log_g.dtype, kept))
-    # Both sides of pairs often have the same rows: compare them once. One side compares below.
+def _average_equal_rows(
+    tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g: Tensor
+) -> Tensor:
+    """Average ĝ over equal rows: log ĝ `(S, M)`, in the wider dtype of `log_g` and the table."""
+    log_g = log_g.to(torch.promote_types(log_g.dtype, tables[0].table.dtype))
+    # Both sides of pairs often have the same rows: compare them once. For a single side,
+    # `log_mean_over_equal_rows` does.
     if len(rows) > 1 and all_different(*rows):
         return log_g
     return _stack([log_mean_over_equal_rows(*own) for own in zip(rows, log_g, strict=True)])
 
 
 def _look_up(tables: Sequence[NormalizerTable], places: Sequence[Tensor]) -> Tensor:
-    """Read log u and visits at these places, `(S, M, 2)`."""
+    """Read log u and visits at places `(M,)` of S tables, `(S, M, 2)`."""
     pairs = zip(tables, places, strict=True)
     return _stack([table.table.index_select(0, place) for table, place in pairs])
 
 
 def _stack(sides: Sequence[Tensor]) -> Tensor:
-    """Stack sides, `(S, ...)`; a view of a single one."""
+    """Stack the tensors of S sides, `(S, ...)`; a view if S is 1."""
     return sides[0][None] if len(sides) == 1 else torch.stack(list(sides))

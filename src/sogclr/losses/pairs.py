@@ -8,7 +8,7 @@ from torch import Tensor
 from ..distributed.exchange import Shares, agree
 from .anchors import Side
 from .backends import choose
-from .choose_normalizer import normalizer_table
+from .choose_normalizer import choose_table
 from .contrast import ContrastiveLoss, Scale
 from .inputs import assemble, check_shapes, count_of, device_of, without_autocast
 from .memory import FeatureMemory
@@ -79,7 +79,7 @@ class PairLoss(ContrastiveLoss):
             A scalar, float32 (float64 for float64 features).
         """
         shares = agree(self.process_group, count_of(a))
-        index = self.identified(index, a, shares)
+        index = self.identify(index, a, shares)
         rows = self._rows(device_of(a), index, index_b)
         return self._loss(a, b, SampleIds.of_pairs(*rows, group), shares)
 
@@ -103,7 +103,7 @@ class PairLoss(ContrastiveLoss):
                 Side(self.normalizer_a, rows_a, self.temperature_a, rows_a),
                 Side(self.normalizer_b, rows_b, self.temperature_b, rows_b),
             )
-            similarities = choose.of_pairs(batch, self.temperature_a)
+            similarities = choose.for_pairs(batch, self.temperature_a)
             return self.contrast(
                 batch.features, sides, batch.positive, similarities, fresh=batch.fresh
             )
@@ -164,7 +164,7 @@ class GlobalClipLoss(PairLoss):
         super().__init__(temperature, scale, sizes, process_group)
         self.num_samples = sizes
         self.effective_negatives = checked_effective_negatives(effective_negatives)
-        make = normalizer or normalizer_table(
+        make = normalizer or choose_table(
             level, gamma_min, gamma_decay_visits, dtype, process_group
         )
         self.normalizer_a, self.normalizer_b = map(make, sizes)
@@ -198,7 +198,7 @@ class GlobalClipLoss(PairLoss):
             A scalar, float32 (float64 for float64 features).
         """
         shares = agree(self.process_group, count_of(a))
-        rows = self._rows(device_of(a), self.identified(index, a, shares), index_b)
+        rows = self._rows(device_of(a), self.identify(index, a, shares), index_b)
         ids = SampleIds.of_pairs(*rows, group, sample_key, sample_key_b)
         return self._loss(a, b, ids, shares)
 

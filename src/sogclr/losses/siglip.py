@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, normalize
 
 from ..distributed.exchange import Shares, agree, with_backward
-from .features import wide_rows
+from .features import stack_wide
 from .inputs import check_shapes, count_of, device_of, distinct_ids, without_autocast
 from .sample_ids import move_ids, never_negatives
 
@@ -60,7 +60,7 @@ class SigLipLoss(nn.Module):
         check_shapes(a, b, index, index_b, group)
         ids = [index, index_b, group]
         with without_autocast(a.device):
-            units = normalize(wide_rows(a, b), dim=-1)  # (2, n, d)
+            units = normalize(stack_wide(a, b), dim=-1)  # (2, n, d)
             if shares is None:
                 x, y = units.unbind()
                 scale, bias = self.log_scale.exp(), self.bias

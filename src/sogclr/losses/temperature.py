@@ -31,11 +31,11 @@ __all__ = [
     "Temperature",
     "as_temperature",
     "column",
-    "detached",
+    "read_tau",
     "without_graph",
 ]
 
-# For all anchors a number, or a scalar on the device; or one per anchor, `(S, M)` or `(M,)`.
+# A number or a scalar tensor, equal for all anchors; or one per anchor, `(S, M)` or `(M,)`.
 Tau: TypeAlias = float | Tensor
 
 UNBOUNDED = (
@@ -62,24 +62,29 @@ class Temperature(nn.Module):
         """
         return self
 
-    def forward(self, rows: Tensor) -> float | Tensor:
+    def forward(self, rows: Tensor) -> Tau:
         """Return tau of the anchors in rows `(M,)`: a number, a scalar tensor, or `(M,)`."""
         raise NotImplementedError
 
     def objective(self, loss: Tensor, by_log_tau: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Compute the objective that tau minimizes, divided by tau, and its slope.
+        """Compute the value and the gradient of the objective that tau minimizes.
+
+            minimizes      value            gradient of tau
+            F / tau        F / tau          tau d(F / tau)/dtau = d(F / tau)/dlog tau
+            F + rho tau    F / tau + rho    d(F + rho tau)/dtau
 
         Args:
-            loss: F / tau of each anchor.
-            by_log_tau: its derivative by log tau; None if tau is constant.
+            loss: `(S, M)` F / tau of each anchor.
+            by_log_tau: `(S, M)` derivative of `loss` by log tau; None if tau is constant.
 
         Returns:
-            The objective divided by tau; and its derivative by tau.
+            The value and the gradient, `(S, M)` each; None for no gradient. Multiplied by tau, the
+            value is on the scale of F, to which the gradient belongs.
         """
         return loss, by_log_tau
 
     def learns(self) -> bool:
-        """Return whether `learn` needs gradients now."""
+        """Return whether a loss must call `learn` now."""
         return False
 
     def learn(self, rows: Tensor, gradient: Tensor) -> None:
@@ -205,7 +210,7 @@ class IndividualTemperature(PerSample, Temperature):
             learning_rate=self.learning_rate,
             momentum=self.momentum,
         )
-        # The spare last row is for invalid ids, as in the normalizer table.
+        # The last row is a spare for invalid ids, as in the normalizer table.
         table.register_state("tau", torch.full((num_rows + 1,), self.initial))
         table.register_state("velocity", torch.zeros(num_rows + 1))
         return table
@@ -214,7 +219,7 @@ class IndividualTemperature(PerSample, Temperature):
         return self.tau[rows]
 
     def objective(self, loss: Tensor, by_log_tau: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return loss + self.rho, None  # `learn` has taken the step of tau
+        return loss + self.rho, None  # no gradient: `learn` takes the steps of tau
 
     def learns(self) -> bool:
         return self.training and torch.is_grad_enabled()
@@ -225,8 +230,8 @@ class IndividualTemperature(PerSample, Temperature):
 
         Args:
             rows: `(M,)` int64.
-            gradient: `(M,)` dF/dtau. Values that are not finite (anchors without negatives) are
-                not counted; a row without finite values keeps its tau.
+            gradient: `(M,)` dF/dtau. Values that are not finite (NaN for anchors without negatives)
+                are not counted; a row without finite values keeps its tau.
         """
         mean = mean_over_equal_rows(rows, gradient)
         tau, velocity = self.tau[rows], self.velocity[rows]
@@ -256,13 +261,13 @@ def as_temperature(temperature: float | Temperature) -> Temperature:
     return ConstantTemperature(float(temperature))
 
 
-def column(tau: float | Tensor) -> float | Tensor:
-    """Return tau in a shape that divides similarities `(M, N)` of M anchors."""
+def column(tau: Tau) -> Tau:
+    """Return tau in a shape that divides similarities `(M, N)`: `(M, 1)` if it is `(M,)`."""
     return tau[:, None] if isinstance(tau, Tensor) and tau.ndim == 1 else tau
 
 
-def detached(tau: Tau) -> Tau:
-    """Return tau without graph; a scalar becomes a number, which waits for the device."""
+def read_tau(tau: Tau) -> Tau:
+    """Return tau without graph; a scalar tensor becomes a number. Waits for the device."""
     if isinstance(tau, Tensor):
         return tau.detach() if tau.ndim else tau.item()
     return tau

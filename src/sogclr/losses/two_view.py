@@ -8,7 +8,7 @@ from torch import Tensor
 from ..distributed.exchange import Shares, agree
 from .anchors import Side
 from .backends import choose
-from .choose_normalizer import normalizer_table
+from .choose_normalizer import choose_table
 from .contrast import ContrastiveLoss, Scale
 from .inputs import assemble, check_shapes, count_of, device_of, without_autocast
 from .memory import FeatureMemory
@@ -60,7 +60,7 @@ class TwoViewLoss(ContrastiveLoss):
             A scalar, float32 (float64 for float64 features).
         """
         shares = agree(self.process_group, count_of(view1))
-        index = self.identified(index, view1, shares)
+        index = self.identify(index, view1, shares)
         rows = self.normalizer.resolve(index, device_of(view1))
         return self._loss(view1, view2, SampleIds.of_views(rows, rows, rows), shares)
 
@@ -76,7 +76,7 @@ class TwoViewLoss(ContrastiveLoss):
             )  # all stored views of a sample share tau
             side = Side(self.normalizer, rows, self.temperature, samples)
             positive = batch.fresh_first(batch.positive, batch.positive)
-            similarities = choose.of_two_views(batch, self.temperature)
+            similarities = choose.for_two_views(batch, self.temperature)
             return self.contrast(
                 batch.features, (side,), positive, similarities, fresh=2 * batch.fresh
             )
@@ -147,7 +147,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
         super().__init__(temperature, scale, num_samples, process_group)
         self.num_samples, self.num_stored_views = num_samples, num_stored_views
         self.effective_negatives = checked_effective_negatives(effective_negatives)
-        make = normalizer or normalizer_table(
+        make = normalizer or choose_table(
             level, gamma_min, gamma_decay_visits, dtype, process_group
         )
         self.normalizer = make(num_samples * (num_stored_views or 1))
@@ -182,7 +182,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
             raise ValueError("pass views if and only if the loss was made with num_stored_views")
         device = device_of(view1)
         shares = agree(self.process_group, count_of(view1))
-        index = self.identified(index, view1, shares)
+        index = self.identify(index, view1, shares)
         if views is None:
             sample = rows_a = rows_b = self.normalizer.resolve(index, device)
         else:

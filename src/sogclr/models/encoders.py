@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..common.errors import UserError, flag, one_line
 from ..common.options import ConcreteNorm
 from ..common.stored_fields import build_from_json, require_type
-from .norms import normalize_by_groups, normalize_features
+from .norms import build_feature_norm, normalize_by_groups
 from .patches import require_whole_patches, structure_of
 from .small import SmallEncoder
 from .weight_files import load_weights
@@ -217,7 +217,7 @@ def build_projector(width: int, out: int = PROJECTION, norm: ConcreteNorm = "bat
     """
     return nn.Sequential(
         nn.Linear(width, width, bias=False),
-        normalize_features(norm, width),
+        build_feature_norm(norm, width),
         nn.ReLU(inplace=True),
         nn.Linear(width, out),
     )

@@ -1,8 +1,8 @@
 """Normalization with and without batch statistics.
 
 Batch normalization makes the samples of a batch look less alike than they are: each sample is
-shifted and scaled by the statistics of the others. The similarities to negatives of its own batch
-are then too small, by more the smaller the batch is, and so is every estimate of a normalizer.
+shifted and scaled by the statistics of the others. The similarities between samples of a batch are
+then too small, and so is every estimate of a normalizer. Smaller batches have larger errors.
 """
 
 from math import gcd
@@ -12,24 +12,27 @@ from torch import nn
 
 from ..common.options import ConcreteNorm
 
-__all__ = ["has_batch_statistics", "normalize_by_groups", "normalize_features"]
+__all__ = ["build_feature_norm", "has_batch_statistics", "normalize_by_groups"]
 
-GROUPS = 32  # as in Wu & He, "Group Normalization", ECCV 2018
-LARGEST_GROUPS = 8  # fewest channels of a group, if the layer has as many
+MAX_GROUPS = 32  # of a layer, as in Wu & He, "Group Normalization", ECCV 2018
+MIN_CHANNELS = 8  # of a group, unless the layer has fewer
 
 
 def normalize_by_groups(module: nn.Module) -> nn.Module:
-    """Replace each batch normalization of images in a module by a group normalization.
+    """Replace each `BatchNorm2d` inside a module by a group normalization.
 
     Scale and shift of every channel stay, and so does an activation that belongs to the layer, as
     timm's layers have it.
 
     Args:
-        module: changed in place.
+        module: the module, changed in place.
+
+    Returns:
+        The same module.
     """
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, _by_groups(child))
+            setattr(module, name, _as_group_norm(child))
         else:
             normalize_by_groups(child)
     return module
@@ -41,14 +44,15 @@ def has_batch_statistics(module: nn.Module) -> bool:
     return any(isinstance(layer, kinds) for layer in module.modules())
 
 
-def normalize_features(norm: ConcreteNorm, width: int) -> nn.Module:
-    """Build the normalization of features `(B, width)`."""
+def build_feature_norm(norm: ConcreteNorm, width: int) -> nn.Module:
+    """Build the layer that normalizes features `(B, width)`."""
     return nn.BatchNorm1d(width) if norm == "batch" else nn.LayerNorm(width)
 
 
-def _by_groups(layer: Any) -> nn.Module:
+def _as_group_norm(layer: Any) -> nn.Module:
     channels = layer.num_features
-    groups = gcd(channels, min(GROUPS, max(1, channels // LARGEST_GROUPS)))
+    # gcd: the number of groups must divide the number of channels.
+    groups = gcd(channels, min(MAX_GROUPS, max(1, channels // MIN_CHANNELS)))
     group_norm = nn.GroupNorm(groups, channels, layer.eps, affine=layer.affine)
     if layer.affine:
         group_norm.weight, group_norm.bias = layer.weight, layer.bias

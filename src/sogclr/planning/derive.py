@@ -4,7 +4,7 @@ import math
 
 from ..common.environment import processes
 from ..common.errors import UserError, flag, require
-from ..losses.choose_normalizer import COPIED
+from ..losses.choose_normalizer import MAX_COPIED_ROWS
 from .settings import TrainSettings
 from .settings_temperature import TemperatureSettings
 
@@ -70,7 +70,7 @@ def explain_sharing(batch_size: int, rows: int, reasons: Reasons) -> None:
         )
     if count > 1:
         reasons.note("processes", count, f"{batch_size // count} samples of each batch per process")
-        if rows <= COPIED:
+        if rows <= MAX_COPIED_ROWS:
             reasons.note("table", "copied", "each process has the whole table")
         else:
             reasons.note("table", "sharded", "each process has a part of the table")

@@ -21,7 +21,7 @@ from ..losses import PairLoss, TwoViewLoss
 from ..losses.normalizer_sharded import ShardedNormalizerTable
 from ..losses.normalizer_table import NormalizerTable
 from ..losses.objective_tiled import Anchors, log_mean
-from ..losses.temperature import detached
+from ..losses.temperature import read_tau
 from .task import Outcome
 
 __all__ = ["NormalizerError", "stored_bytes"]
@@ -110,7 +110,7 @@ class NormalizerError:
         in_batch_errors, table_errors = list[Tensor](), list[Tensor]()  # (2, anchors) of each side
         for side, (normalizer, temperature) in enumerate(loss.sides()):
             rows = last.indices[side].to(last.projections[0].device)
-            tau = detached(temperature(rows))
+            tau = read_tau(temperature(rows))
             both_views = isinstance(loss, TwoViewLoss)
             among = partial(_log_normalizers, last, side=side, both_views=both_views, tau=tau)
             references = _correct_bias(among(before[::2]), among(before[1::2]))

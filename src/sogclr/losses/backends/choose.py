@@ -1,4 +1,4 @@
-"""Choose the backend: by the number of processes, the device and precision, and the size."""
+"""Choose the backend by the number of processes, the device, the precision and the batch size."""
 
 from functools import partial
 
@@ -17,12 +17,12 @@ from .shared import Block, Shared
 from .similarities import Absent, Diagonals, Similarities, needs_shift
 from .tiled import Tiled
 
-__all__ = ["of_pairs", "of_queue", "of_two_views", "runs_kernels"]
+__all__ = ["for_pairs", "for_queue", "for_two_views", "runs_kernels"]
 
 
-def of_pairs(batch: Batch, temperature: Temperature) -> Similarities:
-    """Choose the similarities of pairs, each side with the other: S = 2, M = N + R."""
-    (x, y), shift = batch.rows, _shifts(temperature, batch.rows)
+def for_pairs(batch: Batch, temperature: Temperature) -> Similarities:
+    """Choose the backend for pairs, each side with the other: S = 2, M = N + R."""
+    (x, y), shift = batch.vectors, _shifts(temperature, batch.vectors)
     identities, fresh = batch.ids.identities, batch.fresh
     if batch.alone:
         if runs_kernels(*batch.features.given):
@@ -41,14 +41,14 @@ def of_pairs(batch: Batch, temperature: Temperature) -> Similarities:
     return Shared(batch.shares, own, earlier, absent, (2, len(x)), shift)
 
 
-def of_two_views(batch: Batch, temperature: Temperature) -> Similarities:
-    """Choose the similarities of all views with all: S = 1, M = 2 (N + R), this batch first."""
-    shift, size = _shifts(temperature, batch.rows), batch.fresh
+def for_two_views(batch: Batch, temperature: Temperature) -> Similarities:
+    """Choose the backend for all views with all views: S = 1, M = 2 (N + R), this batch first."""
+    shift, fresh = _shifts(temperature, batch.vectors), batch.fresh
     sample, present = batch.ids.identities[-1], batch.present  # (N + R,)
-    z = batch.rows.flatten(0, 1) if batch.alone else batch.fresh_first(*batch.rows)
+    z = batch.vectors.flatten(0, 1) if batch.alone else batch.fresh_first(*batch.vectors)
     given = batch.features.given
-    if batch.alone and not runs_kernels(*given) and size > 1 and all_different(sample):
-        return _in_one_process(z, None, Diagonals((0, size, -size), each=2), 1, shift)
+    if batch.alone and not runs_kernels(*given) and fresh > 1 and all_different(sample):
+        return _in_one_process(z, None, Diagonals((0, fresh, -fresh), each=2), 1, shift)
     samples = batch.fresh_first(sample, sample)  # (M,)
     if batch.alone and runs_kernels(*given):
         from .fused import Fused
@@ -58,29 +58,29 @@ def of_two_views(batch: Batch, temperature: Temperature) -> Similarities:
     absent = partial(never_negatives, [samples], present=present)
     if batch.shares is None:
         return _in_one_process(z, None, absent, 1, shift)
-    views = zip((0, size), batch.features.unit, strict=True)
+    views = zip((0, fresh), batch.features.unit, strict=True)
     own = [Block(0, first, rows, z, 0) for first, rows in views]
-    earlier = [Block(0, 2 * size, z[2 * size :], z, 0)]
+    earlier = [Block(0, 2 * fresh, z[2 * fresh :], z, 0)]
     return Shared(batch.shares, own, earlier, absent, (1, len(z)), shift)
 
 
-def of_queue(
+def for_queue(
     queries: Tensor,
     sample: Tensor,
     queue: KeyQueue,
     shares: Shares | None,
     temperature: Temperature,
 ) -> Similarities:
-    """Choose the similarities of both views' queries with MoCo's queue: S = 1, M = 2 N.
+    """Choose the backend for the queries of both views with MoCo's queue: S = 1, M = 2 N.
 
     Args:
         queries: `(2, n, d)` unit vectors of this process.
-        sample: `(2 N,)` int64, the samples of the queries of all processes, view after view.
-        queue: keys that are negatives, except those of a query's own sample.
-        shares: how the N samples are divided among processes; None in one process.
-        temperature: of the loss.
+        sample: `(2 N,)` int64, the sample ids of the queries of all processes, view after view.
+        queue: MoCo's queue. Its keys are negatives, except the keys of a query's own sample.
+        shares: the division of the N samples among processes; None for one process.
+        temperature: the temperature of the loss.
     """
-    # Copies: backward comes after the keys of this batch have replaced the oldest ones.
+    # Copy: before backward, the keys of this batch replace the oldest keys in the queue.
     keys, ids, empty = queue.keys.to(queries.dtype, copy=True), queue.ids.clone(), ~queue.filled
     shift = _shifts(temperature, queries)
 
@@ -95,7 +95,7 @@ def of_queue(
 
 
 def runs_kernels(a: Tensor, b: Tensor) -> bool:
-    """Return whether the Triton kernels take these features: half precision, on a GPU."""
+    """Return whether Triton kernels can run on these features: half precision, on a GPU."""
     half = a.dtype == b.dtype and a.dtype in (torch.bfloat16, torch.float16)
     return TRITON and half and a.is_cuda and b.is_cuda
 
@@ -103,12 +103,12 @@ def runs_kernels(a: Tensor, b: Tensor) -> bool:
 def _in_one_process(
     x: Tensor, y: Tensor | None, absent: Absent, sides: int, shift: bool
 ) -> Similarities:
-    # Cut a symmetric matrix sooner: tiles skip nearly half of it.
+    # Use tiles for a smaller matrix if it is symmetric: they skip nearly half of it.
     largest = min(tiled.HALVED**2, tiled.KEPT) if y is None else tiled.KEPT
     if shift or len(x) * len(x if y is None else y) > largest:
         return Tiled(x, y, absent, sides, shift)
     return Dense(x, y, absent, sides)
 
 
-def _shifts(temperature: Temperature, rows: Tensor) -> bool:
-    return needs_shift(temperature.per_sample, temperature.minimum, rows.dtype)
+def _shifts(temperature: Temperature, vectors: Tensor) -> bool:
+    return needs_shift(temperature.per_sample, temperature.minimum, vectors.dtype)

@@ -1,4 +1,4 @@
-"""The whole matrix of similarities at once: the reference, and the fastest for a small batch."""
+"""The whole matrix of similarities at once: a reference in autograd, and a fast `Dense` backend."""
 
 import math
 
@@ -11,13 +11,13 @@ __all__ = ["Dense", "log_sum_exp"]
 
 
 def log_sum_exp(x: Tensor, y: Tensor, absent: Tensor, tau: Tensor, sides: int) -> LogSumExp:
-    """Compute log-sum-exps in plain torch with autograd: the reference for all backends.
+    """Compute log-sum-exps in plain torch with autograd: the reference in tests of all backends.
 
     Args:
         x: `(M, d)` unit vectors, the anchors of the first side.
         y: `(N, d)` unit vectors; the anchors of the second side if there are two.
         absent: `(M, N)` bool, the entries that are no negatives.
-        tau: broadcast to `(S, M)`.
+        tau: any shape that broadcasts to `(S, M)`.
         sides: S, 1 or 2.
     """
     similarity, results = x @ y.T, []
@@ -33,7 +33,9 @@ def log_sum_exp(x: Tensor, y: Tensor, absent: Tensor, tau: Tensor, sides: int) -
 
 
 class Dense(Similarities):
-    """One matrix of exponentials, kept for the gradient; no shift.
+    """One matrix of exponentials, kept for the gradient: the fastest for a small batch.
+
+    It has no shift (see `needs_shift`), so tau must be one number or scalar tensor for all anchors.
 
     Args:
         x: `(M, d)` unit vectors, the anchors in the rows.
@@ -61,6 +63,7 @@ class Dense(Similarities):
         mean = None
         if means:
             smallest = torch.finfo(matrix.dtype).tiny
+            # matrix.xlogy(matrix) is exp(s / tau) s / tau, and 0 for entries that are no negatives.
             mean = self._along_sides(matrix.xlogy(matrix)) / self.total.clamp(min=smallest)
         return LogSumExp(self.total.log(), count, mean)
 
@@ -68,13 +71,13 @@ class Dense(Similarities):
         weight = weight / self.total
         if not isinstance(self.absent, Diagonals):
             weight = weight.masked_fill(self.total == 0, 0)
-        row = weight[0, :, None]
+        row = weight[0, :, None]  # (M, 1)
         if self.symmetric:
             return ((self.matrix * (row + weight[0])) @ self.x)[None]
         if self.sides == 1:
             return ((self.matrix * row) @ self.y)[None]
         matrix = self.matrix * (row + weight[1])
-        # Compiled, addmm with beta=0 may multiply the buffer by 0, and 0 times NaN is NaN.
+        # Compiled, addmm with beta=0 may multiply the uninitialized buffer by 0, and 0 NaN is NaN.
         empty = torch.zeros_like if torch.compiler.is_compiling() else torch.empty_like
         gradients = empty(self.x.expand(2, -1, -1), memory_format=torch.contiguous_format)
         gradients[0].addmm_(matrix, self.y, beta=0)
@@ -82,7 +85,7 @@ class Dense(Similarities):
         return gradients
 
     def _along_sides(self, matrix: Tensor) -> Tensor:
-        """Sum over the negatives of each anchor, `(S, M)`."""
+        """Sum the matrix over the negatives of each anchor, `(S, M)`."""
         if self.sides == 1:
             return matrix.sum(dim=1)[None]
         return torch.stack([matrix.sum(dim=1), matrix.sum(dim=0)])

@@ -79,7 +79,7 @@ class Shared(Similarities):
         return LogSumExp(log_sum, number, mean[0] if mean else None)
 
     def gradients(self, log_sum: Tensor, weight: Tensor) -> Tensor:
-        # DistributedDataParallel averages over processes, but this gradient is a sum over them.
+        # DistributedDataParallel takes the mean over processes, but the gradient is their sum.
         weight = weight * self.shares.processes
         return torch.cat([part.gradients(log_sum, weight) for _, part in self.own])
 

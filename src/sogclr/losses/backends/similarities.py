@@ -1,11 +1,14 @@
 """Log-sum-exps over negatives, and their gradient by the features: the interface of all backends.
 
-A softmax contrastive loss sees the negatives of an anchor through one number,
+A softmax contrastive loss depends on the negatives of an anchor through one number,
 
-    log_sum_i = log sum over negatives j of exp(s_ij / tau_i),
-    P_ij = exp(s_ij / tau_i - log_sum_i).
+    log_sum_i = log sum over negatives j of exp(s_ij / tau_i).
 
-Its derivative by a similarity is P_ij / tau_i, so the gradient needs no Jacobian of a softmax.
+The derivative of log_sum_i by s_ij is P_ij / tau_i with P_ij = exp(s_ij / tau_i - log_sum_i). So
+the gradient needs no Jacobian of a softmax.
+
+"The matrix" is that of the similarities of vectors x, its rows, and vectors y, its columns. Anchors
+are the rows, and with two sides the columns too.
 """
 
 import math
@@ -21,11 +24,11 @@ __all__ = ["Absent", "Diagonals", "LogSumExp", "Similarities", "needs_shift", "s
 
 
 class LogSumExp(NamedTuple):
-    """The negatives of M anchors on each of S sides.
+    """Sums over the negatives of M anchors on each of S sides.
 
     Attributes:
         log_sum: `(S, M)` log of the sum of exp(s / tau), -inf without negatives.
-        number: number of negatives, `(S, M)`; an int if all anchors have the same, above 0.
+        number: `(S, M)` number of negatives; an int above 0 if it is equal for all anchors.
         mean: `(S, M)` mean of s / tau under P, 0 without negatives; None if it was not requested.
     """
 
@@ -36,9 +39,9 @@ class LogSumExp(NamedTuple):
 
 @dataclass(frozen=True)
 class Diagonals:
-    """Entries of the matrix that are no negatives, where all ids differ: no mask is formed.
+    """Diagonals of the matrix that are no negatives. They replace a mask if all ids differ.
 
-    Every row and column keeps at least one negative.
+    Every row and column has at least one negative.
 
     Attributes:
         offsets: entry (i, j) is no negative if j - i is one of these.
@@ -49,8 +52,8 @@ class Diagonals:
     each: int
 
 
-# Returns the mask `(n, m)` of entries that are no negatives, for rows and columns of the matrix;
-# or diagonals.
+# The entries of the matrix that are no negatives: diagonals, or a function from n rows and m
+# columns to their mask `(n, m)`.
 Absent: TypeAlias = Callable[[slice, slice], Tensor] | Diagonals
 
 
@@ -62,16 +65,16 @@ class Similarities(ABC):
         """Compute log-sum-exps over the negatives of each anchor.
 
         Args:
-            tau: a number, a scalar, or `(S, M)`; no graph.
+            tau: a number, a scalar tensor, or `(S, M)`; no graph.
             means: whether to compute the means of s / tau as well.
         """
 
     @abstractmethod
     def gradients(self, log_sum: Tensor, weight: Tensor) -> Tensor:
-        """Compute the gradient of the sum of weight tau log_sum by the unit vectors of anchors.
+        """Compute the gradient of `(weight * tau * log_sum).sum()` by the unit vectors of anchors.
 
         Args:
-            log_sum: `(S, M)` of `sums`, which was called before.
+            log_sum: `(S, M)` from `sums`, which must be called before.
             weight: `(S, M)`, 0 for an anchor without negatives.
 
         Returns:
@@ -86,13 +89,13 @@ def needs_shift(per_sample: bool, minimum: float, dtype: torch.dtype) -> bool:
         per_sample: whether anchors have different tau.
         minimum: lower bound of tau. At a small tau exponentials overflow, or vanish for all
             negatives of an anchor.
-        dtype: of the similarities.
+        dtype: dtype of the similarities.
     """
     return per_sample or 1 / minimum >= 0.8 * math.log(torch.finfo(dtype).max)
 
 
 def scaled_products(x: Tensor, y: Tensor, tau: float | Tensor) -> Tensor:
-    """Compute s / tau with one tau for all anchors, `(n, m)`."""
+    """Compute s / tau `(n, m)` of x `(n, d)` and y `(m, d)`, with one tau for all anchors."""
     if isinstance(tau, Tensor):
         return (x / tau) @ y.T
     return torch.addmm(x.new_zeros(()), x, y.T, beta=0, alpha=1 / tau)
