@@ -17,6 +17,7 @@ from sogclr import (
 SAMPLES, BATCH, WIDTH = 24, 8, 6
 MAKERS = {
     "sogclr": lambda: GlobalContrastiveLoss(SAMPLES),
+    "level": lambda: GlobalContrastiveLoss(SAMPLES, level=True),
     "sogclr, sharded": lambda: GlobalContrastiveLoss(SAMPLES),
     "pairs of unequal sizes, sharded": lambda: GlobalClipLoss((SAMPLES, SAMPLES + 3)),
     "stored views, sharded": lambda: GlobalContrastiveLoss(SAMPLES, num_stored_views=2),

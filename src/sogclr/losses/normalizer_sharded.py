@@ -51,6 +51,9 @@ class ShardedNormalizerTable(NormalizerTable):
         """Mask the rows that this process holds, `(M,)` bool; no process holds the spare row."""
         return (rows % self.count == self.rank) & (rows < self.num_rows)
 
+    def _settings(self) -> tuple[object, ...]:
+        return *super()._settings(), self.group
+
     def _places(self, rows: Tensor) -> Tensor:
         # Rows of other processes map to the unused spare place.
         return torch.where(self._mine(rows), rows // self.count, self.num_held)

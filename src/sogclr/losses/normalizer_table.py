@@ -220,6 +220,8 @@ def _update(tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g: Te
     """Update tables that average alike, and return log u; see `update_normalizers`."""
     first, estimate = tables[0], _average_equal_rows(tables, rows, log_g)
     learning = first.training and torch.is_grad_enabled()
+    if learning:
+        require_forward_pass()
     level = first._advance_levels(tables, estimate) if learning else first._levels(tables)
     estimate = estimate - level
     places = [table._places(side_rows) for table, side_rows in zip(tables, rows, strict=True)]
@@ -228,7 +230,6 @@ def _update(tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g: Te
     if not learning:
         new = torch.where(visits > 0, log_u.to(estimate.dtype), estimate)
     else:
-        require_forward_pass()
         new, finite = first._average(log_u, visits, estimate), estimate.abs() < math.inf
         # `current` is a copy of the rows: change it, then write it to the tables.
         log_u.copy_(torch.where(finite, new.to(log_u.dtype), log_u))
