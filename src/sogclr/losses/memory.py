@@ -61,6 +61,7 @@ class FeatureMemory(PerSample):
             Of the batch and the memory, unit vectors `(2, B + size, d)`, ids `(L, B + size)` and
             whether each sample exists, `(B + size,)` bool.
         """
+        require_forward_pass()
         self._fit(vectors, ids)
         earlier = self.vectors.to(vectors.dtype)
         present = torch.ones_like(ids[0], dtype=torch.bool)
@@ -76,7 +77,6 @@ class FeatureMemory(PerSample):
 
         A sample with a value that is not finite leaves its place empty.
         """
-        require_forward_pass()
         self._fit(vectors, ids)
         finite = vectors.isfinite().all(dim=2).all(dim=0)  # (B,)
         kept = torch.where(finite[:, None], vectors, 0).to(self.vectors.dtype)
