@@ -157,7 +157,7 @@ def test_a_sample_that_the_run_has_not_visited_is_left_out(run, photos, capsys) 
     assert "left out: 1 samples" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["simclr", "dcl"])
+@pytest.mark.parametrize("method", [pytest.param("simclr", marks=pytest.mark.slow), "dcl"])
 def test_a_run_without_a_table(photos, tmp_path, method, capsys) -> None:
     sogclr.pretrain(photos, tmp_path / "run", method=method, epochs=1, **FAST)
     found = sogclr.audit(tmp_path / "run", photos, device="cpu")

@@ -25,7 +25,7 @@ def open_run(run, pairs):
     return open_subject(run, pairs, samples=100, views=2, device="cpu", **nothing)
 
 
-@pytest.mark.parametrize("name", ["trained", "joined"])
+@pytest.mark.parametrize("name", [pytest.param("trained", marks=pytest.mark.slow), "joined"])
 def test_images_and_captions(request, name, pairs, tmp_path, capsys):
     run = request.getfixturevalue(name)
     main(["audit", str(run), str(pairs), "--out", str(tmp_path / "a.png"), "--device", "cpu"])

@@ -13,6 +13,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 SCRIPT = str(Path(__file__).parents[1] / "helpers" / "train_texts.py")
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(tmp_path):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(40))]
     (tmp_path / "vocab.txt").write_text("\n".join(words))

@@ -106,7 +106,7 @@ def test_stopped_and_resumed_is_uninterrupted(
     assert same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
 
 
-@pytest.mark.parametrize("method", ["sogclr", "moco"])
+@pytest.mark.parametrize("method", ["sogclr", pytest.param("moco", marks=pytest.mark.slow)])
 def test_killed_at_random_steps_and_resumed_is_uninterrupted(make_folder, tmp_path, method):
     """SIGKILL to real processes, three times, with a loader worker."""
     photos = make_folder(per_class=40)

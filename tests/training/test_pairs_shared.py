@@ -16,7 +16,7 @@ SETTINGS = {
 
 
 # Both sides of sentences go through one tower, twice a step.
-@pytest.mark.parametrize("table", ["pairs", "sentences"])
+@pytest.mark.parametrize("table", ["pairs", pytest.param("sentences", marks=pytest.mark.slow)])
 def test_two_processes_end_where_one_does(table, make_config, request, tmp_path):
     model = make_config(vision_cfg={"layers": 2}, text_cfg={"layers": 2})
     command = ["-m", "sogclr", "align", str(request.getfixturevalue(table)), "--model", str(model)]

@@ -28,6 +28,7 @@ def _visits(run):
     return visits[:-1].numpy()
 
 
+@pytest.mark.slow
 def test_two_processes_with_two_workers_each_stopped_in_the_midst_of_an_epoch(pattern, tmp_path):
     run = str(tmp_path / "run")
     command = ["pretrain", pattern, "--out", run, "--workers", "2", "--device", "cpu"]
