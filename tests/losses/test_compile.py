@@ -45,6 +45,12 @@ LOSSES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    """Losses of all kinds share code, and torch keeps few compiled versions of a function."""
+    torch.compiler.reset()
+
+
 def told(name, index):
     """What a loss of this name is told beside the features: rows, and keys of 4 samples."""
     keys = (
