@@ -22,15 +22,13 @@ interrupted command goes on. Some three minutes a run and core.
 
 import argparse
 import json
-import math
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -40,6 +38,7 @@ import numpy as np
 import torch
 from cifar10_arrays import Split, cifar10
 from machine import machine
+from tuned_runs import SEEDS, Cell, missing_cells, read_results
 
 import sogclr
 from sogclr.evaluation.images import ImageReport
@@ -54,19 +53,7 @@ METHODS: dict[str, Any] = {
     "level": {"method": "sogclr", "normalizer": "level"},
 }
 BATCHES = (256, 64, 16, 8)
-TEMPERATURES, SHARES = (0.1, 0.2), (0.5, 2.0)
-TUNING_SEEDS, SEEDS = (100, 101, 102), (0, 1, 2)
-
-
-@dataclass(frozen=True, order=True)
-class Cell:
-    """The settings of a run; `share` multiplies the usual learning rate of the batch size."""
-
-    method: str
-    batch: int
-    temperature: float
-    share: float
-    seed: int
+TEMPERATURES = (0.1, 0.2)
 
 
 def images(package: Path) -> tuple[Split, Split, Split]:
@@ -92,13 +79,12 @@ def run(cell: Cell, package: Path) -> dict[str, Any]:
             batch_size=cell.batch,
             epochs=EPOCHS,
             temperature=cell.temperature,
-            learning_rate=float(f"{cell.share * 2.5e-4 * math.sqrt(cell.batch):.4g}"),
+            learning_rate=float(f"{cell.learning_rate:.4g}"),
             optimizer="adamw",
             seed=cell.seed,
         )
-        tuning = cell.seed in TUNING_SEEDS
-        protocol = "views" if tuning else "knn,linear,views"
-        tested = held if tuning else test
+        protocol = "views" if cell.tuning else "knn,linear,views"
+        tested = held if cell.tuning else test
         report = sogclr.evaluate(folder / "run", train, test=tested, protocol=protocol)
     assert isinstance(report, ImageReport)
     scores = asdict(report.trained)
@@ -117,39 +103,17 @@ def errors(metrics: Path) -> dict[str, float]:
     return {name: round(statistics.mean(own), 4) for name, own in values.items() if own}
 
 
-def read_results() -> dict[Cell, dict[str, Any]]:
-    if not RESULTS.exists():
-        return {}
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    return {Cell(**{name: row[name] for name in Cell.__dataclass_fields__}): row for row in rows}
-
-
-def missing_cells(method: str, batch: int, results: dict[Cell, dict[str, Any]]) -> list[Cell]:
-    """Return the runs that are next: of the temperatures, then of the rates, then of the test."""
-
-    def cells(temperature: float, share: float, seeds: Iterable[int]) -> list[Cell]:
-        return [Cell(method, batch, temperature, share, seed) for seed in seeds]
-
-    def score(setting: tuple[float, float]) -> float:
-        return statistics.mean(results[cell]["views"] for cell in cells(*setting, TUNING_SEEDS))
-
-    settings = [(temperature, 1.0) for temperature in TEMPERATURES]
-    tried = [cell for setting in settings for cell in cells(*setting, TUNING_SEEDS)]
-    if all(cell in results for cell in tried):
-        settings += [(max(settings, key=score)[0], share) for share in SHARES]
-        tried = [cell for setting in settings for cell in cells(*setting, TUNING_SEEDS)]
-        if all(cell in results for cell in tried):
-            tried = cells(*max(settings, key=score), SEEDS)
-    return [cell for cell in tried if cell not in results]
-
-
 def fill(package: Path, jobs: int) -> None:
     """Run what is missing, a line of the results for each run as it ends."""
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         for batch in BATCHES:
             while True:
-                results = read_results()
-                missing = [c for method in METHODS for c in missing_cells(method, batch, results)]
+                results = read_results(RESULTS)
+                missing = [
+                    cell
+                    for method in METHODS
+                    for cell in missing_cells(method, batch, TEMPERATURES, "views", results)
+                ]
                 if not missing:
                     break
                 for row in pool.map(partial(run, package=package), missing):
@@ -160,7 +124,7 @@ def fill(package: Path, jobs: int) -> None:
 
 def show() -> None:
     """Print mean and standard deviation over seeds of the test results."""
-    results = {cell: row for cell, row in read_results().items() if cell.seed in SEEDS}
+    results = {cell: row for cell, row in read_results(RESULTS).items() if cell.seed in SEEDS}
     for score in ("views", "F", "knn", "linear", "normalizer_error", "in_batch_error"):
         print(f"{score:<18}" + "".join(f"{f'B {batch}':>20}" for batch in sorted(BATCHES)))
         for method in METHODS:

@@ -21,13 +21,11 @@ interrupted command goes on. The data must be in `../shared/data` or $SOGCLR_DAT
 import argparse
 import gzip
 import json
-import math
 import os
 import statistics
 import time
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,6 +35,7 @@ from machine import machine
 from sklearn.feature_extraction.text import HashingVectorizer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from tuned_runs import SEEDS, Cell, missing_cells, read_results
 
 import sogclr
 from sogclr.evaluation.retrieval import DEPTHS, rank_first_match
@@ -46,24 +45,7 @@ RESULTS = HERE / "results" / "pairs_from_nothing.jsonl"
 PAIRS, WORDS, WIDTH, EPOCHS = 5_000, 4_096, 128, 20
 METHODS = ("clip", "dcl", "table", "level")
 BATCHES = (8, 16, 64, 256, 1024)
-TEMPERATURES, SHARES = (0.03, 0.05, 0.1), (0.5, 2.0)
-TUNING_SEEDS, SEEDS = (100, 101, 102), (0, 1, 2)
-
-
-@dataclass(frozen=True, order=True)
-class Cell:
-    """The settings of a run; `share` multiplies the usual learning rate of the batch size."""
-
-    method: str
-    batch: int
-    temperature: float
-    share: float
-    seed: int
-
-    @property
-    def split(self) -> str:
-        """The captions on which the run is scored."""
-        return "val" if self.seed in TUNING_SEEDS else "test_2016_flickr"
+TEMPERATURES = (0.03, 0.05, 0.1)
 
 
 @cache
@@ -97,7 +79,7 @@ def run(cell: Cell) -> dict[str, float | int | str]:
     a, b = captions("train", PAIRS)
     towers = nn.ModuleList(nn.Linear(WORDS, WIDTH, bias=False) for _ in range(2))
     loss, steps = build_loss(cell), EPOCHS * (PAIRS // cell.batch)
-    rate = cell.share * 2.5e-4 * math.sqrt(cell.batch)
+    rate = cell.learning_rate
     optimizer = torch.optim.AdamW(towers.parameters(), rate, weight_decay=0.1, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
     for _ in range(EPOCHS):
@@ -110,7 +92,9 @@ def run(cell: Cell) -> dict[str, float | int | str]:
             schedule.step()
     return {
         **asdict(cell),
-        "recalls": round(sum_of_recalls(towers, *captions(cell.split, None)), 2),
+        "recalls": round(
+            sum_of_recalls(towers, *captions("val" if cell.tuning else "test_2016_flickr", None)), 2
+        ),
         "seconds": round(time.monotonic() - started, 1),
     }
 
@@ -124,41 +108,18 @@ def sum_of_recalls(towers: nn.ModuleList, a: Tensor, b: Tensor) -> float:
     return 100 * sum(float((each <= k).double().mean()) for each in ranks for k in DEPTHS)
 
 
-def read_results() -> dict[Cell, float]:
-    if not RESULTS.exists():
-        return {}
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    names = Cell.__dataclass_fields__
-    return {Cell(**{name: row[name] for name in names}): row["recalls"] for row in rows}
-
-
-def tune(method: str, batch: int, results: dict[Cell, float]) -> list[Cell]:
-    """Return the runs that are next for this method: of tuning, then of the test."""
-
-    def cells(temperature: float, share: float, seeds: Iterable[int]) -> list[Cell]:
-        return [Cell(method, batch, temperature, share, seed) for seed in seeds]
-
-    def score(setting: tuple[float, float]) -> float:
-        return statistics.mean(results[cell] for cell in cells(*setting, TUNING_SEEDS))
-
-    settings = [(temperature, 1.0) for temperature in TEMPERATURES]
-    tried = [cell for setting in settings for cell in cells(*setting, TUNING_SEEDS)]
-    if all(cell in results for cell in tried):
-        settings += [(max(settings, key=score)[0], share) for share in SHARES]
-        tried = [cell for setting in settings for cell in cells(*setting, TUNING_SEEDS)]
-        if all(cell in results for cell in tried):
-            tried = cells(*max(settings, key=score), SEEDS)
-    return [cell for cell in tried if cell not in results]
-
-
 def fill(jobs: int) -> None:
     """Run what is missing, a line of the results for each run as it ends."""
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,))
     with pool:
         for batch in sorted(BATCHES, reverse=True):
             while True:
-                results = read_results()
-                missing = [cell for method in METHODS for cell in tune(method, batch, results)]
+                results = read_results(RESULTS)
+                missing = [
+                    cell
+                    for method in METHODS
+                    for cell in missing_cells(method, batch, TEMPERATURES, "recalls", results)
+                ]
                 if not missing:
                     break
                 for row in pool.map(run, missing):
@@ -169,14 +130,14 @@ def fill(jobs: int) -> None:
 
 def show() -> None:
     """Print mean and standard deviation over seeds of the test results, and the settings."""
-    results = read_results()
+    results = read_results(RESULTS)
     tested = [cell for cell in results if cell.seed in SEEDS]
     print(f"{'':<8}" + "".join(f"{f'B {batch}':>28}" for batch in BATCHES))
     for method in METHODS:
         line = f"{method:<8}"
         for batch in BATCHES:
             own = sorted(c for c in tested if (c.method, c.batch) == (method, batch))
-            values = [results[cell] for cell in own]
+            values = [results[cell]["recalls"] for cell in own]
             text = "-"
             if len(values) == len(SEEDS):
                 setting = astuple(own[0])[2:4]

@@ -15,8 +15,7 @@ class SmallEncoder(nn.Module):
     2019), so that no pixel is dropped.
 
     Args:
-        widths: channels of the stem and of the blocks, multiples of 8; the last is the number of
-            features.
+        widths: channels of the stem and of the blocks; the last is the number of features.
     """
 
     def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 128)) -> None:
