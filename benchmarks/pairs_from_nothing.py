@@ -10,6 +10,7 @@ epochs of AdamW. The steps from CLIP to SogCLR under a level each have a row of 
     dcl       without the positive
     table     SogCLR: a moving average per sample
     level     the table under a level
+    255       the table with 255 effective negatives, as many as CLIP has at batch 256
 
 Every method gets the same tuning at every batch size: all temperatures at the usual learning rate,
 then half and twice that rate at the best temperature. Each score is the mean over three seeds of
@@ -43,9 +44,9 @@ from sogclr.evaluation.retrieval import DEPTHS, rank_first_match
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "pairs_from_nothing.jsonl"
 PAIRS, WORDS, WIDTH, EPOCHS = 5_000, 4_096, 128, 20
-METHODS = ("clip", "dcl", "table", "level")
+METHODS = ("clip", "dcl", "table", "level", "255")
 BATCHES = (8, 16, 64, 256, 1024)
-TEMPERATURES = (0.03, 0.05, 0.1)
+TEMPERATURES = (0.03, 0.05, 0.1, 0.2)
 
 
 @cache
@@ -68,8 +69,13 @@ def build_loss(cell: Cell) -> nn.Module:
         return sogclr.ClipLoss(tau, scale="temperature")
     if cell.method == "dcl":
         return sogclr.DecoupledClipLoss(tau, scale="temperature")
-    level = cell.method == "level"
-    return sogclr.GlobalClipLoss(PAIRS, temperature=tau, level=level, scale="temperature")
+    return sogclr.GlobalClipLoss(
+        PAIRS,
+        temperature=tau,
+        level=cell.method == "level",
+        effective_negatives=255 if cell.method == "255" else None,
+        scale="temperature",
+    )
 
 
 def run(cell: Cell) -> dict[str, float | int | str]:
