@@ -115,7 +115,7 @@ class Bench:
         self.sources = {s: open_pairs(data / f"{s}.csv") for s in ("train", "val", "test")}
         self.wanted = TowerSettings(image_tower=keras_resnet50(package), text_tower=str(minilm))
         self.spec, towers = build_towers(self.wanted, ("image", "text"), ("image", "text"), 224)
-        tokenizer = tokenizer_of(self.spec)
+        tokenizer = tokenizer_of(self.spec, towers)
         device = torch.device("cpu")
 
         def inputs(kind: str, side: Any) -> StoredFeatures:

@@ -295,7 +295,7 @@ def test_a_folder_of_open_clip_is_a_trained_model(tmp_path, bert, make_config):
     assert request.starts_trained()
     spec, towers = build_towers(request, ("image", "text"), (), 64)
     assert spec.mean == spec.std == (0.5, 0.5, 0.5)
-    images, tokens = torch.randn(2, 3, 16, 16), tokenizer_of(spec)(TEXTS)
+    images, tokens = torch.randn(2, 3, 16, 16), tokenizer_of(spec, towers)(TEXTS)
     assert len(set(map(tuple, tokens.tolist()))) == 3
     with torch.no_grad():
         assert torch.equal(towers["image"].eval()(images)[1], theirs.encode_image(images))

@@ -128,7 +128,7 @@ def _align(
     spec, towers = open_towers(run, given, frozen, source, resume)
     _print_plan(plan, kind, spec, towers)
     model = build_model(spec, towers, plan, None if resume else given.dropout)
-    tokenizer = tokenizer_of(spec, run.text if resume else None)
+    tokenizer = tokenizer_of(spec, towers, run.text if resume else None)
     if fabric.is_global_zero:
         _print_length(request, source, tokenizer)
         run.require_space(_bytes_on_disk(source, plan, spec, towers, frozen, model))

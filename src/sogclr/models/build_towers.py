@@ -13,8 +13,9 @@ from torch import nn
 
 from ..common.errors import UserError, one_line
 from ..common.options import TowerSettings
-from .joined_towers import build_from_spec, build_joined
+from .joined_towers import build_from_spec, build_joined, count_positions
 from .open_clip_towers import build_open_clip
+from .tokenizers import TowerTokenizer
 from .towers import PairSpec, Tower
 
 __all__ = ["build_towers", "rebuild_towers", "require_open_clip", "tokenizer_of", "use_folder"]
@@ -72,29 +73,37 @@ def use_folder(spec: PairSpec, text_folder: Path) -> PairSpec:
     return replace(spec, text={**spec.text, **dict.fromkeys(names, str(text_folder))})
 
 
-def tokenizer_of(spec: PairSpec, text_folder: Path | None = None) -> Any:
+def tokenizer_of(
+    spec: PairSpec, towers: dict[str, Tower], text_folder: Path | None = None
+) -> TowerTokenizer:
     """Make the tokenizer of the text tower, which maps n strings to token ids `(n, L)`.
 
     Args:
         spec: description of the towers.
+        towers: the towers by kind.
         text_folder: the run's folder with a Hugging Face tokenizer. Default: the name or folder
             that the tower was built from.
 
     Raises:
-        UserError: the tokenizer cannot be loaded.
+        UserError: the tokenizer cannot be loaded, or does not fit the tower.
     """
     from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
     text = spec.text if text_folder is None else use_folder(spec, text_folder).text
     options = {"context_length": text.get("context_length", 77), **text.get("tokenizer_kwargs", {})}
     name = text.get("hf_tokenizer_name")
+    _require_positions(towers["text"].body, options["context_length"], text_folder)
     if not name:
-        return SimpleTokenizer(**options)
+        plain = SimpleTokenizer(**options)
+        return TowerTokenizer(plain, towers["text"], "--model: open_clip's own tokenizer")
     try:
         with _quiet():
             mode = text.get("tokenizer_mode")
             tokenizer = HFTokenizer(name, tokenizer_mode=mode, trust_remote_code=False, **options)
-            tokenizer(["a", "a longer text"])  # damage may show only here: no token for padding
+            # Damage may show only in use: no token for padding, or for unknown words.
+            fitting = TowerTokenizer(tokenizer, towers["text"], _name_tokenizer(name, text_folder))
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"--text-tower: the tokenizer {name} could not be loaded ({one_line(error)}); without "
@@ -102,7 +111,22 @@ def tokenizer_of(spec: PairSpec, text_folder: Path | None = None) -> Any:
         ) from error
     if text_folder is not None:
         _require_vocabulary(tokenizer.tokenizer, text_folder)
-    return tokenizer
+    return fitting
+
+
+def _require_positions(body: Any, length: int, text_folder: Path | None) -> None:
+    """Refuse more tokens of a text than a Hugging Face tower has positions for."""
+    most = count_positions(body.config) if hasattr(body, "config") else None
+    if most is not None and length > most:
+        place = "--context-length" if text_folder is None else f"run: {text_folder}"
+        raise UserError(f"{place}: the text tower takes {most} tokens of a text, not {length}")
+
+
+def _name_tokenizer(name: str, text_folder: Path | None) -> str:
+    """Name the file of a tokenizer, or the tokenizer itself, for messages."""
+    option = "--text-tower" if text_folder is None else "run"
+    file = Path(name) / "tokenizer.json"
+    return f"{option}: {file}" if file.is_file() else f"{option}: the tokenizer {name}"
 
 
 def _require_vocabulary(tokenizer: Any, folder: Path) -> None:

@@ -14,10 +14,17 @@ from ..common.errors import UserError, flag, one_line
 from ..common.options import TowerSettings
 from .encoders import IMAGENET_MEAN, IMAGENET_STD, require_known, width_of
 from .patches import patch_named, patch_of, whole_patches
+from .text_config import keep_known_options
 from .towers import PairSpec, Tower
 from .weight_files import load_weights
 
-__all__ = ["build_from_spec", "build_joined", "choose_length", "require_hugging_face"]
+__all__ = [
+    "build_from_spec",
+    "build_joined",
+    "choose_length",
+    "count_positions",
+    "require_hugging_face",
+]
 
 SMALL_VISION = {"timm_model_name": "resnet10t", "timm_pool": "avg", "timm_proj": "linear"}
 # CLIP's vocabulary; a quarter of the width, heads and layers of ViT-B/32's text tower.
@@ -56,7 +63,7 @@ def build_joined(
     module = None
     if "image" in kinds:
         spec, module = _add_image_tower(spec, request)
-    towers = build_from_spec(spec, module)
+    towers = _build_named(spec, module)
     if module is None and "image" in kinds:
         body: Any = towers["image"].body
         if request.image_weights is not None:
@@ -139,14 +146,22 @@ def choose_length(name: str, config: Any, length: int | None) -> int:
     Raises:
         UserError: the tower takes fewer than the requested number.
     """
-    most = getattr(config, "max_position_embeddings", None)
-    if most is None:  # positions are relative, as in mT5
+    most = count_positions(config)
+    if most is None:
         return length or USUAL_LENGTH
-    if config.model_type in ("roberta", "xlm-roberta"):  # positions start behind that of padding
-        most -= config.pad_token_id + 1
     if length is not None and length > most:
         raise UserError(f"--context-length: {name} takes {most} tokens, not {length}")
     return length or most
+
+
+def count_positions(config: Any) -> int | None:
+    """Count the tokens of a text that a Hugging Face tower takes; None if it takes any number."""
+    most = getattr(config, "max_position_embeddings", None)
+    if most is None:  # positions are relative, as in mT5
+        return None
+    if config.model_type in ("roberta", "xlm-roberta"):  # positions start behind that of padding
+        most -= config.pad_token_id + 1
+    return most
 
 
 def require_hugging_face(name: str, option: str) -> Any:
@@ -159,7 +174,6 @@ def require_hugging_face(name: str, option: str) -> Any:
     Raises:
         UserError: there is no such model, or open_clip does not build its kind.
     """
-    from open_clip.hf_configs import arch_dict
     from transformers import AutoConfig
 
     try:
@@ -170,11 +184,7 @@ def require_hugging_face(name: str, option: str) -> Any:
             f"one that can be downloaded ({one_line(error)}); without a network, download it on "
             "another machine and pass its folder"
         ) from error
-    if config.model_type not in arch_dict:
-        raise UserError(
-            f"{flag(option)}: {name} is a {config.model_type}; open_clip builds "
-            f"{', '.join(arch_dict)}"
-        )
+    keep_known_options(config.to_dict(), f"{flag(option)}: {name}")
     return config
 
 
@@ -189,21 +199,32 @@ def build_from_spec(spec: PairSpec, module: nn.Module | None) -> dict[str, Tower
         The towers by kind, "image" and "text".
 
     Raises:
-        UserError: the weights of a tower cannot be loaded.
+        UserError: the user's own tower does not take the images.
+        Exception: of many types: the weights of a tower cannot be loaded, or it cannot be built.
     """
+    return {kind: _build_tower(kind, spec, module) for kind in dict.fromkeys(spec.kinds)}
+
+
+def _build_tower(kind: str, spec: PairSpec, module: nn.Module | None) -> Tower:
     from open_clip.model import _build_text_tower, _build_vision_tower
 
+    if kind == "text":
+        return Tower(_build_text_tower(spec.width, dict(spec.text), spec.quick_gelu))
+    if module is not None:
+        return Tower(_OwnTower(module, spec))
+    assert spec.vision is not None
+    return Tower(_build_vision_tower(spec.width, dict(spec.vision), spec.quick_gelu))
+
+
+def _build_named(spec: PairSpec, module: nn.Module | None) -> dict[str, Tower]:
+    """Build towers that a user named; say which one cannot be built."""
     towers: dict[str, Tower] = {}
     for kind in dict.fromkeys(spec.kinds):
         try:
-            if kind == "text":
-                body = _build_text_tower(spec.width, dict(spec.text), spec.quick_gelu)
-            elif module is not None:
-                body = _OwnTower(module, spec)
-            else:
-                assert spec.vision is not None
-                body = _build_vision_tower(spec.width, dict(spec.vision), spec.quick_gelu)
-        except (OSError, RuntimeError) as error:
+            towers[kind] = _build_tower(kind, spec, module)
+        except UserError:
+            raise
+        except Exception as error:  # open_clip, timm and transformers raise many types
             config = spec.text if kind == "text" else spec.vision or {}
             name = config.get("hf_model_name") or config.get("timm_model_name") or "it"
             raise UserError(
@@ -211,7 +232,6 @@ def build_from_spec(spec: PairSpec, module: nn.Module | None) -> dict[str, Tower
                 "network, download the weights on another machine and pass them (--image-weights "
                 "FILE, --text-tower FOLDER)"
             ) from error
-        towers[kind] = Tower(body)
     return towers
 
 

@@ -12,8 +12,9 @@ from ..common.errors import UserError, one_line
 from ..common.regular_files import open_regular_file
 from ..common.stored_fields import ANOTHER_VERSION, require_type
 from .encoders import require_known
+from .text_config import IMPLEMENTATIONS, keep_known_options, require_known_options
 
-__all__ = ["drop_code_keys", "require_no_code", "require_text", "require_vision"]
+__all__ = ["drop_other_keys", "require_no_code", "require_text", "require_vision"]
 
 LARGEST = {"layers": 1_000, "context_length": 100_000}
 LARGEST_NUMBER = 10_000_000  # of all others; vocabularies have up to 260,000 entries
@@ -22,8 +23,6 @@ LARGEST_NUMBER = 10_000_000  # of all others; vocabularies have up to 260,000 en
 TEXT_FILES = (".json", ".txt", ".model", ".jinja")
 # Keys in them that make transformers fetch or run code, whatever their value.
 CODE_KEYS = ("auto_map", "custom_pipelines", "quantization_config")
-# Implementations of layers within transformers and torch; other names are fetched and run.
-IMPLEMENTATIONS = (None, "eager", "sdpa", "flex_attention", "flash_attention_2")
 
 
 class _Activation(TypedDict, total=False):
@@ -148,7 +147,8 @@ def require_no_code(folder: Path) -> None:
         folder: the folder of a run or of a model.
 
     Raises:
-        UserError: the folder is missing, holds other files, or names code.
+        UserError: the folder is missing, holds other files, names code, or has a configuration
+            with an option that no text tower is built of.
     """
     if not folder.is_dir():
         raise UserError(f"run: {folder} is missing, which holds the tokenizer; put it back")
@@ -163,27 +163,22 @@ def require_no_code(folder: Path) -> None:
 
 
 def _require_no_code_keys(path: Path) -> None:
-    """Refuse a JSON file of Hugging Face that names code to run.
+    """Refuse a JSON file of Hugging Face that names code to run, or has unknown options.
 
     Raises:
-        UserError: the file cannot be read, or names code.
+        UserError: the file cannot be read, or has such an entry.
     """
-    from open_clip.hf_configs import arch_dict
-
     found = _read(path)
-    if path.name == "config.json" and found.get("model_type") not in arch_dict:
-        raise UserError(
-            f"run: {path} is of a model that open_clip does not build; it builds "
-            f"{', '.join(arch_dict)}"
-        )
     for key in filter(lambda key: _names_code(key, found[key]), found):
         raise UserError(
             f"run: {path} names code to run ({key}), and nothing that comes with a run is "
             "executed; remove this entry if the model works without it"
         )
+    if path.name == "config.json":
+        require_known_options(found, f"run: {path}")
 
 
-def drop_code_keys(folder: Path) -> None:
+def drop_other_keys(folder: Path) -> None:
     """Drop from a new run's configuration and tokenizer what `require_no_code` would refuse.
 
     Published models may name code of their own, even if transformers builds them without it.
@@ -191,6 +186,8 @@ def drop_code_keys(folder: Path) -> None:
     for path in folder.glob("*config.json"):
         found = _read(path)
         plain = {key: value for key, value in found.items() if not _names_code(key, value)}
+        if path.name == "config.json":
+            plain = keep_known_options(plain, str(path))
         if plain != found:
             path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
 

@@ -23,6 +23,8 @@ __all__ = [
     "weights_digest",
 ]
 
+KINDS = (("image", "text"), ("text", "text"))  # of side a and side b
+
 
 @dataclass(frozen=True)
 class PairSpec:
@@ -68,8 +70,8 @@ class PairSpec:
         """
         spec = build_from_json(cls, stored, name)
         kinds = set(spec.kinds)
-        if not (kinds <= {"image", "text"} and set(spec.frozen) <= kinds):
-            raise UserError(f"{name}: kinds and frozen must be image or text")
+        if spec.kinds not in KINDS or not set(spec.frozen) <= kinds:
+            raise UserError(f"{name}: kinds must be image and text, or text twice; frozen of these")
         if "image" in kinds:
             require_vision(spec.vision, f"{name}: vision", is_custom=spec.custom)
         require_text(spec.text, f"{name}: text")

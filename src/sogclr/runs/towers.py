@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..common.errors import UserError
 from ..models.build_towers import rebuild_towers, tokenizer_of, use_folder
 from ..models.pair_encoder import PairEncoder
-from ..models.tower_keys import drop_code_keys, require_no_code
+from ..models.tower_keys import drop_other_keys, require_no_code
 from ..models.towers import PairModel, PairSpec, Tower
 from ..models.wrapped import load_plain, plain_state, unwrap
 from .folder import Run, is_pair_run
@@ -47,7 +47,7 @@ def write_start(run: Run, spec: PairSpec, towers: dict[str, Tower], tokenizer: A
         body.config.save_pretrained(run.text)
     if "hf_tokenizer_name" in spec.text:
         tokenizer.save_pretrained(str(run.text))
-    drop_code_keys(run.text)
+    drop_other_keys(run.text)
 
 
 def write_trained(
@@ -98,7 +98,8 @@ def load_pairs(folder: str | Path, module: nn.Module | None = None) -> PairEncod
         values = float(temperature), None if bias is None else float(bias)
     except (KeyError, RuntimeError) as error:
         raise _misfit(run, error) from error
-    return PairEncoder(use_folder(spec, run.text), towers, tokenizer_of(spec, run.text), *values)
+    tokenizer = tokenizer_of(spec, towers, run.text)
+    return PairEncoder(use_folder(spec, run.text), towers, tokenizer, *values)
 
 
 def _misfit(run: Run, error: Exception) -> UserError:
@@ -115,6 +116,8 @@ def read_spec(run: Run) -> PairSpec:
     spec = PairSpec.from_dict(read_json(run.towers_spec), f"run: {run.towers_spec}")
     if spec.needs_folder:
         require_no_code(run.text)
+    if "hf_model_name" in spec.text and not (run.text / "config.json").is_file():
+        raise UserError(f"run: {run.text / 'config.json'} is missing; put the file back")
     return spec
 
 

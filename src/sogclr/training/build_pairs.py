@@ -208,7 +208,7 @@ def build_run_task(
         workers=None,
     )
     model = build_model(spec, towers, plan)
-    tokenizer = tokenizer_of(spec, run.text)
+    tokenizer = tokenizer_of(spec, towers, run.text)
     inputs = PairInputs(spec, towers, tokenizer, plan, torch.device(device))
     a, b = inputs.training(source.a), inputs.training(source.b)
     task = PairTask(model, source, a, b, plan, ScoredPairs(source, a, b))
