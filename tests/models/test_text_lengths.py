@@ -94,6 +94,17 @@ def test_the_share_that_is_cut_is_said_before_training(
             assert "100.0% of 16 texts are longer than 8 tokens" in capsys.readouterr().err
 
 
+def test_the_share_of_what_is_held_back_is_said_too(long_texts, tmp_path, capsys):
+    settings = {"epochs": 1, "batch_size": 8, "device": "cpu", "workers": 0}
+    start = "one two three four five six seven eight nine ten " * 4
+    for question, expected in (("short", "none of 8 texts"), (start, "50.0% of 8 texts are lon")):
+        held = {"question": [f"{question} {i}" for i in range(4)], "answer": list("abcd")}
+        sogclr.align(long_texts, tmp_path / question[:5], val=held, **settings)
+        lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
+        (place,) = [i for i, line in enumerate(lines) if line.startswith("context length")]
+        assert lines[place + 1].startswith(f"held back: {expected}")
+
+
 def test_the_small_tower_takes_as_many_tokens_as_are_asked_for(long_texts, tmp_path):
     settings = {"epochs": 1, "batch_size": 8, "device": "cpu", "workers": 0}
     sogclr.align(long_texts, tmp_path / "run", context_length=40, **settings)

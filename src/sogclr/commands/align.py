@@ -11,7 +11,7 @@ from ..common.console import say, setting_line
 from ..common.errors import UserError
 from ..common.options import Device
 from ..data.open_images import require_undamaged
-from ..data.open_pairs import open_pairs
+from ..data.open_pairs import open_pairs, require_columns
 from ..data.pair_source import PairSource
 from ..data.tar.stream_pairs import PairStream
 from ..data.tar.urls import is_url, without_secrets
@@ -99,8 +99,12 @@ def _align(
     if shard_model:
         require_shardable(request.method)
     kind = choose_device(device, alone=False)
-    source = open_data(data, request)
+    for pairs in (data, val):
+        require_columns(pairs, request.columns)
+    # Open the smaller data first, so that what is wrong with it shows early.
     validation = None if val is None else open_pairs(val, request.columns)
+    source = open_data(data, request)
+    _require_equal_kinds(source, validation)
     damaged = [*source.damaged, *(validation.damaged if validation is not None else ())]
     require_undamaged(damaged, request.on_damaged)
     say(source.describe())
@@ -130,7 +134,7 @@ def _align(
     model = build_model(spec, towers, plan, None if resume else given.dropout)
     tokenizer = tokenizer_of(spec, towers, run.text if resume else None)
     if fabric.is_global_zero:
-        _print_length(request, source, tokenizer)
+        _print_lengths(request, source, validation, tokenizer)
         run.require_space(_bytes_on_disk(source, plan, spec, towers, frozen, model))
         if not resume:
             write_start(run, spec, towers, tokenizer)
@@ -151,6 +155,16 @@ def _align(
                 {**settings, "asked": given.as_dict(), "resolved": plan.resolved().as_dict()}
             )
     return train_to_end(trainer, "sogclr evaluate, search, embed, sogclr.load")
+
+
+def _require_equal_kinds(source: PairSource | PairStream, validation: PairSource | None) -> None:
+    """Refuse held-back pairs that the towers of the training pairs do not take."""
+    if validation is not None and validation.kinds != source.kinds:
+        kinds, others = (" and ".join(pairs.kinds) for pairs in (source, validation))
+        raise UserError(
+            f"--val: {validation.name} holds pairs of {others}, but the training data has pairs of "
+            f"{kinds}"
+        )
 
 
 def _facts(
@@ -188,18 +202,28 @@ def _print_plan(plan: PairPlan, device: str, spec: PairSpec, towers: dict[str, T
         say(f"  {kind} tower: {body / 1e6:.2f} M parameters, {state}; head {head / 1e6:.2f} M")
 
 
-def _print_length(request: PairSettings, source: PairSource | PairStream, tokenizer: Any) -> None:
+def _print_lengths(
+    request: PairSettings,
+    source: PairSource | PairStream,
+    validation: PairSource | None,
+    tokenizer: Any,
+) -> None:
     """Print how many tokens of a text are read, and which share of the texts is cut."""
-    if isinstance(source, PairStream):
-        sides = [source.first_captions]
-    else:
-        sides = [choose_texts(side) for side in (source.a, source.b) if isinstance(side, Texts)]
     named = request.model is not None or request.text_tower is not None
     origin = "as many as the text tower takes" if named else "usual for the small text tower"
     if request.context_length is not None:
         origin = "as given"
-    _, cut = describe_cut(tokenizer, sides)
+    _, cut = describe_cut(tokenizer, _texts_of(source))
     say(setting_line("context length", tokenizer.context_length, f"{origin}; {cut}"))
+    if validation is not None:
+        say(f"  held back: {describe_cut(tokenizer, _texts_of(validation))[1]}")
+
+
+def _texts_of(source: PairSource | PairStream) -> list[list[str]]:
+    """Choose texts of each side, whose tokens are counted."""
+    if isinstance(source, PairStream):
+        return [source.first_captions]
+    return [choose_texts(side) for side in (source.a, source.b) if isinstance(side, Texts)]
 
 
 def _bytes_on_disk(

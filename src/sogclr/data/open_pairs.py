@@ -6,14 +6,15 @@ from typing import Any
 
 from ..common.errors import UserError
 from .pair_source import PairSource
+from .tables.columns import find_columns
 from .tables.pairs import table_pairs
-from .tables.read import is_table, read_table
+from .tables.read import is_table, read_header, read_table
 from .tar.index import index_shard
 from .tar.pairs import shard_pairs
 from .tar.patterns import find_shards
 from .tar.urls import require_random_access
 
-__all__ = ["are_pairs", "open_pairs"]
+__all__ = ["are_pairs", "open_pairs", "require_columns"]
 
 
 def open_pairs(data: Any, columns: str | Sequence[str] | None = None) -> PairSource:
@@ -38,6 +39,20 @@ def open_pairs(data: Any, columns: str | Sequence[str] | None = None) -> PairSou
             )
         return shard_pairs(shards, str(data))
     return table_pairs(read_table(data), columns)
+
+
+def require_columns(data: Any, columns: str | Sequence[str] | None = None) -> None:
+    """Refuse a table whose header lacks the columns of pairs, before its rows are read.
+
+    Args:
+        data: as of `open_pairs`; what has no header is not checked.
+        columns: as of `open_pairs`.
+
+    Raises:
+        UserError: a column is missing, or the names do not tell which columns are meant.
+    """
+    if (header := read_header(data)) is not None:
+        find_columns(header, columns)
 
 
 def are_pairs(data: Any) -> bool:

@@ -10,7 +10,7 @@ from ...common.options import split_names
 from ..decode import SUFFIXES
 from .table import Table
 
-__all__ = ["choose_columns", "holds_images"]
+__all__ = ["choose_columns", "find_columns", "holds_images"]
 
 # Usual names of columns, in lower case; the first that the table has is taken.
 IMAGE_COLUMNS = ("image", "image_path", "filepath", "file_name", "filename", "file", "path", "img")
@@ -48,13 +48,26 @@ def choose_columns(table: Table, requested: str | Sequence[str] | None) -> tuple
         UserError: a column is missing, the names do not tell which columns are meant, both columns
             hold images, or it is not clear what a column holds.
     """
-    names = _guess(table) if requested is None else _find(table, split_names(requested))
+    names = find_columns(table, requested)
     holds = [holds_images(table, name) for name in names]
     if all(holds):
         raise UserError(
             f"--columns: {' and '.join(names)} of {table.name} both hold images; one must hold text"
         )
     return (names[1], names[0]) if holds[1] else names
+
+
+def find_columns(table: Table, requested: str | Sequence[str] | None) -> tuple[str, str]:
+    """Return the requested columns, or guess two from their names; needs no rows.
+
+    Args:
+        table: the table, or its header.
+        requested: as of `choose_columns`.
+
+    Raises:
+        UserError: a column is missing, or the names do not tell which columns are meant.
+    """
+    return _guess(table) if requested is None else _find(table, split_names(requested))
 
 
 def _find(table: Table, names: tuple[str, ...]) -> tuple[str, str]:

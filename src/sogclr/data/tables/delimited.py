@@ -15,7 +15,7 @@ from ...common.errors import UserError
 from ..decode import SUFFIXES
 from .table import BrokenRows, Table, require_distinct
 
-__all__ = ["read_delimited"]
+__all__ = ["read_delimited", "read_delimited_header"]
 
 LONGEST_VALUE = 1 << 24  # characters; a longer value is taken for a quote that never closes
 PROVING_LINES = 3  # lines with the fields of a row, which prove that a quote swallowed rows
@@ -37,14 +37,8 @@ def read_delimited(path: Path) -> Table:
         UserError: the file has no header with two columns and distinct names, or most rows are
             broken.
     """
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    # Bytes that are no UTF-8 become lone surrogates, so that their row can be named.
-    with (
-        open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
-        _long_values(),
-    ):
-        rows = _Rows(file, delimiter)
-        names = _read_header(rows, path, delimiter)
+    with _open_rows(path) as rows:
+        names = _read_header(rows, path)
         values: list[Fields] = []
         numbers: list[int] = []
         broken: BrokenRows = []
@@ -58,7 +52,7 @@ def read_delimited(path: Path) -> Table:
                 values.append(fields)
                 numbers.append(number)
     columns = {name: [row[i] for row in values] for i, name in enumerate(names)}
-    notes = _note_quotes(values, numbers, delimiter)
+    notes = _note_quotes(values, numbers, _delimiter_of(path))
     if several := rows.of_several_lines:
         notes += [
             f"{len(several):,} rows have values of several lines (the first: row {several[0]})"
@@ -66,6 +60,34 @@ def read_delimited(path: Path) -> Table:
     return Table(
         str(path), path.parent, columns, numbers, broken, header_is_certain=False, notes=notes
     )
+
+
+def read_delimited_header(path: Path) -> Table:
+    """Read the header of a CSV or TSV file: the table without its rows.
+
+    Args:
+        path: the file, as of `read_delimited`.
+
+    Raises:
+        UserError: the file has no header with two columns and distinct names.
+    """
+    with _open_rows(path) as rows:
+        names = _read_header(rows, path)
+    return Table(str(path), path.parent, {n: [] for n in names}, [], header_is_certain=False)
+
+
+@contextmanager
+def _open_rows(path: Path) -> Iterator["_Rows"]:
+    # Bytes that are no UTF-8 become lone surrogates, so that their row can be named.
+    with (
+        open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
+        _long_values(),
+    ):
+        yield _Rows(file, _delimiter_of(path))
+
+
+def _delimiter_of(path: Path) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
 def _note_quotes(rows: list[Fields], numbers: list[int], delimiter: str) -> list[str]:
@@ -85,7 +107,7 @@ def _note_quotes(rows: list[Fields], numbers: list[int], delimiter: str) -> list
     ]
 
 
-def _read_header(rows: "_Rows", path: Path, delimiter: str) -> Fields:
+def _read_header(rows: "_Rows", path: Path) -> Fields:
     """Return the names in the first row that is not blank."""
     with open(path, "rb") as file:
         if file.read(2) in UTF_16:
@@ -102,7 +124,7 @@ def _read_header(rows: "_Rows", path: Path, delimiter: str) -> Fields:
     if len(names) == 1:
         found = [word for mark, word in OTHER_DELIMITERS.items() if mark in names[0]]
         hint = f"; {found[0]} separate its values, but {path.suffix} needs " if found else ""
-        hint += OTHER_DELIMITERS[delimiter] if found else ""
+        hint += OTHER_DELIMITERS[_delimiter_of(path)] if found else ""
         raise UserError(f"data: {path} has one column, {names[0][:60]!r}; two are needed{hint}")
     require_distinct(names, path)
     return names

@@ -4,18 +4,18 @@ Rows keep the numbers that a spreadsheet shows (the header of a file is row 1), 
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...common.errors import UserError, one_line
 from ...common.regular_files import require_regular
-from .delimited import read_delimited
+from .delimited import read_delimited, read_delimited_header
 from .json_lines import read_json_lines
-from .parquet import read_parquet
+from .parquet import read_parquet, read_parquet_header
 from .table import Table
 
-__all__ = ["TABLE_SUFFIXES", "Table", "is_table", "read_table"]
+__all__ = ["TABLE_SUFFIXES", "Table", "is_table", "read_header", "read_table"]
 
 READERS = {
     ".csv": read_delimited,
@@ -24,6 +24,12 @@ READERS = {
     ".parquet": read_parquet,
 }
 TABLE_SUFFIXES = tuple(READERS)
+# Objects of JSONL may lack columns, so none of them tells all names.
+HEADER_READERS = {
+    ".csv": read_delimited_header,
+    ".tsv": read_delimited_header,
+    ".parquet": read_parquet_header,
+}
 
 
 def read_table(data: Any) -> Table:
@@ -53,6 +59,24 @@ def read_table(data: Any) -> Table:
         )
     _require_rows(table)
     return table
+
+
+def read_header(data: Any) -> Table | None:
+    """Read the header of a table in a file: the table without its rows.
+
+    Args:
+        data: as of `read_table`.
+
+    Returns:
+        The table; None if `data` is no such file, or has no header.
+
+    Raises:
+        UserError: the file is missing or unreadable.
+    """
+    if not isinstance(data, str | Path) or str(data).startswith("hf:") or os.path.isdir(data):
+        return None
+    has_header = Path(data).suffix.lower() in HEADER_READERS
+    return _read_file(Path(data), HEADER_READERS) if has_header else None
 
 
 def _require_rows(table: Table) -> None:
@@ -100,13 +124,17 @@ def _from_columns(columns: Mapping[str, Any]) -> Table:
 def _from_path(path: Path) -> Table:
     if os.path.isdir(path):  # unlike Path.is_dir, it raises no error
         return _from_folder(path)
+    return _read_file(path, READERS)
+
+
+def _read_file(path: Path, readers: Mapping[str, Callable[[Path], Table]]) -> Table:
     if not os.path.exists(path):
         raise UserError(
             f"data: {path} does not exist; give a table ({', '.join(TABLE_SUFFIXES)}), a folder "
             "that datasets saved, or hf:owner/name"
         )
     _require_regular(path)
-    reader = READERS.get(path.suffix.lower())
+    reader = readers.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"data: {path} is not a table; {', '.join(READERS)} can be read")
     try:
