@@ -19,7 +19,7 @@ from sogclr.data.views.draws import DRAWS, crop_boxes
 from sogclr.data.views.pipeline import standardize
 from sogclr.data.views.resident import crop_on_device
 from sogclr.data.views.static import static_inputs, view_parameters
-from sogclr.losses.contrast import ContrastiveLoss
+from sogclr.losses.base import ContrastiveLoss
 from sogclr.models.encoders import (
     IMAGENET_MEAN,
     IMAGENET_STD,

@@ -46,7 +46,7 @@ from sogclr import DecoupledContrastiveLoss, GlobalContrastiveLoss, NTXentLoss
 from sogclr.evaluation.knn import knn_accuracy
 from sogclr.evaluation.linear import linear_accuracy
 from sogclr.evaluation.view_scores import view_scores
-from sogclr.losses.contrast import ContrastiveLoss, Scale
+from sogclr.losses.base import ContrastiveLoss, Scale
 
 SCALE: Scale = "temperature"  # as in `pretrain`
 PROBE_IMAGES = 5_000  # training images of a linear probe, which takes minutes on more

@@ -12,7 +12,7 @@ import torch
 from negatives_results import SIZES, TEMPERATURES, Cell, Results, Size, groups_of_runs
 
 from sogclr import DecoupledContrastiveLoss
-from sogclr.losses.contrast import ContrastiveLoss
+from sogclr.losses.base import ContrastiveLoss
 
 TAU = 0.1
 METHODS = ("simclr", "dcl", "table", "level")

@@ -30,7 +30,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer import DEFAULT_CALLBACKS
 
 from ..losses import DecoupledClipLoss, GlobalClipLoss
-from ..losses.contrast import Scale
+from ..losses.base import Scale
 from ..losses.temperature import IndividualTemperature, Temperature
 from .sentence_columns import ids_in, two_columns, with_sample_ids
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from .normalizer import Normalizer
 from .temperature import Tau, Temperature
 
-__all__ = ["Side", "look_up_tau", "select"]
+__all__ = ["Side", "learn_temperatures", "look_up_tau", "select"]
 
 
 @dataclass(frozen=True)
@@ -57,3 +57,9 @@ def look_up_tau(sides: tuple[Side, ...]) -> Tau:
         tau = first(sides[0].temperature_rows)
         return tau[None] if isinstance(tau, Tensor) and tau.ndim else tau
     return torch.stack([side.temperature(side.temperature_rows) for side in sides])
+
+
+def learn_temperatures(sides: tuple[Side, ...], gradient: Tensor) -> None:
+    """Update the temperatures from dF/dtau of each anchor, `(S, M)`."""
+    for side, own in zip(sides, gradient, strict=True):
+        side.temperature.learn(side.temperature_rows, own)

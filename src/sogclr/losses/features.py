@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..distributed.exchange import Shares
 
-__all__ = ["Features", "normalize_both", "stack_wide"]
+__all__ = ["Features", "normalize_both", "stack_wide", "through_normalization"]
 
 EPSILON = 1e-12  # as torch.nn.functional.normalize
 
@@ -58,8 +58,7 @@ class Features:
             first, second = each.unsqueeze(-1)
         gradient[0].addcmul_(self.partners[0], first)
         gradient[1].addcmul_(self.partners[1], second)
-        radial = torch.linalg.vecdot(gradient, self.unit).unsqueeze(-1)
-        by_a, by_b = gradient.addcmul_(self.unit, radial, value=-1).div_(self.length)
+        by_a, by_b = through_normalization(gradient, self.unit, self.length)
         a, b = self.given
         return by_a.to(a.dtype), by_b.to(b.dtype)
 
@@ -73,6 +72,18 @@ def normalize_both(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     stacked = stack_wide(a.detach(), b.detach())
     length = torch.linalg.vector_norm(stacked, dim=-1, keepdim=True).clamp_(min=EPSILON)
     return stacked.div_(length), length
+
+
+def through_normalization(by_unit: Tensor, unit: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the gradient by features a and b from that by their unit vectors, `(2, n, d)`.
+
+    Args:
+        by_unit: gradient by the unit vectors; it is overwritten.
+        unit, length: see `normalize_both`.
+    """
+    radial = (by_unit * unit).sum(dim=-1, keepdim=True)
+    by_a, by_b = by_unit.addcmul_(unit, radial, value=-1).div_(length)
+    return by_a, by_b
 
 
 def stack_wide(a: Tensor, b: Tensor) -> Tensor:

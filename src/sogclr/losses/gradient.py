@@ -6,8 +6,9 @@ compute the gradient by the features. One node suffices: at a batch of 64, the o
 as large as the cost of its arithmetic.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,7 +18,9 @@ from .features import Features
 from .first_order import first_order_only
 from .temperature import Tau
 
-__all__ = ["Derivatives", "with_gradient"]
+__all__ = ["Derivatives", "with_gradient", "with_gradient_function"]
+
+Gradient: TypeAlias = Callable[[Tensor], tuple[Tensor | None, ...]]
 
 
 class Derivatives(NamedTuple):
@@ -42,6 +45,14 @@ class Derivatives(NamedTuple):
     def append(self, earlier: "Derivatives") -> "Derivatives":
         """Append the weights of anchors of earlier batches, whose positives get no gradient."""
         return self._replace(weight=torch.cat([self.weight, earlier.weight], dim=-1))
+
+    def without_negatives(self, empty: Tensor) -> "Derivatives":
+        """Set the derivatives of anchors without negatives, `(S, M)` bool: their F is -positive."""
+        weight, by_positive, by_tau = self
+        if isinstance(by_positive, Tensor):
+            by_positive = by_positive.masked_fill(empty, -1)
+        by_tau = None if by_tau is None else by_tau.masked_fill(empty, 0)
+        return Derivatives(weight.masked_fill(empty, 0), by_positive, by_tau)
 
 
 @dataclass(frozen=True)
@@ -68,9 +79,9 @@ class _Backward:
 
 class _WithGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, mean: Tensor, backward: _Backward, *inputs: Tensor | float) -> Tensor:
-        ctx.gradient = backward.gradient
-        return mean.view_as(mean)
+    def forward(ctx: Any, value: Tensor, gradient: Gradient, *inputs: Tensor | float) -> Tensor:
+        ctx.gradient = gradient
+        return value.view_as(value)
 
     @staticmethod
     @first_order_only
@@ -98,5 +109,17 @@ def with_gradient(
         tau: see `look_up_tau`; with graph if it is learned.
     """
     backward = _Backward(derivatives, features, similarities, log_sum, tau, 1 / loss.numel())
-    result: Tensor = _WithGradient.apply(loss.mean(), backward, *features.given, tau)
+    return with_gradient_function(loss.mean(), backward.gradient, *features.given, tau)
+
+
+def with_gradient_function(value: Tensor, gradient: Gradient, *inputs: Tensor | float) -> Tensor:
+    """Return a scalar without graph with a gradient by inputs.
+
+    Args:
+        value: the scalar.
+        gradient: function from the derivative by the scalar to the gradient by each input; None for
+            an input without gradient.
+        inputs: tensors with graph, or numbers.
+    """
+    result: Tensor = _WithGradient.apply(value, gradient, *inputs)
     return result

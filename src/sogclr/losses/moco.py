@@ -8,7 +8,8 @@ from torch import Tensor
 from ..distributed.exchange import agree
 from .anchors import Side
 from .backends import choose
-from .contrast import ContrastiveLoss, Scale
+from .base import ContrastiveLoss, Scale
+from .contrast import contrast
 from .features import Features, normalize_both
 from .inputs import check_shapes, device_of, without_autocast
 from .moco_queue import KeyQueue
@@ -116,8 +117,8 @@ class MoCoLoss(ContrastiveLoss):
             sample = sample.repeat(2)  # (2N,)
             side = Side(self.normalizer, sample, self.temperature, sample)
             similarities = choose.for_queue(queries, sample, self.queue, shares, self.temperature)
-            loss = self.contrast(
-                features, (side,), positive.flatten(), similarities, fresh=len(sample)
+            loss = contrast(
+                self, features, (side,), positive.flatten(), similarities, fresh=len(sample)
             )
             if writes:
                 self.queue.store(keys.flatten(0, 1), sample)

@@ -8,13 +8,15 @@ from torch import Tensor
 from ..distributed.exchange import Shares, agree
 from .anchors import Side
 from .backends import choose
+from .base import ContrastiveLoss, Scale
 from .choose_normalizer import choose_table
-from .contrast import ContrastiveLoss, Scale
+from .contrast import contrast
 from .inputs import assemble, check_shapes, count_of, device_of, without_autocast
 from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
 from .objective import checked_effective_negatives
 from .sample_ids import SampleIds
+from .small_batch import small_batch_loss
 from .temperature import Temperature, as_temperature
 
 __all__ = ["ClipLoss", "DecoupledClipLoss", "GlobalClipLoss", "PairLoss"]
@@ -33,10 +35,11 @@ class PairLoss(ContrastiveLoss):
 
     def __init__(
         self,
-        temperature: float | Temperature,
-        scale: Scale,
-        num_samples: tuple[int, int] | tuple[None, None] = (None, None),
+        temperature: float | Temperature = 0.05,
+        *,
+        scale: Scale = "cross-entropy",
         process_group: Any = "auto",
+        num_samples: tuple[int, int] | tuple[None, None] = (None, None),
     ) -> None:
         super().__init__(scale, process_group)
         shared = as_temperature(temperature)
@@ -104,8 +107,8 @@ class PairLoss(ContrastiveLoss):
                 Side(self.normalizer_b, rows_b, self.temperature_b, rows_b),
             )
             similarities = choose.for_pairs(batch, self.temperature_a)
-            return self.contrast(
-                batch.features, sides, batch.positive, similarities, fresh=batch.fresh
+            return contrast(
+                self, batch.features, sides, batch.positive, similarities, fresh=batch.fresh
             )
 
 
@@ -161,7 +164,7 @@ class GlobalClipLoss(PairLoss):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         sizes = num_samples if isinstance(num_samples, tuple) else (num_samples, num_samples)
-        super().__init__(temperature, scale, sizes, process_group)
+        super().__init__(temperature, scale=scale, process_group=process_group, num_samples=sizes)
         self.num_samples = sizes
         self.effective_negatives = checked_effective_negatives(effective_negatives)
         make = normalizer or choose_table(
@@ -198,6 +201,11 @@ class GlobalClipLoss(PairLoss):
             A scalar, float32 (float64 for float64 features).
         """
         shares = agree(self.process_group, count_of(a))
+        plain = index_b is None and group is None and sample_key is None and sample_key_b is None
+        if plain and shares is None:
+            loss = small_batch_loss(self, a, b, index)
+            if loss is not None:
+                return loss
         rows = self._rows(device_of(a), self.identify(index, a, shares), index_b)
         ids = SampleIds.of_pairs(*rows, group, sample_key, sample_key_b)
         return self._loss(a, b, ids, shares)
@@ -217,15 +225,6 @@ class ClipLoss(PairLoss):
 
     positive_in_normalizer = True
 
-    def __init__(
-        self,
-        temperature: float | Temperature = 0.05,
-        *,
-        scale: Scale = "cross-entropy",
-        process_group: Any = "auto",
-    ) -> None:
-        super().__init__(temperature, scale, process_group=process_group)
-
 
 class DecoupledClipLoss(PairLoss):
     """DCL for pairs: CLIP's loss without the positive in the normalizer.
@@ -238,12 +237,3 @@ class DecoupledClipLoss(PairLoss):
         scale: "cross-entropy" or "temperature", see `sogclr.losses`.
         process_group: see `sogclr.losses`.
     """
-
-    def __init__(
-        self,
-        temperature: float | Temperature = 0.05,
-        *,
-        scale: Scale = "cross-entropy",
-        process_group: Any = "auto",
-    ) -> None:
-        super().__init__(temperature, scale, process_group=process_group)

@@ -11,7 +11,15 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-__all__ = ["SampleIds", "check_ids", "check_integers", "move_ids", "never_negatives", "view_rows"]
+__all__ = [
+    "INTEGERS",
+    "SampleIds",
+    "check_ids",
+    "check_integers",
+    "move_ids",
+    "never_negatives",
+    "view_rows",
+]
 
 INTEGERS = (
     torch.int64, torch.int32, torch.uint8, torch.int8, torch.int16,

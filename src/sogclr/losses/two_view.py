@@ -8,13 +8,15 @@ from torch import Tensor
 from ..distributed.exchange import Shares, agree
 from .anchors import Side
 from .backends import choose
+from .base import ContrastiveLoss, Scale
 from .choose_normalizer import choose_table
-from .contrast import ContrastiveLoss, Scale
+from .contrast import contrast
 from .inputs import assemble, check_shapes, count_of, device_of, without_autocast
 from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
 from .objective import checked_effective_negatives
 from .sample_ids import SampleIds, move_ids, view_rows
+from .small_batch import small_batch_loss
 from .temperature import Temperature, as_temperature
 
 __all__ = ["DecoupledContrastiveLoss", "GlobalContrastiveLoss", "NTXentLoss", "TwoViewLoss"]
@@ -34,10 +36,11 @@ class TwoViewLoss(ContrastiveLoss):
 
     def __init__(
         self,
-        temperature: float | Temperature,
-        scale: Scale,
-        num_samples: int | None = None,
+        temperature: float | Temperature = 0.1,
+        *,
+        scale: Scale = "cross-entropy",
         process_group: Any = "auto",
+        num_samples: int | None = None,
     ) -> None:
         super().__init__(scale, process_group)
         self.temperature = as_temperature(temperature).for_rows(num_samples)
@@ -77,8 +80,8 @@ class TwoViewLoss(ContrastiveLoss):
             side = Side(self.normalizer, rows, self.temperature, samples)
             positive = batch.fresh_first(batch.positive, batch.positive)
             similarities = choose.for_two_views(batch, self.temperature)
-            return self.contrast(
-                batch.features, (side,), positive, similarities, fresh=2 * batch.fresh
+            return contrast(
+                self, batch.features, (side,), positive, similarities, fresh=2 * batch.fresh
             )
 
 
@@ -144,7 +147,9 @@ class GlobalContrastiveLoss(TwoViewLoss):
         process_group: Any = "auto",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(temperature, scale, num_samples, process_group)
+        super().__init__(
+            temperature, scale=scale, process_group=process_group, num_samples=num_samples
+        )
         self.num_samples, self.num_stored_views = num_samples, num_stored_views
         self.effective_negatives = checked_effective_negatives(effective_negatives)
         make = normalizer or choose_table(
@@ -182,6 +187,10 @@ class GlobalContrastiveLoss(TwoViewLoss):
             raise ValueError("pass views if and only if the loss was made with num_stored_views")
         device = device_of(view1)
         shares = agree(self.process_group, count_of(view1))
+        if views is None and sample_key is None and shares is None:
+            loss = small_batch_loss(self, view1, view2, index)
+            if loss is not None:
+                return loss
         index = self.identify(index, view1, shares)
         if views is None:
             sample = rows_a = rows_b = self.normalizer.resolve(index, device)
@@ -209,15 +218,6 @@ class NTXentLoss(TwoViewLoss):
 
     positive_in_normalizer = True
 
-    def __init__(
-        self,
-        temperature: float | Temperature = 0.1,
-        *,
-        scale: Scale = "cross-entropy",
-        process_group: Any = "auto",
-    ) -> None:
-        super().__init__(temperature, scale, process_group=process_group)
-
 
 class DecoupledContrastiveLoss(TwoViewLoss):
     """DCL: NT-Xent without the positive in the normalizer; SogCLR without its table.
@@ -229,12 +229,3 @@ class DecoupledContrastiveLoss(TwoViewLoss):
         scale: "cross-entropy" or "temperature", see `sogclr.losses`.
         process_group: see `sogclr.losses`.
     """
-
-    def __init__(
-        self,
-        temperature: float | Temperature = 0.1,
-        *,
-        scale: Scale = "cross-entropy",
-        process_group: Any = "auto",
-    ) -> None:
-        super().__init__(temperature, scale, process_group=process_group)

@@ -16,7 +16,7 @@ from ..data.views.static import static_inputs, view_parameters
 from ..evaluation.embed_images import embed_images
 from ..evaluation.knn import knn_accuracy
 from ..losses import DecoupledContrastiveLoss, GlobalContrastiveLoss, MoCoLoss, NTXentLoss
-from ..losses.contrast import ContrastiveLoss, Scale
+from ..losses.base import ContrastiveLoss, Scale
 from ..models.encoders import PROJECTION, ContrastiveModel, EncoderSpec
 from ..models.momentum import MomentumModel
 from ..planning.images import Plan

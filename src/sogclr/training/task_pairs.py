@@ -17,7 +17,7 @@ from ..losses import (
     GlobalClipLoss,
     SigLipLoss,
 )
-from ..losses.contrast import Scale
+from ..losses.base import Scale
 from ..losses.temperature import ConstantTemperature, LearnedTemperature
 from ..models.tower_features import compute_features
 from ..models.tower_inputs import Inputs

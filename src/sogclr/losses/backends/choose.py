@@ -36,8 +36,14 @@ def for_pairs(batch: Batch, temperature: Temperature) -> Similarities:
     if batch.shares is None:
         return _in_one_process(x, y, absent, 2, shift)
     a, b = batch.features.unit
-    own = [Block(0, 0, a, y, 1), Block(1, 0, b, x, 0)]
-    earlier = [Block(0, fresh, x[fresh:], y, 1), Block(1, fresh, y[fresh:], x, 0)]
+    own = [
+        Block(side=0, first=0, rows=a, columns=y, column_side=1),
+        Block(side=1, first=0, rows=b, columns=x, column_side=0),
+    ]
+    earlier = [
+        Block(side=0, first=fresh, rows=x[fresh:], columns=y, column_side=1),
+        Block(side=1, first=fresh, rows=y[fresh:], columns=x, column_side=0),
+    ]
     return Shared(batch.shares, own, earlier, absent, (2, len(x)), shift)
 
 
@@ -59,8 +65,8 @@ def for_two_views(batch: Batch, temperature: Temperature) -> Similarities:
     if batch.shares is None:
         return _in_one_process(z, None, absent, 1, shift)
     views = zip((0, fresh), batch.features.unit, strict=True)
-    own = [Block(0, first, rows, z, 0) for first, rows in views]
-    earlier = [Block(0, 2 * fresh, z[2 * fresh :], z, 0)]
+    own = [Block(side=0, first=first, rows=rows, columns=z, column_side=0) for first, rows in views]
+    earlier = [Block(side=0, first=2 * fresh, rows=z[2 * fresh :], columns=z, column_side=0)]
     return Shared(batch.shares, own, earlier, absent, (1, len(z)), shift)
 
 
@@ -90,7 +96,10 @@ def for_queue(
     if shares is None:
         return _in_one_process(queries.flatten(0, 1), keys, absent, 1, shift)
     places = (0, shares.total)
-    blocks = [Block(0, first, own, keys, None) for first, own in zip(places, queries, strict=True)]
+    blocks = [
+        Block(side=0, first=first, rows=own, columns=keys, column_side=None)
+        for first, own in zip(places, queries, strict=True)
+    ]
     return Shared(shares, blocks, [], absent, (1, len(sample)), shift)
 
 

@@ -1,0 +1,67 @@
+"""The base of the losses with a normalizer: the settings of the formula, and the ids it needs."""
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from ..distributed.exchange import Shares
+from .inputs import distinct_ids
+from .memory import FeatureMemory
+from .normalizer import Normalizer
+from .normalizer_table import NormalizerTable
+from .temperature import Temperature
+
+__all__ = ["ContrastiveLoss", "Scale"]
+
+Scale = Literal["temperature", "cross-entropy"]
+
+
+class ContrastiveLoss(nn.Module):
+    """The base of all losses with a normalizer; `sogclr.losses.contrast` has the formula.
+
+    Attributes:
+        positive_in_normalizer: whether ĝ counts the positive; True for SimCLR, CLIP and MoCo.
+        sums_negatives: whether a cross-entropy has the sum over the terms of ĝ, as published
+            losses do. False: their mean, which a moving average estimates.
+        effective_negatives: see `against_candidates`.
+        memory: features of earlier batches; None for none.
+    """
+
+    positive_in_normalizer = False
+    sums_negatives = True
+    effective_negatives: float | None = None
+
+    def __init__(self, scale: Scale, process_group: Any) -> None:
+        super().__init__()
+        if scale not in ("temperature", "cross-entropy"):
+            raise ValueError(f'scale must be "temperature" or "cross-entropy", got {scale!r}')
+        self.scale, self.process_group = scale, process_group
+        self.memory: FeatureMemory | None = None
+
+    def sides(self) -> list[tuple[Normalizer, Temperature]]:
+        """Return the normalizer and the temperature of each side; not defined for MoCo."""
+        raise NotImplementedError
+
+    def identify(self, index: Tensor | None, features: Tensor, shares: Shares | None) -> Tensor:
+        """Return the sample ids `(B,)`: `index`, or distinct ids if it is None.
+
+        Raises:
+            TypeError: `index` is None, and the loss keeps state per sample.
+        """
+        if index is not None:
+            return index
+        if self.memory is not None or any(
+            normalizer.needs_ids or temperature.per_sample
+            for normalizer, temperature in self.sides()
+        ):
+            raise TypeError("this loss keeps state per sample: pass `index`, the sample ids")
+        return distinct_ids(features, shares)
+
+    def raise_for_invalid_ids(self) -> None:
+        """Raise IndexError if a table met invalid ids on an accelerator. Waits for the device."""
+        for module in self.modules():
+            if isinstance(module, NormalizerTable):
+                module.raise_for_invalid_ids()
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}"
