@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from sogclr.evaluation.view_scores import view_scores
+from sogclr.evaluation.view_scores import view_recall, view_scores
 from sogclr.losses.objective import two_view_objective
 
 
@@ -37,3 +37,8 @@ def test_exchanging_the_views_changes_nothing():
     first, second = torch.randn(2, 40, 6)
     one, other = (asdict(view_scores(*pair, 0.3)) for pair in ((first, second), (second, first)))
     assert one == pytest.approx(other)
+
+
+def test_a_collapsed_encoder_finds_nothing():
+    same = torch.ones(5, 3)
+    assert view_recall(same, same) == 0

@@ -72,7 +72,7 @@ OTHERS = {
     "a learned temperature": {"options": {"temperature": LearnedTemperature()}},
     "a small temperature": {"options": {"temperature": 0.01}},
     "a wider table": {"options": {"dtype": torch.float64}},
-    "a key": {"ids": {"sample_key": torch.arange(4)}},
+    "equal keys": {"ids": {"sample_key": torch.tensor([0, 1, 2, 1])}},
     "half precision": {"dtype": torch.bfloat16},
 }
 
@@ -85,6 +85,25 @@ def test_what_the_general_loss_computes(taken, family, other):
     loss = FAMILIES[family](SAMPLES, **options)
     a, b = features(4, case.get("dtype", torch.float32))
     loss(a, b, case.get("index", torch.arange(4)), **case.get("ids", {}))
+    assert not any(taken)
+
+
+@every_family
+def test_keys_of_different_samples_change_nothing(taken, family):
+    a, b = features(4, torch.float64)
+    values = [
+        FAMILIES[family](SAMPLES, dtype=torch.float64)(a, b, torch.arange(4), **keys)
+        for keys in ({}, {"sample_key": torch.tensor([7, -(2**60), 5, 6])})
+    ]
+    assert taken == [True, True]
+    assert torch.equal(*values)
+
+
+@pytest.mark.parametrize("ids", ["group", "sample_key_b", "index_b"])
+def test_other_ids_of_pairs(taken, ids):
+    loss = GlobalClipLoss(SAMPLES)
+    a, b = features(4, torch.float32)
+    loss(a, b, torch.arange(4), **{ids: torch.tensor([1, 2, 2, 3])})
     assert not any(taken)
 
 

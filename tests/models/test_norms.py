@@ -59,3 +59,9 @@ def test_the_projector(norm, coupled):
     change = drop_of_others(build_projector(16, norm=norm), torch.randn(6, 16))
     assert (change > 1e-3) == coupled
     assert coupled or change < 1e-5
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.SyncBatchNorm])
+def test_a_layer_by_itself_and_one_of_several_processes(kind):
+    for module in (kind(16), nn.Sequential(nn.Conv2d(3, 16, 1), kind(16))):
+        assert not has_batch_statistics(normalize_by_groups(module))

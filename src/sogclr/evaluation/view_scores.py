@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..losses.objective_tiled import Anchors, log_mean
+from .retrieval import rank_first_match
 
 __all__ = ["ViewScores", "view_recall", "view_scores"]
 
@@ -21,7 +22,7 @@ class ViewScores:
 
     Attributes:
         recall: R@1 in [0, 1], how often the nearest of all n second views of a first view is that
-            of its own sample; the mean with first and second exchanged.
+            of its own sample; the mean with first and second exchanged. A tie is a miss.
         objective: F, the global objective with a normalizer for each view (`two_view_objective`,
             "v1"), on the scale of similarities. Lower is better.
         objective2: F2, with a normalizer for each sample ("v2").
@@ -53,12 +54,7 @@ def view_scores(first: Tensor, second: Tensor, temperature: float) -> ViewScores
 
 def view_recall(first: Tensor, second: Tensor) -> float:
     """Compute R@1 in [0, 1] between two views of n samples, see `ViewScores`."""
-    views = [normalize(view.float(), dim=1) for view in (first, second)]
-    found = [_nearest(*pair) for pair in (views, views[::-1])]
-    return float(torch.cat(found).float().mean())
-
-
-def _nearest(anchors: Tensor, candidates: Tensor) -> Tensor:
-    """Return whether the nearest candidate of each anchor is its partner, `(n,)` bool."""
-    partners = torch.arange(len(anchors)).split(1024)
-    return torch.cat([(anchors[i] @ candidates.T).argmax(dim=1) == i for i in partners])
+    x, y = (normalize(view.float(), dim=1) for view in (first, second))
+    own = torch.arange(len(x), device=x.device)
+    ranks = torch.cat([rank_first_match(x, y, own, own), rank_first_match(y, x, own, own)])
+    return float((ranks == 1).double().mean())

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ..distributed.exchange import Shares
@@ -118,12 +117,12 @@ def count_of(features: Tensor) -> int:
     return features.shape[0] if features.ndim else 0
 
 
-def check_shapes(a: Tensor, b: Tensor, *ids: Tensor) -> None:
+def check_shapes(a: Tensor, b: Tensor, *ids: Tensor, shares: Shares | None) -> None:
     """Check the features and ids of a batch.
 
     Raises:
-        ValueError: features are not both `(B, d)`, ids not `(B,)`, or the batch is empty. With
-            torch.distributed, this process's part of a batch may be empty.
+        ValueError: features are not both `(B, d)`, ids not `(B,)`, or the batch is empty. Of a
+            batch that several processes share, the part of a process may be empty.
         TypeError: features are no tensors, or complex.
     """
     for features in (a, b):
@@ -133,5 +132,5 @@ def check_shapes(a: Tensor, b: Tensor, *ids: Tensor) -> None:
         raise ValueError(f"expected features (B, d), (B, d) and ids (B,), got {shapes}")
     if a.is_complex() or b.is_complex():
         raise TypeError(f"features must be real numbers, got {a.dtype} and {b.dtype}")
-    if not a.shape[0] and not (dist.is_available() and dist.is_initialized()):
+    if not a.shape[0] and shares is None:
         raise ValueError("the batch is empty: a loss needs at least one sample")

@@ -11,7 +11,7 @@ from .backends import choose
 from .base import ContrastiveLoss, Scale
 from .contrast import contrast
 from .features import Features, normalize_both
-from .inputs import check_shapes, device_of, without_autocast
+from .inputs import check_shapes, count_of, device_of, without_autocast
 from .moco_queue import KeyQueue
 from .normalizer import InBatchNormalizer
 from .per_sample import require_forward_pass
@@ -95,14 +95,14 @@ class MoCoLoss(ContrastiveLoss):
         if writes:
             require_forward_pass()  # computed again, a batch would meet its own keys in the queue
         sample = move_ids(index, device_of(query1))
-        check_shapes(query1, query2, sample)
-        check_shapes(key1, key2, sample)
+        shares = agree(self.process_group, count_of(query1))
+        check_shapes(query1, query2, sample, shares=shares)
+        check_shapes(key1, key2, sample, shares=shares)
         if not query1.shape[1] == key1.shape[1] == self.queue.width:
             raise ValueError(
                 f"the queue was made for features of width {self.queue.width}, got queries of "
                 f"{query1.shape[1]} and keys of {key1.shape[1]}"
             )
-        shares = agree(self.process_group, query1.shape[0])
         with without_autocast(query1.device):
             queries, length = normalize_both(query1, query2)  # (2, n, d)
             keys, _ = normalize_both(key1, key2)

@@ -97,7 +97,7 @@ class PairLoss(ContrastiveLoss):
         return rows_a, rows_b, index_b is not None
 
     def _loss(self, a: Tensor, b: Tensor, ids: SampleIds, shares: Shares | None) -> Tensor:
-        check_shapes(a, b, ids.rows_a, ids.rows_b, *ids.identities)
+        check_shapes(a, b, ids.rows_a, ids.rows_b, *ids.identities, shares=shares)
         memory = self.memory if self.training and torch.is_grad_enabled() else None
         with without_autocast(a.device):
             batch = assemble(a, b, ids, shares, memory)
@@ -201,9 +201,8 @@ class GlobalClipLoss(PairLoss):
             A scalar, float32 (float64 for float64 features).
         """
         shares = agree(self.process_group, count_of(a))
-        plain = index_b is None and group is None and sample_key is None and sample_key_b is None
-        if plain and shares is None:
-            loss = small_batch_loss(self, a, b, index)
+        if index_b is None and shares is None:
+            loss = small_batch_loss(self, a, b, index, group, sample_key, sample_key_b)
             if loss is not None:
                 return loss
         rows = self._rows(device_of(a), self.identify(index, a, shares), index_b)

@@ -57,7 +57,7 @@ class SigLipLoss(nn.Module):
         index = distinct_ids(a, shares) if index is None else move_ids(index, device)
         index_b = index if index_b is None else move_ids(index_b, device)
         group = index if group is None else move_ids(group, device)
-        check_shapes(a, b, index, index_b, group)
+        check_shapes(a, b, index, index_b, group, shares=shares)
         ids = [index, index_b, group]
         with without_autocast(a.device):
             units = normalize(stack_wide(a, b), dim=-1)  # (2, n, d)

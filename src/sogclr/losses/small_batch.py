@@ -27,7 +27,7 @@ LARGEST = 256  # rows of the matrix; in a larger one the arithmetic takes longer
 
 
 def small_batch_loss(
-    settings: ContrastiveLoss, a: Tensor, b: Tensor, index: Tensor | None
+    settings: ContrastiveLoss, a: Tensor, b: Tensor, index: Tensor | None, *others: Tensor | None
 ) -> Tensor | None:
     """Compute the loss of a batch and update the tables, or return None if it does not fit here.
 
@@ -36,6 +36,7 @@ def small_batch_loss(
             tables for pairs.
         a, b: `(B, d)` features of the two views, or of the two sides of pairs.
         index: `(B,)` sample ids.
+        others: `(B,)` each, keys or groups of the samples; None for none.
 
     Returns:
         The scalar that `contrast` returns. None, and nothing is written: for equal or invalid ids,
@@ -47,7 +48,8 @@ def small_batch_loss(
     plain = settings.memory is None and settings.effective_negatives is None
     if not plain or len(tables) < len(sides) or type(temperature) is not ConstantTemperature:
         return None
-    if index is None or not _fits(a, b, index, tables, temperature.value):
+    ids = [each for each in (index, *others) if each is not None]
+    if index is None or not _fits(a, b, ids, tables, temperature.value):
         return None
     require_forward_pass()
     first, index = tables[0], index.to(torch.int64)
@@ -103,19 +105,20 @@ def small_batch_loss(
     return with_gradient_function(loss if divided else loss * tau, gradient, a, b)
 
 
-def _fits(a: Tensor, b: Tensor, index: Tensor, tables: list[NormalizerTable], tau: float) -> bool:
+def _fits(
+    a: Tensor, b: Tensor, ids: list[Tensor], tables: list[NormalizerTable], tau: float
+) -> bool:
     """Return whether these are features, ids and tables of the kind that is computed here."""
     first = tables[0]
     if torch.compiler.is_compiling() or not (
         isinstance(b, Tensor)
-        and isinstance(index, Tensor)
         and a.dtype == b.dtype == first.table.dtype
+        and a.is_cpu
+        and b.is_cpu
+        and first.table.is_cpu
         and a.ndim == 2
         and a.shape == b.shape
-        and index.dtype in INTEGERS
-        and index.shape == a.shape[:1]
         and 2 <= a.shape[0] <= LARGEST // (1 if len(tables) > 1 else 2)
-        and all(tensor.is_cpu for tensor in (a, b, index, first.table))
         and first.training
         and torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
@@ -123,6 +126,11 @@ def _fits(a: Tensor, b: Tensor, index: Tensor, tables: list[NormalizerTable], ta
         and all(first.averages_like(table) for table in tables[1:])
     ):
         return False
-    ids = index.tolist()
-    valid = min(ids) >= 0 and max(ids) < min(table.num_rows for table in tables)
-    return valid and len(set(ids)) == len(ids)
+    for each in ids:
+        if not (isinstance(each, Tensor) and each.is_cpu and each.dtype in INTEGERS):
+            return False
+        values = each.tolist() if each.shape == a.shape[:1] else ()
+        if len(set(values)) < len(a):
+            return False
+    rows = ids[0].tolist()
+    return min(rows) >= 0 and max(rows) < min(table.num_rows for table in tables)

@@ -68,7 +68,7 @@ class TwoViewLoss(ContrastiveLoss):
         return self._loss(view1, view2, SampleIds.of_views(rows, rows, rows), shares)
 
     def _loss(self, view1: Tensor, view2: Tensor, ids: SampleIds, shares: Shares | None) -> Tensor:
-        check_shapes(view1, view2, ids.rows_a, ids.rows_b, *ids.identities)
+        check_shapes(view1, view2, ids.rows_a, ids.rows_b, *ids.identities, shares=shares)
         memory = self.memory if self.training and torch.is_grad_enabled() else None
         with without_autocast(view1.device):
             batch = assemble(view1, view2, ids, shares, memory)
@@ -187,8 +187,8 @@ class GlobalContrastiveLoss(TwoViewLoss):
             raise ValueError("pass views if and only if the loss was made with num_stored_views")
         device = device_of(view1)
         shares = agree(self.process_group, count_of(view1))
-        if views is None and sample_key is None and shares is None:
-            loss = small_batch_loss(self, view1, view2, index)
+        if views is None and shares is None:
+            loss = small_batch_loss(self, view1, view2, index, sample_key)
             if loss is not None:
                 return loss
         index = self.identify(index, view1, shares)

@@ -19,22 +19,21 @@ MIN_CHANNELS = 8  # of a group, unless the layer has fewer
 
 
 def normalize_by_groups(module: nn.Module) -> nn.Module:
-    """Replace each `BatchNorm2d` inside a module by a group normalization.
+    """Replace each `BatchNorm2d` and `SyncBatchNorm` of a module by a group normalization.
 
     Scale and shift of every channel stay, and so does an activation that belongs to the layer, as
     timm's layers have it.
 
     Args:
-        module: the module, changed in place.
+        module: the module, whose layers are replaced in place.
 
     Returns:
-        The same module.
+        The same module; its group normalization, if it is itself such a layer.
     """
+    if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
+        return _as_group_norm(module)
     for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, _as_group_norm(child))
-        else:
-            normalize_by_groups(child)
+        setattr(module, name, normalize_by_groups(child))
     return module
 
 
