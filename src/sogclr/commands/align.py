@@ -1,7 +1,6 @@
 """Run `sogclr.align`: open the pairs, plan, build the towers and the task, train."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import torch
 
 from ..common.console import say, setting_line
 from ..common.errors import UserError
-from ..common.options import Device
 from ..data.open_images import require_undamaged
 from ..data.open_pairs import open_pairs, require_columns
 from ..data.pair_source import PairSource
@@ -23,7 +21,7 @@ from ..models.build_towers import tokenizer_of
 from ..models.text_lengths import choose_texts, describe_cut
 from ..models.towers import PairModel, PairSpec, Tower
 from ..planning.pairs import PairPlan, plan_pairs
-from ..planning.settings_pairs import PairSettings
+from ..planning.settings_pairs import AlignArguments, PairSettings
 from ..runs.folder import Run
 from ..runs.resume import choose_settings, finds_checkpoint, resumes
 from ..runs.towers import write_start
@@ -42,63 +40,32 @@ from .result import Result, checkpoint_bytes, train_to_end
 __all__ = ["align"]
 
 
-def align(
-    data: Any,
-    out: str | Path,
-    given: PairSettings,
-    *,
-    freeze: str | Sequence[str],
-    val: Any,
-    device: Device,
-    workers: int | None,
-    checkpoint_seconds: float,
-    shard_model: bool,
-    process_timeout: float,
-    resume: bool,
-) -> Result:
-    """See `sogclr.align`."""
-    run = Run(out)
-    if resume:
+def align(arguments: AlignArguments, given: PairSettings) -> Result:
+    """Do what `sogclr.align` documents.
+
+    Args:
+        arguments: All arguments, of which data, storage and machine are read.
+        given: The settings that were given.
+    """
+    run = Run(arguments.out)
+    if arguments.resume:
         run.read_settings()  # before the folder is created
     with run.claim():
-        resume = resumes(run, resume)
+        resume = resumes(run, arguments.resume)
         request = choose_settings(run, given, "align", resume)
         if not finds_checkpoint(run, resume) and resume:
             raise UserError(f"--resume: {run.checkpoint} is missing; put the file back")
-        return _align(
-            data,
-            run,
-            given,
-            request,
-            freeze,
-            val,
-            device,
-            workers,
-            checkpoint_seconds,
-            shard_model,
-            process_timeout,
-            resume,
-        )
+        return _align(arguments, given, request, run, resume)
 
 
 def _align(
-    data: Any,
-    run: Run,
-    given: PairSettings,
-    request: PairSettings,
-    freeze: str | Sequence[str],
-    val: Any,
-    device: Device,
-    workers: int | None,
-    checkpoint_seconds: float,
-    shard_model: bool,
-    process_timeout: float,
-    resume: bool,
+    arguments: AlignArguments, given: PairSettings, request: PairSettings, run: Run, resume: bool
 ) -> Result:
     """Train in a folder that is this run's alone; `resume` if there is a checkpoint."""
+    data, val, shard_model = arguments.data, arguments.val, arguments.shard_model
     if shard_model:
         require_shardable(request.method)
-    kind = choose_device(device, alone=False)
+    kind = choose_device(arguments.device, alone=False)
     for pairs in (data, val):
         require_columns(pairs, request.columns)
     # Open the smaller data first, so that what is wrong with it shows early.
@@ -110,14 +77,14 @@ def _align(
     say(source.describe())
     if validation is not None:
         say(f"held back: {validation.describe()}")
-    frozen = frozen_kinds(freeze, source.kinds)
+    frozen = frozen_kinds(arguments.freeze, source.kinds)
     plan = plan_pairs(
         request,
         source,
         frozen=frozen,
         pretrained=given.starts_trained(),
         device=kind,
-        workers=workers,
+        workers=arguments.workers,
     )
 
     # Processes wait for each other here: until now they read files that the first one may change.
@@ -125,7 +92,7 @@ def _align(
         kind,
         plan.precision,
         shard_model=shard_model,
-        process_timeout=process_timeout,
+        process_timeout=arguments.process_timeout,
         facts=_facts({**given.as_dict(), "freeze": frozen}, source, validation, plan, resume),
     )
     torch.manual_seed(request.seed)
@@ -141,7 +108,7 @@ def _align(
     inputs = PairInputs(spec, towers, tokenizer, plan, fabric.device)
     with fabric.rank_zero_first():  # The others then find the features that the first one caches.
         task, schedule = build_training(source, model, plan, inputs, validation, fabric.autocast)
-    trainer = Trainer(fabric, task, schedule, plan.recipe, run, checkpoint_seconds)
+    trainer = Trainer(fabric, task, schedule, plan.recipe, run, arguments.checkpoint_seconds)
     if resume:
         trainer.restore()
     else:

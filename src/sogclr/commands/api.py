@@ -58,18 +58,7 @@ def pretrain(arguments: PretrainArguments) -> Result:
         require_encoder(settings.encoder, "encoder")
     from .pretrain import pretrain as run
 
-    return run(
-        arguments.data,
-        arguments.out,
-        settings,
-        module=module,
-        device=arguments.device,
-        workers=arguments.workers,
-        checkpoint_seconds=arguments.checkpoint_seconds,
-        shard_model=arguments.shard_model,
-        process_timeout=arguments.process_timeout,
-        resume=arguments.resume,
-    )
+    return run(arguments, settings, module)
 
 
 @takes(AlignArguments)
@@ -94,19 +83,7 @@ def align(arguments: AlignArguments) -> Result:
         require_model(settings.model, settings.pretrained)
     from .align import align as run
 
-    return run(
-        arguments.data,
-        arguments.out,
-        settings,
-        freeze=arguments.freeze,
-        val=arguments.val,
-        device=arguments.device,
-        workers=arguments.workers,
-        checkpoint_seconds=arguments.checkpoint_seconds,
-        shard_model=arguments.shard_model,
-        process_timeout=arguments.process_timeout,
-        resume=arguments.resume,
-    )
+    return run(arguments, settings)
 
 
 def evaluate(

@@ -1,21 +1,18 @@
 """Run `sogclr.pretrain`: open the data, plan, print the plan, build the task, train."""
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
 from ..common.console import say, setting_line
-from ..common.options import Device
 from ..data.image_source import ImageSource
-from ..data.open_images import Data, open_images, require_undamaged
+from ..data.open_images import open_images, require_undamaged
 from ..data.tar.stream import StreamSource
 from ..distributed.connect import Facts, digest_of, option_facts
 from ..distributed.launch import choose_device, start
 from ..distributed.sharded_model import require_shardable
 from ..models.encoders import PROJECTION
 from ..planning.images import Plan, plan_run
-from ..planning.settings_images import ImageSettings
+from ..planning.settings_images import ImageSettings, PretrainArguments
 from ..runs.folder import Run
 from ..runs.resume import choose_settings, finds_checkpoint, resumes
 from ..training.build_images import build_training
@@ -31,62 +28,42 @@ __all__ = ["pretrain"]
 
 
 def pretrain(
-    data: Data,
-    out: str | Path,
-    request: ImageSettings,
-    *,
-    module: nn.Module | None,
-    device: Device,
-    workers: int | None,
-    checkpoint_seconds: float,
-    shard_model: bool,
-    process_timeout: float,
-    resume: bool,
+    arguments: PretrainArguments, request: ImageSettings, module: nn.Module | None
 ) -> Result:
-    """Do what `sogclr.pretrain` documents; `module` is the user's own encoder, or None."""
-    require_other_folder(data, out)
-    run = Run(out)
-    if resume:
+    """Do what `sogclr.pretrain` documents.
+
+    Args:
+        arguments: All arguments, of which data, storage and machine are read.
+        request: The settings that were given.
+        module: The user's own encoder, or None.
+    """
+    require_other_folder(arguments.data, arguments.out)
+    run = Run(arguments.out)
+    if arguments.resume:
         run.read_settings()  # before the folder is created
     with run.claim():
-        resume = resumes(run, resume)
+        resume = resumes(run, arguments.resume)
         request = choose_settings(run, request, "pretrain", resume)
-        resume = finds_checkpoint(run, resume)
-        return _pretrain(
-            data,
-            run,
-            request,
-            module,
-            device,
-            workers,
-            checkpoint_seconds,
-            shard_model,
-            process_timeout,
-            resume,
-        )
+        return _pretrain(arguments, request, module, run, finds_checkpoint(run, resume))
 
 
 def _pretrain(
-    data: Data,
-    run: Run,
+    arguments: PretrainArguments,
     request: ImageSettings,
     module: nn.Module | None,
-    device: Device,
-    workers: int | None,
-    checkpoint_seconds: float,
-    shard_model: bool,
-    process_timeout: float,
+    run: Run,
     resume: bool,
 ) -> Result:
     """Train in a folder that is this run's alone; `resume` if there is a checkpoint."""
+    data, shard_model = arguments.data, arguments.shard_model
     if shard_model:
         require_shardable(request.method)
-    kind = choose_device(device, alone=False)
+    kind = choose_device(arguments.device, alone=False)
     source: ImageSource | StreamSource | None = open_stream(data, request, StreamSource)
     if source is None:
         source = open_images(data)
         require_undamaged(source.damaged, request.on_damaged)
-    plan = plan_run(request, source, kind, workers)
+    plan = plan_run(request, source, kind, arguments.workers)
     _print_plan(source, plan, kind)
 
     # `start` waits for all processes: above, each reads files that the first one writes below.
@@ -94,7 +71,7 @@ def _pretrain(
         kind,
         plan.precision,
         shard_model=shard_model,
-        process_timeout=process_timeout,
+        process_timeout=arguments.process_timeout,
         facts=_facts(request, source, plan, resume),
     )
     torch.manual_seed(request.seed)
@@ -106,7 +83,7 @@ def _pretrain(
         # The trainer may shard the encoder, so save it before.
         run.write_encoder(task.model.encoder.state_dict(), task.spec, initial=True)
         write_views_picture(source, plan, run.views)
-    trainer = Trainer(fabric, task, schedule, plan.recipe, run, checkpoint_seconds)
+    trainer = Trainer(fabric, task, schedule, plan.recipe, run, arguments.checkpoint_seconds)
     if resume:
         trainer.restore()
     else:
