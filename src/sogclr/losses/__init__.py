@@ -16,6 +16,8 @@ learned and individual temperatures.
 
 Features are un-normalized `(B, d)` tensors of any float dtype, also under autocast. Similarities
 are computed, exponentiated and summed in float32, or in float64 for float64 features.
+A float32 feature longer than 1.8e19 counts as a zero vector, without gradient, since its squared
+length overflows; `torch.nn.functional.normalize` does the same. Give float64 features then.
 
 Scale. "cross-entropy" is the default: values and gradients of NTXentLoss, ClipLoss and MoCoLoss
 equal those of torch's `cross_entropy`, open_clip and lightly. "temperature" multiplies the loss by

@@ -13,7 +13,7 @@ from ..common.errors import UserError, flag, one_line
 from ..common.options import ConcreteNorm
 from ..common.stored_fields import build_from_json, require_type
 from .norms import build_feature_norm, normalize_by_groups
-from .patches import require_whole_patches, structure_of
+from .patches import require_seen, require_whole_patches, structure_of
 from .small import SmallEncoder
 from .weight_files import load_weights
 
@@ -194,16 +194,17 @@ def width_of(encoder: nn.Module, image_size: int, option: str = "encoder") -> in
     try:
         with torch.no_grad():
             features = encoder(torch.zeros(2, 3, image_size, image_size, device=device))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # of any type: the module may be the user's own
+        reason = one_line(error) or type(error).__name__
         raise UserError(f"{flag(option)}: cannot take {image_size} px images ({reason})") from error
-    encoder.train(was_training)
     if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 2:
         shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise UserError(
             f"{flag(option)}: must map (2, 3, {image_size}, {image_size}) to features "
             f"(2, d), got {shape}"
         )
+    require_seen(encoder, image_size)
+    encoder.train(was_training)
     return features.shape[1]
 
 
@@ -282,7 +283,8 @@ def _options(name: str, image_size: int) -> dict[str, Any]:
     except TypeError:
         return {}
     except (AssertionError, RuntimeError, ValueError) as error:
-        message = f"--encoder: {name} cannot take {image_size} px images ({error})"
+        reason = one_line(error) or type(error).__name__
+        message = f"--encoder: {name} cannot take {image_size} px images ({reason})"
         raise UserError(message) from error
     return {"img_size": image_size}
 

@@ -11,7 +11,7 @@ from ..common.console import say
 from ..common.errors import UserError, one_line
 from ..common.options import TowerSettings
 from .joined_towers import choose_length, require_hugging_face
-from .patches import describe_unseen, patch_of, require_multiple
+from .patches import describe_unseen, first_patch, require_seen, require_whole_patches
 from .tower_keys import require_text, require_vision
 from .towers import PairSpec, Tower
 
@@ -178,10 +178,12 @@ def _check_patches(visual: Any, own: bool) -> None:
 
     Some published models (SigLIP at 384 px with patches of 14) were trained without the edge.
     """
-    size, patch = visual.image_size, patch_of(visual)
+    size, patch = visual.image_size, first_patch(visual)
     size = size if isinstance(size, int) else size[0]
     if own:
-        require_multiple(size, patch, "model")
+        require_whole_patches(visual, size, "model")
+        require_seen(visual.eval(), size, "model")
+        visual.train()
     elif size % patch:
         say(f"  {describe_unseen(size, patch)}, as published")
 
