@@ -3,13 +3,15 @@
 import errno
 import subprocess
 import sys
+from email.message import Message
+from importlib.metadata import metadata
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from sogclr.commands import cli
-from sogclr.commands.explain_errors import explain
+from sogclr.commands import cli, explain_errors
+from sogclr.commands.explain_errors import explain, report_line
 
 CAUSED = {
     "the memory is full": [
@@ -55,6 +57,30 @@ def test_what_a_person_or_the_machine_causes(words, error, monkeypatch, capsys):
     assert said.count("\n") == 1
     assert said.startswith("sogclr: ")
     assert words in said
+
+
+@pytest.mark.parametrize("name", ["a\nb.csv", "\x1b[2Jx", "\u202excod.csv", "\udcff.csv", "\x00"])
+@pytest.mark.parametrize("kind", [OSError, RuntimeError, MemoryError])
+def test_names_in_messages_neither_break_nor_steer_the_line(name, kind, monkeypatch, capsys):
+    text = f"CUDA out of memory: {name}"
+    error = OSError(errno.ENOENT, "No such file", name) if kind is OSError else kind(text)
+    code, said = failed(error, monkeypatch, capsys)
+    assert code == 2
+    assert said.count("\n") == 1
+    assert said.strip("\n").isprintable()
+    assert "b.csv" in said or "\\" in said
+
+
+def test_a_bug_is_reported_where_the_package_says(monkeypatch):
+    """The package has no address for issues; one that it gets is named."""
+    listed = metadata("sogclr").get_all("Project-URL") or []
+    issues = [url.split(", ", 1)[1] for url in listed if url.startswith("Issues, ")]
+    assert (issues[0] if issues else "to the people from whom you have sogclr") in report_line()
+    with_address = Message()
+    with_address["Project-URL"] = "Paper, https://example.org/paper"
+    with_address["Project-URL"] = "Issues, https://example.org/issues"
+    monkeypatch.setattr(explain_errors, "metadata", lambda name: with_address)
+    assert "please report it at https://example.org/issues, with" in report_line()
 
 
 @pytest.mark.parametrize("error", LOST)

@@ -106,7 +106,7 @@ class Patches(nn.Module):
 def test_a_module_of_ones_own_is_checked_too():
     assert width_of(Patches(), 12) == 8
     assert width_of(Patches(padding=3), 15) == 8
-    with pytest.raises(UserError, match="the encoder leaves 1 of 16 px .* give 15"):
+    with pytest.raises(UserError, match=r"the encoder leaves 1 of 16 px .* give 15"):
         width_of(Patches(padding=3), 16)
     assert patch_of(nn.Sequential(nn.Conv2d(3, 4, 3, stride=1), nn.MaxPool2d(2))) == 1
     with pytest.raises(UserError, match=r"patches of 6 px leave 4 of 16 px .* give 12 or 18"):

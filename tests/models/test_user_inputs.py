@@ -58,7 +58,7 @@ def test_no_images_are_no_features(model, picture):
 def test_what_is_no_image_is_refused(model, given, message):
     with pytest.raises(UserError, match=message) as raised:
         model.encode_image(given)
-    assert "\n" not in str(raised.value)
+    assert "\n" not in raised.value.args[0]
 
 
 def test_a_damaged_image_is_refused_by_name(model, picture):

@@ -87,7 +87,7 @@ def test_an_encoder_is_built_of_known_options_only(tmp_path, change):
     run.encoder_spec.write_text(json.dumps({**json.loads(run.encoder_spec.read_text()), **change}))
     with pytest.raises(UserError, match=r"run: .*encoder.json") as error:
         sogclr.load(tmp_path)
-    assert "\n" not in str(error.value)
+    assert "\n" not in error.value.args[0]
 
 
 def test_lost_files_of_an_encoder_are_one_line(tmp_path):

@@ -18,6 +18,7 @@ from ..common.documentation import field_docs
 from ..common.environment import process_prefix
 from ..common.errors import UserError, flag
 from ..common.options import Augmentation
+from ..common.printable import printable
 from . import api
 from .arguments import REQUIRED, Argument, arguments_of, summary_of
 from .explain_errors import explain, report_line
@@ -72,7 +73,7 @@ def main(words: list[str] | None = None) -> None:
 
 def _fail(line: str, code: int = 2) -> NoReturn:
     """Print one line on stderr and exit; one of several processes says which one it is."""
-    print(f"sogclr: {process_prefix()}{line}", file=sys.stderr)
+    print(f"sogclr: {process_prefix()}{printable(line, sys.stderr.encoding)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -21,7 +21,8 @@ from sogclr.data.randomness import uniforms
 from sogclr.data.tar.headers import TarHeaders
 from sogclr.data.tar.images import ShardSource
 from sogclr.data.tar.patterns import find_shards
-from sogclr.data.tar.stream import StreamSample, StreamSource, read_ahead
+from sogclr.data.tar.stream import StreamSource, read_ahead
+from sogclr.data.tar.stream_sample import StreamSample
 from sogclr.data.views.draws import DRAWS
 
 SAMPLES, SHARDS = 40, 5

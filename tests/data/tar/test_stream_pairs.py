@@ -8,6 +8,7 @@ from helpers.packing import encoded, pack
 from sogclr import UserError
 from sogclr.data.open_pairs import open_pairs
 from sogclr.data.randomness import stable_id
+from sogclr.data.tar.stream import StreamSource
 from sogclr.data.tar.stream_pairs import PairStream
 
 
@@ -58,6 +59,51 @@ def test_a_caption_that_cannot_be_read_is_named(tmp_path, text):
     url = packed(tmp_path / "a.tar", good, ("bad", [image(2), ("txt", text)]))
     found = {sample.name: sample.damage for sample in PairStream(url, 2).epoch(0, 0)}
     assert found == {"good": None, "bad": "its txt is no text in UTF-8"}
+
+
+def passed_over(capsys):
+    """The lines that count samples, and nothing else."""
+    return [line for line in capsys.readouterr().err.splitlines() if "passed over" in line]
+
+
+WORDS, LABEL = ("txt", b"words"), ("cls", b"1")
+
+
+@pytest.mark.parametrize(
+    ("samples", "count", "first"),
+    [
+        ([("a", [image(1), WORDS]), ("b", [image(2)]), ("c", [WORDS])], 2, "b"),
+        ([("a", [("json", b'{"caption": "x"}')]), ("b", [image(2), WORDS])], 1, "a"),
+        ([("a", [image(1), WORDS]), ("b", [image(2), ("json", b'{"caption"')])], 1, "b"),
+        (
+            [("a", [image(1), WORDS]), ("b", [image(2), ("txt", b" ")]), ("c", [LABEL])],
+            2,
+            "b",
+        ),
+        ([("a", [image(1), WORDS]), ("b", [image(2), ("txt", b"\xff")])], 0, ""),
+        ([("a", [image(1), WORDS]), ("b", [image(2), WORDS])], 0, ""),
+    ],
+)
+def test_what_is_no_pair_is_counted_at_the_end_of_an_epoch(tmp_path, capsys, samples, count, first):
+    # More samples than there are, so that the shard is read a second time.
+    source = PairStream(packed(tmp_path / "a.tar", *samples), 2 * len(samples))
+    for epoch in range(2):
+        found = list(source.epoch(0, epoch))
+        assert len(found) == len(source)
+        lines = passed_over(capsys)
+        assert len(lines) == (count > 0)
+        if count:
+            assert lines[0].startswith(f"epoch {epoch + 1}: passed over {count} sample")
+            assert "without both an image that can be read and a caption" in lines[0]
+            assert lines[0].endswith(f"(the first: {first})")
+
+
+def test_images_that_a_stream_lacks_are_counted(tmp_path, capsys):
+    names = [("a", [image(1)]), ("b", [WORDS]), ("c", [LABEL]), ("d", [image(2)])]
+    source = StreamSource(packed(tmp_path / "a.tar", *names), 2)
+    assert {sample.name for sample in source.epoch(0, 0)} == {"a", "d"}
+    (line,) = passed_over(capsys)
+    assert line.endswith("that can be read (the first: b)")
 
 
 def test_damage_takes_the_last_pair_before_it(tmp_path):

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..hashed_rows import hashed_rows, stable_keys
 from ..randomness import uniforms
-from ..tar.stream import StreamSample, StreamSource, read_ahead
+from ..tar.stream import StreamSource, read_ahead
+from ..tar.stream_sample import StreamSample
 from ..views.draws import DRAWS
 from .loaders import Batch, crop_two_views, schedule_loader
 from .schedule import MicroBatch, Schedule

@@ -6,29 +6,28 @@ epoch reads the epoch again up to that point, without decoding.
 """
 
 import copy
-import io
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, count, islice
 from queue import Full, Queue
 from threading import Event, Thread
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 
+from ...common.console import say
 from ...common.errors import UserError
 from ...common.options import Augmentation
-from ..decode import DECODING_ERRORS, UnreadableImageError, decode_image, reason_of, training_size
+from ..decode import UnreadableImageError, reason_of, training_size
 from ..randomness import stable_id, uniforms
 from .headers import LARGEST_IMAGE, LARGEST_TEXT
 from .index import IMAGE_PARTS, key_and_part
 from .members import read_members
 from .remote import Patience
+from .stream_sample import PassedOver, StreamSample
 from .urls import expand_urls, shard_identities, without_secrets
 
-__all__ = ["StreamSample", "StreamSource", "read_ahead"]
+__all__ = ["StreamSource", "read_ahead"]
 
 # Samples in the shuffle buffer: 400 MB of photographs of 100 KB.
 BUFFER = 4_096
@@ -46,41 +45,10 @@ _SLOTS, _PASSES = 2, 3
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class StreamSample:
-    """A sample, or the place of a damaged one, or where a damaged shard broke off.
-
-    Attributes:
-        name: key of the sample, or URL of the damaged shard.
-        content: the encoded image.
-        captions: distinct captions sorted by id, in a stream of pairs.
-        turn: how often this epoch read the sample's shard before.
-        damage: why the sample, or the shard to its end, cannot be read; else None. Damage takes
-            the place of one sample, so that it is reported once per epoch.
-    """
-
-    name: str
-    content: bytes
-    captions: tuple[str, ...] = ()
-    turn: int = 0
-    damage: str | None = None
-
-    def image(self) -> Image.Image:
-        """Decode the image to RGB.
-
-        Raises:
-            UnreadableImageError: the image, the sample or the shard is damaged.
-        """
-        if self.damage is not None:
-            raise UnreadableImageError(self.name, self.damage)
-        try:
-            return decode_image(io.BytesIO(self.content))
-        except DECODING_ERRORS as error:
-            raise UnreadableImageError(self.name, reason_of(error)) from error
-
-
 class StreamSource:
     """Images in tar shards at URLs, in webdataset's layout, read from start to end.
+
+    Samples that lack a part that is needed are passed over, and counted at the end of each epoch.
 
     Args:
         pattern: a URL, or a pattern of URLs with braces.
@@ -113,7 +81,7 @@ class StreamSource:
         names = shard_identities(self.urls)
         self.ids = np.array([stable_id(name) for name in names], dtype=np.uint64)
         patience = self._limit(FIRST_SAMPLE)
-        samples = (self._samples(url, patience) for url in self.urls[:SEARCHED])
+        samples = (self._samples(url, patience, PassedOver()) for url in self.urls[:SEARCHED])
         self._measure(list(islice(chain.from_iterable(samples), MEASURED)))
 
     def __len__(self) -> int:
@@ -135,7 +103,7 @@ class StreamSource:
         return other
 
     def epoch(self, seed: int, epoch: int) -> Iterator[StreamSample]:
-        """Yield the samples of an epoch, in order.
+        """Yield the samples of an epoch, in order; then print how many were passed over.
 
         Args:
             seed: the run's seed.
@@ -146,8 +114,8 @@ class StreamSource:
                 `NEXT_SAMPLE` seconds.
         """
         # Each new sample takes the place of a random one in the buffer.
-        draws, held = _draws(seed, epoch), list[StreamSample]()
-        for sample in islice(self._read(seed, epoch), len(self)):
+        draws, held, passed = _draws(seed, epoch), list[StreamSample](), PassedOver()
+        for sample in islice(self._read(seed, epoch, passed), len(self)):
             if len(held) < self._buffer:
                 held.append(sample)
                 continue
@@ -158,15 +126,26 @@ class StreamSource:
             slot = int(next(draws) * len(held))
             held[slot], held[-1] = held[-1], held[slot]
             yield held.pop()
+        if passed.count:
+            say(
+                f"epoch {epoch + 1}: passed over {passed.count:,} samples without {self._needed} "
+                f"(the first: {passed.first})"
+            )
 
-    def _read(self, seed: int, epoch: int) -> Iterator[StreamSample]:
-        """Yield samples without end, pass after pass over all shards."""
+    def _read(self, seed: int, epoch: int, passed: PassedOver) -> Iterator[StreamSample]:
+        """Yield samples without end, pass after pass over all shards.
+
+        Args:
+            seed, epoch: as of `epoch`.
+            passed: counts the samples of the first pass that lack a part.
+        """
         patience = self._limit(NEXT_SAMPLE)
         for turn in count():
             draws = uniforms(seed, epoch, self.ids, _PASSES + turn, 1)[:, 0]
             usable = 0
             for shard in np.argsort(draws, kind="stable"):
-                for sample in self._samples(self.urls[shard], patience, turn):
+                counts = passed if turn == 0 else PassedOver()
+                for sample in self._samples(self.urls[shard], patience, counts, turn):
                     usable += sample.damage is None
                     yield sample
             if not usable:
@@ -176,19 +155,23 @@ class StreamSource:
         message = f"data: {seconds:.3g} s of reading found no sample of {self._name} with "
         return Patience(seconds, message + self._needed)
 
-    def _samples(self, url: str, patience: Patience, turn: int = 0) -> Iterator[StreamSample]:
+    def _samples(
+        self, url: str, patience: Patience, passed: PassedOver, turn: int = 0
+    ) -> Iterator[StreamSample]:
         """Yield the samples of a shard, and at the end its damage, if there is any."""
-        for sample in self._join_members(url, patience, turn):
+        for sample in self._join_members(url, patience, passed, turn):
             yield sample
             patience.restart()
 
-    def _join_members(self, url: str, patience: Patience, turn: int) -> Iterator[StreamSample]:
+    def _join_members(
+        self, url: str, patience: Patience, passed: PassedOver, turn: int
+    ) -> Iterator[StreamSample]:
         key, parts, problem = "", dict[str, bytes](), ""
         try:
             for member in read_members(url, self._largest, patience):
                 own, part = key_and_part(member.name)
                 if own and own != key:
-                    yield from self._finish(key, parts, problem, turn)
+                    yield from self._finish(key, parts, problem, passed, turn)
                     key, parts, problem = own, {}, ""
                 if not own or part not in self._parts:
                     continue
@@ -200,7 +183,7 @@ class StreamSource:
             reason = f"damaged ({reason_of(error)}), the samples behind the damage are left out"
             yield StreamSample(without_secrets(url), b"", turn=turn, damage=reason)
             return
-        yield from self._finish(key, parts, problem, turn)
+        yield from self._finish(key, parts, problem, passed, turn)
 
     def _largest(self, name: str) -> int:
         """Return the most bytes of a member that are read; 0 if it is no part that is needed."""
@@ -210,13 +193,16 @@ class StreamSource:
         return LARGEST_IMAGE if part in IMAGE_PARTS else LARGEST_TEXT
 
     def _finish(
-        self, key: str, parts: dict[str, bytes], problem: str, turn: int
+        self, key: str, parts: dict[str, bytes], problem: str, passed: PassedOver, turn: int
     ) -> Iterator[StreamSample]:
         """Yield one sample, or its damage, or nothing if it lacks what is needed."""
         if problem:
             yield StreamSample(key, b"", turn=turn, damage=problem)
-        else:
-            yield from self._sample(key, parts, turn)
+            return
+        found = list(self._sample(key, parts, turn))
+        if key and not found:
+            passed.add(key)
+        yield from found
 
     def _sample(self, key: str, parts: dict[str, bytes], turn: int) -> Iterator[StreamSample]:
         """Yield one sample if its parts include what is needed, else nothing."""

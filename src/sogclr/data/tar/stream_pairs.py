@@ -6,7 +6,8 @@ from dataclasses import replace
 from ..randomness import stable_id
 from ..texts import captions_in
 from .index import CAPTION_PARTS, IMAGE_PARTS
-from .stream import StreamSample, StreamSource
+from .stream import StreamSource
+from .stream_sample import StreamSample
 
 __all__ = ["PairStream"]
 
