@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.launching import finished, started
+from helpers.launching import finished, torchrun
 from helpers.packing import encoded, pack
 
 import sogclr
@@ -125,7 +125,7 @@ def test_scale_page(tmp_path):
     loop = loop.replace('"cuda"', '"cpu"') + SAVE_SHARDED
     script = tmp_path / "loop.py"
     script.write_text(loop)
-    processes = [started(count, str(script), str(tmp_path / str(count))) for count in (1, 2)]
+    processes = [torchrun(count, str(script), str(tmp_path / str(count))) for count in (1, 2)]
     for process in processes:
         finished(process)
     alone, shared = (torch.load(tmp_path / str(count), weights_only=True) for count in (1, 2))

@@ -1,16 +1,13 @@
 """Processes that differ are refused by name, and one that ends does not leave others waiting."""
 
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch.distributed as dist
+from helpers.launching import alone, free_port, place
 
 from sogclr import UserError
 from sogclr.distributed.connect import digest_of, option_facts, require_alike
@@ -63,30 +60,13 @@ def test_equal_processes_go_on():
     assert compared(SAME, dict(SAME), SAME) == [None] * 3
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def start(rank, port, *words):
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    command = [sys.executable, "-m", "sogclr", *map(str, words)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    return alone("-m", "sogclr", *words, **place(rank, 2, port))
 
 
 def ended(*processes):
     """The exit code and the last line of each process."""
-    said = [process.communicate()[1] for process in processes]
+    said = [process.communicate()[0] for process in processes]
     assert not any("Traceback" in text for text in said), said
     return [
         (process.returncode, text.strip().split("\n")[-1])
@@ -134,9 +114,9 @@ def test_a_process_that_is_killed_ends_the_other(make_folder, tmp_path):
     folder, port, run = make_folder(), free_port(), tmp_path / "run"
     words = ["--out", run, "--checkpoint-seconds", 0, *FAST, "--epochs", 100_000]
     first, second = (start(rank, port, "pretrain", folder, *words) for rank in range(2))
-    while not (run / "checkpoint.pt").exists() and first.poll() is None:
+    while not (run / "checkpoint.pt").exists() and first.returncode is None:
         time.sleep(0.05)
-    second.send_signal(signal.SIGKILL)
+    second.kill()
     [(code, line)] = ended(first)
     second.communicate()
     assert code == 2

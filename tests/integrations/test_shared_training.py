@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.launching import finished, started
+from helpers.launching import finished, torchrun
 
 pytest.importorskip("sentence_transformers")
 
@@ -26,7 +26,7 @@ def test_two_processes_train_what_one_does(tmp_path):
     ).save_pretrained(tmp_path)
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        finished(started(processes, SCRIPT, str(tmp_path), str(out), str(8 // processes)))
+        finished(torchrun(processes, SCRIPT, str(tmp_path), str(out), str(8 // processes)))
     one, two = (torch.load(tmp_path / str(count) / "state.pt") for count in (1, 2))
     initial = BertModel.from_pretrained(tmp_path).state_dict()
     trained = {name.split("model.")[-1]: each for name, each in one["model"].items()}

@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
+from helpers.launching import spread
 from helpers.losses_in_frames import MAKERS, SAMPLES, WIDTH, compute
 from helpers.losses_in_frames import work as work_in_frames
-from torch import multiprocessing, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sogclr import NTXentLoss
@@ -17,7 +18,7 @@ ALONE = [name for name in MAKERS if "sharded" not in name]
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("frames")
-    multiprocessing.spawn(work_in_frames, (2, str(folder)), nprocs=2)
+    spread(2, work_in_frames, 2, str(folder))
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

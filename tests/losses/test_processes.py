@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.launching import spread
 from helpers.process_cases import (
     COUNTS,
     EACH,
@@ -14,7 +15,6 @@ from helpers.process_cases import (
     trained,
     work,
 )
-from torch import multiprocessing
 
 SHARED = [k for k in COUNTS if k > 1]
 TOLERANCE = {
@@ -30,7 +30,7 @@ OF_STEPS = {  # of Adam's, which divide by gradients
 @pytest.fixture(scope="module", params=SHARED)
 def found(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    multiprocessing.spawn(work, (request.param, str(folder)), nprocs=request.param)
+    spread(request.param, work, request.param, str(folder))
     return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
 
 

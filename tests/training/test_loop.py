@@ -3,8 +3,6 @@
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 import torch
 from helpers.bits import checkpoint, same
 from helpers.interrupting import interrupt_after
+from helpers.launching import alone, finished
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
@@ -111,28 +110,22 @@ def test_killed_at_random_steps_and_resumed_is_uninterrupted(make_folder, tmp_pa
     """SIGKILL to real processes, three times, with a loader worker."""
     photos = make_folder(per_class=40)
     command = [
-        sys.executable, "-m", "sogclr", "pretrain", str(photos), "--epochs", "12",
+        "-m", "sogclr", "pretrain", str(photos), "--epochs", "12",
         "--encoder", "small", "--image-size", "16", "--batch-size", "8", "--workers", "1",
         "--checkpoint-seconds", "0.2", "--device", "cpu", "--method", method,
     ]  # fmt: skip
-    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
+    finished(alone(*command, "--out", tmp_path / "whole"))
 
     parts = tmp_path / "parts"
     metrics = parts / "metrics.jsonl"
     for victim, step in enumerate(sorted(random.Random(0).sample(range(15, 110), 3))):
         resume = ["--resume"] if victim else []
-        process = subprocess.Popen(
-            [*command, "--out", str(parts), *resume],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 120
-        while _last_step(metrics) < step and process.poll() is None:
-            assert time.monotonic() < deadline
+        process = alone(*command, "--out", parts, *resume)
+        while _last_step(metrics) < step and process.returncode is None:
             time.sleep(0.005)
         process.kill()
-        assert process.wait() == -signal.SIGKILL
-    subprocess.run([*command, "--out", str(parts), "--resume"], check=True, capture_output=True)
+        finished(process, code=-signal.SIGKILL)
+    finished(alone(*command, "--out", parts, "--resume"))
     assert same(checkpoint(tmp_path / "whole"), checkpoint(parts))
 
 

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from helpers.launching import spread
 from helpers.observed_batches import BATCH, features, observe, outcome, read_shared
-from torch import Tensor, multiprocessing
+from torch import Tensor
 
 from sogclr import (
     ClipLoss,
@@ -220,7 +221,7 @@ def test_samples_may_be_any_numbers():
 
 @pytest.mark.parametrize("level", [False, True])
 def test_a_table_that_processes_divide_is_read_as_a_copied_one(tmp_path, level) -> None:
-    multiprocessing.spawn(read_shared, (str(tmp_path), level), nprocs=2)
+    spread(2, read_shared, str(tmp_path), level)
     for rank in (0, 1):
         copied, divided = torch.load(tmp_path / f"{rank}.pt")
         assert copied["normalizer_spread"] > 0.1

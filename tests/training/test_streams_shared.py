@@ -28,7 +28,8 @@ def test_processes_that_are_stopped_end_where_one_does(pattern, tmp_path, monkey
     assert "processes       2            6 samples of each batch per process" in said
     assert "stopped at step 2" in said
     assert "stopped at step 7" in finished(started(1, *command, "--resume", "--stop-after", "7"))
-    assert finished(started(2, *command, "--resume")).count("done: ") == 1
+    said = finished(started(2, *command, "--resume"))
+    assert said.count("done: ") == 1
     assert checkpoint(tmp_path / "parts")["step"] == EPOCHS * STEPS
     assert_alike(tmp_path / "whole", tmp_path / "parts")
     keys = sogclr.stable_keys(f"{n:03}" for n in range(together.SAMPLES))

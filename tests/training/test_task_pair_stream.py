@@ -179,8 +179,7 @@ def test_two_processes_that_are_stopped_end_where_one_does(pattern, tiny, tmp_pa
     command += ["--epochs", "2", "--optimizer", "sgd", "--precision", "32-true", *FLAGS]
     main([*command, "--out", str(tmp_path / "whole")])
     parts = [*command, "--out", str(tmp_path / "parts")]
-    # torchrun itself exits with 1 if a process exits with 75.
-    stopped = finished(started(2, str(Path(stopping.__file__)), "7", *parts), code=1)
+    stopped = finished(started(2, str(Path(stopping.__file__)), "7", *parts), code=75)
     assert "stopped at step 7" in stopped
     main(["align", pattern, "--out", str(tmp_path / "parts"), "--resume"])
     assert_alike(tmp_path / "whole", tmp_path / "parts")

@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import fields
 
@@ -14,6 +12,7 @@ import pytest
 import torch
 from helpers.bits import checkpoint, same
 from helpers.interrupting import interrupt_after
+from helpers.launching import alone, finished
 from helpers.small_tables import read_rows, write_table
 from safetensors.torch import load_file
 from torch import nn
@@ -179,17 +178,15 @@ def test_killed_and_resumed_is_uninterrupted(pairs, tiny, tmp_path):
     settings = {"model": str(tiny), "batch_size": 4, "epochs": 40, "device": "cpu"}
     parts = tmp_path / "parts"
     command = [
-        sys.executable, "-m", "sogclr", "align", str(pairs), "--out", str(parts),
+        "-m", "sogclr", "align", str(pairs), "--out", str(parts),
         "--model", str(tiny), "--batch-size", "4", "--epochs", "40", "--device", "cpu",
         "--workers", "1", "--checkpoint-seconds", "0.05",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
-    while _last_step(parts / "metrics.jsonl") < 30 and process.poll() is None:
-        assert time.monotonic() < deadline
+    process = alone(*command)
+    while _last_step(parts / "metrics.jsonl") < 30 and process.returncode is None:
         time.sleep(0.005)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    finished(process, code=-signal.SIGKILL)
     assert 0 < Run(parts).read_checkpoint()["step"] < 240
     assert sogclr.align(pairs, parts, resume=True, workers=0).complete
     sogclr.align(pairs, tmp_path / "whole", **settings)

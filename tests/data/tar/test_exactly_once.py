@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.bits import checkpoint
-from helpers.launching import finished, started
+from helpers.launching import finished, started, torchrun
 from helpers.packing import encoded, pack
 
 SHARDS, SAMPLES, BATCH, EPOCHS = 100, 301, 16, 2
@@ -34,13 +34,13 @@ def test_two_processes_with_two_workers_each_stopped_in_the_midst_of_an_epoch(pa
     command = ["pretrain", pattern, "--out", run, "--workers", "2", "--device", "cpu"]
     start = ["--encoder", "small", "--batch-size", str(BATCH), "--epochs", str(EPOCHS)]
     # torchrun itself exits with 1 if a process exits with 75.
-    first = finished(started(2, STOPPING, str(STEPS + 7), *command, *start), code=1)
+    first = finished(torchrun(2, STOPPING, str(STEPS + 7), *command, *start), code=1)
     assert f"stopped at step {STEPS + 7}; go on with --resume" in first
     seen = sum(map(len, np.array_split(np.arange(SAMPLES), STEPS)[:7]))
     visits = _visits(run)
     assert sorted(visits) == [1] * (SAMPLES - seen) + [2] * seen
 
-    finished(started(2, STOPPING, str(STEPS + 11), *command, "--resume"), code=1)
+    finished(torchrun(2, STOPPING, str(STEPS + 11), *command, "--resume"), code=1)
     assert (_visits(run) >= visits).all()
     finished(started(2, "-m", "sogclr", *command, "--resume"))
     assert _visits(run).tolist() == [EPOCHS] * SAMPLES
