@@ -12,6 +12,9 @@ epochs of AdamW. The steps from CLIP to SogCLR under a level each have a row of 
     level     the table under a level
     255       the table with 255 effective negatives, as many as CLIP has at batch 256
 
+At two batch sizes also what is no part of the package (`tried_losses.py`), and `scalar`, SACLR's
+one normalizer for all samples.
+
 Every method gets the same tuning at every batch size: all temperatures at the usual learning rate,
 then half and twice that rate at the best temperature. Each score is the mean over three seeds of
 the sum of six recalls on the validation captions. The chosen setting is tested with three other
@@ -36,16 +39,19 @@ from machine import machine
 from sklearn.feature_extraction.text import HashingVectorizer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from tried_losses import TRIED
 from tuned_runs import SEEDS, Cell, missing_cells, read_results
 
 import sogclr
 from sogclr.evaluation.retrieval import DEPTHS, rank_first_match
+from sogclr.losses.normalizer_scalar import ScalarNormalizer
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "pairs_from_nothing.jsonl"
 PAIRS, WORDS, WIDTH, EPOCHS = 5_000, 4_096, 128, 20
 METHODS = ("clip", "dcl", "table", "level", "255")
 BATCHES = (8, 16, 64, 256, 1024)
+MORE_METHODS, MORE_BATCHES = ("scalar", *TRIED), (16, 64)
 TEMPERATURES = (0.03, 0.05, 0.1, 0.2)
 
 
@@ -69,9 +75,12 @@ def build_loss(cell: Cell) -> nn.Module:
         return sogclr.ClipLoss(tau, scale="temperature")
     if cell.method == "dcl":
         return sogclr.DecoupledClipLoss(tau, scale="temperature")
+    if cell.method in TRIED:
+        return TRIED[cell.method](PAIRS, tau, pairs=True)
     return sogclr.GlobalClipLoss(
         PAIRS,
         temperature=tau,
+        normalizer=ScalarNormalizer if cell.method == "scalar" else None,
         level=cell.method == "level",
         effective_negatives=255 if cell.method == "255" else None,
         scale="temperature",
@@ -86,7 +95,8 @@ def run(cell: Cell) -> dict[str, float | int | str]:
     towers = nn.ModuleList(nn.Linear(WORDS, WIDTH, bias=False) for _ in range(2))
     loss, steps = build_loss(cell), EPOCHS * (PAIRS // cell.batch)
     rate = cell.learning_rate
-    optimizer = torch.optim.AdamW(towers.parameters(), rate, weight_decay=0.1, fused=True)
+    trained = [*towers.parameters(), *loss.parameters()]
+    optimizer = torch.optim.AdamW(trained, rate, weight_decay=0.1, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
     for _ in range(EPOCHS):
         order = torch.randperm(PAIRS)
@@ -121,9 +131,10 @@ def fill(jobs: int) -> None:
         for batch in sorted(BATCHES, reverse=True):
             while True:
                 results = read_results(RESULTS)
+                more = MORE_METHODS if batch in MORE_BATCHES else ()
                 missing = [
                     cell
-                    for method in METHODS
+                    for method in (*METHODS, *more)
                     for cell in missing_cells(method, batch, TEMPERATURES, "recalls", results)
                 ]
                 if not missing:
@@ -139,7 +150,7 @@ def show() -> None:
     results = read_results(RESULTS)
     tested = [cell for cell in results if cell.seed in SEEDS]
     print(f"{'':<8}" + "".join(f"{f'B {batch}':>28}" for batch in BATCHES))
-    for method in METHODS:
+    for method in (*METHODS, *MORE_METHODS):
         line = f"{method:<8}"
         for batch in BATCHES:
             own = sorted(c for c in tested if (c.method, c.batch) == (method, batch))
