@@ -8,7 +8,7 @@ import torch
 from sogclr import GlobalClipLoss, GlobalContrastiveLoss
 from sogclr.losses import normalizer_level
 from sogclr.losses.normalizer_level import HORIZON, LevelNormalizerTable
-from sogclr.losses.normalizer_table import NormalizerTable
+from sogclr.losses.normalizer_table import NormalizerTable, update_normalizers
 
 ROWS = 400
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
@@ -16,7 +16,8 @@ EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
 def tables(**settings):
     settings = {"gamma_min": 0.2, "dtype": torch.float64, **settings}
-    return NormalizerTable(ROWS, **settings), LevelNormalizerTable(ROWS, **settings)
+    under = LevelNormalizerTable(ROWS, anchors_per_sample=2, **settings)
+    return NormalizerTable(ROWS, **settings), under
 
 
 def visits(batch, epochs, drift, noise, seed=0):
@@ -67,6 +68,24 @@ def test_the_level_is_the_filter_of_the_docstring():
         expected = level_by_loops(expected, estimate.tolist())
         table(rows, estimate)
         torch.testing.assert_close(table.state[0], torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("batch", [2, 7, 40])
+def test_a_side_of_pairs_by_itself_moves_its_level_as_both_sides_together_do(batch):
+    together, alone = (
+        GlobalClipLoss(ROWS, level=True, dtype=torch.float64).sides() for _ in range(2)
+    )
+    draw = torch.Generator().manual_seed(0)
+    for step in range(9):
+        log_g = torch.randn(2, batch, generator=draw, dtype=torch.float64) + step / 9
+        rows = torch.randperm(ROWS, generator=draw)[:batch]
+        update_normalizers([(table, rows) for table, _ in together], log_g)
+        for (table, _), (other, _), own in zip(alone, together, log_g, strict=True):
+            table(rows, own)
+            torch.testing.assert_close(table.state, other.state, **EXACT)
+            if step == 0:  # the variance of the mean of `batch` samples
+                noise = own.var(correction=0) / batch
+                torch.testing.assert_close(table.state[0, 2], noise, **EXACT)
 
 
 @pytest.mark.parametrize("batch", [8, 40, 200])

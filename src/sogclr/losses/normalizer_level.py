@@ -1,12 +1,11 @@
-"""SogCLR's table under a level: what all samples share is followed at every step.
+"""SogCLR's table relative to a level, which all samples share and every batch updates.
 
     log u_i = level + r_i,   r_i = log of a moving average of ĝ_i exp(-level)
 
 log g of all samples changes together while the encoder learns. The plain table learns of a change
-at a sample's next visit only, so it lags by the change between visits times the mean age of its
+only at a sample's next visit, so it lags by the change between visits times the mean age of its
 averages: some 0.4 nats on images. Here the level follows the mean of log ĝ over each batch, and the
-table averages what is left. The mean of logarithms is taken, not the logarithm of
-the mean, in which few anchors with large ĝ would outweigh all others.
+table averages the rest. The logarithm of the mean would follow the few anchors with large ĝ.
 
 The level is a Kalman filter of a random walk (Harvey, "Forecasting, Structural Time Series Models
 and the Kalman Filter", 1989, section 2), whose gain is
@@ -15,8 +14,8 @@ and the Kalman Filter", 1989, section 2), whose gain is
 
 where `innovation` is the mean square of (mean of log ĝ) - level, and `noise` the part of it that
 comes from drawing a batch: the variance of log ĝ over the batch divided by its number of samples.
-Both are measured, so a batch of 16 gets a small gain, a batch of 256 a large one, and a level that
-stands still nearly none. There is nothing to tune.
+Both are measured, so there is nothing to tune: the gain is small for a batch of 16, large for a
+batch of 256, and almost 0 while log g does not change.
 """
 
 import math
@@ -39,6 +38,12 @@ HORIZON = 256
 class LevelNormalizerTable(NormalizerTable):
     """A `NormalizerTable` of log u minus a level that all samples share.
 
+    Args:
+        num_rows: number of rows.
+        anchors_per_sample: number of anchors of each sample that one call passes: 2 for two views,
+            1 for a side of pairs. Anchors of one sample are not independent draws.
+        settings: of the `NormalizerTable`.
+
     Attributes:
         table: `(num_rows + 1, 2)`, log u - level beside the number of visits.
         state: `(1, 4)`: the level, `innovation`, `noise`, and the number of steps.
@@ -46,8 +51,9 @@ class LevelNormalizerTable(NormalizerTable):
 
     state: Tensor
 
-    def __init__(self, num_rows: int, **settings: Any) -> None:
+    def __init__(self, num_rows: int, *, anchors_per_sample: int, **settings: Any) -> None:
         super().__init__(num_rows, **settings)
+        self.anchors_per_sample = anchors_per_sample
         self.register_state("state", torch.zeros(1, 4, dtype=self.table.dtype))
 
     @property
@@ -55,19 +61,20 @@ class LevelNormalizerTable(NormalizerTable):
         """Return log u, `(num_rows + 1,)`, a copy; -inf before the first visit."""
         return self.table.select(1, 0) + self.state[0, 0]
 
+    def _settings(self) -> tuple[object, ...]:
+        return *super()._settings(), self.anchors_per_sample
+
     def _levels(self, tables: Sequence[NormalizerTable]) -> Tensor:
         return torch.cat([_state(table)[:, :1] for table in tables])
 
     def _advance_levels(self, tables: Sequence[NormalizerTable], estimate: Tensor) -> Tensor:
-        sides, entries = estimate.shape
         variance, mean = torch.var_mean(estimate.to(self.state.dtype), dim=1, correction=0)  # (S,)
         before = torch.cat([_state(table) for table in tables])  # (S, 4)
         level, innovation, noise, steps = before.unbind(-1)
-        # A sample has two entries: its two views on one side, or one on each side of pairs.
-        batch_noise = variance * (2 / (entries * sides))
+        batch_noise = variance * (self.anchors_per_sample / estimate.shape[1])
         error, steps = mean - level, steps + 1
         rate = steps.reciprocal().clamp_(min=1 / HORIZON)
-        # At the first step there is no level yet, so the square of `error` means nothing.
+        # At the first step there is no level yet, so `error` is not an innovation.
         square = torch.where(steps > 1, error.square(), batch_noise)
         innovation, noise = innovation.lerp(square, rate), noise.lerp(batch_noise, rate)
         smallest = torch.finfo(noise.dtype).tiny

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from .normalizer_table import NormalizerTable
 
-__all__ = ["ShardedNormalizerTable", "shards"]
+__all__ = ["ShardedNormalizerTable", "count_processes"]
 
 
-def shards(process_group: Any) -> int:
-    """Return the number of processes that share a batch."""
+def count_processes(process_group: Any) -> int:
+    """Count the processes that share a batch."""
     if process_group is None or not (dist.is_available() and dist.is_initialized()):
         return 1
     return dist.get_world_size(None if isinstance(process_group, str) else process_group)
@@ -41,7 +41,7 @@ class ShardedNormalizerTable(NormalizerTable):
     """
 
     def __init__(self, num_rows: int, *, process_group: Any = "auto", **settings: Any) -> None:
-        self.count = shards(process_group)
+        self.count = count_processes(process_group)
         super().__init__(max(1, -(-num_rows // self.count)), **settings)
         self.num_held, self.num_rows = self.num_rows, num_rows
         self.group = None if isinstance(process_group, str) else process_group
