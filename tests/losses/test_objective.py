@@ -203,7 +203,7 @@ def test_dtype_is_kept(dtype):
 
 @pytest.mark.parametrize("function", [two_way_objective, log_two_way_normalizers])
 def test_unequal_sides_need_a_pairing(function):
-    with pytest.raises(ValueError, match="3 and 6 rows"):
+    with pytest.raises(ValueError, match="3 and 6 samples"):
         function(randn(3, 4), randn(6, 4), 0.1)
 
 

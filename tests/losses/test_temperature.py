@@ -26,7 +26,7 @@ from sogclr import (
 from sogclr.losses.gradient import Derivatives
 from sogclr.losses.normalizer_table import NormalizerTable, update_normalizers
 from sogclr.losses.objective import (
-    against_candidates,
+    against_effective_negatives,
     log_two_view_normalizers,
     log_two_way_normalizers,
     two_view_objective,
@@ -641,7 +641,7 @@ def test_slope_of_an_anchor_is_that_of_autograd(what, gamma_min, effective_negat
             terms = terms - tau.detach()[:, None] * (g.exp() / u).detach()
         if effective_negatives is not None:
             positive = torch.cosine_similarity(a, b)[:, None]
-            terms = against_candidates(terms - positive, tau[:, None], effective_negatives)
+            terms = against_effective_negatives(terms - positive, tau[:, None], effective_negatives)
         [slope] = torch.autograd.grad(terms.mean(dim=1).sum(), tau, retain_graph=True)
         torch.testing.assert_close(side.velocity[:n] - rho, slope, **EXACT)
 

@@ -37,8 +37,8 @@ def select(
     Args:
         places: the anchors to select.
         sides: S sides of M anchors.
-        values: tensors `(M,)` or `(S, M)`, which are cut to the selected anchors. Scalars and
-            values that are no tensors are equal for all anchors and stay as they are.
+        values: tensors `(M,)` or `(S, M)`, which are cut to the selected anchors; or values equal
+            for all anchors (scalar tensors, numbers, None), which stay as they are.
 
     Returns:
         The sides and the values of the selected anchors.

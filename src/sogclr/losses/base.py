@@ -21,9 +21,9 @@ class ContrastiveLoss(nn.Module):
 
     Attributes:
         positive_in_normalizer: whether ĝ counts the positive; True for SimCLR, CLIP and MoCo.
-        sums_negatives: whether a cross-entropy has the sum over the terms of ĝ, as published
-            losses do. False: their mean, which a moving average estimates.
-        effective_negatives: see `against_candidates`.
+        sums_negatives: whether the scale "cross-entropy" has the sum over negatives, as published
+            losses do. False: the mean, which a moving average estimates.
+        effective_negatives: see `against_effective_negatives`.
         memory: features of earlier batches; None for none.
     """
 
@@ -43,7 +43,7 @@ class ContrastiveLoss(nn.Module):
         raise NotImplementedError
 
     def identify(self, index: Tensor | None, features: Tensor, shares: Shares | None) -> Tensor:
-        """Return the sample ids `(B,)`: `index`, or distinct ids if it is None.
+        """Return `index` `(B,)`, or distinct numbers if it is None.
 
         Raises:
             TypeError: `index` is None, and the loss keeps state per sample.

@@ -25,7 +25,7 @@ from .base import ContrastiveLoss
 from .features import Features
 from .gradient import Derivatives, with_gradient
 from .normalizer_table import peek_normalizers, update_normalizers
-from .objective import against_candidates
+from .objective import against_effective_negatives
 from .temperature import Tau, without_graph
 
 __all__ = ["contrast"]
@@ -42,14 +42,14 @@ def contrast(
     """Compute the mean loss of the anchors of this batch, a scalar.
 
     Args:
-        settings: the loss, of which the attributes are read.
+        settings: the loss; its attributes choose the formula.
         features: the features of this process, which get the gradient.
         sides: S sides of M anchors.
         positive: `(M,)` similarity of each anchor to its positive, the same on all sides.
         similarities: the similarities of the anchors to their negatives.
-        fresh: number of anchors of this batch on each side, which come first. The anchors of
-            earlier batches contribute gradient only: they have features of this batch as
-            negatives.
+        fresh: number of anchors of this batch on each side, which come first. The losses of
+            earlier anchors are not in the mean. They add gradient, since features of this batch
+            are their negatives.
     """
     tau = look_up_tau(sides)
     fixed = without_graph(tau)
@@ -58,10 +58,10 @@ def contrast(
     if fresh == len(positive):
         loss, derivatives = _losses(settings, sides, fixed, positive, *sums)
     else:
-        new, selected = select(slice(fresh), sides, fixed, positive, *sums)
-        loss, derivatives = _losses(settings, new, *selected)
-        old, selected = select(slice(fresh, None), sides, fixed, positive, *sums)
-        derivatives = derivatives.append(_losses(settings, old, *selected, earlier=True)[1])
+        current, selected = select(slice(fresh), sides, fixed, positive, *sums)
+        loss, derivatives = _losses(settings, current, *selected)
+        before, selected = select(slice(fresh, None), sides, fixed, positive, *sums)
+        derivatives = derivatives.append(_losses(settings, before, *selected, earlier=True)[1])
     return with_gradient(loss, derivatives, features, similarities, sums.log_sum, tau)
 
 
@@ -81,7 +81,7 @@ def _losses(
     Args:
         settings: see `contrast`.
         sides: S sides of M anchors.
-        tau: without graph.
+        tau: see `look_up_tau`; no graph.
         positive: `(M,)` similarity of each anchor to its positive.
         log_sum, number, mean: see `LogSumExp`.
         earlier: whether the anchors are of earlier batches, which update no state.
@@ -108,16 +108,16 @@ def _losses(
         if settings.effective_negatives is not None:
             slope = (loss + math.log(settings.effective_negatives)).sigmoid()
             weight = weight * slope
-            loss = against_candidates(loss, 1.0, settings.effective_negatives)
+            loss = against_effective_negatives(loss, 1.0, settings.effective_negatives)
     by_log_tau = None if mean is None else slope * log_positive - weight * mean
     if by_log_tau is not None and temperature.learns() and not earlier:
-        # dF/dtau; `learn` skips NaN.
+        # dF/dtau, and NaN, which `learn` skips, for an anchor without negatives.
         gradient = (loss + by_log_tau).masked_fill(log_sum == -math.inf, math.nan)
         learn_temperatures(sides, gradient)
     loss, by_tau = temperature.objective(loss, by_log_tau)
     derivatives = Derivatives(weight, -slope, by_tau)
     if isinstance(number, Tensor) and not settings.positive_in_normalizer:
-        # Without negatives, F is -positive, which does not depend on tau.
+        # Without negatives, F is -positive.
         loss = torch.where(number > 0, loss, -log_positive)
         derivatives = derivatives.without_negatives(number == 0)
     if settings.scale == "temperature":
@@ -126,5 +126,5 @@ def _losses(
 
 
 def _log(number: Tensor | int) -> Tensor | float:
-    """Compute the logarithm of a count; 0 for a count of 0."""
+    """Compute the logarithm of a count; 0 where a tensor has a count of 0."""
     return number.clamp(min=1).log() if isinstance(number, Tensor) else math.log(number)

@@ -3,8 +3,8 @@
 Both views of a sample have the same row, and so have two draws of a sample. Entries are sorted by
 row, then by value, and added up over doubling distances, in O(M log M). The result has the same
 bits for a batch in another order, and the host never waits for an accelerator. A floating-point
-scatter-add is not deterministic, and cannot add logarithms. On a GPU, one launch of a kernel
-compares all entries instead, except for the largest batches.
+scatter-add is not deterministic, and cannot add logarithms. On a GPU, a kernel compares all entries
+with all instead, except for the largest batches.
 """
 
 import math
@@ -98,20 +98,17 @@ def _uses_kernel(rows: Tensor) -> bool:
 
 
 def all_different(*rows: Tensor) -> bool:
-    """Return whether no `(M,)` tensor repeats a row; False if that is unknown on the host.
-
-    A Python set is faster than torch here.
-    """
+    """Return whether no `(M,)` tensor repeats a row; False if that is unknown on the host."""
     # Both sides of pairs are often one tensor: read it once.
     others = [each for each in rows[1:] if each is not rows[0]]
-    for each in (rows[0], *others):
+    for each in (rows[0], *others):  # a set is faster than torch
         if not _on_host(each) or len(set(each.tolist())) < each.shape[0]:
             return False
     return True
 
 
 def _in_two_halves(rows: Tensor) -> bool:
-    """Return whether both halves are known to be equal, without repetition in a half."""
+    """Return whether both halves are equal, without repetition; False if unknown on the host."""
     if not _on_host(rows):
         return False
     listed, half = rows.tolist(), len(rows) // 2

@@ -38,14 +38,14 @@ class Features:
         """Compute the gradient by a and by b, `(n, d)` each.
 
         Args:
-            by_unit: gradient by unit vectors, through negatives; it is overwritten. `(1, M, d)`,
-                beginning with the n vectors a, then the n vectors b of this process; or
-                `(2, M, d)` for a and b, each beginning with the n vectors of this process.
+            by_unit: gradient by unit vectors, through negatives; it is overwritten. `(1, M, d)`
+                begins with this process's n vectors a, then its n vectors b. `(2, M, d)` has a and
+                b apart, each beginning with this process's n vectors.
             by_positive: derivative by the similarity to the positive, of each anchor of the batch,
                 `(1, 2N)` or `(2, N)`; or a scalar, equal for all anchors.
         """
-        sides, n = len(by_unit), self.unit.shape[1]
-        gradient = by_unit[:, : 2 * n // sides].reshape(self.unit.shape)
+        own = 2 * self.unit.shape[1] // len(by_unit)
+        gradient = by_unit[:, :own].reshape(self.unit.shape)
         if self.shares is not None:
             # DistributedDataParallel takes the mean over processes, but the gradient is their sum.
             by_positive = by_positive * self.shares.processes

@@ -1,4 +1,4 @@
-"""Gradients of which no gradient can be taken: an error instead of a silent zero."""
+"""Refuse second derivatives of the losses, which would be 0 in silence."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -18,7 +18,7 @@ def first_order_only(backward: Backward) -> Backward:
 
     torch's `once_differentiable` raises only if the incoming gradient has a graph. The gradient of
     a loss starts from a constant 1, so a penalty on gradients would have no effect, and no error.
-    The gradient that this decorator returns raises when it is differentiated.
+    The decorated backward returns gradients that raise when they are differentiated.
     """
     without_graph = once_differentiable(backward)
 

@@ -1,9 +1,8 @@
 """The gradient of a loss, as one node of the autograd graph.
 
 A loss depends on the features through two numbers of each anchor: the log-sum-exp over its
-negatives and the similarity of its positive. From the derivatives by these two numbers, backends
-compute the gradient by the features. One node suffices: at a batch of 64, the overhead of a node is
-as large as the cost of its arithmetic.
+negatives and the similarity to its positive. The derivatives by these two numbers give the gradient
+by the features. There is one node, since at a batch of 64 a node costs as much as its arithmetic.
 """
 
 from collections.abc import Callable
@@ -28,8 +27,8 @@ class Derivatives(NamedTuple):
 
     Attributes:
         weight: `(S, M)` derivative by `tau * log_sum`, see `LogSumExp`.
-        by_positive: `(S, M)` derivative by the similarity to the positive; or a number or scalar,
-            equal for all anchors.
+        by_positive: `(S, M)` derivative by the similarity to the positive; or a number or scalar
+            tensor, equal for all anchors.
         by_tau: `(S, M)` derivative by tau; None if tau is constant.
     """
 
@@ -43,11 +42,11 @@ class Derivatives(NamedTuple):
         return Derivatives(self.weight / tau, self.by_positive / tau, by_tau)
 
     def append(self, earlier: "Derivatives") -> "Derivatives":
-        """Append the weights of anchors of earlier batches, whose positives get no gradient."""
+        """Append the weights of anchors of earlier batches. Their positives get no gradient."""
         return self._replace(weight=torch.cat([self.weight, earlier.weight], dim=-1))
 
     def without_negatives(self, empty: Tensor) -> "Derivatives":
-        """Set the derivatives of anchors without negatives, `(S, M)` bool: their F is -positive."""
+        """Set derivatives where `empty` `(S, M)`, for anchors without negatives: F is -positive."""
         weight, by_positive, by_tau = self
         if isinstance(by_positive, Tensor):
             by_positive = by_positive.masked_fill(empty, -1)
@@ -57,18 +56,18 @@ class Derivatives(NamedTuple):
 
 @dataclass(frozen=True)
 class _Backward:
-    """The arguments of `with_gradient` that backward needs; `share` is 1 / number of losses."""
+    """What backward needs: arguments of `with_gradient`, and 1 / number of losses."""
 
     derivatives: Derivatives
     features: Features
     similarities: Similarities
     log_sum: Tensor
     tau: Tau
-    share: float
+    inverse_count: float
 
     def gradient(self, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Compute the gradient by both features, `(n, d)` each, and by tau."""
-        by_loss = upstream * self.share
+        """Compute the gradient by features a and b, `(n, d)` each, and by tau."""
+        by_loss = upstream * self.inverse_count
         weight, by_positive, by_tau = self.derivatives
         by_unit = self.similarities.gradients(self.log_sum, weight * by_loss)
         by_a, by_b = self.features.gradient(by_unit, by_positive * by_loss)
@@ -101,8 +100,7 @@ def with_gradient(
 
     Args:
         loss: `(S, F)` losses of the F anchors of this batch on each side, no graph.
-        derivatives: derivatives of these losses. Their `weight`, `(S, M)`, also has the anchors of
-            earlier batches.
+        derivatives: derivatives of these losses; `weight`, `(S, M)`, also of earlier anchors.
         features: the features that get the gradient.
         similarities: the backend whose `sums` returned `log_sum`.
         log_sum: `(S, M)`, see `LogSumExp`.
@@ -113,11 +111,11 @@ def with_gradient(
 
 
 def with_gradient_function(value: Tensor, gradient: Gradient, *inputs: Tensor | float) -> Tensor:
-    """Return a scalar without graph with a gradient by inputs.
+    """Attach a gradient by inputs to a value that has no graph.
 
     Args:
-        value: the scalar.
-        gradient: function from the derivative by the scalar to the gradient by each input; None for
+        value: a scalar.
+        gradient: function from the derivative by the result to the gradient by each input; None for
             an input without gradient.
         inputs: tensors with graph, or numbers.
     """

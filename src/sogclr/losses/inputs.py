@@ -33,7 +33,7 @@ class Batch:
         positive: `(N + R,)` similarity of a and b of each sample, no graph.
         ids: the ids of all N + R samples.
         present: `(N + R,)` bool, False for empty places of the memory; None without a memory.
-        shares: the division of the N samples among processes; None for one process.
+        shares: how the N samples are divided among processes; None for one process.
     """
 
     features: Features
@@ -96,7 +96,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def distinct_ids(features: Tensor, shares: Shares | None) -> Tensor:
-    """Number the samples of a batch without ids, `(B,)`; numbers differ between processes too."""
+    """Number the samples of a batch, `(B,)`; numbers differ between processes too."""
     first = 0 if shares is None else shares.own.start
     return torch.arange(first, first + count_of(features), device=device_of(features))
 
@@ -121,8 +121,8 @@ def check_shapes(a: Tensor, b: Tensor, *ids: Tensor, shares: Shares | None) -> N
     """Check the features and ids of a batch.
 
     Raises:
-        ValueError: features are not both `(B, d)`, ids not `(B,)`, or the batch is empty. Of a
-            batch that several processes share, the part of a process may be empty.
+        ValueError: features are not both `(B, d)`, ids not `(B,)`, or the batch is empty. With
+            several processes, the samples of one may be none.
         TypeError: features are no tensors, or complex.
     """
     for features in (a, b):

@@ -2,12 +2,12 @@
 
 A feature of the batch gets gradient from earlier features in two ways. As an anchor, it has them
 among its negatives. As a negative, it is in the log-sum-exps of earlier anchors, each of which has
-its own u in the table. Both are estimates of the same gradient as from features of the batch, so
-the mean of the gradient stays and the noise of few negatives falls. Earlier features are a few
-steps old and get no gradient themselves.
+its own u in the table. Both estimate the same gradient as features of the batch do, so the mean of
+the gradient stays, and the noise of few negatives falls. Earlier features are a few steps old and
+get no gradient.
 
 MoCo estimates the whole normalizer from its queue, so it needs thousands of keys and an encoder
-that changes slowly. Here the table has the normalizers, and some dozens of samples suffice.
+that changes slowly. Here the table has the normalizers, so dozens of samples suffice.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ __all__ = ["FeatureMemory"]
 
 
 class FeatureMemory(PerSample):
-    """The features of the latest samples, of both sides, with ids.
+    """Features a and b of the latest samples (two views, or the two sides of pairs), with ids.
 
     Args:
         size: number of samples. The first batch sets the width d of the features and the number L
@@ -29,7 +29,7 @@ class FeatureMemory(PerSample):
         dtype: of the features.
 
     Attributes:
-        vectors: `(2, size, d)` unit vectors of both sides, latest first.
+        vectors: `(2, size, d)` unit vectors of a and b, latest first.
         ids: `(L, size)` int64, see `SampleIds.stacked`.
         filled: `(size,)` bool, whether a place holds a sample.
 
@@ -86,7 +86,7 @@ class FeatureMemory(PerSample):
         self.filled.copy_(torch.cat([finite, self.filled])[: self.size])
 
     def clear(self) -> None:
-        """Remove all samples, for data whose rows belong to other samples."""
+        """Remove all samples, before training on data with other samples in the rows."""
         self.filled.zero_()
 
     def extra_repr(self) -> str:
@@ -99,16 +99,13 @@ class FeatureMemory(PerSample):
             self.vectors = self.vectors.new_zeros(2, self.size, width)
             self.ids = self.ids.new_zeros(len(ids), self.size)
         if len(self.ids) != len(ids):
-            raise ValueError(
-                "with memory_size, pass the same sample keys with every batch, or none at all"
-            )
+            raise ValueError("with memory_size, pass sample keys with every batch, or none at all")
         if self.vectors.shape[2] != width:
             raise ValueError(
                 f"features of earlier batches, in the memory, have width {self.vectors.shape[2]}, "
                 f"features of this batch have {width}"
             )
 
-    # The signature of the overridden hook is torch's.
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         # torch copies into tensors of equal shape only: take the shape of the saved ones.
         vectors, ids = (state_dict.get(prefix + name) for name in ("vectors", "ids"))

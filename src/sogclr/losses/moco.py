@@ -18,7 +18,7 @@ from .per_sample import require_forward_pass
 from .sample_ids import move_ids
 from .temperature import Temperature, as_temperature
 
-__all__ = ["KeyQueue", "MoCoLoss"]
+__all__ = ["MoCoLoss"]
 
 
 class MoCoLoss(ContrastiveLoss):
@@ -38,8 +38,7 @@ class MoCoLoss(ContrastiveLoss):
     of this batch are no negatives either. So the first batch has none: its loss and gradient
     are 0, and its keys enter the queue.
 
-    The queue is written only in training mode with gradients enabled, as the table of
-    `GlobalContrastiveLoss` is.
+    The queue is written only in training mode with gradients enabled.
 
     Args:
         queue_size: K, the number of keys. 4,096 suits CIFAR-10, 65,536 ImageNet.
@@ -84,16 +83,16 @@ class MoCoLoss(ContrastiveLoss):
         Args:
             query1: `(B, d)` features of one view of each sample, any float dtype.
             query2: `(B, d)` features of another view.
-            key1: `(B, d)` the key encoder's features of the first view; it gets no gradient.
-            key2: `(B, d)` the key encoder's features of the second view.
-            index: `(B,)` integers, the sample ids.
+            key1: `(B, d)` the key encoder's features of the first view; no gradient.
+            key2: `(B, d)` the key encoder's features of the second view; no gradient.
+            index: `(B,)` integers that identify the samples.
 
         Returns:
             A scalar, float32 (float64 for float64 features).
         """
         writes = self.training and torch.is_grad_enabled()
         if writes:
-            require_forward_pass()  # computed again, a batch would meet its own keys in the queue
+            require_forward_pass()  # a recomputed batch would meet its own keys in the queue
         sample = move_ids(index, device_of(query1))
         shares = agree(self.process_group, count_of(query1))
         check_shapes(query1, query2, sample, shares=shares)

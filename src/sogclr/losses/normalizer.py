@@ -36,7 +36,7 @@ class Normalizer(nn.Module):
     needs_ids = True
 
     def resolve(self, index: Tensor, device: torch.device) -> Tensor:
-        """Convert sample ids `(B,)` to the estimator's rows `(B,)`, int64 on `device`."""
+        """Convert `index` `(B,)`, integers, to the estimator's rows `(B,)`, int64 on `device`."""
         raise NotImplementedError
 
     def forward(self, rows: Tensor, log_g: Tensor) -> Tensor:

@@ -3,19 +3,19 @@
     log u <- log( (1 - rate) u + rate mean(ĝ) )
 
 It is the "matrix method" of SACLR. No sample has state of its own, so no sample needs an id, and a
-stream needs no table. An anchor's weight is ĝ/u: one with many near negatives is pushed harder than
-in SogCLR, whose weight is 1 on average for every sample.
+stream needs no table. An anchor's weight is ĝ/u: an anchor with many near negatives is pushed
+harder than in SogCLR, where every sample has weight 1 on average.
 
 Source: the authors' code, https://github.com/erlandbo/saclr-im1k (criterions/saclrall.py, with
-`single_s`). As there, ĝ of a batch is averaged linearly, over anchors with equal weights, and the
-weights of a batch come from the batches before it. Their `temp` is the square root of tau, their
+`single_s`). As there, ĝ is averaged over the anchors of a batch with equal weights, and the u of a
+batch comes from the batches before it. Their `temp` is the square root of tau, their
 `rho` is 1 - rate, and their factor N² cancels. Two things differ:
 
 - They mix an eighth (`alpha`) of the mean of exp(positive / tau) into the average, which makes u
   larger and all repulsion weaker. Here u estimates the normalizer of the objective, which has no
   positive: their alpha is 0.
-- They start from a constant. Here the first 1/rate batches count equally, and the first batch is
-  weighed by its own mean.
+- They start from a constant. Here the first 1/rate batches count equally, and the u of the first
+  batch is its own mean.
 """
 
 import math
@@ -89,8 +89,8 @@ class ScalarNormalizer(PerSample, Normalizer):
         if self.training and torch.is_grad_enabled():
             require_forward_pass()
             log_u, batches = self.state.to(log_mean.dtype).unbind()
-            share = (batches + 1).reciprocal().clamp_(min=self.rate)
-            after = torch.logaddexp((-share).log1p_() + log_u, share.log() + log_mean)
+            weight = (batches + 1).reciprocal().clamp_(min=self.rate)
+            after = torch.logaddexp((-weight).log1p_() + log_u, weight.log() + log_mean)
             after = torch.stack([after, batches + 1]).to(self.state.dtype)
             self.state.copy_(torch.where(counted > 0, after, self.state))
         return found
@@ -100,7 +100,7 @@ class ScalarNormalizer(PerSample, Normalizer):
         return self._before(_log_mean(log_g)[0], log_g)
 
     def _before(self, log_mean: Tensor, log_g: Tensor) -> Tensor:
-        """Return log u of the batches so far, `(M,)`; `log_mean` if there are none."""
+        """Return log u of the batches before this one, `(M,)`; `log_mean` if there are none."""
         log_u, batches = self.state.clone().unbind()  # a copy: forward changes the state
         return torch.where(batches > 0, log_u, log_mean).to(log_g.dtype).expand(log_g.shape)
 

@@ -2,10 +2,10 @@
 
     u <- (1 - gamma) u + gamma ĝ,   gamma = sigmoid(log_alpha + log u)
 
-With v = log u, the normalizer solves   min over v of   ĝ exp(-v) + v.   SCENT takes a proximal step
-of size alpha there, whose distance is the Bregman divergence of exp(-v). Its solution is the line
-above, of the same form as the moving average, with a gamma of its own for each sample. A gradient
-step in v would need a far smaller size where u is small.
+v = log g solves   min over v of   E[ĝ] exp(-v) + v.   SCENT takes a proximal step of size alpha,
+whose distance is the Bregman divergence of exp(-v). Its solution is the line above: a moving
+average with a gamma for each sample. A gradient step in v would have to be far smaller where u is
+small.
 
 Sources: Wei et al., "A Geometry-Aware Efficient Algorithm for Compositional Entropic Risk
 Minimization", arXiv 2602.02877; the authors' code, https://github.com/Optimization-AI/SCENT

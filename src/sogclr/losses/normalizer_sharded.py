@@ -1,8 +1,8 @@
 """One logical table of normalizers, divided among the K processes that share a batch.
 
 Every process has log ĝ of all anchors of the batch (see `sogclr.distributed.exchange`), so it
-updates its own rows without an exchange. Then one all-reduce adds up log u, 4 bytes per anchor:
-only the process that holds the row contributes more than 0.
+updates its own rows without an exchange. Then one all-reduce adds up log u, 4 bytes per anchor, to
+which processes without the row contribute 0.
 
 Row r is at place r // K of process r mod K, so that rows of one source are spread over processes. A
 checkpoint holds the whole table in the order of rows, for any number of processes.
@@ -55,7 +55,7 @@ class ShardedNormalizerTable(NormalizerTable):
         return *super()._settings(), self.group
 
     def _places(self, rows: Tensor) -> Tensor:
-        # Rows of other processes map to the unused spare place.
+        # Rows of other processes map to the spare row, which nothing reads.
         return torch.where(self._mine(rows), rows // self.count, self.num_held)
 
     @staticmethod
@@ -72,7 +72,7 @@ class ShardedNormalizerTable(NormalizerTable):
         dist.all_reduce(total, group=group)
         return torch.where(torch.stack(valid), total, estimate)
 
-    # The signatures of the overridden hooks are torch's, which leaves them untyped.
+    # torch leaves the overridden hooks untyped.
     def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
         super()._save_to_state_dict(destination, prefix, keep_vars)
         own = self.table[:-1]

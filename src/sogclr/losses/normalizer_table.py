@@ -37,9 +37,9 @@ class NormalizerTable(PerSample, Normalizer):
             when the module is cast with `.half()`, `.bfloat16()` or `.to(dtype)`.
 
     Attributes:
-        table: `(num_rows + 1, 2)`, log u beside the number of visits: both lie in one cache line of
-            a large table. float32 counts to 2**24, when gamma has long been constant. The last row
-            is a spare for invalid ids on an accelerator, where the host does not wait for a check.
+        table: `(num_rows + 1, 2)`, log u beside the number of visits, so that a look-up reads one
+            cache line. float32 counts to 2**24, when gamma has long been constant. The last row is
+            a spare for invalid ids on an accelerator, where the host does not wait for a check.
 
     Raises:
         ValueError: num_rows < 1, gamma_min outside (0, 1], gamma_decay_visits < 1, another dtype.
@@ -85,14 +85,14 @@ class NormalizerTable(PerSample, Normalizer):
         return self.table.select(1, 1)
 
     def resolve(self, index: Tensor, device: torch.device) -> Tensor:
-        """Check sample ids and move them to `device`.
+        """Check the rows of samples and move them to `device`.
 
         Args:
             index: `(B,)` integers in [0, num_rows).
             device: the device of the features.
 
         Returns:
-            `(B,)` int64 rows.
+            `(B,)` int64 rows; the spare row for an invalid id on an accelerator.
 
         Raises:
             IndexError: an id on the CPU is out of range; nothing is written then. Invalid ids on an
@@ -120,15 +120,7 @@ class NormalizerTable(PerSample, Normalizer):
             )
 
     def forward(self, rows: Tensor, log_g: Tensor) -> Tensor:
-        """Average ĝ into the rows and return log u.
-
-        Args:
-            rows: `(M,)` from `resolve`; ĝ is averaged over equal rows.
-            log_g: `(M,)` log ĝ.
-
-        Returns:
-            `(M,)` log u, no graph, dtype of `log_g`.
-        """
+        """Average ĝ into the rows and return log u, see `update_normalizers`."""
         return _update([self], [rows], log_g.detach()[None])[0]
 
     @torch.no_grad()
@@ -162,7 +154,7 @@ class NormalizerTable(PerSample, Normalizer):
         return 0.0
 
     def _places(self, rows: Tensor) -> Tensor:
-        """Return the places of rows `(M,)` in this process's table."""
+        """Return the indices in this process's `table` of rows `(M,)`."""
         return rows
 
     @staticmethod
@@ -182,7 +174,7 @@ class NormalizerTable(PerSample, Normalizer):
         gamma = "1/visits" if decay is None else f"cosine over {decay} visits"
         return f"{self.num_rows}, gamma_min={self.gamma_min}, gamma={gamma}, {self.table.dtype}"
 
-    # The signature of the overridden hook is torch's, which leaves it untyped.
+    # torch leaves the overridden hook untyped.
     def _save_to_state_dict(self, destination, prefix, keep_vars):  # type: ignore[no-untyped-def]
         self.raise_for_invalid_ids()
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -191,11 +183,11 @@ class NormalizerTable(PerSample, Normalizer):
 def update_normalizers(sides: Sequence[tuple[Normalizer, Tensor]], log_g: Tensor) -> Tensor:
     """Update the normalizers of S sides from log ĝ, and return log u.
 
-    Tables that average alike are updated together, in as many operations as one table needs.
+    Tables that average alike are updated together, in as few operations as one table.
 
     Args:
         sides: S normalizers, each with rows `(M,)` that its `resolve` returned.
-        log_g: `(S, M)` log ĝ, no graph.
+        log_g: `(S, M)` log ĝ, no graph. Tables average ĝ over equal rows.
 
     Returns:
         `(S, M)` log u, no graph, dtype of `log_g`.

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
 __all__ = [
-    "against_candidates",
-    "checked_effective_negatives",
+    "against_effective_negatives",
+    "check_effective_negatives",
     "log_two_view_normalizers",
     "log_two_way_normalizers",
     "two_view_objective",
@@ -68,8 +68,8 @@ def two_view_objective(
         temperature: tau > 0.
         version: `"v2"`, the objective of one normalizer per sample (the paper's algorithm); or
             `"v1"`, the objective of one normalizer per (sample, view).
-        effective_negatives: see `against_candidates`; None for the objective above. Only with
-            `"v1"`. With one normalizer per sample, the estimator's gradient is not that of an
+        effective_negatives: see `against_effective_negatives`; None for the objective above. For
+            `"v1"` only. With one normalizer per sample, the estimator's gradient is not that of an
             objective, since both the weight of an anchor and its part of g depend on its positive.
 
     Returns:
@@ -85,7 +85,7 @@ def two_view_objective(
     if version == "v2":
         log_g = (log_g.logsumexp(dim=1, keepdim=True) - math.log(views)).expand_as(log_g)
     excess = temperature * log_g[:, :, None] - similarity  # (n, V, V): anchor, positive
-    return against_candidates(excess[:, distinct], temperature, effective_negatives).mean()
+    return against_effective_negatives(excess[:, distinct], temperature, effective_negatives).mean()
 
 
 def log_two_way_normalizers(
@@ -149,7 +149,7 @@ def two_way_objective(
         temperature: tau > 0.
         pairing: `(n_b,)` integers or None; see `log_two_way_normalizers`.
         group: `(n_a,)` integers or None; see `log_two_way_normalizers`.
-        effective_negatives: see `against_candidates`; None for the objective above.
+        effective_negatives: see `against_effective_negatives`; None for the objective above.
 
     Returns:
         A scalar, on the scale of tau times a cross-entropy.
@@ -161,14 +161,14 @@ def two_way_objective(
     weight = 1 / (len(a) * partners[pairing].to(a.dtype))  # (n_b,), sums to 1
     positive = (normalize(a, dim=-1)[pairing] * normalize(b, dim=-1)).sum(dim=-1)  # (n_b,)
     log_g_a, log_g_b = log_two_way_normalizers(a, b, temperature, pairing, group)
-    terms = [
-        against_candidates(temperature * log_g - positive, temperature, effective_negatives)
-        for log_g in (log_g_a[pairing], log_g_b)
-    ]
-    return (weight * (terms[0] + terms[1]) / 2).sum()
+    excess = [temperature * log_g - positive for log_g in (log_g_a[pairing], log_g_b)]
+    loss_a, loss_b = (
+        against_effective_negatives(x, temperature, effective_negatives) for x in excess
+    )
+    return (weight * (loss_a + loss_b) / 2).sum()
 
 
-def against_candidates(
+def against_effective_negatives(
     excess: Tensor, temperature: float | Tensor, effective_negatives: float | None
 ) -> Tensor:
     """Compute the loss of an anchor whose positive competes with K negatives of mean weight g.
@@ -191,19 +191,20 @@ def against_candidates(
     return temperature * (softplus(excess / temperature + log_k) - log_k)
 
 
-def checked_effective_negatives(effective_negatives: float | None) -> float | None:
-    """Return the number of effective negatives; raise ValueError unless it is None or above 0."""
+def check_effective_negatives(effective_negatives: float | None) -> float | None:
+    """Return the argument; raise ValueError unless it is None or a finite number above 0."""
     if effective_negatives is not None and not 0 < effective_negatives < math.inf:
         raise ValueError(f"effective_negatives must be above 0, got {effective_negatives}")
     return effective_negatives
 
 
 def _pairing(a: Tensor, b: Tensor, pairing: Tensor | None) -> Tensor:
-    """Return the pairing, by default a[i] with b[i]; raise ValueError if that is impossible."""
+    """Return the pairing, by default a[i] with b[i]; raise ValueError if sizes differ then."""
     if pairing is not None:
         return pairing
     if len(a) != len(b):
         raise ValueError(
-            f"a and b have {len(a)} and {len(b)} rows: pass pairing, the row of a for each row of b"
+            f"a and b have {len(a)} and {len(b)} samples: pass pairing, the index in a of each "
+            "sample's partner"
         )
     return torch.arange(len(a), device=a.device)

@@ -14,7 +14,7 @@ from .contrast import contrast
 from .inputs import assemble, check_shapes, count_of, device_of, without_autocast
 from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
-from .objective import checked_effective_negatives
+from .objective import check_effective_negatives
 from .sample_ids import SampleIds
 from .small_batch import small_batch_loss
 from .temperature import Temperature, as_temperature
@@ -44,7 +44,7 @@ class PairLoss(ContrastiveLoss):
         super().__init__(scale, process_group)
         shared = as_temperature(temperature)
         self.equal_sizes = num_samples[0] == num_samples[1]
-        # One module under two names if all samples share the temperature.
+        # One module under two names, unless each sample has its own temperature.
         self.temperature_a, self.temperature_b = (shared.for_rows(n) for n in num_samples)
         self.normalizer_a: Normalizer = InBatchNormalizer()
         self.normalizer_b: Normalizer = InBatchNormalizer()
@@ -71,10 +71,10 @@ class PairLoss(ContrastiveLoss):
 
         Args:
             a: `(B, d)` features of one side (images), any float dtype.
-            b: `(B, d)` features of the other side (texts); row i is the partner of row i of `a`.
-            index: `(B,)` integers, the sample ids of `a`. Default: all samples are different.
-            index_b: `(B,)` integers, the sample ids of `b`, if they are numbered differently
-                (captions, of which an image has several). Default: `index`.
+            b: `(B, d)` features of the other side (texts); b[i] is the partner of a[i].
+            index: `(B,)` integers that identify the samples of `a`. Default: all are different.
+            index_b: `(B,)` integers that identify the samples of `b`, if they are numbered
+                differently (captions, of which an image has several). Default: `index`.
             group: `(B,)` integers; pairs of equal group have equal meaning (copies of a photo,
                 members of a class). Default: no groups.
 
@@ -116,17 +116,14 @@ class GlobalClipLoss(PairLoss):
     """SogCLR for pairs (image-text, text-text): a table keeps a normalizer per sample and side.
 
     It optimizes `two_way_objective`. Sources: Yuan et al., ICML 2022; for image-text, Qiu et al.,
-    "Not All Semantics are Created Equal", ICML 2023. The latter has a temperature per sample: pass
-    `temperature=IndividualTemperature(...)`.
+    "Not All Semantics are Created Equal", ICML 2023, with `temperature=IndividualTemperature(...)`.
 
     Args:
         num_samples: number of pairs in the training set; or two numbers, of samples on side a and
             on side b (images, captions). For a stream, see `GlobalContrastiveLoss`.
-        temperature: tau; 0.05 lies between CLIP's learned 0.01 and 0.07, which suits small data. Or
-            a `LearnedTemperature` or an `IndividualTemperature`.
-        level: see `GlobalContrastiveLoss`.
-        gamma_min: smallest weight of a new estimate, see `GlobalContrastiveLoss`.
-        gamma_decay_visits: see `GlobalContrastiveLoss`.
+        temperature: tau; 0.05 lies between 0.01, which CLIP learns, and 0.07 for small data. Or a
+            `LearnedTemperature` or an `IndividualTemperature`.
+        level, gamma_min, gamma_decay_visits: see `GlobalContrastiveLoss`.
         effective_negatives: see `GlobalContrastiveLoss`. Pretrained towers separate most pairs from
             the start and need about 255, the number of negatives in a CLIP batch of 256. Untrained
             towers and heads did better with None.
@@ -166,7 +163,7 @@ class GlobalClipLoss(PairLoss):
         sizes = num_samples if isinstance(num_samples, tuple) else (num_samples, num_samples)
         super().__init__(temperature, scale=scale, process_group=process_group, num_samples=sizes)
         self.num_samples = sizes
-        self.effective_negatives = checked_effective_negatives(effective_negatives)
+        self.effective_negatives = check_effective_negatives(effective_negatives)
         make = normalizer or choose_table(
             level, 1, gamma_min, gamma_decay_visits, dtype, process_group
         )
@@ -187,15 +184,15 @@ class GlobalClipLoss(PairLoss):
         """Compute the loss of a batch of pairs, and update the normalizers of both sides.
 
         Args:
-            a: `(B, d)` features of one side, any float dtype.
-            b: `(B, d)` features of the other side; row i is the partner of row i of `a`.
-            index: `(B,)` integers below the number of samples, the sample ids of `a`. Required for
-                all that keep state per sample: not for a `ScalarNormalizer`.
-            index_b: the sample ids of `b`, if they are numbered differently. Default: `index`.
+            a, b: `(B, d)` features of both sides, any float dtype; b[i] is the partner of a[i].
+            index: `(B,)` integers, the row of each sample of `a`, which also identifies it; see
+                `GlobalContrastiveLoss.forward`.
+            index_b: `(B,)` integers, the rows of the samples of `b`, if they are numbered
+                differently. Default: `index`.
             group: see `PairLoss.forward`.
             sample_key: `(B,)` integers of up to 64 bits that identify the samples of `a`, if
-                several samples share a row. `index` is then the row only. Default: `index`.
-            sample_key_b: sample keys of `b`. Default: `index_b`, or `sample_key` without it.
+                several samples share a row. Default: `index`.
+            sample_key_b: sample keys of `b`. Default: `index_b`; without it, `sample_key`.
 
         Returns:
             A scalar, float32 (float64 for float64 features).

@@ -11,14 +11,12 @@ __all__ = ["PerSample", "require_forward_pass"]
 
 
 class PerSample(nn.Module):
-    """A module that moves and saves its state per sample as torch does its buffers.
+    """A module whose state per sample is moved and saved like buffers, with two differences.
 
-    The state differs from buffers in two ways:
-
-    - It keeps its dtype when the module is cast. `.half()`, `.bfloat16()` and `.to(dtype)` are
-      meant for weights. Rounding to them would swallow the small steps of a moving average.
+    - Its dtype stays when the module is cast. `.half()`, `.bfloat16()` and `.to(dtype)` are meant
+      for weights; rounded to them, a moving average would lose its small steps.
     - `DistributedDataParallel` does not send it. DDP sends all buffers of process 0 before each
-      step. That would overwrite the parts of a sharded table; a copied table is equal anyway.
+      step, which would overwrite the shards of a table. Whole tables are equal anyway.
     """
 
     def __init__(self) -> None:
@@ -26,13 +24,7 @@ class PerSample(nn.Module):
         self._persistent: dict[str, bool] = {}  # by name of the state
 
     def register_state(self, name: str, state: Tensor, persistent: bool = True) -> None:
-        """Make a tensor an attribute that is moved with the module.
-
-        Args:
-            name: name of the attribute.
-            state: the tensor.
-            persistent: whether the state is saved in `state_dict`.
-        """
+        """Make a tensor an attribute that moves with the module, saved if it is `persistent`."""
         self._persistent[name] = persistent
         setattr(self, name, state)
 
@@ -47,7 +39,7 @@ class PerSample(nn.Module):
             for name in self._persistent:
                 vars(self)[name] = self._buffers.pop(name)
 
-    # The signatures of the overridden hooks are torch's, which leaves them untyped.
+    # torch leaves the overridden hooks untyped.
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         before = {name: getattr(self, name) for name in self._persistent}
         with self._as_buffers():

@@ -1,8 +1,7 @@
 """Sample ids: checks that do not wait for a device, and masks of equal samples.
 
-A sample's row in the table is also its identity: samples of equal row are equal. If there are more
-samples than rows, several samples share a row, whose normalizer is their average. Then sample keys
-identify the samples.
+A sample's row in the table identifies it: samples of equal row are equal. If there are more samples
+than rows, samples share a row, whose normalizer is their average, and sample keys identify them.
 """
 
 from dataclasses import dataclass, replace
@@ -33,7 +32,7 @@ def check_ids(ids: Tensor, count: int, name: str) -> bool:
     Args:
         ids: `(B,)` integers.
         count: ids must be in [0, count).
-        name: name of an id in messages.
+        name: what messages call an id.
 
     Returns:
         Whether the ids were checked; False on an accelerator and while compiling.
@@ -80,11 +79,10 @@ def move_ids(ids: Tensor, device: torch.device, name: str = "sample id") -> Tens
 
 @dataclass(frozen=True)
 class SampleIds:
-    """The ids of a batch of B samples with two sides each (views, or the sides of pairs).
+    """The ids of B samples: two views each, a and b, or pairs of samples a and b.
 
     Attributes:
-        rows_a: `(B,)` int64 rows of the first side in its normalizer.
-        rows_b: `(B,)` int64 rows of the second side.
+        rows_a, rows_b: `(B,)` int64, rows of a and of b in their normalizers.
         identities: `(B,)` int64 each; samples with an equal value in any are never negatives.
         slots: number of identities in `stacked`, equal for all batches of a loss.
         rows_identify: whether rows are identities too; then `identities` begins with them.
@@ -115,14 +113,14 @@ class SampleIds:
 
         Args:
             rows_a, rows_b: `(B,)` rows.
-            two_numberings: whether side b has other rows than side a. Then pairs that share a row
-                on one side only are never negatives either.
+            two_numberings: whether side b has other rows than side a. If so, pairs that share a
+                row of side b are never negatives either.
             group, sample_key, sample_key_b: `(B,)` integers or None.
         """
         device, keyed = rows_a.device, sample_key is not None or sample_key_b is not None
-        identities = [rows_a if sample_key is None else move_ids(sample_key, device, "key")]
+        identities = [rows_a if sample_key is None else move_ids(sample_key, device, "sample key")]
         if sample_key_b is not None:
-            identities.append(move_ids(sample_key_b, device, "key"))
+            identities.append(move_ids(sample_key_b, device, "sample key"))
         elif two_numberings:
             identities.append(rows_b)
         if group is not None:

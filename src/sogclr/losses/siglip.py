@@ -1,4 +1,4 @@
-"""SigLIP's loss, a baseline: a sum of logistic losses of pairs, without a normalizer."""
+"""SigLIP's loss, a baseline for pairs: a sum of logistic losses, without a normalizer."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["SigLipLoss"]
 
 
 class SigLipLoss(nn.Module):
-    """SigLIP: logistic losses of all (a, b), summed over b and averaged over a.
+    """SigLIP: logistic losses of all a with all b, summed over b and averaged over a.
 
         - mean over a, sum over b of  log sigmoid( z (s(a, b) / tau + bias) )
 
@@ -75,13 +75,13 @@ class SigLipLoss(nn.Module):
         log_scale, bias = (with_backward(each, shares.sum) for each in (self.log_scale, self.bias))
         scale, own = log_scale.exp(), shares.own
         by_rows = _sum(x @ all_y.T, scale, bias, all_ids, own) / shares.total
-        # The same matrix by columns: for the gradient by `y`, since `by_rows` has the value.
+        # The same terms by columns, only for the gradient by `y`: `by_rows` has the value.
         by_columns = _sum(y @ all_x.T, scale.detach(), bias.detach(), all_ids, own) / shares.total
         return by_rows + by_columns + (shares.sum(by_rows) - by_rows - by_columns).detach()
 
 
 def _sum(similarity: Tensor, scale: Tensor, bias: Tensor, ids: list[Tensor], rows: slice) -> Tensor:
-    """Sum the losses of some rows of the matrix of similarities.
+    """Sum the losses of n rows of the matrix of similarities.
 
     Args:
         similarity: `(n, N)`, these rows with all columns.

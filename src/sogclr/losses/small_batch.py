@@ -2,8 +2,8 @@
 
 At a batch of 64, the calls and checks between operations take longer than the arithmetic. Here
 Algorithm 1 (Yuan et al., ICML 2022) is some forty operations in a row. `contrast.py` computes the
-same from parts that can be exchanged: for any device and number of processes, other normalizers,
-learned temperatures and equal samples.
+same from exchangeable parts, for all other cases: repeated samples, other devices, several
+processes, other normalizers and temperatures.
 """
 
 import math
@@ -23,7 +23,7 @@ from .temperature import ConstantTemperature
 
 __all__ = ["small_batch_loss"]
 
-LARGEST = 256  # rows of the matrix; in a larger one the arithmetic takes longer than the calls
+LARGEST = 256  # rows of the matrix; with more, the arithmetic takes longer than the calls
 
 
 def small_batch_loss(
@@ -32,15 +32,14 @@ def small_batch_loss(
     """Compute the loss of a batch and update the tables, or return None if it does not fit here.
 
     Args:
-        settings: the loss. Its number of tables says what is compared: one table for two views, two
-            tables for pairs.
+        settings: the loss; with one table it is for two views, with two for pairs.
         a, b: `(B, d)` features of the two views, or of the two sides of pairs.
-        index: `(B,)` sample ids.
-        others: `(B,)` each, keys or groups of the samples; None for none.
+        index: `(B,)` integers, the row of each sample in the tables.
+        others: `(B,)` integers each, sample keys or groups; None for none.
 
     Returns:
-        The scalar that `contrast` returns. None, and nothing is written: for equal or invalid ids,
-        a value that is not finite, or state or features of another kind.
+        The scalar that `contrast` returns. None, with nothing written, if ids repeat or are
+        invalid, the loss is not finite, or a setting, dtype or device needs `contrast`.
     """
     sides = settings.sides()
     temperature = sides[0][1]
@@ -55,20 +54,20 @@ def small_batch_loss(
     first, index = tables[0], index.to(torch.int64)
     tau, batch, two_views = temperature.value, len(index), len(tables) == 1
     unit, length = normalize_both(a, b)  # (2, B, d)
-    # (2B, d) with itself, or (B, d) with (B, d): the anchors are the rows, of pairs also the
-    # columns. An entry is s / tau, then exp(s / tau), and 0 if it is no negative.
+    # Rows and columns of the matrix are anchors: the 2B views along both, or side a along rows
+    # and side b along columns. An entry is s / tau, later exp(s / tau), or 0 if no negative.
     x, y = (unit.flatten(0, 1),) * 2 if two_views else unit.unbind()
     matrix = scaled_products(x, y, tau)
     positive = matrix.diagonal(batch if two_views else 0).clone()  # (B,)
     matrix.exp_()
     for offset in (0, batch, -batch) if two_views else (0,):
         matrix.diagonal(offset).zero_()
-    # Line 5 of Algorithm 1: ĝ, (1, B) the mean over both views, or (2, B).
+    # Line 5 of Algorithm 1: ĝ, (1, B), the mean over both views; of pairs (2, B).
     if two_views:
         negatives, g = 2 * batch - 2, matrix.sum(dim=1).view(1, 2, batch).mean(dim=1)
     else:
         negatives, g = batch - 1, torch.stack([matrix.sum(dim=1), matrix.sum(dim=0)])
-    # Line 6: u. `rows` is a copy of the tables' rows, which is changed and written back.
+    # Line 6: u. `rows` is a copy, which is written back only if the loss is finite.
     rows = torch.stack([table.table.index_select(0, index) for table in tables])  # (S, B, 2)
     log_u, visits = rows.unbind(-1)
     gamma = step_size(visits.add_(1), first.gamma_min, first.gamma_decay_visits, a.dtype)
@@ -83,21 +82,21 @@ def small_batch_loss(
 
     def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
         """Compute line 7 of Algorithm 1, the gradient by a and b."""
-        share = upstream.item() / (2 * batch * (tau if divided else 1))
-        weight = (share / negatives) / u  # (S, B)
+        per_anchor = upstream.item() / (2 * batch * (tau if divided else 1))
+        weight = (per_anchor / negatives) / u  # (S, B)
         by_unit = torch.empty_like(unit)
-        # The derivative of F by s is exp(s / tau) / (u * negatives) for the negatives of an anchor,
-        # and -1 for its positive. Each entry is a similarity of two anchors.
+        # The derivative of an anchor's loss by s is exp(s / tau) / (u * negatives) for a negative,
+        # -1 for the positive. Two anchors share each entry, so their derivatives add up.
         if two_views:
             weight = weight.repeat(1, 2)  # (1, 2B)
             by_similarity = matrix * (weight.T + weight)
             for offset in (batch, -batch):
-                by_similarity.diagonal(offset).fill_(-2 * share)
+                by_similarity.diagonal(offset).fill_(-2 * per_anchor)
             torch.mm(by_similarity, x, out=by_unit.view_as(x))
         else:
             by_row, by_column = weight.unbind()
             by_similarity = matrix * (by_row.unsqueeze(1) + by_column)
-            by_similarity.diagonal().fill_(-2 * share)
+            by_similarity.diagonal().fill_(-2 * per_anchor)
             torch.mm(by_similarity, y, out=by_unit[0])
             torch.mm(by_similarity.T, x, out=by_unit[1])
         return through_normalization(by_unit, unit, length)
@@ -108,7 +107,7 @@ def small_batch_loss(
 def _fits(
     a: Tensor, b: Tensor, ids: list[Tensor], tables: list[NormalizerTable], tau: float
 ) -> bool:
-    """Return whether these are features, ids and tables of the kind that is computed here."""
+    """Return whether features, ids (the rows first), tables and tau suit this computation."""
     first = tables[0]
     if torch.compiler.is_compiling() or not (
         isinstance(b, Tensor)

@@ -16,8 +16,8 @@ def step_size(
 ) -> Tensor:
     """Compute gamma, the weight of the new estimate, from a sample's number of visits.
 
-    gamma depends on no global step, so no schedule needs advancing, and samples that are added
-    later start from the beginning. The first visit has gamma = 1.
+    The first visit has gamma = 1. gamma depends on no global step, so samples that are added later
+    start with gamma = 1 too.
 
     Args:
         visits: `(...)` integers >= 1, this visit counted.

@@ -247,7 +247,7 @@ class IndividualTemperature(PerSample, Temperature):
 
 
 def as_temperature(temperature: float | Temperature) -> Temperature:
-    """Return the module of a temperature; a number becomes a constant.
+    """Return a module as it is; make a number a `ConstantTemperature`.
 
     Raises:
         ValueError: a number that is not positive and finite, or a tensor that requires a gradient.

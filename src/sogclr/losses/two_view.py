@@ -14,7 +14,7 @@ from .contrast import contrast
 from .inputs import assemble, check_shapes, count_of, device_of, without_autocast
 from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
-from .objective import checked_effective_negatives
+from .objective import check_effective_negatives
 from .sample_ids import SampleIds, move_ids, view_rows
 from .small_batch import small_batch_loss
 from .temperature import Temperature, as_temperature
@@ -56,8 +56,8 @@ class TwoViewLoss(ContrastiveLoss):
         Args:
             view1: `(B, d)` features of one view of each sample, any float dtype.
             view2: `(B, d)` features of another view.
-            index: `(B,)` integers, the sample ids, so that a sample that occurs twice in the batch
-                is not its own negative. Default: all samples are different.
+            index: `(B,)` integers that identify the samples: a sample that occurs twice in the
+                batch is not its own negative. Default: all samples are different.
 
         Returns:
             A scalar, float32 (float64 for float64 features).
@@ -74,9 +74,8 @@ class TwoViewLoss(ContrastiveLoss):
             batch = assemble(view1, view2, ids, shares, memory)
             rows = batch.fresh_first(batch.ids.rows_a, batch.ids.rows_b)  # (M,)
             views = self.num_stored_views
-            samples = (
-                rows if views is None else rows // views
-            )  # all stored views of a sample share tau
+            # All stored views of a sample share tau.
+            samples = rows if views is None else rows // views
             side = Side(self.normalizer, rows, self.temperature, samples)
             positive = batch.fresh_first(batch.positive, batch.positive)
             similarities = choose.for_two_views(batch, self.temperature)
@@ -96,12 +95,12 @@ class GlobalContrastiveLoss(TwoViewLoss):
     is line 7 of the algorithm (`sogclr.losses.contrast`), not the derivative of that value.
 
     Args:
-        num_samples: size of the training set; the ids in `index` are below it. For a stream of
-            samples with keys, the number of rows of the table, see `sogclr.hashed_rows`.
+        num_samples: size of the training set; `index` is below it. For a stream, whose samples
+            share rows, the number of rows, see `sogclr.hashed_rows`.
         temperature: tau; 0.1 as in the paper for ImageNet; 0.2 to 0.3 suit small images. Or a
             `LearnedTemperature` or an `IndividualTemperature` (iSogCLR).
-        level: whether the table is kept under a level that all samples share, which follows the
-            encoder without the table's lag (`sogclr.losses.normalizer_level`). False is the
+        level: whether the table holds log u relative to a level that all samples share and that
+            follows the encoder without lag (`sogclr.losses.normalizer_level`). False is the
             paper's estimator.
         gamma_min: smallest weight of a new estimate in the moving average. 0.2 averages about five
             visits, for batches of 16 to 64. Raise it for few epochs or large batches, since u lags
@@ -109,13 +108,15 @@ class GlobalContrastiveLoss(TwoViewLoss):
         gamma_decay_visits: None for gamma = max(gamma_min, 1/visits); or the number of visits over
             which gamma falls to gamma_min along a cosine. See `sogclr.losses.step_size.step_size`.
         effective_negatives: number of negatives of mean weight that a positive competes with; None
-            for the paper's objective. See `sogclr.losses.objective.against_candidates`.
+            for the paper's objective. See `sogclr.losses.objective.against_effective_negatives`.
         memory_size: number of samples of earlier batches that count as negatives of this batch and
             as anchors; None for none. It reduces the noise of few negatives, for batches below 64.
             See `sogclr.losses.memory`.
-        num_stored_views: number of stored augmentations; None if every visit draws new ones.
-        normalizer: function from the number of rows to an estimator of log g, which replaces the
-            table of `level`, `gamma_min` and `gamma_decay_visits`. See `sogclr.losses.normalizer`.
+        num_stored_views: number of stored augmentations of each sample; None if every visit draws
+            new ones.
+        normalizer: function from the number of rows to an estimator of log g. It replaces the
+            table, so `level`, `gamma_min` and `gamma_decay_visits` have no effect. See
+            `sogclr.losses.normalizer`.
         scale: "cross-entropy" or "temperature", see `sogclr.losses`.
         process_group: see `sogclr.losses`.
         dtype: of the table and the memory, float32 or float64.
@@ -151,7 +152,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
             temperature, scale=scale, process_group=process_group, num_samples=num_samples
         )
         self.num_samples, self.num_stored_views = num_samples, num_stored_views
-        self.effective_negatives = checked_effective_negatives(effective_negatives)
+        self.effective_negatives = check_effective_negatives(effective_negatives)
         make = normalizer or choose_table(
             level, 2, gamma_min, gamma_decay_visits, dtype, process_group
         )
@@ -172,13 +173,14 @@ class GlobalContrastiveLoss(TwoViewLoss):
         Args:
             view1: `(B, d)` features of one view of each sample, any float dtype.
             view2: `(B, d)` features of another view.
-            index: `(B,)` integers in [0, num_samples), the sample ids. Leave them on the CPU if
-                they come from a loader: there they are checked without waiting for the device.
-                Required for all that keep state per sample: not for a `ScalarNormalizer`.
+            index: `(B,)` integers in [0, num_samples), the row of each sample, which also
+                identifies it. Leave them on the CPU if they come from a loader: there they are
+                checked without waiting for the device. Optional only if nothing has state per
+                sample, as with a `ScalarNormalizer`.
             views: required with `num_stored_views`: two `(B,)` integers below it, the numbers of
                 the stored views in `view1` and in `view2`.
             sample_key: `(B,)` integers of up to 64 bits that identify the samples, if several
-                samples share a row. `index` is then the row only. Default: `index`.
+                samples share a row. Default: `index`.
 
         Returns:
             A scalar, float32 (float64 for float64 features).
@@ -199,7 +201,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
             sample, rows = view_rows(index, views, sizes, device)
             rows_a, rows_b = self.normalizer.resolve(rows, device)
         if sample_key is not None:
-            sample = move_ids(sample_key, device, "key")
+            sample = move_ids(sample_key, device, "sample key")
         return self._loss(view1, view2, SampleIds.of_views(rows_a, rows_b, sample), shares)
 
 

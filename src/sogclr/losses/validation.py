@@ -5,7 +5,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .contrast import ContrastiveLoss
+from .base import ContrastiveLoss
 from .pairs import ClipLoss, DecoupledClipLoss, GlobalClipLoss
 from .temperature import IndividualTemperature, LearnedTemperature, Temperature
 from .two_view import DecoupledContrastiveLoss, GlobalContrastiveLoss, NTXentLoss
@@ -27,7 +27,7 @@ def validation_loss(
     """Compute the objective of a loss on held-out samples, with normalizers of this batch alone.
 
     `loss.eval()` is not meant for held-out samples: it reads the normalizers of training samples
-    with the same ids. They do not notice a collapsed encoder, whose loss would be the smallest.
+    with the same ids. These do not change if the encoder collapses, so its loss would be smallest.
 
     The values of batches of one size can be compared, and their mean over batches estimates the
     objective. The larger the batches are, the less they underestimate it.
@@ -38,8 +38,8 @@ def validation_loss(
             the training samples.
         a: `(B, d)` features of one view, or of one side of pairs.
         b: `(B, d)` features of another view, or of the other side.
-        index: `(B,)` integers; samples of equal id are not negatives of each other. The ids need
-            not be below `num_samples`. Default: all samples are different.
+        index: `(B,)` integers that identify the samples, not necessarily below `num_samples`.
+            Default: all samples are different.
         group: `(B,)` integers, for pairs only, see `GlobalClipLoss.forward`.
 
     Returns:
@@ -58,12 +58,12 @@ def validation_loss(
     if group is not None:
         raise ValueError("group is for losses of pairs; give samples that are equal the same index")
     if isinstance(loss, GlobalContrastiveLoss) and loss.num_stored_views is None:
-        # A table without a visit, for the mean over the two views of a sample.
-        fresh = GlobalContrastiveLoss(
+        # A new table makes u the mean of ĝ over both views of a sample, as in training.
+        held_out = GlobalContrastiveLoss(
             len(a), temperature=_shared(loss.temperature), scale=loss.scale, process_group=None
         ).to(a.device)
         rows = torch.arange(len(a))
-        return _as_in_training(fresh, loss)(a, b, rows, sample_key=index)
+        return _as_in_training(held_out, loss)(a, b, rows, sample_key=index)
     simclr = isinstance(loss, NTXentLoss)
     views = (NTXentLoss if simclr else DecoupledContrastiveLoss)(
         _shared(loss.temperature), scale=loss.scale, process_group=None
@@ -72,14 +72,14 @@ def validation_loss(
 
 
 def _as_in_training(held_out: L, loss: ContrastiveLoss) -> L:
-    """Let a loss without a table compute the values of a loss that may have one."""
+    """Give `held_out` the settings of the formula of `loss`."""
     held_out.effective_negatives = loss.effective_negatives
     held_out.sums_negatives = loss.sums_negatives  # else the values would differ by a constant
     return held_out
 
 
 def _shared(temperature: Temperature) -> float | Temperature:
-    """Return a temperature that serves all samples and that nothing changes."""
+    """Return a temperature for all samples that does not learn."""
     if isinstance(temperature, IndividualTemperature):
         return float(temperature.tau[:-1].mean())  # the last row is a spare
     if isinstance(temperature, LearnedTemperature):

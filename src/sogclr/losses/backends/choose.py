@@ -14,7 +14,7 @@ from ..temperature import Temperature
 from . import tiled
 from .dense import Dense
 from .shared import Block, Shared
-from .similarities import Absent, Diagonals, Similarities, needs_shift
+from .similarities import Diagonals, Excluded, Similarities, needs_shift
 from .tiled import Tiled
 
 __all__ = ["for_pairs", "for_queue", "for_two_views", "runs_kernels"]
@@ -31,10 +31,10 @@ def for_pairs(batch: Batch, temperature: Temperature) -> Similarities:
             lengths = batch.features.length.squeeze(-1).unbind()
             return Fused(batch.features.given, lengths, identities, shift)
         if len(x) > 1 and all_different(*identities):
-            return _in_one_process(x, y, Diagonals((0,), each=1), 2, shift)
-    absent = partial(never_negatives, identities, present=batch.present)
+            return _in_one_process(x, y, Diagonals((0,), per_row=1), 2, shift)
+    excluded = partial(never_negatives, identities, present=batch.present)
     if batch.shares is None:
-        return _in_one_process(x, y, absent, 2, shift)
+        return _in_one_process(x, y, excluded, 2, shift)
     a, b = batch.features.unit
     own = [
         Block(side=0, first=0, rows=a, columns=y, column_side=1),
@@ -44,7 +44,7 @@ def for_pairs(batch: Batch, temperature: Temperature) -> Similarities:
         Block(side=0, first=fresh, rows=x[fresh:], columns=y, column_side=1),
         Block(side=1, first=fresh, rows=y[fresh:], columns=x, column_side=0),
     ]
-    return Shared(batch.shares, own, earlier, absent, (2, len(x)), shift)
+    return Shared(batch.shares, own, earlier, excluded, (2, len(x)), shift)
 
 
 def for_two_views(batch: Batch, temperature: Temperature) -> Similarities:
@@ -54,20 +54,20 @@ def for_two_views(batch: Batch, temperature: Temperature) -> Similarities:
     z = batch.vectors.flatten(0, 1) if batch.alone else batch.fresh_first(*batch.vectors)
     given = batch.features.given
     if batch.alone and not runs_kernels(*given) and fresh > 1 and all_different(sample):
-        return _in_one_process(z, None, Diagonals((0, fresh, -fresh), each=2), 1, shift)
+        return _in_one_process(z, None, Diagonals((0, fresh, -fresh), per_row=2), 1, shift)
     samples = batch.fresh_first(sample, sample)  # (M,)
     if batch.alone and runs_kernels(*given):
         from .fused import Fused
 
         return Fused((torch.cat(given),), (batch.features.length.flatten(),), [samples], shift)
     present = None if present is None else batch.fresh_first(present, present)
-    absent = partial(never_negatives, [samples], present=present)
+    excluded = partial(never_negatives, [samples], present=present)
     if batch.shares is None:
-        return _in_one_process(z, None, absent, 1, shift)
+        return _in_one_process(z, None, excluded, 1, shift)
     views = zip((0, fresh), batch.features.unit, strict=True)
     own = [Block(side=0, first=first, rows=rows, columns=z, column_side=0) for first, rows in views]
     earlier = [Block(side=0, first=2 * fresh, rows=z[2 * fresh :], columns=z, column_side=0)]
-    return Shared(batch.shares, own, earlier, absent, (1, len(z)), shift)
+    return Shared(batch.shares, own, earlier, excluded, (1, len(z)), shift)
 
 
 def for_queue(
@@ -90,17 +90,17 @@ def for_queue(
     keys, ids, empty = queue.keys.to(queries.dtype, copy=True), queue.ids.clone(), ~queue.filled
     shift = _shifts(temperature, queries)
 
-    def absent(rows: slice, columns: slice) -> Tensor:
+    def excluded(rows: slice, columns: slice) -> Tensor:
         return empty[None, columns] | (ids[None, columns] == sample[rows, None])
 
     if shares is None:
-        return _in_one_process(queries.flatten(0, 1), keys, absent, 1, shift)
+        return _in_one_process(queries.flatten(0, 1), keys, excluded, 1, shift)
     places = (0, shares.total)
     blocks = [
         Block(side=0, first=first, rows=own, columns=keys, column_side=None)
         for first, own in zip(places, queries, strict=True)
     ]
-    return Shared(shares, blocks, [], absent, (1, len(sample)), shift)
+    return Shared(shares, blocks, [], excluded, (1, len(sample)), shift)
 
 
 def runs_kernels(a: Tensor, b: Tensor) -> bool:
@@ -110,13 +110,13 @@ def runs_kernels(a: Tensor, b: Tensor) -> bool:
 
 
 def _in_one_process(
-    x: Tensor, y: Tensor | None, absent: Absent, sides: int, shift: bool
+    x: Tensor, y: Tensor | None, excluded: Excluded, sides: int, shift: bool
 ) -> Similarities:
     # Use tiles for a smaller matrix if it is symmetric: they skip nearly half of it.
     largest = min(tiled.HALVED**2, tiled.KEPT) if y is None else tiled.KEPT
     if shift or len(x) * len(x if y is None else y) > largest:
-        return Tiled(x, y, absent, sides, shift)
-    return Dense(x, y, absent, sides)
+        return Tiled(x, y, excluded, sides, shift)
+    return Dense(x, y, excluded, sides)
 
 
 def _shifts(temperature: Temperature, vectors: Tensor) -> bool:

@@ -5,27 +5,27 @@ import math
 import torch
 from torch import Tensor
 
-from .similarities import Absent, Diagonals, LogSumExp, Similarities, scaled_products
+from .similarities import Diagonals, Excluded, LogSumExp, Similarities, scaled_products
 
 __all__ = ["Dense", "log_sum_exp"]
 
 
-def log_sum_exp(x: Tensor, y: Tensor, absent: Tensor, tau: Tensor, sides: int) -> LogSumExp:
+def log_sum_exp(x: Tensor, y: Tensor, excluded: Tensor, tau: Tensor, sides: int) -> LogSumExp:
     """Compute log-sum-exps in plain torch with autograd: the reference in tests of all backends.
 
     Args:
         x: `(M, d)` unit vectors, the anchors of the first side.
         y: `(N, d)` unit vectors; the anchors of the second side if there are two.
-        absent: `(M, N)` bool, the entries that are no negatives.
+        excluded: `(M, N)` bool, the entries that are no negatives.
         tau: any shape that broadcasts to `(S, M)`.
         sides: S, 1 or 2.
     """
     similarity, results = x @ y.T, []
     for side in range(sides):
-        entries, mask = (similarity.T, absent.T) if side else (similarity, absent)
+        entries, mask = (similarity.T, excluded.T) if side else (similarity, excluded)
         logits = (entries / tau.expand(sides, len(x))[side, :, None]).masked_fill(mask, -math.inf)
         count = (~mask).sum(dim=1).to(x.dtype)
-        # Without negatives, softmax and its gradient would be NaN: replace the logits by 0.
+        # Without negatives, softmax and its gradient would be NaN: replace all logits by 0.
         logits = logits.where(count[:, None] > 0, 0.0)
         mean = (logits.softmax(dim=1) * logits.masked_fill(mask, 0.0)).sum(dim=1)
         results.append((logits.logsumexp(dim=1).where(count > 0, -math.inf), count, mean.detach()))
@@ -39,24 +39,24 @@ class Dense(Similarities):
 
     Args:
         x: `(M, d)` unit vectors, the anchors in the rows.
-        y: `(N, d)` unit vectors in the columns. None for `x`, with a symmetric `absent`.
-        absent: entries that are no negatives.
+        y: `(N, d)` unit vectors in the columns. None for `x`, with a symmetric `excluded`.
+        excluded: entries that are no negatives.
         sides: 2 if columns are anchors of another side; then N = M.
     """
 
-    def __init__(self, x: Tensor, y: Tensor | None, absent: Absent, sides: int) -> None:
+    def __init__(self, x: Tensor, y: Tensor | None, excluded: Excluded, sides: int) -> None:
         self.x, self.y = x, x if y is None else y
-        self.symmetric, self.sides, self.absent = y is None, sides, absent
+        self.symmetric, self.sides, self.excluded = y is None, sides, excluded
 
     def sums(self, tau: float | Tensor, means: bool) -> LogSumExp:
-        absent, matrix = self.absent, scaled_products(self.x, self.y, tau).exp_()
+        excluded, matrix = self.excluded, scaled_products(self.x, self.y, tau).exp_()
         count: Tensor | int
-        if isinstance(absent, Diagonals):
-            count = len(self.y) - absent.each
-            for offset in absent.offsets:
+        if isinstance(excluded, Diagonals):
+            count = len(self.y) - excluded.per_row
+            for offset in excluded.offsets:
                 matrix.diagonal(offset).fill_(0)
         else:
-            mask = absent(slice(None), slice(None))
+            mask = excluded(slice(None), slice(None))
             matrix.masked_fill_(mask, 0)
             count = torch.stack([(~mask).sum(dim).to(matrix.dtype) for dim in (1, 0)[: self.sides]])
         self.matrix, self.total = matrix, self._along_sides(matrix)  # (S, M)
@@ -69,7 +69,7 @@ class Dense(Similarities):
 
     def gradients(self, log_sum: Tensor, weight: Tensor) -> Tensor:
         weight = weight / self.total
-        if not isinstance(self.absent, Diagonals):
+        if not isinstance(self.excluded, Diagonals):
             weight = weight.masked_fill(self.total == 0, 0)
         row = weight[0, :, None]  # (M, 1)
         if self.symmetric:

@@ -53,26 +53,26 @@ class Fused(Similarities):
             for features, length, own in zip(self.features, self.lengths, sharpness, strict=True)
         ]
         self.rows, self.columns = operands[0], operands[-1]
-        log_sum = one.new_full((self.sides, self.size), -torch.inf if self.shift else 0.0)
-        count, mean = torch.zeros_like(log_sum), torch.zeros_like(log_sum) if means else None
+        total = one.new_full((self.sides, self.size), -torch.inf if self.shift else 0.0)
+        count, mean = torch.zeros_like(total), torch.zeros_like(total) if means else None
         for rows, columns in self._strips(SUMMED):
             parts = fused_launch.sums(
                 self.rows[rows], self.columns[columns], self.shift, self.symmetric, means
             )
-            for side, places, (values, numbers, *weighted) in (
+            for side, places, (values, counts, *weighted) in (
                 (0, rows, parts[0]),
                 (-1, columns, parts[1]),
             ):
-                count[side, places] += numbers.sum(dim=0)
-                self._add(log_sum[side, places], values, mean, (side, places), weighted)
+                count[side, places] += counts.sum(dim=0)
+                self._add(total[side, places], values, mean, (side, places), weighted)
         if mean is not None:
             mean = mean / LOG2E
-            mean = mean if self.shift else mean / log_sum.clamp(min=torch.finfo(mean.dtype).tiny)
-        return LogSumExp(log_sum if self.shift else log_sum.log(), count, mean)
+            mean = mean if self.shift else mean / total.clamp(min=torch.finfo(mean.dtype).tiny)
+        return LogSumExp(total if self.shift else total.log(), count, mean)
 
     def _add(
         self,
-        log_sum: Tensor,
+        total: Tensor,
         values: Tensor,
         mean: Tensor | None,
         place: tuple[int, slice],
@@ -80,16 +80,16 @@ class Fused(Similarities):
     ) -> None:
         """Add the parts `(T, m)` of a launch to sums, or to log-sum-exps and running means."""
         if not self.shift:
-            log_sum += values.sum(dim=0)
+            total += values.sum(dim=0)
             if mean is not None:
                 mean[place] += weighted[0].sum(dim=0)
             return
-        after = torch.logaddexp(log_sum, values.logsumexp(dim=0))
+        after = torch.logaddexp(total, values.logsumexp(dim=0))
         if mean is not None:
             finite = after.masked_fill(after == -torch.inf, 0)
-            mean[place] *= (log_sum - finite).exp()
+            mean[place] *= (total - finite).exp()
             mean[place] += (weighted[0] * (values - finite).exp()).sum(dim=0)
-        log_sum.copy_(after)
+        total.copy_(after)
 
     def gradients(self, log_sum: Tensor, weight: Tensor) -> Tensor:
         log_sum = log_sum.masked_fill(log_sum == -torch.inf, 0)

@@ -46,16 +46,16 @@ def _products(
 
 
 @triton.jit
-def _present(
+def _negative(
     row_ids, row_stride, column_ids, column_stride, rows, columns, M, N, lists: tl.constexpr
 ):
     """Mask the entries `(ROWS, COLUMNS)` that are negatives."""
-    present = (rows < M)[:, None] & (columns < N)[None, :]
+    negative = (rows < M)[:, None] & (columns < N)[None, :]
     for i in tl.static_range(lists):
         own = tl.load(row_ids + i * row_stride + rows, mask=rows < M)
         other = tl.load(column_ids + i * column_stride + columns, mask=columns < N)
-        present = present & (own[:, None] != other[None, :])
-    return present
+        negative = negative & (own[:, None] != other[None, :])
+    return negative
 
 
 @triton.jit
@@ -110,16 +110,16 @@ def sums_kernel(
                 )
             return
     total = _products(x, y, rows, columns, M, N, d, even, widen, ROWS, COLUMNS, DEPTH)
-    present = _present(row_ids, row_stride, column_ids, column_stride, rows, columns, M, N, lists)
+    negative = _negative(row_ids, row_stride, column_ids, column_stride, rows, columns, M, N, lists)
     if symmetric:
-        present = present & (rows[:, None] < columns[None, :])
-    counted = present.to(tl.float32)
+        negative = negative & (rows[:, None] < columns[None, :])
+    counted = negative.to(tl.float32)
     row_inverse = tl.load(x_inverse + rows, mask=row_mask, other=0.0)
     column_inverse = tl.load(y_inverse + columns, mask=column_mask, other=0.0)
     row_sharpness = tl.load(x_sharpness + rows * x_sharpness_stride, mask=row_mask, other=0.0)
     if unshifted:
         logit = total * (row_inverse * row_sharpness)[:, None] * column_inverse[None, :]
-        value = tl.where(present, tl.exp2(logit), 0.0)
+        value = tl.where(negative, tl.exp2(logit), 0.0)
         row_sum, column_sum = tl.sum(value, 1), tl.sum(value, 0)
         if means:
             row_mean, column_mean = tl.sum(value * logit, 1), tl.sum(value * logit, 0)
@@ -128,8 +128,8 @@ def sums_kernel(
             y_sharpness + columns * y_sharpness_stride, mask=column_mask, other=0.0
         )
         cosine = total * row_inverse[:, None] * column_inverse[None, :]
-        of_row = tl.where(present, cosine * row_sharpness[:, None], -float("inf"))
-        of_column = tl.where(present, cosine * column_sharpness[None, :], -float("inf"))
+        of_row = tl.where(negative, cosine * row_sharpness[:, None], -float("inf"))
+        of_column = tl.where(negative, cosine * column_sharpness[None, :], -float("inf"))
         row_sum, column_sum = _log_sum(of_row, 1), _log_sum(of_column, 0)
         if means:
             row_mean, column_mean = _mean(of_row, row_sum, 1), _mean(of_column, column_sum, 0)
@@ -156,7 +156,7 @@ def products_kernel(
     rows, columns = i * ROWS + tl.arange(0, ROWS), j * COLUMNS + tl.arange(0, COLUMNS)
     row_mask, column_mask = rows < M, columns < N
     total = _products(x, y, rows, columns, M, N, d, even, widen, ROWS, COLUMNS, DEPTH)
-    present = _present(row_ids, row_stride, column_ids, column_stride, rows, columns, M, N, lists)
+    negative = _negative(row_ids, row_stride, column_ids, column_stride, rows, columns, M, N, lists)
     row_inverse = tl.load(x_inverse + rows, mask=row_mask, other=0.0)
     column_inverse = tl.load(y_inverse + columns, mask=column_mask, other=0.0)
     row_sharpness = tl.load(x_sharpness + rows * x_sharpness_stride, mask=row_mask, other=0.0)
@@ -164,7 +164,7 @@ def products_kernel(
     column_weights = tl.load(column_weight + columns, mask=column_mask, other=0.0)
     if unshifted:
         logit = total * (row_inverse * row_sharpness)[:, None] * column_inverse[None, :]
-        value = tl.where(present, tl.exp2(logit), 0.0)
+        value = tl.where(negative, tl.exp2(logit), 0.0)
         value = value * (row_weights[:, None] + column_weights[None, :])
     else:
         column_sharpness = tl.load(
@@ -175,10 +175,10 @@ def products_kernel(
         cosine = total * row_inverse[:, None] * column_inverse[None, :]
         # Mask before exp2: it may overflow for entries that are no negatives.
         of_row = tl.exp2(
-            tl.where(present, cosine * row_sharpness[:, None] - own[:, None], -float("inf"))
+            tl.where(negative, cosine * row_sharpness[:, None] - own[:, None], -float("inf"))
         )
         of_column = tl.exp2(
-            tl.where(present, cosine * column_sharpness[None, :] - other[None, :], -float("inf"))
+            tl.where(negative, cosine * column_sharpness[None, :] - other[None, :], -float("inf"))
         )
         value = of_row * row_weights[:, None] + of_column * column_weights[None, :]
     value = value * row_inverse[:, None] * column_inverse[None, :]

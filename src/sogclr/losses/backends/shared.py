@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...distributed.exchange import Shares
-from .similarities import Absent, LogSumExp, Similarities
+from .similarities import Excluded, LogSumExp, Similarities
 from .tiled import Part, Tiled
 
 __all__ = ["Block", "Shared"]
@@ -43,7 +43,7 @@ class Shared(Similarities):
         shares: the samples of each process.
         own: blocks of this batch; each process has the rows of its own anchors.
         earlier: blocks of earlier batches; every process has all rows.
-        absent: entries of the whole matrix that are no negatives.
+        excluded: entries of the whole matrix that are no negatives.
         shape: `(S, M)`, number of sides, number of anchors of each side.
         shift: see `needs_shift`.
     """
@@ -53,7 +53,7 @@ class Shared(Similarities):
         shares: Shares,
         own: list[Block],
         earlier: list[Block],
-        absent: Absent,
+        excluded: Excluded,
         shape: tuple[int, int],
         shift: bool,
     ) -> None:
@@ -61,7 +61,7 @@ class Shared(Similarities):
 
         def part(block: Block, first: int) -> tuple[Block, Tiled]:
             place = Part(block.side, first, shape[1], block.column_side)
-            return block, Tiled(block.rows, block.columns, absent, shape[0], shift, place)
+            return block, Tiled(block.rows, block.columns, excluded, shape[0], shift, place)
 
         self.own = [part(block, block.first + shares.own.start) for block in own]
         self.earlier = [part(block, block.first) for block in earlier if len(block.rows)]

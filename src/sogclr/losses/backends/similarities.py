@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Absent", "Diagonals", "LogSumExp", "Similarities", "needs_shift", "scaled_products"]
+__all__ = ["Diagonals", "Excluded", "LogSumExp", "Similarities", "needs_shift", "scaled_products"]
 
 
 class LogSumExp(NamedTuple):
@@ -39,26 +39,26 @@ class LogSumExp(NamedTuple):
 
 @dataclass(frozen=True)
 class Diagonals:
-    """Diagonals of the matrix that are no negatives. They replace a mask if all ids differ.
+    """Diagonals of the matrix that are no negatives, in place of a mask: for ids that all differ.
 
     Every row and column has at least one negative.
 
     Attributes:
         offsets: entry (i, j) is no negative if j - i is one of these.
-        each: number of such entries in every row and column.
+        per_row: number of such entries in every row and in every column.
     """
 
     offsets: tuple[int, ...]
-    each: int
+    per_row: int
 
 
-# The entries of the matrix that are no negatives: diagonals, or a function from n rows and m
-# columns to their mask `(n, m)`.
-Absent: TypeAlias = Callable[[slice, slice], Tensor] | Diagonals
+# The entries of the matrix that are no negatives: diagonals, or a function from slices of n rows
+# and m columns to their mask `(n, m)`.
+Excluded: TypeAlias = Callable[[slice, slice], Tensor] | Diagonals
 
 
 class Similarities(ABC):
-    """The similarities of a batch, computed when they are needed."""
+    """The interface of a backend: similarities of a batch, computed when they are needed."""
 
     @abstractmethod
     def sums(self, tau: float | Tensor, means: bool) -> LogSumExp:
@@ -91,6 +91,7 @@ def needs_shift(per_sample: bool, minimum: float, dtype: torch.dtype) -> bool:
             negatives of an anchor.
         dtype: dtype of the similarities.
     """
+    # 0.8 leaves room for the sum of the exponentials.
     return per_sample or 1 / minimum >= 0.8 * math.log(torch.finfo(dtype).max)
 
 

@@ -13,12 +13,12 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from .similarities import Absent, Diagonals, LogSumExp, Similarities, scaled_products
+from .similarities import Diagonals, Excluded, LogSumExp, Similarities, scaled_products
 
 __all__ = ["Part", "Tiled"]
 
-# Most entries of a matrix that is kept, 16 MB in float32. Larger ones have tiles of 2 MB, which
-# fit into a cache.
+# Most entries of a matrix that is kept, 16 MB in float32; and entries of a tile of a larger matrix,
+# 2 MB, which fit into a cache.
 KEPT, TILE = 2**22, 2**19
 # On an accelerator each tile takes several launches, so tiles are large, 128 MB.
 KEPT_ON_DEVICE, TILE_ON_DEVICE = 2**24, 2**25
@@ -52,7 +52,7 @@ class _Tile:
 
     Attributes:
         values: `(n, m)` exp(s / tau), 0 for entries that are no negatives; or s, with `shift`.
-        absent: the entries that are no negatives, `(n, m)` bool or diagonals of the whole matrix.
+        excluded: the entries that are no negatives, `(n, m)` bool or diagonals of the whole matrix.
     """
 
     top: int
@@ -60,13 +60,13 @@ class _Tile:
     left: int
     right: int
     values: Tensor
-    absent: Tensor | Diagonals
+    excluded: Tensor | Diagonals
 
-    def without(self, entries: Tensor, value: float) -> Tensor:
+    def fill_excluded(self, entries: Tensor, value: float) -> Tensor:
         """Set `entries` `(n, m)` that are no negatives to `value`, in place."""
-        if isinstance(self.absent, Tensor):
-            return entries.masked_fill_(self.absent, value)
-        for offset in self.absent.offsets:
+        if isinstance(self.excluded, Tensor):
+            return entries.masked_fill_(self.excluded, value)
+        for offset in self.excluded.offsets:
             entries.diagonal(offset + self.top - self.left).fill_(value)
         return entries
 
@@ -119,12 +119,12 @@ class _Anchors:
 
 
 class Tiled(Similarities):
-    """One tile of the matrix at a time.
+    """One tile of the matrix at a time, in little memory.
 
     Args:
         x: `(M, d)` unit vectors, the anchors in the rows.
-        y: `(N, d)` unit vectors in the columns. None for `x`, with a symmetric `absent`.
-        absent: entries that are no negatives.
+        y: `(N, d)` unit vectors in the columns. None for `x`, with a symmetric `excluded`.
+        excluded: entries that are no negatives.
         sides: S, the number of sides; 2 if the columns are anchors of another side, then N = M.
         shift: see `needs_shift`.
         part: the rows of the matrix that `x` has; None for all. A part needs `y`, and its sums,
@@ -135,13 +135,13 @@ class Tiled(Similarities):
         self,
         x: Tensor,
         y: Tensor | None,
-        absent: Absent,
+        excluded: Excluded,
         sides: int,
         shift: bool,
         part: Part | None = None,
     ) -> None:
         self.x, self.y, self.shift = x, x if y is None else y, shift
-        self.symmetric, self.sides, self.part, self.absent = y is None, sides, part, absent
+        self.symmetric, self.sides, self.part, self.excluded = y is None, sides, part, excluded
         self.anchors, self.first = (part.anchors, part.first) if part else (len(x), 0)
         self.kept: list[_Tile] = []
 
@@ -149,11 +149,11 @@ class Tiled(Similarities):
         self.tau, shift = tau, self.shift
         total = self.x.new_full((self.sides, self.anchors), -math.inf if shift else 0.0)
         mean = torch.zeros_like(total) if means else None
-        absent = self.absent.each if isinstance(self.absent, Diagonals) else torch.zeros_like(total)
+        count = torch.zeros_like(total) if callable(self.excluded) else self.excluded.per_row
         for tile in self._tiles():
             for anchors in self._complete(tile):
-                if isinstance(absent, Tensor) and isinstance(tile.absent, Tensor):
-                    anchors.add(absent, tile.absent)
+                if isinstance(count, Tensor) and isinstance(tile.excluded, Tensor):
+                    anchors.add(count, tile.excluded)
                 if shift:
                     self._add_shifted(tile, anchors, total, mean)
                     continue
@@ -162,14 +162,14 @@ class Tiled(Similarities):
                     anchors.add(mean, tile.values.xlogy(tile.values))
         if mean is not None and not shift:
             mean = mean / total.clamp(min=torch.finfo(total.dtype).tiny)
-        return LogSumExp(total if shift else total.log(), len(self.y) - absent, mean)
+        return LogSumExp(total if shift else total.log(), len(self.y) - count, mean)
 
     def gradients(self, log_sum: Tensor, weight: Tensor) -> Tensor:
-        if not isinstance(self.absent, Diagonals):
+        if not isinstance(self.excluded, Diagonals):
             # Replace the -inf of anchors without negatives, whose weight 0 would become NaN.
             log_sum = log_sum.masked_fill(log_sum == -math.inf, 0)
         scaled = weight if self.shift else weight / log_sum.exp()
-        # Compiled, addmm with beta=0 may multiply the buffer by 0, and 0 times NaN is NaN.
+        # See `Dense.gradients`.
         empty = self.x.new_zeros if torch.compiler.is_compiling() else self.x.new_empty
         gradients = empty(1 if self.part else self.sides, *self.x.shape)
         for tile in self._tiles():
@@ -211,10 +211,10 @@ class Tiled(Similarities):
         before.copy_(after)
 
     def _logits(self, tile: _Tile, anchors: _Anchors) -> Tensor:
-        """Compute s / tau, -inf where absent, `(n, m)`."""
+        """Compute s / tau, -inf where excluded, `(n, m)`."""
         per_anchor = isinstance(self.tau, Tensor) and self.tau.ndim > 0
         tau = anchors.spread(self.tau) if per_anchor and isinstance(self.tau, Tensor) else self.tau
-        return tile.without(tile.values / tau, -math.inf)
+        return tile.fill_excluded(tile.values / tau, -math.inf)
 
     def _anchors(self, tile: _Tile) -> Iterator[_Anchors]:
         """List the anchors along the tile's rows, then those along its columns."""
@@ -261,14 +261,14 @@ class Tiled(Similarities):
         return False, max(1, entries // width), width
 
     def _tile(self, top: int, bottom: int, left: int, right: int) -> _Tile:
-        absent = (
-            self.absent
-            if isinstance(self.absent, Diagonals)
-            else self.absent(slice(self.first + top, self.first + bottom), slice(left, right))
+        excluded = (
+            self.excluded
+            if isinstance(self.excluded, Diagonals)
+            else self.excluded(slice(self.first + top, self.first + bottom), slice(left, right))
         )
         x, y, place = self.x[top:bottom], self.y[left:right], (top, bottom, left, right)
         if self.shift:
-            return _Tile(*place, x @ y.T, absent)
-        tile = _Tile(*place, scaled_products(x, y, self.tau).exp_(), absent)
-        tile.without(tile.values, 0)
+            return _Tile(*place, x @ y.T, excluded)
+        tile = _Tile(*place, scaled_products(x, y, self.tau).exp_(), excluded)
+        tile.fill_excluded(tile.values, 0)
         return tile
