@@ -70,7 +70,7 @@ class Trainer:
             if task.fixed_work and can_use_graphs(fabric)
             else EagerStep(fabric, task, self.model, self.weights)
         )
-        self.monitor = Monitor(run, schedule.total_steps)
+        self.monitor = Monitor(run, schedule.total_steps, schedule.epochs)
         self.step = 0
         self._seed_process()
         # Every 50 steps, and at least twice an epoch so that short epochs have a curve.
@@ -133,21 +133,26 @@ class Trainer:
         self.task.after_step()
         self.optimizer.zero_grad(set_to_none=self.run_step.frees_gradients)
         self.step = step + 1
-        self.monitor.advance(self.step)
+        self.monitor.progress.advance(self.step)
 
     def log(self, epoch_ends: bool) -> None:
         """Check and report the results since the last log point; waits for the device."""
         self.monitor.check_finite(self.task.names)
         self.task.loss.raise_for_invalid_ids()
         epoch = self.step / self.schedule.steps_per_epoch
-        scores = {}
+        milestone = epoch_ends and self._is_scored(round(epoch))
+        scores: dict[str, float] = {}
         # The first process scores for all, unless each holds only a part of the weights.
         scores_here = self.monitor.is_first or self.weights.are_sharded
-        if scores_here and epoch_ends and self._is_scored(round(epoch)):
+        if scores_here and milestone:
+            started = time.monotonic()
             scores = self.task.score(self.fabric.device)
+            self.monitor.exclude(time.monotonic() - started)
         rate = self.optimizer.param_groups[0]["lr"]
         loss = self.task.loss
-        self.monitor.log(self.step, epoch, loss=loss, learning_rate=rate, scores=scores)
+        self.monitor.log(
+            self.step, epoch, loss=loss, learning_rate=rate, scores=scores, milestone=milestone
+        )
 
     def save(self) -> None:
         """Write the checkpoint and the model. All processes call it, and the first one writes.

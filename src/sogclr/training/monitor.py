@@ -1,4 +1,4 @@
-"""Report what a run measures while it trains: a progress line, metrics.jsonl, TensorBoard.
+"""Report what a run measures while it trains: progress, metrics.jsonl, TensorBoard.
 
 Results stay on the device until a log point; only then does the host wait for them. The first
 process reports. Every process raises an error if its own features are no longer finite.
@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from ..common.console import console, say
+from ..common.console import say
 from ..common.environment import processes, rank
 from ..common.errors import UserError
 from ..common.stored_fields import require_type
@@ -24,26 +23,12 @@ from ..evaluation.geometry import alignment, uniformity
 from ..runs.folder import Run
 from ..runs.stored import atomically
 from .normalizer_error import NormalizerError
+from .progress import RunProgress, latest_scores
 from .task import Outcome
 
 __all__ = ["Monitor"]
 
 MOST_NAMES = 5  # samples named in a message
-QUIET_SECONDS = 20  # between two progress lines where the output is no terminal
-# Names in a line of metrics.jsonl. All other names are scores of the task.
-COMMON_METRICS = {
-    "step",
-    "epoch",
-    "objective",
-    "alignment",
-    "uniformity",
-    "normalizer_error",
-    "normalizer_lag",
-    "normalizer_spread",
-    "in_batch_error",
-    "learning_rate",
-    "samples_per_second",
-}
 
 
 @dataclass(frozen=True)
@@ -62,21 +47,18 @@ class Monitor:
     Args:
         run: the run's folder, for metrics.jsonl and TensorBoard.
         total_steps: the optimizer steps of the run.
+        epochs: the epochs of the run.
     """
 
-    def __init__(self, run: Run, total_steps: int) -> None:
+    def __init__(self, run: Run, total_steps: int, epochs: int) -> None:
         self.run, self.is_first = run, rank() == 0
-        self.total_steps = total_steps
+        self.progress = RunProgress(total_steps, epochs)
         self.rows: list[dict[str, Any]] = []
         self._observed: list[_Observed] = []
         self._normalizer_error = NormalizerError()
         self._samples = 0
-        self._started = time.monotonic()
-        self._first_step = 0
-        self._last_line_at = self._started
-        self._last_log_at = self._started
+        self._last_log_at = time.monotonic()
         self._skipped: set[str] = set()
-        self._progress: Progress | None = None
 
     def observe(self, step: int, indices: Tensor, outcome: Outcome) -> None:
         """Record a micro-batch; does not wait for the device.
@@ -99,6 +81,10 @@ class Monitor:
             self._skipped.add(name)
             so_far = f"{len(self._skipped)} so far"
             say(f"skipped {name}: {reason} (training goes on, {so_far})", for_all=False)
+
+    def exclude(self, seconds: float) -> None:
+        """Exclude time that was not spent on training from the samples per second."""
+        self._last_log_at += seconds
 
     def check_finite(self, names: Sequence[str] | Mapping[int, str]) -> None:
         """Raise UserError if features or the loss stopped being finite since the last log point.
@@ -123,7 +109,14 @@ class Monitor:
         )
 
     def log(
-        self, step: int, epoch: float, *, loss: Any, learning_rate: float, scores: dict[str, float]
+        self,
+        step: int,
+        epoch: float,
+        *,
+        loss: Any,
+        learning_rate: float,
+        scores: dict[str, float],
+        milestone: bool,
     ) -> None:
         """Read the results since the last log point, write and show them.
 
@@ -135,6 +128,7 @@ class Monitor:
             loss: the loss that is trained.
             learning_rate: the learning rate of the last step.
             scores: the scores of the task, by name.
+            milestone: whether an epoch ends that is scored where the data allow it.
         """
         if not self._observed:  # No sample could be read since the last log point.
             return
@@ -162,12 +156,7 @@ class Monitor:
         self._observed.clear()
         self._samples, self._last_log_at = 0, time.monotonic()
         self._write(row)
-        self._show(row)
-
-    def advance(self, step: int) -> None:
-        """Move the progress bar to `step`; does not wait for the device."""
-        if self._progress is not None:
-            self._progress.update(self._task, completed=step)
+        self.progress.show(row, milestone)
 
     def start(self) -> None:
         """Start the curves of a new run; drop what an interrupted start of the run has logged."""
@@ -204,7 +193,7 @@ class Monitor:
 
     @contextmanager
     def showing(self, step: int) -> Iterator[None]:
-        """Keep TensorBoard's file open and the progress line on screen while training.
+        """Keep TensorBoard's file open and the progress on screen while training.
 
         Args:
             step: number of optimizer steps done before.
@@ -214,27 +203,15 @@ class Monitor:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        self._started = self._last_log_at = self._last_line_at = time.monotonic()
-        self._first_step = step
+        self._last_log_at = time.monotonic()
         self._curves = SummaryWriter(str(self.run.curves))
         for row in self.rows:
             self._draw(row)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[numbers]}"),
-        )
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        with self._progress as bar:
-            self._task = bar.add_task(
-                "training", total=self.total_steps, completed=step, numbers=""
-            )
-            try:
+        try:
+            with self.progress.showing(step, latest_scores(self.rows)):
                 yield
-            finally:
-                self._curves.close()
+        finally:
+            self._curves.close()
 
     def _write(self, row: dict[str, Any]) -> None:
         try:
@@ -252,38 +229,8 @@ class Monitor:
             if name not in ("step", "epoch") and value is not None:
                 self._curves.add_scalar(name, value, row["step"])
 
-    def _show(self, row: dict[str, Any]) -> None:
-        done = row["step"] - self._first_step
-        left = (time.monotonic() - self._started) / done * (self.total_steps - row["step"])
-        latest: dict[str, float] = next((s for r in reversed(self.rows) if (s := _scores(r))), {})
-        numbers = (
-            f"epoch {row['epoch']:.1f}  {row['samples_per_second']:,.0f} samples/s  "
-            f"left {int(left) // 60}:{int(left) % 60:02d}  objective {row['objective']:+.3f}  "
-            f"alignment {row['alignment']:.2f}  uniformity {row['uniformity'] or 0:.2f}"
-        )
-        if "normalizer_error" in row:
-            numbers += (
-                f"  log-normalizers off by {row['normalizer_error']:.2f}"
-                f" (in common {row['normalizer_lag']:+.2f}; the batch's by"
-                f" {row['in_batch_error']:.2f})"
-            )
-        numbers += "".join(f"  {name} {value:.1%}" for name, value in latest.items())
-        if self._progress is not None and console.is_terminal:
-            self._progress.update(self._task, numbers=numbers)
-        elif _scores(row) or row["step"] == self.total_steps or self._quiet_for() > QUIET_SECONDS:
-            self._last_line_at = time.monotonic()
-            say(numbers)
-
-    def _quiet_for(self) -> float:
-        return time.monotonic() - self._last_line_at
-
 
 def _not_finite(sides: tuple[Tensor, Tensor]) -> Tensor:
     """Tell which samples have a number that is not finite on any side, `(b,)` bool."""
     first, second = (~side.isfinite().all(dim=1) for side in sides)
     return first | second
-
-
-def _scores(row: dict[str, Any]) -> dict[str, float]:
-    """Return the scores of the task in a line of metrics."""
-    return {name: value for name, value in row.items() if name not in COMMON_METRICS}
