@@ -31,7 +31,7 @@ from .argument_types import (
     Text,
 )
 from .arguments import takes
-from .early_checks import require_data, require_encoder, require_model, unwrapped
+from .early_checks import require_data, require_encoder, require_model, unwrap_encoder
 
 __all__ = ["align", "audit", "embed", "evaluate", "pretrain", "search"]
 
@@ -48,7 +48,7 @@ def pretrain(arguments: PretrainArguments) -> Result:
     Raises:
         sogclr.UserError: An error that the user can correct; one line says how.
     """
-    encoder: Any = unwrapped(arguments.encoder)
+    encoder: Any = unwrap_encoder(arguments.encoder)
     module = None if isinstance(encoder, str) else encoder
     name = encoder if module is None else f"custom:{type(module).__name__}"
     settings = ImageSettings.from_arguments(replace(arguments, encoder=name))
@@ -56,9 +56,9 @@ def pretrain(arguments: PretrainArguments) -> Result:
     if not arguments.resume:
         require_new(arguments.out)
         require_encoder(settings.encoder, "encoder")
-    from .pretrain import pretrain as run
+    from .pretrain import pretrain as run_pretraining
 
-    return run(arguments, settings, module)
+    return run_pretraining(arguments, settings, module)
 
 
 @takes(AlignArguments)
@@ -73,7 +73,7 @@ def align(arguments: AlignArguments) -> Result:
     Raises:
         sogclr.UserError: An error that the user can correct; one line says how.
     """
-    arguments = replace(arguments, image_tower=unwrapped(arguments.image_tower))
+    arguments = replace(arguments, image_tower=unwrap_encoder(arguments.image_tower))
     settings = PairSettings.from_arguments(arguments)
     require_data(arguments.data)
     require_data(arguments.val, "val")
@@ -81,9 +81,9 @@ def align(arguments: AlignArguments) -> Result:
         require_new(arguments.out)
         require_encoder(settings.image_tower, "image_tower")
         require_model(settings.model, settings.pretrained)
-    from .align import align as run
+    from .align import align as run_alignment
 
-    return run(arguments, settings)
+    return run_alignment(arguments, settings)
 
 
 def evaluate(

@@ -1,9 +1,8 @@
-"""List the arguments of the commands; make signatures and docstrings of dataclasses."""
+"""List the arguments of commands, and turn dataclasses into their signatures and docstrings."""
 
 import inspect
 import re
 import textwrap
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -41,13 +40,13 @@ class Argument:
 
 
 def takes(settings: Callable[P, S]) -> Callable[[Callable[[S], R]], Callable[P, R]]:
-    """Decorate a function of one dataclass: it then takes the fields of the dataclass.
+    """Make a decorator for a function of one dataclass: it then takes the fields as arguments.
 
     Type checkers and editors read the signature of the dataclass. `inspect.signature` and `help`
     show the same, with the docstrings of the fields as documentation.
 
     Args:
-        settings: The dataclass.
+        settings: The dataclass, with a docstring under each field.
     """
 
     def decorate(function: Callable[[S], R]) -> Callable[P, R]:
@@ -85,13 +84,12 @@ def summary_of(command: Callable[..., Any]) -> str:
 
 
 def _fields_as_arguments(settings: Any) -> list[Argument]:
-    kinds, texts = (
-        get_type_hints(settings, include_extras=True),
-        defaultdict(str, field_docs(settings)),
-    )
+    """List the fields of a dataclass as arguments, in the order of the help."""
+    kinds, texts = get_type_hints(settings, include_extras=True), field_docs(settings)
     defaults = {n: p.default for n, p in inspect.signature(settings).parameters.items()}
     groups: dict[str, str] = {}
-    for base in settings.__mro__:  # the class that introduced a field comes last and decides
+    # The class that introduced a field decides its group. It comes last, so it overwrites others.
+    for base in settings.__mro__:
         groups |= {name: base.group for name in inspect.get_annotations(base) if name in kinds}
     groups["views"] = "views"
     arguments = [
@@ -104,6 +102,7 @@ def _fields_as_arguments(settings: Any) -> list[Argument]:
 
 
 def _default(field: Any, defaults: dict[str, Any]) -> Any:
+    """Return the default of a field; a dataclass's own signature hides the one of a factory."""
     return field.type() if field.name == "views" else defaults[field.name]
 
 

@@ -36,15 +36,16 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 DESCRIPTION = """Contrastive learning that does not need a large batch.
 
 `sogclr COMMAND --help` lists the options of a command, `sogclr --version` prints the version."""
-TRY_AGAIN = 75
+TRY_AGAIN = 75  # EX_TEMPFAIL in sysexits.h
+# Leave out of the help: None as a value, and an option --no-X beside each flag --X.
 CONFIG = (DisallowNone, FlagCreatePairsOff)
 
 
 def main(words: list[str] | None = None) -> None:
     """Run a command, and exit with a code other than 0 unless it has done its work.
 
-    2: an error that the user can correct, printed as one line. 75, "try again" by sysexits.h: the
-    run was stopped on request, and `--resume` continues it. 130: stopped at once by Ctrl-C.
+    1: a bug. 2: an error that the user can correct, printed as one line. 75, "try again": the run
+    was stopped on request, and `--resume` continues it. 130: stopped at once by Ctrl-C.
 
     Args:
         words: The words after `sogclr`. Default: those of the command line.
@@ -60,7 +61,7 @@ def main(words: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # The reader, `head` for example, has read enough. What is left would be flushed at exit.
+        # The reader, such as `head`, has closed the pipe. Python flushes stdout again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
@@ -81,17 +82,17 @@ def _dispatch(words: list[str]) -> None:
     if words == ["--version"]:
         print(f"sogclr {__version__}")
     elif words and words[0] in COMMANDS:
-        _run(words[0], words[1:])
+        _run_command(words[0], words[1:])
     else:
-        _explain(words)
+        _list_commands(words)
 
 
-def _run(name: str, words: list[str]) -> None:
-    """Parse the words that follow the name of a command, and call the command."""
+def _run_command(name: str, words: list[str]) -> None:
+    """Parse the words that follow the name of a command, and run the command."""
     command = COMMANDS[name]
-    _print_help_above(summary_of(command), words)
+    _print_above_help(summary_of(command), words)
     arguments = arguments_of(command)
-    parser: Any = _parser(name, arguments)
+    parser: Any = _build_parser(name, arguments)
     parsed = tyro.cli(parser, prog=f"sogclr {name}", args=words, config=CONFIG)
     _require_no_empty_words(arguments, _values(parsed))
     result = command(**_values(parsed))
@@ -102,25 +103,29 @@ def _run(name: str, words: list[str]) -> None:
 def _require_no_empty_words(arguments: list[Argument], values: dict[str, Any]) -> None:
     """Refuse "", which a shell makes of an unset variable; as a path it is the current folder."""
     for argument in arguments:
-        if values[argument.name] == "" != argument.default:
-            positional = argument.default is REQUIRED and argument.name != "out"
-            name = argument.name if positional else flag(argument.name)
+        if values[argument.name] == "" and argument.default != "":
+            name = argument.name if _is_positional(argument) else flag(argument.name)
             raise UserError(f'{name}: "" is no value; was a variable of the shell not set?')
 
 
-def _explain(words: list[str]) -> None:
+def _is_positional(argument: Argument) -> bool:
+    """Tell whether an argument has no flag: it is required, and not `out`."""
+    return argument.default is REQUIRED and argument.name != "out"
+
+
+def _list_commands(words: list[str]) -> None:
     """List the commands, or refuse words that do not start with one of them."""
-    _print_help_above(DESCRIPTION, words)
+    _print_above_help(DESCRIPTION, words)
     parsers: dict[str, Callable[..., Any]] = {}
     for name, command in COMMANDS.items():
-        parsers[name] = _parser(name, arguments_of(command))
+        parsers[name] = _build_parser(name, arguments_of(command))
         parsers[name].__doc__ = summary_of(command).partition("\n\n")[0]
     tyro.extras.subcommand_cli_from_dict(
         parsers, prog="sogclr", description="", args=words, config=CONFIG
     )
 
 
-def _print_help_above(text: str, words: list[str]) -> None:
+def _print_above_help(text: str, words: list[str]) -> None:
     """Print a text above tyro's help, wrapped to the terminal; tyro itself would not wrap it."""
     if {"-h", "--help"} & set(words):
         width = shutil.get_terminal_size().columns
@@ -128,7 +133,7 @@ def _print_help_above(text: str, words: list[str]) -> None:
             print(textwrap.fill(" ".join(paragraph.split()), width), end="\n\n")
 
 
-def _parser(name: str, arguments: list[Argument]) -> type:
+def _build_parser(name: str, arguments: list[Argument]) -> type:
     """Build the dataclass that tyro parses: one field per argument or group of arguments."""
     groups: dict[str, list[Argument]] = {}
     for argument in arguments:
@@ -137,9 +142,11 @@ def _parser(name: str, arguments: list[Argument]) -> type:
     options = [_option(argument, names) for argument in groups.pop("", [])]
     for title, members in groups.items():
         if title == "views":
-            options.append(("views", *_nested("views", _view_arguments(members[0].default), names)))
+            options.append(
+                ("views", *_build_group("views", _view_arguments(members[0].default), names))
+            )
         else:
-            kind, default = _nested(title, members, names)
+            kind, default = _build_group(title, members, names)
             # Prefix the title: an argument may have the same name.
             options.append(
                 (f"group_{title}", Annotated[kind, OmitArgPrefixes, arg(name=title)], default)
@@ -149,7 +156,7 @@ def _parser(name: str, arguments: list[Argument]) -> type:
     return parser
 
 
-def _nested(title: str, arguments: list[Argument], names: set[str]) -> tuple[Any, Any]:
+def _build_group(title: str, arguments: list[Argument], names: set[str]) -> tuple[Any, Any]:
     """Build a dataclass whose fields fill one box of the help, and its default."""
     group = make_dataclass(title, [_option(argument, names) for argument in arguments])
     group.__doc__ = ""
@@ -166,8 +173,9 @@ def _option(argument: Argument, names: set[str]) -> tuple[str, Any, Any]:
     """Describe an argument to tyro: its name, its type with its help, its default."""
     default = argument.default
     required = default is REQUIRED
-    # Hide a default that the text explains, such as a None that stands for a derived value.
+    # Hide a default that is explained in the text, such as None for a derived value.
     hide = default is None or default is False or default == "" or "Default:" in argument.text
+    # Leave out sentences about Python, and name other options by their flags.
     text = re.sub(r" From Python .*?\.(?= |$)", "", argument.text)
     options: dict[str, Any] = {
         "help": re.sub(r"`(\w+)`", lambda m: _as_flag(m[1], names), text),
@@ -176,7 +184,7 @@ def _option(argument: Argument, names: set[str]) -> tuple[str, Any, Any]:
     if (metavar := _metavar(argument.kind)) is not None:
         options["metavar"] = metavar
     kind: Any = Annotated[argument.kind, arg(**options)]
-    if required and argument.name != "out":
+    if _is_positional(argument):
         kind = Annotated[kind, Positional]
     return argument.name, kind, field() if required else field(default=default)
 
@@ -195,7 +203,7 @@ def _metavar(kind: Any) -> str | None:
 
 
 def _values(parsed: Any) -> dict[str, Any]:
-    """Collect the arguments of a command from what was parsed: its own and those of its groups."""
+    """Collect the arguments of a command from the parsed dataclass and its groups."""
     values: dict[str, Any] = {}
     for name, value in vars(parsed).items():
         if name == "views" and is_dataclass(value):

@@ -12,7 +12,7 @@ __all__ = [
     "require_encoder",
     "require_model",
     "require_other_folder",
-    "unwrapped",
+    "unwrap_encoder",
 ]
 
 NOT_PATHS = ("://", "{", "hf:")  # a URL, a pattern of shards, a data set on the hub
@@ -38,8 +38,8 @@ def require_data(data: Any, argument: str = "data") -> None:
         raise UserError(f"{name}: {path} does not exist; correct the path")
 
 
-def unwrapped(encoder: Any) -> Any:
-    """Return the module that torch.compile or DataParallel wraps; a name as it is."""
+def unwrap_encoder(encoder: Any) -> Any:
+    """Return the module that torch.compile or DataParallel wraps; leave names and None."""
     if encoder is None or isinstance(encoder, str):
         return encoder
     from ..models.wrapped import unwrap
@@ -68,6 +68,10 @@ def require_encoder(encoder: Any, option: str) -> None:
 def require_model(model: Any, tag: str | None) -> None:
     """Refuse a name of an open_clip model, or a tag of its weights, that does not exist.
 
+    Args:
+        model: Name, folder or file of the model; None is not checked.
+        tag: Tag or file of its weights, or None.
+
     Raises:
         UserError: The name or the tag is unknown, or open_clip is not installed.
     """
@@ -81,6 +85,10 @@ def require_model(model: Any, tag: str | None) -> None:
 
 def require_other_folder(data: Any, out: str | os.PathLike) -> None:
     """Refuse to write a run into the folder of its images, which would then be read as a run.
+
+    Args:
+        data: The argument `data`. Only the path of a folder is checked.
+        out: The folder of the run.
 
     Raises:
         UserError: `out` is the folder of the data.

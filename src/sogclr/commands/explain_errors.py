@@ -1,4 +1,4 @@
-"""Explain errors that a person can cause, or that the machine causes, in one line."""
+"""Explain in one line what other libraries raise when the user or the machine is at fault."""
 
 import sys
 from contextlib import suppress
@@ -11,7 +11,7 @@ from ..common.errors import one_line
 
 __all__ = ["explain", "report_line"]
 
-# Words in messages of torch for which it has no class of error.
+# Words in messages of torch, for errors that have no class of their own.
 LOADER_KILLED = "DataLoader worker"
 LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
 FULL = ("out of memory", "can't allocate memory", "not enough memory")
@@ -26,7 +26,7 @@ def explain(error: BaseException) -> str | None:
         return f"the memory is full ({text or 'MemoryError'}); try a smaller --batch-size"
     if isinstance(error, RuntimeError) and LOADER_KILLED in text:
         return (
-            f"a process that loads samples was killed, mostly for lack of memory ({text}); "
+            f"a process that loads samples was killed, usually for lack of memory ({text}); "
             "try fewer --workers, then go on with --resume"
         )
     if processes() > 1 and _is_lost_connection(error, text):
@@ -42,7 +42,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def report_line() -> str:
-    """Say that an error is a bug, and where to report it: at the package's address for issues."""
+    """Say that an error is a bug, and where to report it."""
     urls: dict[str, str] = {}
     with suppress(PackageNotFoundError):
         listed = metadata("sogclr").get_all("Project-URL") or []

@@ -33,14 +33,14 @@ def pretrain(
     """Do what `sogclr.pretrain` documents.
 
     Args:
-        arguments: All arguments, of which data, storage and machine are read.
-        request: The settings that were given.
-        module: The user's own encoder, or None.
+        arguments: All arguments, of which those on data, storage and machine are used.
+        request: The settings that were given, with the name of the encoder.
+        module: The user's own encoder; None if the settings name one.
     """
     require_other_folder(arguments.data, arguments.out)
     run = Run(arguments.out)
     if arguments.resume:
-        run.read_settings()  # before the folder is created
+        run.read_settings()  # `claim` creates a missing folder, so refuse one without a run before
     with run.claim():
         resume = resumes(run, arguments.resume)
         request = choose_settings(run, request, "pretrain", resume)
@@ -54,21 +54,21 @@ def _pretrain(
     run: Run,
     resume: bool,
 ) -> Result:
-    """Train in a folder that is this run's alone; `resume` if there is a checkpoint."""
+    """Train in the claimed folder; `resume` from the checkpoint in it."""
     data, shard_model = arguments.data, arguments.shard_model
     if shard_model:
         require_shardable(request.method)
-    kind = choose_device(arguments.device, alone=False)
+    device = choose_device(arguments.device, alone=False)
     source: ImageSource | StreamSource | None = open_stream(data, request, StreamSource)
     if source is None:
         source = open_images(data)
         require_undamaged(source.damaged, request.on_damaged)
-    plan = plan_run(request, source, kind, arguments.workers)
-    _print_plan(source, plan, kind)
+    plan = plan_run(request, source, device, arguments.workers)
+    _print_plan(source, plan, device)
 
-    # `start` waits for all processes: above, each reads files that the first one writes below.
+    # `start` waits for all processes, so that all have read the files that the first one writes.
     fabric = start(
-        kind,
+        device,
         plan.precision,
         shard_model=shard_model,
         process_timeout=arguments.process_timeout,
@@ -80,7 +80,7 @@ def _pretrain(
         run.require_space(_bytes_on_disk(task, plan, len(source)))
     if not resume and fabric.is_global_zero:
         run.write_settings({"asked": request.as_dict(), "resolved": plan.resolved().as_dict()})
-        # The trainer may shard the encoder, so save it before.
+        # Save the encoder before the trainer shards it.
         run.write_encoder(task.model.encoder.state_dict(), task.spec, initial=True)
         write_views_picture(source, plan, run.views)
     trainer = Trainer(fabric, task, schedule, plan.recipe, run, arguments.checkpoint_seconds)
@@ -96,11 +96,13 @@ def _facts(
     request: ImageSettings, source: ImageSource | StreamSource, plan: Plan, resume: bool
 ) -> Facts:
     """Collect what must be equal in all processes: options, data, derived values, checkpoint."""
-    arrays = (source.ids, source.marks) if isinstance(source, ImageSource) else (source.ids,)
-    samples = "the samples" if isinstance(source, ImageSource) else "the shards"
+    if isinstance(source, ImageSource):
+        data = {"the samples": digest_of(source.ids, source.marks)}
+    else:
+        data = {"the shards": digest_of(source.ids)}
     return {
         **option_facts(request.as_dict()),
-        samples: digest_of(*arrays),
+        **data,
         **option_facts(plan.resolved().as_dict(), "the derived "),
         "the checkpoint in --out": "there" if resume else "missing",
     }
@@ -116,6 +118,7 @@ def _print_plan(source: ImageSource | StreamSource, plan: Plan, device: str) -> 
 
 
 def _bytes_on_disk(task: ViewsTask, plan: Plan, samples: int) -> int:
-    queue = 4 * (PROJECTION + 3) * (plan.queue_size or 0)
+    """Estimate the bytes that the run writes to disk; `samples` is the number of samples."""
+    queue = (4 * PROJECTION + 9) * (plan.queue_size or 0)  # see `KeyQueue`
     extra = queue + stored_bytes(plan.batch_size, PROJECTION)
     return checkpoint_bytes(task.model, plan.request.table_rows or samples, extra)

@@ -54,7 +54,7 @@ def checkpoint_bytes(model: "nn.Module", samples: int, extra: int = 0) -> int:
     """Estimate the bytes that a run writes to disk.
 
     An old and a new checkpoint exist at once, each with the weights, two moments of the optimizer
-    and the table. Two files with the weights of the model come on top.
+    and, for each sample, its row of the table, id and mark. Two files of weights come on top.
 
     Args:
         model: The model that is trained.

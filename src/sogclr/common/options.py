@@ -67,30 +67,30 @@ def split_names(names: str | Sequence[str]) -> tuple[str, ...]:
 class Augmentation:
     """SimCLR's augmentations, which draw the random views of a training image.
 
-    None means derived: see `resolved`.
+    A value that is None is derived, see `resolved`.
 
     Raises:
         UserError: A value outside its range.
     """
 
     crop_min: float | None = None
-    """Smallest share of an image's area that a random crop keeps, in [0, 1]. Default: 0.2 for
-    images up to 64 pixels and 0.08 above; 0.9 for pairs."""
+    """Smallest share of an image's area that a random crop keeps, in [0, 1]. Default: 0.9 for
+    pairs; for images alone 0.2 up to 64 pixels, 0.08 above."""
 
     flip: float | None = None
-    """Probability of a horizontal flip, in [0, 1]. Default: 0.5; 0 for pairs."""
+    """Probability of a horizontal flip, in [0, 1]. Default: 0 for pairs; for images alone 0.5."""
 
     color: float | None = None
-    """Strength of color jitter, in [0, 1.25], applied to 80 % of the views: brightness, contrast
-    and saturation change by up to 0.8 times this, hue by 0.2 times. Default: 0.5 for images up to
-    64 pixels and 1 above; 0 for pairs."""
+    """Strength of color jitter, in [0, 1.25], applied to 80 % of the views. Brightness, contrast
+    and saturation change by up to 0.8 times the strength, hue by up to 0.2 times. Default: 0 for
+    pairs; for images alone 0.5 up to 64 pixels, 1 above."""
 
     gray: float | None = None
-    """Probability of conversion to gray, in [0, 1]. Default: 0.2; 0 for pairs."""
+    """Probability of conversion to gray, in [0, 1]. Default: 0 for pairs; for images alone 0.2."""
 
     blur: float | None = None
-    """Probability of a Gaussian blur, in [0, 1], of 0.1 to 2 pixels, with a kernel of a tenth of
-    the image. Default: 0 for images up to 64 pixels and 0.5 above; 0 for pairs."""
+    """Probability of a Gaussian blur, in [0, 1]. Its sigma is 0.1 to 2 pixels. Default: 0 for
+    pairs; for images alone 0 up to 64 pixels, 0.5 above."""
 
     def __post_init__(self) -> None:
         highest = {"crop_min": 1, "flip": 1, "color": 1.25, "gray": 1, "blur": 1}
@@ -101,9 +101,12 @@ class Augmentation:
                 require(0 <= value <= most, f"views.{name}", message)
 
     def resolved(self, image_size: int) -> "Augmentation":
-        """Fill in SimCLR's values: its ImageNet runs' above 64 pixels, else its CIFAR-10 runs'.
+        """Replace None by SimCLR's values: for ImageNet above 64 pixels, else for CIFAR-10.
 
         Crops of small images keep a fifth, as in solo-learn: less of 32 pixels is a smear.
+
+        Args:
+            image_size: side of the training images in pixels.
         """
         small = image_size <= 64
         usual = Augmentation(
@@ -155,9 +158,8 @@ class TowerSettings:
     trained with; for the small tower that of the data, at most 64."""
 
     context_length: int | None = None
-    """Tokens of a text that the text tower receives, at least 3; what is longer is cut, and the
-    share of such texts is printed. Default: as many as the text tower takes; 32 for the small
-    one."""
+    """Number of tokens of a text that the text tower receives, at least 3. Longer texts are cut,
+    and their share is printed. Default: as many as the text tower takes; 32 for the small one."""
 
     def __post_init__(self) -> None:
         if self.model is not None:

@@ -1,4 +1,4 @@
-"""Connect processes, and refuse those that were started with something else than the first one."""
+"""Connect processes, and refuse processes that were started in another way than the first one."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ Facts = Mapping[str, str]
 
 
 def option_facts(options: Mapping[str, Any], what: str = "") -> dict[str, str]:
-    """Describe options by the names of the command line; `what` stands in front of each name."""
+    """Describe options for messages: JSON by the flag of each option, behind the words `what`."""
     return {what + flag(name): json.dumps(value, default=str) for name, value in options.items()}
 
 
@@ -52,55 +52,55 @@ def connect(backend: str, seconds: float, facts: Facts) -> None:
             store = dist.distributed_c10d._get_default_store()
             require_alike(store, facts, dist.get_rank(), dist.get_world_size())
             return
-        store, own, count = next(dist.rendezvous("env://", timeout=timeout))
+        store, rank, count = next(dist.rendezvous("env://", timeout=timeout))
         store.set_timeout(timeout)
         # torchrun keeps its store when it restarts processes, with the addresses of killed ones. A
         # process that read such an address would wait for ever.
         store = dist.PrefixStore(f"start {restarts()}", store)
-        require_alike(store, facts, own, count)
-        dist.init_process_group(backend, store=store, rank=own, world_size=count, timeout=timeout)
+        require_alike(store, facts, rank, count)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
         add_gloo_group(timeout)
     except (dist.DistError, ValueError) as error:
         raise UserError(_explain(error, seconds)) from error
 
 
-def require_alike(store: Any, facts: Facts, own: int, count: int) -> None:
+def require_alike(store: Any, facts: Facts, rank: int, count: int) -> None:
     """Compare the facts of all processes with those of the first one.
 
-    The store is used, and not a collective operation: processes that differ in their device could
-    not even connect.
+    The comparison goes through the store: processes that differ in their device could not connect
+    for a collective operation.
 
     Args:
         store: the store that all processes share.
-        facts: of this process.
-        own: rank of this process.
+        facts: the facts of this process.
+        rank: rank of this process.
         count: number of processes.
 
     Raises:
         UserError: a process differs. All processes raise the same error.
     """
-    if own == 0:
+    if rank == 0:
         store.set("facts", json.dumps(facts))
-    difference = _compare(json.loads(store.get("facts")), facts, own)
-    store.set(f"difference {own}", difference)
-    if own == 0:
+    difference = _compare(json.loads(store.get("facts")), facts, rank)
+    store.set(f"difference {rank}", difference)
+    if rank == 0:
         found = [store.get(f"difference {each}").decode() for each in range(count)]
         store.set("verdict", next(filter(None, found), ""))
     verdict = store.get("verdict").decode()
-    store.set(f"read {own}", "")
-    if own == 0:  # The store ends with this process, so wait until all have read the verdict.
+    store.set(f"read {rank}", "")
+    if rank == 0:  # The store ends with this process, so wait until all have read the verdict.
         store.wait([f"read {each}" for each in range(count)])
     if verdict:
         raise UserError(verdict)
 
 
-def _compare(first: Facts, own: Facts, number: int) -> str:
-    """Say in one line in what a process differs from the first one; "" if in nothing."""
+def _compare(first: Facts, own: Facts, rank: int) -> str:
+    """Describe the first difference from process 0 in one line; "" if there is none."""
     for name in dict.fromkeys([*first, *own]):
         there, here = first.get(name, "unknown"), own.get(name, "unknown")
         if there != here:
             return (
-                f"processes differ: {name} is {there} in process 0 and {here} in process {number}; "
+                f"processes differ: {name} is {there} in process 0 and {here} in process {rank}; "
                 "start all processes with the same command, data and version"
             )
     return ""

@@ -22,14 +22,14 @@ def choose_device(device: Device, *, alone: bool = True) -> str:
 
     Args:
         device: the requested device, or "auto".
-        alone: whether the work is that of one process.
+        alone: whether to refuse several processes; only training can use them.
 
     Raises:
         UserError: the requested device is not available, or several processes were started for
             the work of one.
     """
     if alone and processes() > 1:
-        raise UserError("several processes were started, but only training can use them")
+        raise UserError("several processes were started, but only training can use them; start one")
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return next((name for name, found in available.items() if found), "cpu")
@@ -42,7 +42,7 @@ def resolve_precision(requested: Precision, device: str) -> ConcretePrecision:
     """Choose bf16-mixed if the device multiplies bfloat16 faster than float32, else 32-true.
 
     Args:
-        requested: What was asked for; anything but "auto" is returned.
+        requested: the requested precision, which is returned unless it is "auto".
         device: "cpu", "cuda" or "mps".
     """
     if requested != "auto":
@@ -61,9 +61,9 @@ def loader_workers(local: bool, device: str, requested: int | None) -> int:
     """Choose the number of processes that load samples.
 
     Args:
-        local: Whether the samples are in memory.
+        local: whether the samples are in memory.
         device: "cpu", "cuda" or "mps".
-        requested: The number that was asked for, or None.
+        requested: the requested number, which is returned unless it is None.
     """
     if requested is not None:
         return requested
@@ -94,22 +94,24 @@ def start(
         UserError: processes differ, or could not be connected.
     """
     processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    copied = "ddp" if processes() > 1 else "auto"
+    strategy: Any = "ddp" if processes() > 1 else "auto"
+    if shard_model:
+        strategy = sharding_strategy()
     with warnings.catch_warnings():
         # Fabric recommends settings that the plan has chosen already.
         warnings.simplefilter("ignore")
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         fabric = Fabric(
             accelerator=device,
-            strategy=sharding_strategy() if shard_model else copied,
+            strategy=strategy,
             devices=processes_here,
             num_nodes=processes() // processes_here,
             precision=precision,
         )
         if processes() > 1:
-            sharing = {"--device": device, "--shard-model": str(shard_model)}
+            options = {"--device": device, "--shard-model": str(shard_model)}
             backend = "nccl" if device == "cuda" else "gloo"
-            connect(backend, process_timeout, {**(facts or {}), **sharing})
+            connect(backend, process_timeout, {**(facts or {}), **options})
         fabric.launch()
         fabric.barrier()
     if device == "cuda":

@@ -5,10 +5,18 @@ import math
 from ..common.environment import processes
 from ..common.errors import UserError, flag, require
 from ..losses.choose_normalizer import MAX_COPIED_ROWS
+from .recipe import Recipe, choose_recipe
 from .settings import TrainSettings
 from .settings_temperature import TemperatureSettings
 
-__all__ = ["Reasons", "check_count", "explain_sharing", "plan_rho", "usual_batch_size"]
+__all__ = [
+    "Reasons",
+    "check_count",
+    "choose_batch_size",
+    "explain_sharing",
+    "plan_recipe",
+    "plan_rho",
+]
 
 
 class Reasons:
@@ -22,7 +30,14 @@ class Reasons:
         self.lines: list[tuple[str, str, str]] = []
 
     def explain(self, name: str, given: object, value: object, reason: str) -> None:
-        """Add a value with its reason; the reason is "as given" if the user gave the value."""
+        """Add a value with its reason; the reason is "as given" if the user gave the value.
+
+        Args:
+            name: Name of the setting.
+            given: What the user gave; None or "auto" if the setting was left open.
+            value: The value in the plan.
+            reason: Why this value was derived.
+        """
         self.note(name, value, "as given" if given not in (None, "auto") else reason)
 
     def note(self, name: str, value: object, remark: str) -> None:
@@ -76,12 +91,36 @@ def explain_sharing(batch_size: int, rows: int, reasons: Reasons) -> None:
             reasons.note("table", "sharded", "each process has a part of the table")
 
 
-def usual_batch_size(n: int) -> int:
-    """Choose the batch size: 256, halved until `n` samples are 32 batches, but at least 16."""
+def choose_batch_size(n: int) -> int:
+    """Return 256, halved until `n` samples are 32 batches, but at least 16."""
     size = 256
     while size > 16 and size * 32 > n:
         size //= 2
     return min(size, n)
+
+
+def plan_recipe(
+    settings: TrainSettings, batch: int, reasons: Reasons, share: float = 1.0, base: str = "base"
+) -> Recipe:
+    """Choose the optimizer, the learning rate and the weight decay.
+
+    Args:
+        settings: The settings as they were given.
+        batch: Number of samples per optimizer step.
+        reasons: Receives the reasons of derived values.
+        share: Share of the optimizer's base learning rate.
+        base: What the reason calls the product of share and base.
+    """
+    name = "adamw" if settings.optimizer == "auto" else settings.optimizer
+    recipe = choose_recipe(name, batch, settings.learning_rate, settings.weight_decay, share)
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    by_batch = f"{base} times the square root of {batch} samples a step"
+    reasons.explain(
+        "optimizer", settings.optimizer, name, "tolerates the widest range of learning rates"
+    )
+    reasons.explain("learning rate", settings.learning_rate, rate, by_batch)
+    reasons.explain("weight decay", settings.weight_decay, decay, f"usual for {name}")
+    return recipe
 
 
 def plan_rho(settings: TemperatureSettings, n: int, largest: int, reasons: Reasons) -> float | None:
@@ -90,14 +129,14 @@ def plan_rho(settings: TemperatureSettings, n: int, largest: int, reasons: Reaso
     Args:
         settings: The settings as they were given.
         n: Number of samples.
-        largest: Number of samples of the larger side of pairs; else `n`.
+        largest: Number of samples of the larger side of pairs; `n` for images.
         reasons: Receives the reason of a derived value.
 
     Returns:
         The weight, in nats; None where tau is constant or minimizes F/tau.
 
     Raises:
-        UserError: The temperature could approach the weight only by falling for ever.
+        UserError: The weight is so large that tau would fall for ever.
     """
     rho = settings.rho
     if rho is not None:

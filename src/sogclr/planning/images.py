@@ -11,8 +11,15 @@ from ..data.image_source import ImageSource
 from ..data.tar.stream import StreamSource
 from ..distributed.launch import loader_workers, resolve_precision
 from ..models.patches import patch_named, whole_patches
-from .derive import Reasons, check_count, explain_sharing, plan_rho, usual_batch_size
-from .recipe import Recipe, choose_recipe
+from .derive import (
+    Reasons,
+    check_count,
+    choose_batch_size,
+    explain_sharing,
+    plan_recipe,
+    plan_rho,
+)
+from .recipe import Recipe
 from .settings_images import ImageSettings
 
 __all__ = ["Plan", "plan_run"]
@@ -71,7 +78,7 @@ class Plan:
 def plan_run(
     request: ImageSettings, source: ImageSource | StreamSource, device: str, workers: int | None
 ) -> Plan:
-    """Derive settings that were left open, and refuse those that cannot work with this data.
+    """Derive the settings that were left open; refuse settings that cannot work with this data.
 
     Args:
         request: The settings as they were given.
@@ -83,34 +90,18 @@ def plan_run(
         UserError: Too few images for the settings.
     """
     check_count(request, len(source), "image")
+    n = len(source)
     reasons = Reasons()
     explain = reasons.explain
+    image_size, encoder = _plan_encoder(request, source.image_size, device, reasons)
 
-    n = len(source)
-    image_size = request.image_size or source.image_size
-    usual = "small" if device == "cpu" else "resnet18" if image_size <= 64 else "resnet50"
-    encoder = usual if request.encoder == "auto" else request.encoder
-    patch = patch_named(encoder)
-    if request.image_size is None:
-        image_size = whole_patches(image_size, patch)
-    reason = "the images' usual shorter side"
-    reason += f", in whole patches of {patch} px" if patch > 1 else ""
-    explain("image size", request.image_size, f"{image_size} px", reason)
-    explain(
-        "encoder",
-        request.encoder,
-        encoder,
-        f"what {_name_device(device)} trains in reasonable time",
-    )
-
-    batch_size = request.batch_size or usual_batch_size(n)
+    batch_size = request.batch_size or choose_batch_size(n)
     explain("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
     explain_sharing(batch_size, request.table_rows or n, reasons)
     norm = _plan_norm(request, encoder, batch_size // processes(), reasons)
     batch = batch_size * request.accumulate
     if request.accumulate > 1:
         reasons.note("accumulate", request.accumulate, f"{batch} samples a step")
-
     if request.table_rows is not None:
         share = collision_rate(n, request.table_rows)
         reasons.note(
@@ -120,43 +111,15 @@ def plan_run(
     temperature = request.temperature or (0.2 if image_size <= 64 else 0.1)
     explain("temperature", request.temperature, temperature, "0.2 up to 64 px, 0.1 above")
     rho = plan_rho(request, n, n, reasons)
-
     queue_size = momentum = None
     if request.method == "moco":
         queue_size, momentum = _plan_moco(request, n, batch, reasons)
 
-    views = request.views.over(source.augmentation).resolved(image_size)
-    values = ", ".join(f"{k} {v:g}" for k, v in vars(views).items())
-    by_data = [k for k, v in vars(source.augmentation).items() if v is not None]
-    exceptions = f"; {', '.join(by_data)} as this data needs" if by_data else ""
-    explain("views", None, values, "SimCLR's for this image size" + exceptions)
-
-    name = "adamw" if request.optimizer == "auto" else request.optimizer
-    explain("optimizer", request.optimizer, name, "the most forgiving")
-    chosen = choose_recipe(name, batch, request.learning_rate, request.weight_decay)
-    explain(
-        "learning rate",
-        request.learning_rate,
-        chosen.learning_rate,
-        f"base times the square root of the batch, {batch}",
-    )
-    explain("weight decay", request.weight_decay, chosen.weight_decay, f"usual for {name}")
+    views = _plan_views(request, source.augmentation, image_size, reasons)
+    recipe = plan_recipe(request, batch, reasons)
     explain("warm-up", None, "a tenth", "of the run, 10 epochs at most; then a cosine to zero")
-
     precision = resolve_precision(request.precision, device)
     explain("precision", request.precision, precision, f"fastest that is safe on {device}")
-
-    loaders = loader_workers(source.local, device, workers)
-    explain(
-        "loader workers",
-        workers,
-        loaders,
-        "images are in memory"
-        if source.local
-        else "the encoder needs the cores"
-        if device == "cpu"
-        else f"of {os.cpu_count()} CPU cores",
-    )
     return Plan(
         request=request,
         encoder=encoder,
@@ -166,24 +129,42 @@ def plan_run(
         temperature=temperature,
         rho=rho,
         precision=precision,
-        workers=loaders,
+        workers=_plan_workers(workers, source.local, device, reasons),
         views=views,
-        recipe=chosen,
+        recipe=recipe,
         queue_size=queue_size,
         momentum=momentum,
         reasons=reasons.lines,
     )
 
 
+def _plan_encoder(
+    request: ImageSettings, usual_side: int, device: str, reasons: Reasons
+) -> tuple[int, str]:
+    """Derive the image size and the encoder; `usual_side` is that of the images in pixels."""
+    image_size = request.image_size or usual_side
+    usual = "small" if device == "cpu" else "resnet18" if image_size <= 64 else "resnet50"
+    encoder = usual if request.encoder == "auto" else request.encoder
+    patch = patch_named(encoder)
+    if request.image_size is None:
+        image_size = whole_patches(image_size, patch)
+    reason = "the images' usual shorter side"
+    reason += f", in whole patches of {patch} px" if patch > 1 else ""
+    reasons.explain("image size", request.image_size, f"{image_size} px", reason)
+    reason = f"what {_name_device(device)} trains in reasonable time"
+    reasons.explain("encoder", request.encoder, encoder, reason)
+    return image_size, encoder
+
+
 def _plan_norm(
     request: ImageSettings, encoder: str, samples: int, reasons: Reasons
 ) -> ConcreteNorm:
-    """Derive the normalization; `samples` of a batch are in one process."""
+    """Derive the normalization from `samples`, the samples of a batch in each process."""
     few = samples < FEWEST_FOR_BATCH_STATISTICS
     norm: ConcreteNorm = "group" if few and encoder == "small" else "batch"
     if request.norm != "auto":
         norm = request.norm
-    reason = f"batch statistics of {samples} samples would couple them too much"
+    reason = f"statistics of a batch of {samples} would couple its samples too much"
     if norm == "batch":
         reason = "this encoder's own" if few else "batches are large enough"
     reasons.explain("normalization", request.norm, norm, reason)
@@ -218,6 +199,30 @@ def _plan_moco(request: ImageSettings, n: int, batch: int, reasons: Reasons) -> 
         momentum = 0.99 if steps < 100_000 else 0.999
     reasons.explain("momentum", request.momentum, momentum, "0.999 from 100,000 steps on")
     return queue_size, momentum
+
+
+def _plan_views(
+    request: ImageSettings, of_data: Augmentation, image_size: int, reasons: Reasons
+) -> Augmentation:
+    """Derive the augmentation; `of_data` are the values that this data needs, others are None."""
+    views = request.views.over(of_data).resolved(image_size)
+    values = ", ".join(f"{k} {v:g}" for k, v in vars(views).items())
+    by_data = [k for k, v in vars(of_data).items() if v is not None]
+    exceptions = f"; {', '.join(by_data)} as this data needs" if by_data else ""
+    reasons.explain("views", None, values, "SimCLR's for this image size" + exceptions)
+    return views
+
+
+def _plan_workers(given: int | None, in_memory: bool, device: str, reasons: Reasons) -> int:
+    """Derive the number of loader processes."""
+    workers = loader_workers(in_memory, device, given)
+    reason = f"of {os.cpu_count()} CPU cores"
+    if device == "cpu":
+        reason = "the encoder needs the cores"
+    if in_memory:
+        reason = "images are in memory"
+    reasons.explain("loader workers", given, workers, reason)
+    return workers
 
 
 def _name_device(device: str) -> str:

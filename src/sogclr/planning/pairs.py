@@ -1,4 +1,4 @@
-"""The plan of a run on pairs: what was left open is derived here, each value with its reason."""
+"""Plan a run on pairs: derive each value that was left open, with the reason for it."""
 
 from dataclasses import dataclass, replace
 
@@ -7,8 +7,15 @@ from ..data.hashed_rows import collision_rate
 from ..data.pair_source import PairSource
 from ..data.tar.stream_pairs import PairStream
 from ..distributed.launch import loader_workers, resolve_precision
-from .derive import Reasons, check_count, explain_sharing, plan_rho, usual_batch_size
-from .recipe import Recipe, choose_recipe
+from .derive import (
+    Reasons,
+    check_count,
+    choose_batch_size,
+    explain_sharing,
+    plan_recipe,
+    plan_rho,
+)
+from .recipe import Recipe
 from .settings_pairs import PairSettings
 
 __all__ = ["CLIP_VIEWS", "PairPlan", "plan_pairs"]
@@ -23,18 +30,18 @@ HEADS_ALONE = 0.125
 
 # Number of pairs in the batch and its memory together, if all towers are frozen. On Flickr8k it
 # improved batches of 16 and 64, not one of 128; features from 64 steps earlier did harm.
-CONTRASTED = 256
+BATCH_AND_MEMORY = 256
 
 
 @dataclass(frozen=True)
 class PairPlan:
-    """Settings with nothing left open, and why each derived value is what it is.
+    """The settings of a run, all with values, and the reasons for those that were derived.
 
     Attributes:
         request: The settings as they were given.
         rho: None unless the temperature is learned with a weight.
         memory_size: None unless the method is sogclr.
-        reasons: `(setting, value, reason)`, for people.
+        reasons: `(setting, value, reason)` of each setting, to be printed.
     """
 
     request: PairSettings
@@ -75,7 +82,7 @@ def plan_pairs(
     device: str,
     workers: int | None,
 ) -> PairPlan:
-    """Derive settings that were left open, and refuse those that cannot work with this data.
+    """Derive the settings that were left open; refuse settings that cannot work with this data.
 
     Args:
         request: The settings as they were given.
@@ -93,75 +100,35 @@ def plan_pairs(
     reasons = Reasons()
     explain = reasons.explain
 
-    batch_size = request.batch_size or usual_batch_size(n)
+    batch_size = request.batch_size or choose_batch_size(n)
     explain("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
     explain_sharing(batch_size, request.table_rows or max(source.sizes), reasons)
     batch = batch_size * request.accumulate
     if request.accumulate > 1:
         reasons.note("accumulate", request.accumulate, f"{batch} samples a step")
-
     if isinstance(source, PairStream) and request.table_rows is not None:
         _note_collisions(source, request.table_rows, reasons)
 
-    usual = {"siglip": 0.1, "clip": 0.05}.get(request.method, 0.05)
-    temperature = request.temperature or usual
+    temperature = request.temperature or (0.1 if request.method == "siglip" else 0.05)
     explain("temperature", request.temperature, temperature, "usual for pairs")
     rho = plan_rho(request, n, max(source.sizes), reasons)
-
-    all_frozen = set(source.kinds) <= set(frozen)
-    memory_size = request.memory_size
-    if request.method == "sogclr":
-        if memory_size is None:
-            memory_size = max(0, min(CONTRASTED, n) - batch_size) if all_frozen else 0
-        explain(
-            "memory size",
-            request.memory_size,
-            memory_size,
-            f"{CONTRASTED} pairs with the batch, since both towers are frozen"
-            if all_frozen
-            else "features of earlier batches come from older weights",
-        )
-    # Only heads of named towers have a hidden layer, after which dropout has a place.
-    hidden = request.image_tower is not None or request.text_tower is not None
-    usual = 0.3 if all_frozen and hidden else 0.0
-    dropout = usual if request.dropout is None else request.dropout
-    explain("dropout", request.dropout, dropout, "in the heads, if only they are trained")
+    heads_only = set(source.kinds) <= set(frozen)
+    memory_size = _plan_memory(request, n, batch_size, heads_only, reasons)
+    dropout = _plan_dropout(request, heads_only, reasons)
 
     views = request.views.over(CLIP_VIEWS)
     if source.kinds[0] == "image" and "image" not in frozen:
         values = ", ".join(f"{k} {v:g}" for k, v in vars(views).items())
         explain("views", None, values, "CLIP's: nearly the whole image")
 
-    name = "adamw" if request.optimizer == "auto" else request.optimizer
-    explain("optimizer", request.optimizer, name, "the most forgiving")
-    share, base = (
-        (HEADS_ALONE, "base for heads alone")
-        if all_frozen
-        else (FINE_TUNING, "fine-tuning's base")
-        if pretrained
-        else (1.0, "base")
-    )
-    chosen = choose_recipe(name, batch, request.learning_rate, request.weight_decay, share)
-    explain(
-        "learning rate",
-        request.learning_rate,
-        chosen.learning_rate,
-        f"{base} times the square root of the batch, {batch}",
-    )
-    explain("weight decay", request.weight_decay, chosen.weight_decay, f"usual for {name}")
-
-    # A stream's features are not stored: its frozen towers take nearly all of the time.
-    stored = all_frozen and isinstance(source, PairSource)
-    heads_only = stored and request.precision == "auto"
-    precision = resolve_precision("32-true" if heads_only else request.precision, device)
-    fastest = f"fastest that is safe on {device}"
-    explain("precision", request.precision, precision, "for heads alone" if heads_only else fastest)
-    if workers is None and stored:
-        loaders, reason = 0, "features are in memory"
-    else:
-        loaders = loader_workers(source.local, device, workers)
-        reason = "what this data and device need"
-    explain("loader workers", workers, loaders, reason)
+    share, base = 1.0, "base"
+    if pretrained:
+        share, base = FINE_TUNING, "fine-tuning's base"
+    if heads_only:
+        share, base = HEADS_ALONE, "base for heads alone"
+    recipe = plan_recipe(request, batch, reasons, share, base)
+    # Frozen towers of a stream compute in every step, so they keep the fast precision.
+    in_memory = heads_only and isinstance(source, PairSource)
     return PairPlan(
         request=request,
         batch_size=batch_size,
@@ -169,16 +136,65 @@ def plan_pairs(
         rho=rho,
         memory_size=memory_size,
         dropout=dropout,
-        precision=precision,
-        workers=loaders,
+        precision=_plan_precision(request, in_memory, device, reasons),
+        workers=_plan_workers(workers, in_memory, source.local, device, reasons),
         views=views,
-        recipe=chosen,
+        recipe=recipe,
         reasons=reasons.lines,
     )
 
 
+def _plan_memory(
+    request: PairSettings, n: int, batch_size: int, heads_only: bool, reasons: Reasons
+) -> int | None:
+    """Derive the size of sogclr's memory from the number `n` of pairs."""
+    given = memory_size = request.memory_size
+    if request.method != "sogclr":
+        return given
+    if memory_size is None:
+        memory_size = max(0, min(BATCH_AND_MEMORY, n) - batch_size) if heads_only else 0
+    reason = "features of earlier batches come from older weights"
+    if heads_only:
+        reason = f"{BATCH_AND_MEMORY} pairs with the batch, since both towers are frozen"
+    reasons.explain("memory size", given, memory_size, reason)
+    return memory_size
+
+
+def _plan_dropout(request: PairSettings, heads_only: bool, reasons: Reasons) -> float:
+    """Derive the dropout of the heads."""
+    # Only heads of named towers have a hidden layer, after which dropout has a place.
+    has_hidden = request.image_tower is not None or request.text_tower is not None
+    usual = 0.3 if heads_only and has_hidden else 0.0
+    dropout = usual if request.dropout is None else request.dropout
+    reasons.explain("dropout", request.dropout, dropout, "in the heads, if only they are trained")
+    return dropout
+
+
+def _plan_precision(
+    request: PairSettings, in_memory: bool, device: str, reasons: Reasons
+) -> ConcretePrecision:
+    """Derive the precision; `in_memory` if heads are trained on features in memory."""
+    exact = in_memory and request.precision == "auto"
+    precision = resolve_precision("32-true" if exact else request.precision, device)
+    reason = "for heads alone" if exact else f"fastest that is safe on {device}"
+    reasons.explain("precision", request.precision, precision, reason)
+    return precision
+
+
+def _plan_workers(
+    given: int | None, in_memory: bool, local: bool, device: str, reasons: Reasons
+) -> int:
+    """Derive the number of loader processes; `in_memory` if no tower reads samples."""
+    if given is None and in_memory:
+        workers, reason = 0, "features are in memory"
+    else:
+        workers, reason = loader_workers(local, device, given), "what this data and device need"
+    reasons.explain("loader workers", given, workers, reason)
+    return workers
+
+
 def _note_collisions(source: PairStream, table_rows: int, reasons: Reasons) -> None:
-    """Add what part of the samples of each side shares rows with other samples."""
+    """Note the share of the samples of each side that share their row with another sample."""
     sides = zip(("images", "captions"), source.sizes, strict=True)
     shares = [f"{collision_rate(n, table_rows):.1%} of {n:,} {kind}" for kind, n in sides]
     remark = f"for each side; {' and '.join(shares)} share a row"

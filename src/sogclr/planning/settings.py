@@ -48,8 +48,8 @@ class DataSettings:
     group: ClassVar[str] = "data"
 
     on_damaged: Damaged = "skip"
-    """What to do about damaged shards, images and rows of a table: skip leaves them out and names
-    them, refuse ends with an error before training starts."""
+    """What to do about damaged shards, images and rows of a data table: skip leaves them out and
+    names them; refuse ends with an error before training starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,8 @@ class MethodSettings:
 
     normalizer: NormalizerKind = "level"
     """sogclr: estimator of the samples' normalizers. table is the SogCLR paper's: a moving average
-    for each sample, which learns of a change of the encoder at the sample's next visit. level keeps
-    the table under a level that all samples share and that follows the encoder at every step."""
+    for each sample, updated only when the sample is visited. level adds one level that all samples
+    share, which follows the encoder at every step."""
 
     gamma_min: float = 0.2
     """sogclr: smallest weight that a batch's new estimate gets in the moving average of a sample's
@@ -75,8 +75,8 @@ class MethodSettings:
     cosine from 1 to `gamma_min`. Default: the weight is 1/visits until it reaches `gamma_min`."""
 
     effective_negatives: float | None = None
-    """sogclr: number n of negatives, of average similarity, that compete with each positive, as in
-    an in-batch loss with n + 1 samples per batch. Default: all samples, as in the SogCLR paper;
+    """sogclr: number n of negatives that compete with each positive, as in a loss that takes them
+    from a batch of n + 1 samples. Default: all samples, as in the SogCLR paper;
     try 255 to fine-tune pretrained weights."""
 
     memory_size: int | None = None
@@ -257,8 +257,7 @@ class MachineArguments:
     that are too large for one device; otherwise each process holds a copy."""
 
     process_timeout: float = 1800.0
-    """Seconds that a process waits for another one before it gives up. Raise it if the first
-    process embeds a frozen tower for longer while the others wait."""
+    """Seconds that a process waits for another one, which torchrun started, before it gives up."""
 
     def __post_init__(self) -> None:
         if self.workers is not None:

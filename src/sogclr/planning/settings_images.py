@@ -38,9 +38,9 @@ class MoCoSettings(MethodSettings):
     Default: a sixteenth of the images, between 4,096 and 65,536, but at most all images."""
 
     momentum: float | None = None
-    """moco: share of its old weights that the momentum encoder, a moving average of the encoder,
-    keeps at the update after a step; at least 0, below 1. Default: 0.99, or 0.999 from 100,000
-    steps on."""
+    """moco: share of its weights that the momentum encoder, a moving average of the encoder, keeps
+    in each step, at least 0 and below 1. Default: 0.99; 0.999 if the run has 100,000 steps or
+    more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +56,10 @@ class EncoderSettings:
     """Start from the weights in this file (safetensors or torch)."""
 
     norm: Norm = "auto"
-    """Normalization inside encoder and projector. Batch statistics couple the samples of a batch,
-    which spoils normalizers of small batches. group replaces each batch normalization of the
-    encoder by a group normalization, and the projector's by a layer normalization; batch keeps
-    them. auto is group for `small` and batches below 64, else batch."""
+    """Normalization inside encoder and projector. batch is batch normalization, which makes the
+    samples of a small batch look less alike than they are. group replaces it by group normalization
+    in the encoder and by layer normalization in the projector. auto is group for encoder `small`
+    with fewer than 64 samples per batch and process, else batch."""
 
     image_size: int | None = None
     """Side of the training images in pixels. Default: the usual shorter side of the images."""
@@ -70,8 +70,9 @@ class ImageSettings(MoCoSettings, TemperatureSettings, TrainSettings, EncoderSet
     """The settings of `pretrain` that decide its result."""
 
     method: Method = "sogclr"
-    """Contrastive method. sogclr keeps an estimate of the normalizer for each sample; simclr and
-    dcl estimate it from the batch, moco from a queue of features of earlier batches."""
+    """Contrastive method. A normalizer is the mean of exp(similarity / temperature) over a sample's
+    negatives. sogclr keeps an estimate of it for each sample; simclr and dcl take it from the
+    batch, moco from a queue of features of earlier batches."""
 
     encoder: str = "auto"
     """Encoder to train: any timm name, or `small`, which a CPU trains in reasonable time. From
@@ -79,8 +80,8 @@ class ImageSettings(MoCoSettings, TemperatureSettings, TrainSettings, EncoderSet
     resnet18 for images up to 64 pixels and resnet50 above."""
 
     batch_size: int | None = None
-    """Number of images in one forward pass. Default: 256; for fewer than 8,192 images halved
-    until an epoch has 32 batches, down to 16 images."""
+    """Number of images in one forward pass, over all processes. Default: 256; for fewer than 8,192
+    images halved until an epoch has 32 batches, down to 16 images."""
 
     epochs: int = 100
     """Number of passes over the data."""
@@ -126,7 +127,7 @@ class PretrainArguments(ImageSettings, MachineArguments, RunArguments):
 
     data: Data
     """Images to learn from: a folder, flat or nested (JPEG, PNG, WebP, BMP, TIFF, GIF), `digits`,
-    or webdataset shards. Shards are a .tar file, a folder of them, a pattern like
+    or webdataset shards. Shards are a .tar file, a folder of such files, a pattern like
     'photos-{000..099}.tar', or a stream by URL like 'https://host/photos-{000..099}.tar'. From
     Python also an array or tensor of images, or a tuple (images, labels). Labels, such as the names
     of sub-folders, serve only to report kNN accuracy."""

@@ -63,12 +63,13 @@ class PairSettings(TableSettings, TemperatureSettings, HeadSettings, TowerSettin
     """The settings of `align` that decide its result."""
 
     method: PairMethod = "sogclr"
-    """Contrastive method. sogclr keeps an estimate of the normalizer for each sample of each side;
-    clip and dcl estimate it from the batch; siglip classifies each pair of a batch by a sigmoid."""
+    """Contrastive method. A normalizer is the mean of exp(similarity / temperature) over a sample's
+    negatives. sogclr keeps an estimate of it for each sample of each side; clip and dcl take it
+    from the batch. siglip has none: it classifies each pair of a batch by a sigmoid."""
 
     batch_size: int | None = None
-    """Number of pairs in one forward pass. Default: 256; for fewer than 8,192 pairs halved
-    until an epoch has 32 batches, down to 16 pairs."""
+    """Number of pairs in one forward pass, over all processes. Default: 256; for fewer than 8,192
+    pairs halved until an epoch has 32 batches, down to 16 pairs."""
 
     epochs: int = 30
     """Number of passes over the images, each with one of its captions."""
@@ -79,8 +80,8 @@ class PairSettings(TableSettings, TemperatureSettings, HeadSettings, TowerSettin
 
     normalizer: NormalizerKind = "table"
     """sogclr: estimator of the samples' normalizers. table is the SogCLR paper's: a moving average
-    for each sample, which learns of a change of the towers at the sample's next visit. level keeps
-    the table under a level that all samples share and that follows the towers at every step."""
+    for each sample, updated only when the sample is visited. level adds one level that all samples
+    share, which follows the towers at every step."""
 
     memory_size: int | None = None
     """sogclr: number of pairs of earlier batches whose features are negatives too. Default: 0,
@@ -150,6 +151,10 @@ class AlignArguments(PairSettings, MachineArguments, RunArguments):
     """Towers to freeze: image, text, or image,text. From Python also a sequence. Only their
     heads are trained; their features are computed once and stored, or at every step for a stream.
     Default: none."""
+
+    process_timeout: float = field(default=MachineArguments.process_timeout, kw_only=True)
+    """Seconds that a process waits for another one, which torchrun started, before it gives up.
+    Raise it if the first process takes longer to embed a frozen tower while the others wait."""
 
     def __post_init__(self) -> None:
         MachineArguments.__post_init__(self)

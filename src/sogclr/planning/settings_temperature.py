@@ -14,25 +14,26 @@ class TemperatureSettings(MethodSettings):
     """The temperature, constant or learned."""
 
     temperature_mode: TemperatureMode = "constant"
-    """constant: `temperature` throughout. learned: one value, trained with the weights.
-    individual: one value per sample, trained too (iSogCLR), with sogclr only. A learned temperature
-    starts from `temperature`."""
+    """Whether the temperature is learned, starting from `temperature`. constant: it is not.
+    learned: one value, trained with the weights. individual: one value per sample (iSogCLR), with
+    sogclr only."""
 
     rho: float | None = None
-    """Weight of tau in the objective that a learned temperature minimizes, in nats; above 0.
-    Default: for individual half the logarithm of the number of samples, at most 6, as in iSogCLR;
-    for learned none, so that F/tau is minimized, as in CLIP and FastCLIP v0."""
+    """Weight, in nats and above 0, of the penalty rho tau that a learned temperature tau adds to
+    the objective F, which is tau times the cross-entropy. Default: for individual half the
+    logarithm of the number of samples, at most 6, as in iSogCLR; for learned none, and F/tau is
+    minimized, as in CLIP and FastCLIP v0."""
 
 
 def check_temperature(settings: TemperatureSettings, method: str) -> None:
-    """Refuse what cannot work with any data.
+    """Refuse a value that is out of range, or that does not go with the mode or the method.
 
     Args:
         settings: The settings as they were given.
         method: The contrastive method.
 
     Raises:
-        UserError: A value that is out of range, or that does not go with the mode or the method.
+        UserError: The value is refused.
     """
     mode, rho = settings.temperature_mode, settings.rho
     if rho is not None:

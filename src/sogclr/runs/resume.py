@@ -31,7 +31,7 @@ def resumes(run: "Run", requested: bool) -> bool:
 
 
 def finds_checkpoint(run: "Run", resume: bool) -> bool:
-    """Return whether there is a checkpoint to resume from, which is never that of another run.
+    """Return whether the run has a checkpoint; refuse a checkpoint that is not its own.
 
     Args:
         run: The run to start or to resume.
@@ -42,7 +42,8 @@ def finds_checkpoint(run: "Run", resume: bool) -> bool:
             checkpoint whose settings are lost.
     """
     if resume:
-        if not run.checkpoint.exists() and run.encoder.exists():  # written after a checkpoint
+        # The encoder is written after a checkpoint, so a run without an encoder may have neither.
+        if not run.checkpoint.exists() and run.encoder.exists():
             raise UserError(
                 f"--resume: {run.checkpoint} is missing; put the file back, or name another --out"
             )
@@ -59,8 +60,8 @@ def finds_checkpoint(run: "Run", resume: bool) -> bool:
 def choose_settings(run: "Run", given: S, command: str, resume: bool) -> S:
     """Choose the settings of a run: the given ones, or the stored ones of a run that is resumed.
 
-    Stored settings include derived values: data that grew or another device would give other ones.
-    The given settings must not contradict the stored ones.
+    Stored settings include derived values, which grown data or another device would change. The
+    given settings must not contradict the stored ones.
 
     Args:
         run: The run to start or to resume.
