@@ -45,7 +45,7 @@ from view_speed import TwoViews, lightly_view, photos, torchvision_view
 from sogclr.common.options import Augmentation, Method, Precision
 from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.images.arrays import ArraySource
-from sogclr.data.views.resident import resident
+from sogclr.data.views.resident import keep_on_device
 from sogclr.distributed.launch import choose_device, start
 from sogclr.models.encoders import ContrastiveModel, build_encoder, build_projector, width_of
 from sogclr.planning.images import plan_run
@@ -176,7 +176,7 @@ def _trainer(
     plan = plan_run(request, source, device, workers=None)
     net, spec = build_encoder(encoder, 32)
     fabric = start(device, plan.precision)
-    task = build_task(source, plan, net, spec, fabric.device, resident(source, fabric.device))
+    task = build_task(source, plan, net, spec, fabric.device, keep_on_device(source, fabric.device))
     batches = ShuffledSchedule(source.ids, batch, accumulate=1, epochs=1, seed=0)
     trainer = Trainer(fabric, task, batches, plan.recipe, Run(folder), math.inf)
     trainer.monitor.start()

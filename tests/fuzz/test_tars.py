@@ -63,7 +63,7 @@ def read_stream(kind, shard, most):
     """As `read_local`."""
     try:
         source = kind(shard.as_uri(), most)
-        samples = [sample for sample in source.epoch(0, 0) if sample.turn == 0]
+        samples = [sample for sample in source.epoch(0, 0) if sample.pass_number == 0]
     except UserError as error:
         require_one_line(str(error))
         return None

@@ -190,7 +190,7 @@ def test_features_that_are_not_finite_are_named(pattern, tmp_path):
 
 
 REFUSED = {
-    "no samples": ([], "a stream does not tell how long it is; give --epoch-samples"),
+    "no samples": ([], "the length of a stream is unknown; give --epoch-samples"),
     "one sample": (["--epoch-samples", 1], "epoch-samples: must be at least 2, got 1"),
     "no rows": (["--epoch-samples", 40], "give --table-rows, for example 400 (a tenth"),
     "none": (["--epoch-samples", 40, "--table-rows", 0], "table-rows: must be at least 1, got 0"),

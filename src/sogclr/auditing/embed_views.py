@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from ..common.console import say, track
 from ..common.errors import UserError
-from ..data.batches.schedule import UNUSED_EPOCH, SubsetSchedule
+from ..data.batches.schedule import FIRST_UNUSED_EPOCH, SubsetSchedule
 from ..training.task import to_device
 
 __all__ = ["embed_views"]
@@ -61,7 +61,7 @@ def embed_views(
                 shape = (sides, len(indices), views, pair[0].shape[1])
                 features = torch.full(shape, torch.nan)
             samples = torch.from_numpy(place[batch.micro_batch.rows])
-            visit = batch.micro_batch.epoch - UNUSED_EPOCH
+            visit = batch.micro_batch.epoch - FIRST_UNUSED_EPOCH
             batches[samples, visit] = batch.micro_batch.step
             for i, z in enumerate(pair):
                 side, view = (i, visit) if sides == 2 else (0, 2 * visit + i)

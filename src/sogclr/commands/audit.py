@@ -14,7 +14,7 @@ from ..auditing.subject import open_subject
 from ..common.console import result, say
 from ..common.errors import require
 from ..common.options import Device
-from ..runs.stored import atomically, pretty
+from ..runs.stored import atomically, format_json
 from .early_checks import picture_file
 
 __all__ = ["audit"]
@@ -60,7 +60,7 @@ def audit(
     picture = picture or (subject.folder or Path()) / "audit.png"
     numbers = picture.with_suffix(".json")
     advice = "make room on the disk, or name another --out"
-    text = pretty(asdict(measured))
+    text = format_json(asdict(measured))
     atomically(numbers, lambda path: path.write_text(text, encoding="utf-8"), advice)
     atomically(picture, lambda path: draw_audit(measured, subject.name, path), advice)
     say(f"picture: {picture}; all numbers: {numbers}")

@@ -1,4 +1,4 @@
-"""Open image files: which formats are read, how any file becomes RGB, why one cannot.
+"""Open image files: which formats are read, how a file becomes RGB, and why it cannot be read.
 
 No other module opens images. Pillow would also try formats that run other programs (EPS starts
 Ghostscript), so the formats are named here.
@@ -49,7 +49,7 @@ class ImageHeader(NamedTuple):
     """What a file says about its image before the pixels.
 
     Attributes:
-        width, height: in pixels, as stored; an orientation tag may exchange them.
+        width, height: stored sides in pixels; an orientation tag may exchange them.
         own: whether this package wrote the image, see `own_pictures.py`.
     """
 
@@ -59,7 +59,7 @@ class ImageHeader(NamedTuple):
 
 
 def decode_image(file: str | Path | BinaryIO) -> Image.Image:
-    """Decode an image file to RGB, see `to_rgb`; of several frames or pages, the first.
+    """Decode the first frame or page of an image file to RGB, see `to_rgb`.
 
     Args:
         file: a path, or an open binary file.

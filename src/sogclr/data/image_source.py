@@ -1,10 +1,9 @@
 """`ImageSource`: the interface that every kind of image data offers to the rest of the package.
 
-Every sample has a stable 64-bit id. Its row of the normalizer table, its place in the order and
-its views derive from the id. State therefore survives shuffling, resuming, another number of
-workers, and a data set that has grown.
-
-A sample's row is its position in the source; the normalizer table has the same rows.
+Every sample has a stable 64-bit id, from which its place in the order and its views derive. Its row
+is its position in the source, and the row of the normalizer table. When the data changes, rows
+follow the ids. State therefore survives shuffling, resuming, another number of workers, and a data
+set that has grown.
 """
 
 from abc import ABC, abstractmethod
@@ -27,15 +26,15 @@ class ImageSource(ABC):
     Attributes:
         ids: `(n,)` uint64 sample ids, stable and distinct.
         names: n strings for messages: relative paths, keys in shards, or row numbers.
-        marks: `(n,)` int64 fingerprints (bytes of the file, hash of the pixels). If the mark of
-            an id changes, its image was replaced.
+        marks: `(n,)` int64, the size of each file or a hash of its pixels. If the mark of an id
+            changes, its image was replaced.
         labels: `(n,)` int64, `NO_LABEL` for a sample without one; None if the data has no labels.
-        classes: names of the labels, or None.
+        classes: names of the labels; None if the data has no labels.
         image_size: side in pixels at which to train by default.
         augmentation: settings that this data needs instead of the usual ones.
         left_out: `(name, reason)` of each sample that exists but cannot be read.
         damaged: descriptions of the files in `left_out` that are broken; see `require_undamaged`.
-        local: whether images are in memory already, so that loader workers do not help.
+        local: whether all images are in memory, so that loader workers do not help.
     """
 
     ids: np.ndarray

@@ -56,7 +56,7 @@ def open_images(data: Data) -> ImageSource:
 
 
 def require_undamaged(damaged: Sequence[str], choice: Damaged) -> None:
-    """Refuse damaged data before hours of training are spent without the lost samples.
+    """Refuse damaged data, if the user chose that, before hours of training are spent without it.
 
     Args:
         damaged: the attribute `damaged` of a source of images or pairs.

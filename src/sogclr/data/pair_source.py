@@ -13,9 +13,9 @@ from .image_source import ImageSource
 from .randomness import uniforms
 from .texts import Texts
 
-__all__ = ["PARTNER_STREAM", "PairSource"]
+__all__ = ["PARTNER_PURPOSE", "PairSource"]
 
-PARTNER_STREAM = 2  # of `randomness.uniforms`; the streams 0 and 1 are views
+PARTNER_PURPOSE = 2  # of `randomness.uniforms`; the purposes 0 and 1 are views
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class PairSource:
             `(b,)` rows of `b`.
         """
         first, count = self.start[rows], np.diff(self.start)[rows]
-        uniform = uniforms(seed, epoch, self.a.ids[rows], PARTNER_STREAM, 1)[:, 0]
+        uniform = uniforms(seed, epoch, self.a.ids[rows], PARTNER_PURPOSE, 1)[:, 0]
         return self.partners[first + (uniform * count).astype(np.int64)]
 
     def owners(self) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Hashes: names to sample ids, and (seed, epoch, sample id) to every random number of a run.
 
 No generator keeps a state. In a given epoch a sample therefore has the same views, and any two
-samples have the same order, whichever worker prepares them, whatever else is in the batch, whether
-or not the run was resumed or the data set has grown.
+samples have the same order. That does not depend on the worker, the rest of the batch, a resumed
+run or a data set that has grown.
 """
 
 import os
@@ -19,8 +19,8 @@ _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _MASK = 2**64 - 1
 
-# Callers number their streams from 0 and never reach this one.
-_ORDER_STREAM = _MASK
+# The purpose of the order; callers number their purposes from 0 and never reach it.
+_ORDER = _MASK
 
 
 def stable_id(name: str) -> int:
@@ -29,7 +29,7 @@ def stable_id(name: str) -> int:
 
 
 def uniforms(
-    seed: int, epoch: int, ids: NDArray[np.uint64], stream: int, count: int
+    seed: int, epoch: int, ids: NDArray[np.uint64], purpose: int, count: int
 ) -> NDArray[np.float64]:
     """Draw `count` independent uniform numbers for each sample.
 
@@ -37,14 +37,15 @@ def uniforms(
         seed: the run's seed, any integer; it is taken modulo 2^64.
         epoch: the epoch, from 0.
         ids: `(B,)` uint64 sample ids.
-        stream: number of the purpose (view 0, view 1, ...), from 0; streams are independent.
-        count: numbers per sample. A larger count only appends numbers.
+        purpose: number of the purpose (view 0, view 1, ...), from 0. Numbers for different purposes
+            are independent.
+        count: number of numbers per sample. A larger count only appends numbers.
 
     Returns:
         `(B, count)` float64 in [0, 1), multiples of 2^-53. The numbers of a sample depend on seed,
-        epoch, stream and its id alone.
+        epoch, purpose and its id alone.
     """
-    bits = _bits(seed, epoch, ids, stream, count)
+    bits = _bits(seed, epoch, ids, purpose, count)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -62,17 +63,17 @@ def shuffled(seed: int, epoch: int, ids: NDArray[np.uint64]) -> NDArray[np.int64
     Returns:
         `(n,)` int64, a permutation of 0 ... n-1.
     """
-    keys = _bits(seed, epoch, ids, _ORDER_STREAM, 1)[:, 0]
+    keys = _bits(seed, epoch, ids, _ORDER, 1)[:, 0]
     return np.argsort(keys, kind="stable").astype(np.int64, copy=False)
 
 
 def _bits(
-    seed: int, epoch: int, ids: NDArray[np.uint64], stream: int, count: int
+    seed: int, epoch: int, ids: NDArray[np.uint64], purpose: int, count: int
 ) -> NDArray[np.uint64]:
     """Return `(B, count)` hashes: one splitmix64 sequence per sample."""
     # An array instead of a scalar: numpy warns when scalars overflow, but not when arrays do.
     key = np.zeros(1, dtype=np.uint64)
-    for part in (seed, epoch, stream):
+    for part in (seed, epoch, purpose):
         key = _absorb(key, np.uint64(part & _MASK))
     steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
     return _mix(_absorb(key, ids)[:, None] + steps)  # (B, count)

@@ -12,7 +12,7 @@ BACKGROUND = (255, 255, 255, 255)  # what viewers and browsers show behind trans
 
 _ORIENTATION = 0x0112  # the tag in EXIF and TIFF
 
-# What turns the stored pixels upright, by the tag's value.
+# Value of the tag to the turn that makes the stored pixels upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,7 +32,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     - Greys of more than eight bits, and numbers, are scaled: see `_scale`.
 
     Args:
-        image: an image; it stays as it is, but for being loaded.
+        image: an image, which is loaded but not changed.
 
     Returns:
         The image in mode RGB, without an orientation tag that would turn it again.

@@ -9,7 +9,7 @@ from ..common.console import say, track
 from ..common.errors import UserError
 from ..common.options import Augmentation
 from ..data.batches.loaders import view_batches
-from ..data.batches.schedule import UNUSED_EPOCH, SubsetSchedule
+from ..data.batches.schedule import FIRST_UNUSED_EPOCH, SubsetSchedule
 from ..data.image_source import ImageSource
 from ..data.randomness import shuffled
 from ..data.views.pipeline import encoder_inputs
@@ -53,7 +53,7 @@ def embed_random_views(
     """
     if encoder is None:
         spec = replace(spec, image_size=min(spec.image_size, 32))
-    rows = shuffled(SEED, UNUSED_EPOCH, source.ids)[:MOST_IMAGES]
+    rows = shuffled(SEED, FIRST_UNUSED_EPOCH, source.ids)[:MOST_IMAGES]
     loader = view_batches(
         source,
         SubsetSchedule(rows, batch_size, 1, SEED),

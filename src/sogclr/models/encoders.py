@@ -44,7 +44,7 @@ class EncoderSpec:
     Attributes:
         name: a timm name, `"small"`, or `"custom"` for a module of the user's own.
         image_size: side of its input in pixels.
-        mean, std: of the channels, for inputs in [0, 1].
+        mean, std: mean and standard deviation of the three channels, for images in [0, 1].
         small_stem: whether the first convolution and pooling were replaced for small images.
         options: further arguments of `timm.create_model`.
         norm: "group" if batch normalizations were replaced by group normalizations, else "batch".
@@ -113,16 +113,16 @@ def build_encoder(
 
     Args:
         name: any of `timm.list_models()`, or `"small"`.
-        image_size: below 64 px a residual network trained from scratch gets the usual stem for
-            small images (3 x 3 convolution with stride 1, no pooling), which would otherwise
-            shrink the image to a few pixels before the first block.
-        pretrained: start from timm's pretrained weights (downloaded once).
-        weights: start from this file of weights instead (safetensors, or torch).
+        image_size: side of the images in pixels. Below 64 px a residual network trained from
+            scratch gets a stem for small images: a 3 x 3 convolution with stride 1, no pooling. The
+            published stem would shrink them to a few pixels before the first block.
+        pretrained: whether to start from timm's pretrained weights, which are downloaded once.
+        weights: file of the weights to start from instead (safetensors or torch), or None.
         norm: "group" to replace batch normalizations by group normalizations.
 
     Raises:
-        UserError: unknown name (with the nearest ones), weights are missing or do not fit, or the
-            image size is not made of whole patches.
+        UserError: the name is unknown (the message lists the nearest ones), weights are missing or
+            do not fit, or the image size is no multiple of the encoder's patches.
     """
     if name != "small":
         require_known(name)
@@ -157,7 +157,7 @@ def require_known(name: str, option: str = "encoder") -> None:
 
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, [*timm.list_models(), "small"], n=4, cutoff=0.5)
-        # The name of an option, or of a stored value with its place.
+        # `option` may also be a stored value with its place, which has a space.
         where = option if " " in option else flag(option)
         raise UserError(
             f"{where}: {name!r} is unknown; nearest: {', '.join(near) or 'none'} "
@@ -184,8 +184,8 @@ def width_of(encoder: nn.Module, image_size: int, option: str = "encoder") -> in
     """Return the width d of the features, measured by a forward pass.
 
     Raises:
-        UserError: the module does not map `(B, 3, S, S)` to `(B, d)`, the message names `option`;
-            or it would not see the edge of images of this size.
+        UserError: the module does not map `(B, 3, S, S)` to `(B, d)`, and the message names
+            `option`; or no patch covers the edge of images of this size.
     """
     require_whole_patches(encoder, image_size)
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
@@ -212,8 +212,8 @@ def build_projector(width: int, out: int = PROJECTION, norm: ConcreteNorm = "bat
     """Build SimCLR's projector, `(B, width)` to `(B, out)`: one hidden layer, normalized.
 
     Args:
-        width: of the features and of the hidden layer.
-        out: of the projections.
+        width: width of the features and of the hidden layer.
+        out: width of the projections.
         norm: "batch" as in SimCLR; "group" for a layer normalization, without batch statistics.
     """
     return nn.Sequential(
@@ -291,7 +291,7 @@ def _options(name: str, image_size: int) -> dict[str, Any]:
 
 def _shrink_stem(encoder: Any) -> None:
     conv = encoder.conv1
-    if isinstance(conv, nn.Sequential):  # a deep stem: only its stride is too large
+    if isinstance(conv, nn.Sequential):  # deep: 3 x 3 convolutions whose stride is too large
         first: Any = conv[0]
         first.stride = (1, 1)
     else:

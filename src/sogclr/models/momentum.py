@@ -15,24 +15,23 @@ class MomentumModel(nn.Module):
 
         key <- momentum key + (1 - momentum) query     once an optimizer step, see `update`
 
-    Keys in the queue were made over many steps; they compare because the encoder that made them
-    has hardly changed (He et al., "Momentum Contrast", CVPR 2020, section 3.2).
+    The keys in the queue come from many steps. They can be compared because the encoder that
+    computed them hardly changed (He et al., "Momentum Contrast", CVPR 2020, section 3.2).
 
-    Batch norm. The statistics of a batch that a query and its key share tell which key is its
-    own, and a network learns to read that instead of the image (ibid., section 3.3). Shuffling
-    samples between devices, the paper's remedy, needs several of them. Here the key encoder is
-    in eval mode always and its statistics are averages like its weights, so that a key depends
-    on its image alone (EMAN: Cai et al., "Exponential Moving Average Normalization", CVPR 2021).
+    If a query and its key share the statistics of a batch, these reveal which key belongs to the
+    query, and a network learns to read them instead of the image (ibid., section 3.3). The paper
+    shuffles samples between devices, which needs several devices. Here the key encoder is always in
+    eval mode, and its statistics are averages like its weights. So a key depends on its image alone
+    (EMAN: Cai et al., "Exponential Moving Average Normalization", CVPR 2021). The statistics must
+    be right from the first step on, see `prime`.
 
-    Such keys need statistics that are true from the first step on, see `prime`.
-
-    The average is timm's: of all in the state_dict, parameters and floating buffers; counters
-    are copied. It is part of this module's state_dict, so a checkpoint has it. Its parameters
-    want no gradient, so that no optimizer takes them up.
+    timm computes the average of all parameters and floating-point buffers, and copies counters. The
+    average is part of the state_dict, and so of checkpoints. It needs no gradient, so optimizers
+    leave it alone.
 
     Args:
-        model: to be trained; the average starts as a copy of it.
-        momentum: weight of the average as it was, in [0, 1).
+        model: the model that is trained; the average starts as a copy of it.
+        momentum: weight of the old average in an update, in [0, 1).
     """
 
     def __init__(self, model: ContrastiveModel, momentum: float) -> None:
@@ -61,13 +60,13 @@ class MomentumModel(nn.Module):
     def prime(self, images: Tensor) -> None:
         """Set the statistics of batch norm from one batch `(B, 3, S, S)`, before the first step.
 
-        With mean 0 and variance 1, as modules are built, hardly anything is normalized: all keys
-        point the same way, the queries follow them, and what has collapsed is slow to come back
-        (12 epochs of digits: kNN 84 % instead of 98 %).
+        New modules have mean 0 and variance 1, which normalize hardly anything. All keys would then
+        point the same way, the queries would follow them, and the model would recover slowly (12
+        epochs of digits: kNN 84 % instead of 98 %).
         """
         update_bn([images], self.query)
         self.key.set(self.query)
 
     def update(self) -> None:
-        """Update the average; call it once per optimizer step, also with several micro-batches."""
+        """Update the average; call this once per optimizer step, not per micro-batch."""
         self.key.update(self.query)

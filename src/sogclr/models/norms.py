@@ -21,8 +21,7 @@ MIN_CHANNELS = 8  # of a group, unless the layer has fewer
 def normalize_by_groups(module: nn.Module) -> nn.Module:
     """Replace each `BatchNorm2d` and `SyncBatchNorm` of a module by a group normalization.
 
-    Scale and shift of every channel stay, and so does an activation that belongs to the layer, as
-    timm's layers have it.
+    Scale and shift of every channel stay. So does an activation inside the layer, as timm has it.
 
     Args:
         module: the module, whose layers are replaced in place.

@@ -57,7 +57,7 @@ def patch_named(name: str) -> int:
 
 
 def structure_of(name: str) -> nn.Module:
-    """Build a timm model without numbers, which takes no memory.
+    """Build a timm model on the meta device, where weights take no memory.
 
     Returns:
         The model; an empty module for other names, and for models that cannot be built so.

@@ -33,17 +33,17 @@ def carry_over(
 ) -> tuple[dict[str, Tensor], str | None]:
     """Rearrange the state of samples for the present data.
 
-    Sample ids tell which samples are known. A known sample keeps its state, in its new row. A new
-    sample starts without a visit, and the state of a missing sample is dropped. A queue keeps its
-    keys, with the new rows of their samples; keys of missing samples get row -1.
+    A sample is known if its id and its mark are unchanged. A known sample keeps its state, in its
+    new row. A new sample starts without a visit, and the state of a missing sample is dropped. A
+    queue keeps its keys, with the new rows of their samples; keys of missing samples get row -1.
 
     Args:
-        stored: the state_dict of the loss. A tensor of samples has one entry for each sample and
-            a spare one; in a module named `queue`, only `ids` refers to samples, by their rows.
+        stored: the state_dict of the loss. A tensor of samples has one entry for each sample, and
+            a spare one. In a module named `queue`, only `ids` refers to samples, by their rows.
         fresh: the state_dict of a loss for the present data, without a visit.
-        trained_on: the fingerprints of the data before, by the ending of the modules that hold
-            its state: `""` for all modules, `"_a"` and `"_b"` for the sides of pairs.
-        data: the fingerprints of the present data.
+        trained_on: the fingerprints of the data before, by side. The name of a side is how the
+            names of its modules end: `""` for all modules, `"_a"` and `"_b"` for sides of pairs.
+        data: the fingerprints of the present data, by side.
         run: the run or its folder, for messages.
 
     Returns:
@@ -69,7 +69,7 @@ def carry_over(
             if not module.endswith(side):
                 continue
             if module.endswith("queue"):
-                state[key] = _renamed(value, rows, before) if name == "ids" else value
+                state[key] = _replace_rows(value, rows, before) if name == "ids" else value
             elif len(value.shape) and len(value) == old_size + 1:
                 state[key] = fresh[key].clone()
                 state[key][torch.from_numpy(rows)] = value[torch.from_numpy(before)]
@@ -85,7 +85,7 @@ def _equal(one: Fingerprint, other: Fingerprint) -> bool:
 
 
 def _match(trained_on: Fingerprint, now: Fingerprint) -> tuple[np.ndarray, np.ndarray]:
-    """Find the samples that are unchanged: their present rows, and their rows before."""
+    """Find the known samples: their present rows, and their rows before."""
     _, rows, before = np.intersect1d(
         now["ids"].numpy(), trained_on["ids"].numpy(), return_indices=True
     )
@@ -93,7 +93,7 @@ def _match(trained_on: Fingerprint, now: Fingerprint) -> tuple[np.ndarray, np.nd
     return rows[unchanged], before[unchanged]
 
 
-def _renamed(ids: Tensor, rows: np.ndarray, before: np.ndarray) -> Tensor:
-    """Map rows before to present rows, and rows of missing samples to -1."""
+def _replace_rows(old: Tensor, rows: np.ndarray, before: np.ndarray) -> Tensor:
+    """Replace the rows `before` by the present `rows`, and all other rows by -1."""
     row_now = dict(zip(before.tolist(), rows.tolist(), strict=True))
-    return torch.tensor([row_now.get(row, -1) for row in ids.tolist()])
+    return torch.tensor([row_now.get(row, -1) for row in old.tolist()])

@@ -1,6 +1,6 @@
-"""Read and write the folder of a run. Files are written atomically, and no code in them is run.
+"""Read and write the folder of a run. Files are written whole, and no code in them is run.
 
-run.lock              exists while a process trains, which holds a lock on it
+run.lock              exists while a process trains, and is locked by it
 settings.json         the settings that were given, and those that were derived
 checkpoint.pt         everything to resume: weights, optimizer, table, random state, sample ids
 encoder.safetensors   the trained encoder, its weights named as in timm
@@ -37,7 +37,7 @@ class Run:
     """The folder of a run and the paths of its files.
 
     Args:
-        folder: the path of the folder; need not exist yet.
+        folder: the path of the folder, which need not exist yet.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -64,10 +64,11 @@ class Run:
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Create the folder, and hold it for this run alone within this context.
+        """Create the folder if needed, and lock it within this context.
 
-        Of several processes the first one holds it for all. What killed runs have left is removed
-        first. A folder that this context created is removed at its end, if it is still empty.
+        The first process holds the lock for all processes of the run. Temporary files of killed
+        runs are removed first. If this context created the folder and it stays empty, the folder
+        is removed at the end.
 
         Raises:
             UserError: another process trains in the folder, or it cannot be written to.
@@ -106,7 +107,7 @@ class Run:
         return [self.checkpoint, *weights, *descriptions, self.metrics, self.views]
 
     def _require_no_links(self) -> None:
-        """Refuse folders that are links: what a run deletes or writes there is not its own."""
+        """Refuse folders that are links: a run must not delete or write files elsewhere."""
         for folder in (self.curves, self.text, self.embeddings):
             if folder.is_symlink():
                 raise UserError(f"run: {folder} is a link; remove it, the run makes a folder")
@@ -201,7 +202,7 @@ class Run:
         return state
 
     def require_space(self, needed: int) -> None:
-        """Raise UserError unless `needed` bytes are free, or taken by files of the same run."""
+        """Raise UserError unless `needed` bytes are free, counting this run's files as free."""
         own = sum(path.stat().st_size for path in self._files() if path.is_file())
         free = shutil.disk_usage(self.folder).free + own
         if free < needed:

@@ -1,4 +1,4 @@
-"""Read and write the files of a run: formats, digests, and JSON from strangers."""
+"""Read and write the files of a run: formats, digests, and JSON that may come from strangers."""
 
 import json
 import math
@@ -18,7 +18,7 @@ __all__ = [
     "FORMAT",
     "Digests",
     "atomically",
-    "pretty",
+    "format_json",
     "read_json",
     "require_format",
     "write_json",
@@ -26,12 +26,12 @@ __all__ = [
 
 # The version of the files of a run. Increase it whenever an older sogclr would misread them.
 FORMAT = 1
-LARGEST_JSON = 1 << 24  # bytes; the largest file of a run, with all options, has some thousand
+LARGEST_JSON = 1 << 24  # bytes; a run with all options writes some thousand
 LARGEST_INT = 1 << 63
 TRIES = 3  # to read a file and its digest while another process replaces both
 
 
-def pretty(data: dict[str, Any]) -> str:
+def format_json(data: dict[str, Any]) -> str:
     """Format data as indented JSON."""
     return json.dumps(data, indent=2) + "\n"
 
@@ -46,7 +46,7 @@ def atomically(
     Args:
         target: the path of the file.
         write: writes the content to the path that it is given.
-        advice: what a user can do if that fails.
+        advice: what a user can do if the file cannot be written.
 
     Raises:
         UserError: the disk is full or fails; a previous file stays intact.
@@ -55,7 +55,8 @@ def atomically(
         replace_file(target, write)
     # torch and safetensors raise their own errors when the disk fails.
     except (OSError, RuntimeError, SafetensorError) as error:
-        if "DataLoader worker" in str(error):  # torch raises it from a signal, wherever that comes
+        # Not an error of the disk: torch raises this one in whatever code runs when a worker dies.
+        if "DataLoader worker" in str(error):
             raise
         kept = f"; the last {target.name} is intact" if target.exists() else ""
         reason = getattr(error, "strerror", None) or one_line(error)
@@ -64,7 +65,7 @@ def atomically(
 
 def write_json(target: Path, data: dict[str, Any]) -> None:
     """Write JSON with the number of its format."""
-    text = pretty({"format": FORMAT, **data})
+    text = format_json({"format": FORMAT, **data})
     atomically(target, lambda path: path.write_text(text, encoding="utf-8"))
 
 
@@ -112,8 +113,8 @@ def require_format(data: dict[str, Any], path: Path) -> None:
 class Digests:
     """The digests of a run's files, by which a file that has changed is found.
 
-    A file and its digest cannot be replaced at once. So the digest of a new file is stored before
-    the file is renamed, beside the digest of the old one, and either is accepted.
+    A file and its digest cannot be replaced at once. So the digest of the new file is stored first,
+    beside that of the old file, and either digest is accepted.
 
     Args:
         path: the file of the digests, `{name: [digest, ...]}`.
@@ -124,7 +125,7 @@ class Digests:
         self._written: dict[str, str] = {}
 
     def write(self, target: Path, write: Callable[[Path], object]) -> None:
-        """Write a file atomically, and its digest before it gets its name.
+        """Write a file whole, and its digest before it gets its name.
 
         Raises:
             UserError: the disk is full or fails; a previous file stays intact.

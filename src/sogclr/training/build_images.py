@@ -10,7 +10,7 @@ from ..data.batches.schedule import Schedule, ShuffledSchedule
 from ..data.batches.stream import StreamSchedule
 from ..data.image_source import ImageSource
 from ..data.tar.stream import StreamSource
-from ..data.views.resident import ResidentImages, resident
+from ..data.views.resident import ResidentImages, keep_on_device
 from ..models.encoders import (
     ContrastiveModel,
     EncoderSpec,
@@ -37,20 +37,20 @@ def build_training(
         source: the images.
         plan: the plan of the run.
         module: the user's own encoder; None if the plan names one.
-        device: the device of the run, which may keep all images of a small data set.
+        device: the device of the run; a GPU keeps all images of a small data set.
 
     Raises:
         UserError: the encoder is unknown, or its weights cannot be loaded.
     """
     request = plan.request
     encoder, spec = _build_encoder(plan, module)
-    size = plan.batch_size, request.accumulate, request.epochs, request.seed, rank(), processes()
+    order = plan.batch_size, request.accumulate, request.epochs, request.seed, rank(), processes()
     if isinstance(source, StreamSource):
         stream_task = StreamTask(_build_model(plan, encoder, spec), spec, source, plan, device)
-        return stream_task, StreamSchedule(source, request.table_rows, *size)
-    images = resident(source, device)
+        return stream_task, StreamSchedule(source, request.table_rows, *order)
+    images = keep_on_device(source, device)
     task = build_task(source, plan, encoder, spec, device, images)
-    return task, ShuffledSchedule(source.ids, *size)
+    return task, ShuffledSchedule(source.ids, *order)
 
 
 def build_task(
@@ -77,13 +77,15 @@ def build_task(
 def _build_model(
     plan: Plan, encoder: nn.Module, spec: EncoderSpec
 ) -> ContrastiveModel | MomentumModel:
+    """Put a new projector behind the encoder, and with MoCo a momentum encoder beside it."""
     width = width_of(encoder, plan.image_size)
     say(f"  {describe(encoder, spec, width)}")
-    few = plan.batch_size // processes()
-    if few < FEWEST_FOR_BATCH_STATISTICS and has_batch_statistics(encoder):
+    samples = plan.batch_size // processes()
+    if samples < FEWEST_FOR_BATCH_STATISTICS and has_batch_statistics(encoder):
         say(
-            f"  batch normalization couples the {few} samples of a batch: an encoder without it "
-            "(resnet50_gn, convnext_tiny, --norm group) or a larger batch may learn more"
+            f"  batch normalization couples the {samples} samples of a batch: an encoder without "
+            "batch normalization (resnet50_gn, convnext_tiny, --norm group) or a larger batch may "
+            "learn more"
         )
     query = ContrastiveModel(encoder, build_projector(width, norm=plan.norm))
     return query if plan.momentum is None else MomentumModel(query, plan.momentum)

@@ -14,7 +14,7 @@ def build_temperature(
     Args:
         mode: "constant", "learned" or "individual".
         initial: the initial tau. It may lie below the usual lower bound, which is then lowered.
-        rho: weight of tau in its objective; None for F/tau. Individual temperatures have one.
+        rho: weight of tau in its objective; None for F/tau. Individual temperatures need a weight.
     """
     if mode == "constant":
         return initial

@@ -1,7 +1,7 @@
 """Run steps as CUDA graphs: the host launches one graph a step instead of a thousand kernels.
 
-A step of a small network at a small batch is a thousand kernels of some microseconds. Python
-takes three times as long to launch them as a GPU to run them.
+A step of a small network on a small batch is a thousand kernels of some microseconds. Python needs
+three times as long to launch them as a GPU needs to run them.
 """
 
 from collections import Counter
@@ -64,6 +64,8 @@ class GraphStep:
 
 @dataclass(frozen=True)
 class _Recording:
+    """A recorded graph: the tensors that hold its inputs, and the function that replays it."""
+
     inputs: tuple[Tensor, ...]
     replay: Replay
 
@@ -158,8 +160,8 @@ class Recorder:
             inputs: the tensors that hold the arguments of every replay.
 
         Returns:
-            Calls the function on the present values of `inputs`; every replay overwrites the
-            results of the last one.
+            A function that replays the graph on the present values of `inputs`. Every replay
+            overwrites the results of the last one.
 
         Raises:
             RuntimeError: the function waits for the device, or does something else that a graph

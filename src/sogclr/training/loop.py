@@ -29,7 +29,7 @@ from .task import Task
 
 __all__ = ["Trainer"]
 
-# What torch and Python raise for a checkpoint whose parts have other names, types or shapes.
+# Errors of torch and Python if parts of a checkpoint have other names, types or shapes.
 MISFITS = (LookupError, TypeError, ValueError, RuntimeError, AttributeError)
 
 
@@ -106,14 +106,14 @@ class Trainer:
                     if self._any_process(time.monotonic() - last_save >= self.checkpoint_seconds):
                         self.save()
                         last_save = time.monotonic()
-                if stopping:
+                if stopping:  # Weights that are not finite must not be saved.
                     self.monitor.check_finite(self.task.names)
                     break
             self.save()
         return self.step == self.schedule.total_steps
 
     def add_gradient(self, batch: Any) -> None:
-        """Run the forward and backward pass of a micro-batch; does not wait for the device."""
+        """Add the gradient of a micro-batch; does not wait for the device."""
         for name, reason in batch.unreadable:
             self.monitor.report_skipped(name, reason)
         micro_batch = batch.micro_batch
@@ -123,11 +123,15 @@ class Trainer:
         elif self.fabric.world_size > 1:
             raise UserError(
                 f"step {micro_batch.step + 1}: a process could read none of its samples; the last "
-                "checkpoint is from before; restore the files and go on with --resume"
+                "checkpoint is from before this step; restore the files and go on with --resume"
             )
 
     def update_weights(self, step: int) -> None:
-        """Run the optimizer step after the last micro-batch of a step; does not wait."""
+        """Take the optimizer step after the last micro-batch; does not wait for the device.
+
+        Args:
+            step: number of the step, from 0.
+        """
         self.learning_rates.step_update(step)
         self.optimizer.step()
         self.task.after_step()
@@ -136,7 +140,11 @@ class Trainer:
         self.monitor.progress.advance(self.step)
 
     def log(self, epoch_ends: bool) -> None:
-        """Check and report the results since the last log point; waits for the device."""
+        """Check and report the results since the last log point; waits for the device.
+
+        Args:
+            epoch_ends: whether the last step ended an epoch, so that scores may be due.
+        """
         self.monitor.check_finite(self.task.names)
         self.task.loss.raise_for_invalid_ids()
         epoch = self.step / self.schedule.steps_per_epoch
@@ -172,7 +180,7 @@ class Trainer:
             "model": model,
             "optimizer": optimizer,
             "loss": loss,
-            "data": self.task.identity(),
+            "data": self.task.fingerprints(),
             "monitor": self.monitor.state(),
             "rng": torch.get_rng_state(),
         }
@@ -182,7 +190,7 @@ class Trainer:
         self.task.write_model(self.run, model)
 
     def restore(self) -> None:
-        """Load the checkpoint. If the data has changed, samples whose ids it has keep their state.
+        """Load the checkpoint. If the data has changed, samples with known ids keep their state.
 
         Raises:
             UserError: the checkpoint cannot be read or does not fit, or belongs to another data
@@ -207,7 +215,7 @@ class Trainer:
         if message is None:
             self.step = state["step"]
         else:
-            # The schedule now has another number of steps: go on at the same fraction of the run.
+            # The new schedule has another number of steps: go on at the same fraction of the run.
             self.step = round(state["step"] / state["total_steps"] * self.schedule.total_steps)
             say(message)
         self.monitor.restore(state["monitor"], self.fabric.device)
@@ -228,9 +236,11 @@ class Trainer:
 
     def _any_process(self, value: bool) -> bool:
         """Tell whether `value` is true in any process; all processes call it."""
+        # `agree` exchanges one number of each process, usually its number of samples.
         shares = agree("auto", int(value))
         return value if shares is None else shares.total > 0
 
     def _is_scored(self, epoch: int) -> bool:
+        """Tell whether scores are due at the end of an epoch: about ten times a run."""
         every = max(1, self.schedule.epochs // 10)
         return epoch % every == 0 or epoch == self.schedule.epochs

@@ -1,9 +1,9 @@
 """Measure the error of the normalizers while training, at every log point.
 
-The last batch was trained with estimates of its log-normalizers. They are compared with the
-log-normalizers among the batches just before it, whose features are a few steps old. The error of
-the table has two parts: what all samples share, since the table lags behind the encoder, and what
-is each sample's own.
+The last batch was trained with estimates of its log-normalizers. They are compared with
+log-normalizers over the samples of the batches just before it, whose features are a few steps old.
+The error of the table has two parts: one that all samples share, since the table lags behind the
+encoder, and one of each sample.
 """
 
 import math
@@ -78,7 +78,7 @@ class NormalizerError:
         ]
 
     def restore(self, state: list[tuple[Tensor, ...]], device: torch.device) -> None:
-        """Take the stored batches from `state`."""
+        """Store the batches that `state` returned."""
         batches = ([part.to(device) for part in parts] for parts in state)
         self._batches = deque(
             (_Batch((a, b), (index_a, index_b)) for a, b, index_a, index_b in batches),
@@ -89,8 +89,8 @@ class NormalizerError:
     def read(self, loss: Any) -> dict[str, float]:
         """Compute root mean square errors of log g over the anchors of the last batch.
 
-        Drops the stored batches. The noise of the reference does not count, because errors
-        against two independent references are multiplied. All processes call it.
+        Drops the stored batches. Errors against two independent references are multiplied, so the
+        noise of the references does not count. All processes call it.
 
         Args:
             loss: the loss that is trained.
@@ -128,9 +128,9 @@ class NormalizerError:
 
 def _look_up(table: NormalizerTable, rows: Tensor) -> Tensor:
     """Return the table's log u of rows `(b,)`; all processes call it with equal rows."""
-    if isinstance(table, ShardedNormalizerTable):  # no process has all rows
-        never = torch.full(rows.shape, -math.inf, device=rows.device)
-        return table(rows, never)  # without gradients, a call only reads
+    if isinstance(table, ShardedNormalizerTable):  # a process has only a part of the rows
+        nothing = torch.full(rows.shape, -math.inf, device=rows.device)
+        return table(rows, nothing)  # without gradients, a call reads and does not update
     return table.log_u[rows]
 
 
@@ -176,8 +176,8 @@ def _log_normalizers(
 def _correct_bias(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """Remove most of the bias of two estimates of log g, by the jackknife.
 
-    The logarithm of a noisy mean is too small on average. Each half of the samples is twice as
-    far off as both halves together.
+    The logarithm of a noisy mean is too small on average. For each half of the samples, this bias
+    is twice the bias for both halves together.
     """
     bias = 2 * (torch.logaddexp(one, other) - math.log(2) - (one + other) / 2)
     return one + bias, other + bias

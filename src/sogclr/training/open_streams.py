@@ -23,19 +23,17 @@ def open_stream(data: Any, request: Any, kind: type[S]) -> S | None:
         The stream; None if `data` is not a URL.
 
     Raises:
-        UserError: the stream cannot be read; a setting does not go with a stream, or goes only
-            with one.
+        UserError: the stream cannot be read, a setting does not go with a stream, or a setting
+            goes only with a stream.
     """
     rows, samples = request.table_rows, request.epoch_samples
     if not is_url(data):
         for name, value in (("--table-rows", rows), ("--epoch-samples", samples)):
             if value is not None:
-                raise UserError(
-                    f"{name}: goes with a stream, shards by URL; other data has a known length"
-                )
+                raise UserError(f"{name}: goes with a stream, shards by URL; leave it out")
         return None
     if samples is None:
-        raise UserError("data: a stream does not tell how long it is; give --epoch-samples")
+        raise UserError("data: the length of a stream is unknown; give --epoch-samples")
     if samples < 2:
         raise UserError(f"--epoch-samples: must be at least 2, got {samples}")
     if request.method == "sogclr" and rows is None:

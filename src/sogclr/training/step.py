@@ -1,4 +1,4 @@
-"""Run the forward and backward pass of a micro-batch, operation by operation."""
+"""Run the forward and backward pass of a micro-batch, without a CUDA graph."""
 
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ class StepRunner(Protocol):
     """Runs forward and backward passes, which add to the gradients of the weights.
 
     Attributes:
-        frees_gradients: whether gradients may be freed, rather than zeroed, between steps.
+        frees_gradients: whether gradients may be freed between steps, instead of set to 0.
     """
 
     frees_gradients: bool
@@ -24,7 +24,7 @@ class StepRunner(Protocol):
 
 
 class EagerStep:
-    """Runs the operations one by one, without a CUDA graph.
+    """Runs forward and backward passes as PyTorch does, operation by operation.
 
     Args:
         fabric: device, precision and processes.

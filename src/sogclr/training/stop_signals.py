@@ -1,4 +1,4 @@
-"""Stop a run on Ctrl-C or SIGTERM after the step that runs."""
+"""Stop a run on Ctrl-C or SIGTERM after the current step."""
 
 import signal
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ __all__ = ["StopRequest", "watch_stop_signals"]
 
 
 class StopRequest:
-    """A flag that signals set to stop this process."""
+    """A flag that a signal sets to stop the run after the current step."""
 
     def __init__(self) -> None:
         self.received = False
@@ -22,12 +22,12 @@ class StopRequest:
         if self.received:
             raise KeyboardInterrupt
         self.received = True
-        say("stopping after this step; once more to stop at once")
+        say("stopping after this step; a second signal stops at once")
 
 
 @contextmanager
 def watch_stop_signals() -> Iterator[StopRequest]:
-    """Handle `STOP_SIGNALS` within this context; restores the handlers afterwards."""
+    """Handle `STOP_SIGNALS` within this context, and restore the handlers at its end."""
     request = StopRequest()
     try:
         before = {s: signal.signal(s, request.handle) for s in STOP_SIGNALS}

@@ -21,9 +21,9 @@ class Outcome:
 
     Attributes:
         loss: scalar.
-        features: `(b, w)` the encoders' outputs for each side, without gradient.
-        projections: `(b, d)` the inputs of the loss for each side, without gradient.
-        indices: `(b,)` int64, the `index` that the loss received for each side.
+        features: for each side, `(b, w)` outputs of the encoder, without gradient.
+        projections: for each side, `(b, d)` inputs of the loss, without gradient.
+        indices: for each side, the `index` `(b,)` int64 that the loss received.
     """
 
     loss: Tensor
@@ -49,8 +49,8 @@ class Task(ABC):
         model: the model that is trained and kept in checkpoints.
         loss: the loss; has `raise_for_invalid_ids()`. Its parameters are trained as well.
         names: names of samples by index, for messages.
-        fixed_work: whether `prepare` returns tensors alone, in shapes that the batch size
-            determines, and `forward` does the same work for all batches of one size.
+        fixed_work: whether a step can be a CUDA graph: `prepare` returns only tensors, with shapes
+            that depend on the batch size alone, and `forward` does the same work in every step.
     """
 
     model: nn.Module
@@ -85,15 +85,18 @@ class Task(ABC):
         Args:
             model: `self.model`, possibly wrapped.
             inputs: what `prepare` returned, with tensors on the device.
-            device: the device.
+            device: the device of model and tensors.
         """
 
     def after_step(self) -> None:  # noqa: B027 most tasks have nothing to do here
-        """Update what depends on the weights, after each optimizer step; does not wait."""
+        """Update what depends on the weights, after each optimizer step.
+
+        Does not wait for the device.
+        """
 
     @abstractmethod
-    def identity(self) -> dict[str, Fingerprint]:
-        """Return the fingerprints of the samples, see `sogclr.runs.changed_data`."""
+    def fingerprints(self) -> dict[str, Fingerprint]:
+        """Return the fingerprints of the samples of each side, see `sogclr.runs.changed_data`."""
 
     def restore(self, state: dict[str, Any], run: Run) -> str | None:
         """Load model and loss from a checkpoint.
@@ -112,7 +115,7 @@ class Task(ABC):
         """
         load_plain(self.model, state["model"])
         loss, message = carry_over(
-            state["loss"], self.loss.state_dict(), state["data"], self.identity(), run
+            state["loss"], self.loss.state_dict(), state["data"], self.fingerprints(), run
         )
         self.loss.load_state_dict(loss)
         if message is not None and getattr(self.loss, "memory", None) is not None:

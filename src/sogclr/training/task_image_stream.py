@@ -1,4 +1,4 @@
-"""Tasks of samples that come as a stream: sample keys identify them, and table rows are hashed."""
+"""Tasks of a stream: sample keys identify samples, and hashes of the keys are table rows."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -21,7 +21,7 @@ from .task_images import ViewsTask
 
 __all__ = ["StreamTask", "Streamed"]
 
-MOST_NAMES = 100_000  # names kept for messages: many more than samples between two log points
+MOST_NAMES = 100_000  # names kept for messages; far fewer samples lie between two log points
 
 
 class Streamed(Task):
@@ -42,15 +42,17 @@ class Streamed(Task):
             self.names.add(batch.micro_batch)
             yield batch
 
-    def identity(self) -> dict[str, Fingerprint]:
+    def fingerprints(self) -> dict[str, Fingerprint]:
         """Return the fingerprint of the shards: a stream has no list of its samples."""
         return {"": fingerprint(self.source.ids, np.zeros(len(self.source.ids), dtype=np.int64))}
 
     def restore(self, state: dict[str, Any], run: Run) -> str | None:
-        """See `Task.restore`. Samples keep their rows if shards change: rows are hashed keys."""
+        """Load the state as `Task.restore`; samples keep their rows, which are hashes of keys."""
         load_plain(self.model, state["model"])
         self.loss.load_state_dict(state["loss"])
-        before, now = (set(each[""]["ids"].tolist()) for each in (state["data"], self.identity()))
+        before, now = (
+            set(each[""]["ids"].tolist()) for each in (state["data"], self.fingerprints())
+        )
         if before == now:
             return None
         return (
@@ -89,10 +91,11 @@ class StreamTask(Streamed, ViewsTask):
         return self.keep_names(batches)
 
     def first_epoch(self) -> StreamSchedule:
-        return StreamSchedule(self.source, None, self.plan.batch_size, 1, 1, self.plan.request.seed)
+        size, seed = self.plan.batch_size, self.plan.request.seed
+        return StreamSchedule(self.source, None, size, accumulate=1, epochs=1, seed=seed)
 
     def prepare(self, batch: Batch) -> tuple[Any, ...]:
-        """Prepare a batch as `ViewsTask.prepare`; add sample keys `(b,)` for a table."""
+        """Prepare a batch as `ViewsTask.prepare`; with a table, add sample keys `(b,)`."""
         inputs = super().prepare(batch)
         if not isinstance(self.loss, GlobalContrastiveLoss):
             return inputs  # Without a table, the index is the sample key.

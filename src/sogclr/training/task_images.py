@@ -27,9 +27,9 @@ from .task import Outcome, Task, to_device
 
 __all__ = ["TwoViewTask", "ViewsTask", "build_loss"]
 
-KNN_SAMPLES = 2_000  # an accuracy to +-1 %, within seconds on a CPU
+KNN_SAMPLES = 2_000  # measure an accuracy to +-1 %, within seconds on a CPU
 
-# Losses are comparable across batch sizes on this scale, which recorded results use too.
+# The scale of recorded results, on which losses are comparable across batch sizes.
 SCALE: Scale = "temperature"
 
 
@@ -63,7 +63,7 @@ def build_loss(plan: Plan, num_samples: int) -> ContrastiveLoss:
 
 
 def uses_static_views(device: torch.device) -> bool:
-    """Tell whether this device computes every augmentation for every view.
+    """Tell whether a device applies every augmentation to every view.
 
     A GPU computes all of them faster than it selects the views that change; a CPU does not.
     """
@@ -71,7 +71,7 @@ def uses_static_views(device: torch.device) -> bool:
 
 
 class ViewsTask(Task):
-    """The part of the task that does not depend on where images come from.
+    """The base of the tasks of images, which does not depend on where the images come from.
 
     Args:
         model: encoder and projector, initialized, with a momentum encoder if the method has one.
@@ -95,11 +95,11 @@ class ViewsTask(Task):
         self.spec, self.plan = spec, plan
         self.loss = build_loss(plan, num_samples)
         self.static_views = uses_static_views(device)
-        # A user's own module may do different work in each step.
+        # A user's own module may do other work in each step, which a CUDA graph cannot.
         self.fixed_work = self.static_views and not plan.encoder.startswith("custom:")
 
     def prepare(self, batch: Batch) -> tuple[Any, ...]:
-        """Return the index `(b,)`, crops, and the draws or parameters of each view's changes."""
+        """Return the index `(b,)`, the crops, and the random numbers or parameters of each view."""
         index = torch.from_numpy(batch.micro_batch.rows)
         if not self.static_views:
             return index, batch.crops, batch.draws
@@ -120,33 +120,36 @@ class ViewsTask(Task):
         """Turn crops into inputs of the encoder.
 
         Args:
-            index: `(b,)` of the images.
-            crops: see `Batch`.
-            changes: `(2b, DRAWS)` random draws; for static views `(2b, P)` parameters.
+            index: `(b,)` the rows of the images.
+            crops: the crops or boxes, see `Batch`.
+            changes: `(2b, DRAWS)` random numbers; for static views `(2b, P)` parameters.
 
         Returns:
             `(2b, 3, S, S)`, first all first views, then all second views.
         """
-        spec, settings = self.spec, self.plan.views
+        spec, augmentation = self.spec, self.plan.views
         if not self.static_views:
-            return encoder_inputs(crops, changes, settings, spec.mean, spec.std)
+            return encoder_inputs(crops, changes, augmentation, spec.mean, spec.std)
         if self.images is not None:
             crops = self.images.crops(index.repeat(2), crops, self.plan.image_size)
-        return static_inputs(crops, changes, settings, spec.mean, spec.std)
+        return static_inputs(crops, changes, augmentation, spec.mean, spec.std)
 
-    def compute_loss(self, sides: list[Tensor], index: Tensor, *sample_keys: Tensor) -> Tensor:
+    def compute_loss(
+        self, sides: list[Tensor], index: Tensor, sample_key: Tensor | None = None
+    ) -> Tensor:
         """Compute the loss.
 
         Args:
             sides: `(b, d)` projections of both views, with MoCo also keys of both views.
-            index: `(b,)` of the images.
-            sample_keys: at most one tensor, the sample keys `(b,)`, for a table of hashed rows.
+            index: `(b,)` the rows of the images.
+            sample_key: `(b,)` the sample keys; only for a table of hashed rows.
         """
-        names = dict(zip(("sample_key",), sample_keys, strict=False))
-        return self.loss(*sides, index, **names)
+        if sample_key is None:
+            return self.loss(*sides, index)
+        return self.loss(*sides, index, sample_key=sample_key)
 
     def prime(self, device: torch.device) -> None:
-        """Initialize a momentum encoder by one batch, see `MomentumModel.prime`."""
+        """Initialize the momentum encoder, if there is one, by one batch; see `MomentumModel`."""
         if not isinstance(self.model, MomentumModel):
             return
         for batch in self.loader(self.first_epoch(), pin_memory=False):
@@ -202,9 +205,10 @@ class TwoViewTask(ViewsTask):
         )
 
     def first_epoch(self) -> ShuffledSchedule:
-        return ShuffledSchedule(self.source.ids, self.plan.batch_size, 1, 1, self.plan.request.seed)
+        size, seed = self.plan.batch_size, self.plan.request.seed
+        return ShuffledSchedule(self.source.ids, size, accumulate=1, epochs=1, seed=seed)
 
-    def identity(self) -> dict[str, Fingerprint]:
+    def fingerprints(self) -> dict[str, Fingerprint]:
         return {"": fingerprint(self.source.ids, self.source.marks)}
 
     def score(self, device: torch.device) -> dict[str, float]:

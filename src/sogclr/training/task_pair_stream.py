@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..data.batches.loaders import schedule_loader
 from ..data.batches.stream import StreamMicroBatch, StreamSchedule, stream_draws, table_rows_of
 from ..data.hashed_rows import stable_keys
-from ..data.pair_source import PARTNER_STREAM
+from ..data.pair_source import PARTNER_PURPOSE
 from ..data.tar.stream_pairs import PairStream
 from ..data.views.draws import DRAWS
 from ..losses import GlobalClipLoss
@@ -49,7 +49,7 @@ class _StreamPairs(Dataset):
         a = self.a.read(
             lambda i: samples[i].image(), stream_draws(micro_batch, self.seed, 0, DRAWS)
         )
-        choice = stream_draws(micro_batch, self.seed, PARTNER_STREAM, 1)[:, 0]
+        choice = stream_draws(micro_batch, self.seed, PARTNER_PURPOSE, 1)[:, 0]
         captions = [
             samples[i].captions[int(choice[i] * len(samples[i].captions))]
             for i in np.flatnonzero(a.readable)

@@ -196,7 +196,7 @@ class PairTask(SidesTask):
             pin_memory=pin_memory,
         )
 
-    def identity(self) -> dict[str, Fingerprint]:
+    def fingerprints(self) -> dict[str, Fingerprint]:
         source = self.source
         return {
             "_a": fingerprint(source.a.ids, source.a.marks),

@@ -1,4 +1,4 @@
-"""Draw the views that the encoder will see: one look at them catches most mistakes."""
+"""Write a picture of views as the encoder will see them, in which a user can notice mistakes."""
 
 import math
 from pathlib import Path
@@ -32,13 +32,15 @@ def write_views_picture(source: ImageSource | StreamSource, plan: Plan, target: 
     from torchvision.transforms.functional import to_pil_image
     from torchvision.utils import make_grid
 
-    count, settings = min(SAMPLES, len(source)), (1, 1, plan.request.seed)
+    count, seed = min(SAMPLES, len(source)), plan.request.seed
     size, crop_min = plan.image_size, plan.views.crop_min or 0.0
     if isinstance(source, StreamSource):
-        stream = StreamSchedule(source.shorten(count), None, count, *settings)
+        stream = StreamSchedule(
+            source.shorten(count), None, count, accumulate=1, epochs=1, seed=seed
+        )
         loader = stream_batches(stream, image_size=size, crop_min=crop_min, workers=0)
     else:
-        schedule = ShuffledSchedule(source.ids, count, *settings)
+        schedule = ShuffledSchedule(source.ids, count, accumulate=1, epochs=1, seed=seed)
         loader = view_batches(source, schedule, image_size=size, crop_min=crop_min, workers=0)
     batch = next(iter(loader))
     views = photometric(batch.crops, batch.draws, plan.views)  # (2b, 3, S, S)

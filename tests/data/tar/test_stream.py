@@ -216,7 +216,7 @@ def test_a_sample_that_comes_again_in_an_epoch_has_other_views(make_shards):
     (batch,) = stream_batches(plan, image_size=8, crop_min=0.2, workers=0)
     draws = batch.draws[: 2 * SAMPLES]  # of first views
     order = np.lexsort(
-        [[sample.turn for sample in batch.micro_batch.samples], batch.micro_batch.keys]
+        [[sample.pass_number for sample in batch.micro_batch.samples], batch.micro_batch.keys]
     )
     first, second = draws[order[::2]], draws[order[1::2]]
     ids = np.sort(batch.micro_batch.keys)[::2].view(np.uint64)

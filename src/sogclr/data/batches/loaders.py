@@ -35,7 +35,7 @@ class Batch:
         micro_batch: the samples that could be read.
         crops: `(2b, 3, S, S)` uint8, all first views, then all second views. If images stay on
             the device: `(2b, 4)` float32, the boxes to crop there.
-        draws: `(2b, DRAWS)` random numbers, from which each view's augmentation is computed.
+        draws: `(2b, DRAWS)` float64 random numbers, from which each view is computed.
         unreadable: `(name, reason)` of each sample that was skipped.
     """
 
@@ -171,7 +171,14 @@ def view_batches(
 def schedule_loader(
     dataset: Dataset, schedule: Schedule, workers: int, pin_memory: bool
 ) -> DataLoader:
-    """Load the result of `dataset.__getitems__` for each micro-batch of a schedule."""
+    """Load the result of `dataset.__getitems__` for each micro-batch of a schedule.
+
+    Args:
+        dataset: has `__getitems__`, which takes a micro-batch.
+        schedule: the micro-batches.
+        workers: loader processes; 0 loads in this process.
+        pin_memory: whether to pin results in memory, for faster copies to a GPU.
+    """
     return DataLoader(
         dataset,
         # The schedule yields micro-batches where torch's types expect lists of numbers.
@@ -179,7 +186,7 @@ def schedule_loader(
         collate_fn=_unchanged,
         num_workers=workers,
         worker_init_fn=_ignore_signals,
-        # An own generator: otherwise the loader's seed would advance the generator of dropout.
+        # With the default generator, the loader's seed would change the random numbers of dropout.
         generator=torch.Generator(),
         pin_memory=pin_memory,
     )
@@ -208,22 +215,22 @@ def center_batches(
         collate_fn=_unchanged,
         num_workers=workers,
         worker_init_fn=_ignore_signals,
-        # An own generator: otherwise the loader's seed would advance the generator of dropout.
+        # With the default generator, the loader's seed would change the random numbers of dropout.
         generator=torch.Generator(),
     )
 
 
 def _ignore_signals(worker: int) -> None:
-    # Ctrl-C and torchrun's SIGTERM reach the workers too, but the trainer needs the workers until
-    # its step is done. It then ends them itself, by an event.
+    # Ctrl-C and torchrun's SIGTERM reach the workers too, but the trainer needs them until its step
+    # is done, and then ends them itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_exit_after, args=(os.getppid(),), daemon=True).start()
 
 
-def _exit_after(trainer: int) -> None:
+def _exit_after(trainer_id: int) -> None:
     # Without this, the worker of a killed trainer would wait for ever to send its batch.
-    while os.getppid() == trainer:
+    while os.getppid() == trainer_id:
         time.sleep(1)
     os._exit(1)
 

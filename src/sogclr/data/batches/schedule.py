@@ -11,7 +11,7 @@ from ..randomness import shuffled
 
 __all__ = ["MicroBatch", "Schedule", "ShuffledSchedule", "SubsetSchedule"]
 
-UNUSED_EPOCH = 1 << 20  # larger than any epoch of a run, so that no run has seen its views
+FIRST_UNUSED_EPOCH = 1 << 20  # above the epochs of any run
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class MicroBatch:
 class Schedule(Sampler[MicroBatch]):
     """The micro-batches of a whole run, in order.
 
-    The micro-batches of an epoch differ in size by at most one sample. Full ones and a small
-    remainder would be worse: its few samples would count as much as a full micro-batch.
+    The micro-batches of an epoch differ in size by at most one sample. With full ones and a small
+    remainder, the few samples of the remainder would count as much as a full micro-batch.
 
     Args:
         samples: number of samples in an epoch.
@@ -53,8 +53,8 @@ class Schedule(Sampler[MicroBatch]):
         accumulate: number of micro-batches per optimizer step.
         epochs: number of epochs.
         seed: seed of the order.
-        rank: number of this process. Each process has an even share of every micro-batch.
-        processes: number of processes.
+        rank: number of this process, from 0.
+        processes: number of processes, each with an even share of every micro-batch.
 
     Attributes:
         micro_batches: number of micro-batches in an epoch.
@@ -164,7 +164,7 @@ class ShuffledSchedule(Schedule):
 class SubsetSchedule(ShuffledSchedule):
     """A schedule that visits each chosen sample once an epoch, in random order.
 
-    The epochs are such that no run has seen their random views.
+    The numbers of its epochs lie above those of any run, so that no run has seen their views.
 
     Args:
         indices: `(n,)` positions of the samples in the data.
@@ -178,4 +178,4 @@ class SubsetSchedule(ShuffledSchedule):
     def _micro_batch(
         self, step: int, epoch: int, share: np.ndarray, weight: float, last: bool
     ) -> MicroBatch:
-        return MicroBatch(step, UNUSED_EPOCH + epoch, self.indices[share], weight, last)
+        return MicroBatch(step, FIRST_UNUSED_EPOCH + epoch, self.indices[share], weight, last)

@@ -20,12 +20,12 @@ from .schedule import MicroBatch, Schedule
 __all__ = ["StreamMicroBatch", "StreamSchedule", "stream_batches", "stream_draws", "table_rows_of"]
 
 AHEAD = 256  # samples that the reader fetches ahead
-_TURN = 2**32  # more than the epochs of any run
+_MOST_EPOCHS = 2**32  # more than any run has
 
 
 @dataclass(frozen=True)
 class StreamMicroBatch(MicroBatch):
-    """A micro-batch on its way to a worker, and back without the encoded images.
+    """A micro-batch of a stream. It brings encoded images to a worker and returns without them.
 
     Attributes:
         rows: `(b,)` int64 rows of the table; without a table, the keys.
@@ -93,16 +93,21 @@ def table_rows_of(keys: Tensor, table_rows: int | None) -> Tensor:
     return keys if table_rows is None else hashed_rows(keys, table_rows)
 
 
-def stream_draws(micro_batch: StreamMicroBatch, seed: int, stream: int, count: int) -> np.ndarray:
+def stream_draws(micro_batch: StreamMicroBatch, seed: int, purpose: int, count: int) -> np.ndarray:
     """Draw `uniforms` for the samples of a micro-batch, `(b, count)`.
 
-    A sample that occurs again in an epoch gets other numbers, which no epoch of the run uses.
+    If a sample occurs again in an epoch, it gets the numbers of an epoch after the end of the run.
+
+    Args:
+        micro_batch: the samples, b of them.
+        seed, purpose, count: see `uniforms`.
     """
     draws = np.empty((len(micro_batch.samples), count))
-    turns = np.array([sample.turn for sample in micro_batch.samples], dtype=np.int64)
-    for turn in np.unique(turns).tolist():
-        ids = micro_batch.keys[turns == turn].view(np.uint64)
-        draws[turns == turn] = uniforms(seed, micro_batch.epoch + turn * _TURN, ids, stream, count)
+    passes = np.array([sample.pass_number for sample in micro_batch.samples], dtype=np.int64)
+    for pass_number in np.unique(passes).tolist():
+        epoch = micro_batch.epoch + pass_number * _MOST_EPOCHS
+        ids = micro_batch.keys[passes == pass_number].view(np.uint64)
+        draws[passes == pass_number] = uniforms(seed, epoch, ids, purpose, count)
     return draws
 
 

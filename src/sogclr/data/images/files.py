@@ -28,7 +28,8 @@ from ..randomness import stable_id
 
 __all__ = ["FileHeader", "ImageFiles", "read_headers"]
 
-# Part of the cache's file name. Increase it whenever another file is readable, or a field is added.
+# Part of the cache's file name. Increase it whenever other files become readable, or `FileHeader`
+# changes, so that an old cache is not read.
 _EDITION = 2
 
 
@@ -36,8 +37,8 @@ class FileHeader(NamedTuple):
     """What is known of a file before its image is decoded. The cache holds the fields in order.
 
     Attributes:
-        bytes, changed: size and time of change of the file.
-        width, height: of its image, in pixels.
+        bytes, changed: size of the file, and its time of change in nanoseconds.
+        width, height: sides of its image in pixels.
         own: whether this package wrote the image.
         reason: why the file cannot be read, or None.
     """
@@ -109,7 +110,7 @@ def read_headers(root: Path, names: Sequence[str]) -> dict[str, FileHeader]:
             headers[name] = FileHeader(0, 0, 0, 0, False, reason_of(error))
             continue
         before = cached.get(name)
-        # Failures are retried: permissions and network shares may be restored.
+        # Try unreadable files again: permissions and network shares may be restored.
         if before and before[-1] is None and before[:2] == [status.st_size, status.st_mtime_ns]:
             headers[name] = FileHeader(*before)
         else:

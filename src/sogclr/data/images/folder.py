@@ -17,7 +17,7 @@ from .files import ImageFiles, read_headers
 
 __all__ = ["FolderSource"]
 
-_RUN_FILE = "settings.json"  # of a run's folder; its keys tell it from other files of this name
+_RUN_FILE = "settings.json"  # marks the folder of a run, if it has `_RUN_KEYS`
 _RUN_KEYS = {"asked", "resolved"}
 _LARGEST_SETTINGS = 1 << 20  # bytes
 
@@ -26,8 +26,8 @@ class FolderSource(ImageFiles):
     """Every image file below a folder, sorted by relative path.
 
     If there are two or more sub-folders, the first level of sub-folders is the label. Images beside
-    these sub-folders have no label. Folders of runs and the pictures that this package wrote are
-    no data. `describe` names all that is passed over.
+    these sub-folders have no label. Folders of runs, and the pictures that this package wrote, are
+    passed over; `describe` names them.
 
     Args:
         root: the folder.
@@ -64,7 +64,7 @@ class FolderSource(ImageFiles):
             )
         self.left_out += found.unreadable
         self.damaged += [f"{name}: {reason}" for name, reason in found.unreadable]
-        self.labels, self.classes = _labels(self.names)
+        self.labels, self.classes = _derive_labels(self.names)
 
     def describe(self) -> str:
         text = f"{self._root}: {len(self):,} images"
@@ -77,8 +77,8 @@ class FolderSource(ImageFiles):
     def _describe_unlabelled(self) -> str:
         if self.labels is None:
             return ""
-        loose = [self.names[row] for row in np.flatnonzero(self.labels == NO_LABEL).tolist()]
-        return f"; no label: {len(loose):,} beside them ({summarize(loose)})" if loose else ""
+        names = [self.names[row] for row in np.flatnonzero(self.labels == NO_LABEL).tolist()]
+        return f"; no label: {len(names):,} beside them ({summarize(names)})" if names else ""
 
 
 @dataclass
@@ -100,7 +100,7 @@ class _Found:
     hidden: int = 0
 
     def describe_passed_over(self, own: Sequence[str]) -> str:
-        """Name what is no data; `own` are pictures that this package wrote."""
+        """Name what is passed over; `own` are pictures that this package wrote."""
         parts = [f"{run} (the folder of a run)" for run in self.runs[:SHOWN]]
         parts += [f"{name} (written by sogclr)" for name in own[:SHOWN]]
         more = max(0, len(self.runs) - SHOWN) + max(0, len(own) - SHOWN)
@@ -149,7 +149,7 @@ def _search(root: Path) -> _Found:
 
 
 def _hides(name: str) -> bool:
-    """Tell whether a name marks a file or folder that people do not see, as a Mac's copies."""
+    """Tell whether a name hides a file or folder, such as those that macOS adds to archives."""
     return name.startswith((".", "__MACOSX"))
 
 
@@ -163,7 +163,7 @@ def _is_run(folder: Path) -> bool:
     return isinstance(settings, dict) and settings.keys() >= _RUN_KEYS
 
 
-def _labels(names: Sequence[str]) -> tuple[np.ndarray | None, list[str] | None]:
+def _derive_labels(names: Sequence[str]) -> tuple[np.ndarray | None, list[str] | None]:
     """Return the labels `(n,)` and the names of the classes; None if there are no sub-folders."""
     folders = [name.split("/", 1)[0] if "/" in name else None for name in names]
     classes = sorted({folder for folder in folders if folder is not None})

@@ -39,7 +39,7 @@ MEASURED, SEARCHED = 64, 8
 FIRST_SAMPLE, NEXT_SAMPLE = 60.0, 600.0
 _BLOCK = 4_096  # random numbers that are drawn at once
 
-# Streams of random numbers: 0 and 1 are the views, 2 the buffer's slots, 3 and up the passes.
+# Purposes of random numbers: 0 and 1 are the views, 2 the buffer's slots, 3 and up the passes.
 _SLOTS, _PASSES = 2, 3
 
 T = TypeVar("T")
@@ -140,12 +140,12 @@ class StreamSource:
             passed: counts the samples of the first pass that lack a part.
         """
         patience = self._limit(NEXT_SAMPLE)
-        for turn in count():
-            draws = uniforms(seed, epoch, self.ids, _PASSES + turn, 1)[:, 0]
+        for pass_number in count():
+            draws = uniforms(seed, epoch, self.ids, _PASSES + pass_number, 1)[:, 0]
             usable = 0
             for shard in np.argsort(draws, kind="stable"):
-                counts = passed if turn == 0 else PassedOver()
-                for sample in self._samples(self.urls[shard], patience, counts, turn):
+                counts = passed if pass_number == 0 else PassedOver()
+                for sample in self._samples(self.urls[shard], patience, counts, pass_number):
                     usable += sample.damage is None
                     yield sample
             if not usable:
@@ -156,22 +156,22 @@ class StreamSource:
         return Patience(seconds, message + self._needed)
 
     def _samples(
-        self, url: str, patience: Patience, passed: PassedOver, turn: int = 0
+        self, url: str, patience: Patience, passed: PassedOver, pass_number: int = 0
     ) -> Iterator[StreamSample]:
-        """Yield the samples of a shard, and at the end its damage, if there is any."""
-        for sample in self._join_members(url, patience, passed, turn):
+        """Yield the samples of a shard, and its damage, if any, in place of the rest."""
+        for sample in self._join_members(url, patience, passed, pass_number):
             yield sample
             patience.restart()
 
     def _join_members(
-        self, url: str, patience: Patience, passed: PassedOver, turn: int
+        self, url: str, patience: Patience, passed: PassedOver, pass_number: int
     ) -> Iterator[StreamSample]:
         key, parts, problem = "", dict[str, bytes](), ""
         try:
             for member in read_members(url, self._largest, patience):
                 own, part = key_and_part(member.name)
                 if own and own != key:
-                    yield from self._finish(key, parts, problem, passed, turn)
+                    yield from self._finish(key, parts, problem, passed, pass_number)
                     key, parts, problem = own, {}, ""
                 if not own or part not in self._parts:
                     continue
@@ -181,9 +181,9 @@ class StreamSource:
         except tarfile.TarError as error:
             # Drop the last sample before the damage, because parts of it may be missing.
             reason = f"damaged ({reason_of(error)}), the samples behind the damage are left out"
-            yield StreamSample(without_secrets(url), b"", turn=turn, damage=reason)
+            yield StreamSample(without_secrets(url), b"", pass_number=pass_number, damage=reason)
             return
-        yield from self._finish(key, parts, problem, passed, turn)
+        yield from self._finish(key, parts, problem, passed, pass_number)
 
     def _largest(self, name: str) -> int:
         """Return the most bytes of a member that are read; 0 if it is no part that is needed."""
@@ -193,22 +193,24 @@ class StreamSource:
         return LARGEST_IMAGE if part in IMAGE_PARTS else LARGEST_TEXT
 
     def _finish(
-        self, key: str, parts: dict[str, bytes], problem: str, passed: PassedOver, turn: int
+        self, key: str, parts: dict[str, bytes], problem: str, passed: PassedOver, pass_number: int
     ) -> Iterator[StreamSample]:
         """Yield one sample, or its damage, or nothing if it lacks what is needed."""
         if problem:
-            yield StreamSample(key, b"", turn=turn, damage=problem)
+            yield StreamSample(key, b"", pass_number=pass_number, damage=problem)
             return
-        found = list(self._sample(key, parts, turn))
+        found = list(self._sample(key, parts, pass_number))
         if key and not found:
             passed.add(key)
         yield from found
 
-    def _sample(self, key: str, parts: dict[str, bytes], turn: int) -> Iterator[StreamSample]:
+    def _sample(
+        self, key: str, parts: dict[str, bytes], pass_number: int
+    ) -> Iterator[StreamSample]:
         """Yield one sample if its parts include what is needed, else nothing."""
         for part in IMAGE_PARTS:
             if part in parts:
-                yield StreamSample(key, parts[part], turn=turn)
+                yield StreamSample(key, parts[part], pass_number=pass_number)
                 return
 
     def _measure(self, first: list[StreamSample]) -> None:

@@ -38,15 +38,19 @@ class PairStream(StreamSource):
     _needed = "both an image that can be read and a caption, a part txt or `caption` in json"
     _what = "pairs"
 
-    def _sample(self, key: str, parts: dict[str, bytes], turn: int) -> Iterator[StreamSample]:
+    def _sample(
+        self, key: str, parts: dict[str, bytes], pass_number: int
+    ) -> Iterator[StreamSample]:
         of_parts = (captions_in(part, parts[part]) for part in CAPTION_PARTS if part in parts)
         # Sorted as in `PairSource`, so that the same caption is drawn.
         captions = tuple(sorted(set(next(filter(None, of_parts), [])), key=stable_id))
         if captions:
-            for sample in super()._sample(key, parts, turn):
+            for sample in super()._sample(key, parts, pass_number):
                 yield replace(sample, captions=captions)
         elif parts.get("txt", b"").strip():
-            yield StreamSample(key, b"", turn=turn, damage="its txt is no text in UTF-8")
+            yield StreamSample(
+                key, b"", pass_number=pass_number, damage="its txt is no text in UTF-8"
+            )
 
     def _measure(self, first: list[StreamSample]) -> None:
         super()._measure(first)

@@ -1,4 +1,4 @@
-"""A sample of a stream of tar shards, and those that are passed over."""
+"""A sample of a stream of tar shards, and the count of the samples that are passed over."""
 
 import io
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ __all__ = ["PassedOver", "StreamSample"]
 
 @dataclass(frozen=True)
 class StreamSample:
-    """A sample, or the place of a damaged one, or where a damaged shard broke off.
+    """A sample of a shard, or a damage that takes the place of one sample.
 
     Attributes:
         name: key of the sample, or URL of the damaged shard.
         content: the encoded image.
         captions: distinct captions sorted by id, in a stream of pairs.
-        turn: how often this epoch read the sample's shard before.
-        damage: why the sample, or the shard to its end, cannot be read; else None. Damage takes
+        pass_number: number of the pass over all shards within the epoch, from 0.
+        damage: why the sample, or the rest of the shard, cannot be read; None if it can. It takes
             the place of one sample, so that it is reported once per epoch.
     """
 
     name: str
     content: bytes
     captions: tuple[str, ...] = ()
-    turn: int = 0
+    pass_number: int = 0
     damage: str | None = None
 
     def image(self) -> Image.Image:

@@ -57,18 +57,19 @@ _RADIUS_MAX = 11
 def crop_box(draws: Floats, width: int, height: int, crop_min: float) -> Box:
     """Return the box that a view shows, as `torchvision.transforms.RandomResizedCrop` draws it.
 
-    The box's share of the image's area is uniform in [crop_min, 1], the logarithm of width/height
-    in +-log(4/3). The first of ten such boxes that fits into the image gets a random position. If
-    none fits, the box is the largest central one with width/height within the limits.
+    The box's share of the image's area is uniform in [crop_min, 1], and the logarithm of its
+    width/height is uniform in [-log(4/3), log(4/3)]. The first of ten such boxes that fits into the
+    image gets a random position. If none fits, the box is the largest central one with width/height
+    within the limits.
 
     Args:
-        draws: `(DRAWS,)` numbers of one view.
+        draws: `(DRAWS,)` random numbers of one view.
         width: width of the image, in pixels.
         height: height of the image, in pixels.
         crop_min: smallest share of the image's area, in [0, 1].
 
     Returns:
-        left, top, right, bottom in pixels; at least one pixel, inside the image.
+        left, top, right, bottom in pixels: a box of at least one pixel inside the image.
     """
     # One box at a time and without NumPy: usually the first one fits.
     for area, ratio in zip(draws[_AREAS].tolist(), draws[_RATIOS].tolist(), strict=True):

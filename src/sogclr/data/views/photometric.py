@@ -1,6 +1,6 @@
-"""Change colours and blur a batch, with parameters of its own for each view.
+"""Change colours and blur a batch, each view with its own parameters.
 
-Every function equals that of `torchvision.transforms.v2.functional` on a float image. Images x are
+Every function equals one of `torchvision.transforms.v2.functional` on a float image. Images x are
 `(B, 3, S, S)` float32 in [0, 1] on any device. Parameters come from the host, and nothing is copied
 back.
 """
@@ -32,7 +32,7 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-# Columns of amounts, values of orders.
+# The four colour changes: columns of `amounts`, and the values in `order`.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 _LUMA = (0.2989, 0.587, 0.114)
@@ -110,16 +110,16 @@ def _luma(x: Tensor) -> Tensor:
 def shift_hue_(x: Tensor, shift: Tensor) -> None:
     """Add `shift` `(B,)`, in turns, to the hue of HSV.
 
-    Saturation and value stay, so the largest and smallest of the three channels do; hue says
-    how far each channel is from one to the other: it is at the largest up to a sixth of a turn
-    from the channel's own hue, at the smallest beyond two, linear between.
+    Saturation and value stay, so a pixel's largest and smallest channel value stay. The hue places
+    each channel between them, by its distance from the channel's own hue. Up to a sixth of a turn
+    the channel has the largest value, beyond two sixths the smallest; it is linear in between.
     """
     low = x.amin(1)  # (B, S, S)
     span = x.amax(1).sub_(low)
     sixths = _hue(x, low, span).add_(6 * shift[:, None, None])
     own = torch.arange(-2, 3, 2, device=x.device)[:, None, None]  # (3, 1, 1): red, green, blue
-    # Distance on the circle is 3 - ||t| - 3| for |t| <= 6. Beyond, up to |t| = 7, the clamp
-    # hides the difference; hue is in [-3, 3] and shift in [-1.5, 1.5] sixths.
+    # The distance of t on the circle is 3 - ||t| - 3| for |t| <= 6. Hue in [-3, 3] and shift in
+    # [-1.5, 1.5] sixths make |t| <= 7 at most, and there the clamp hides the difference.
     share = (sixths[:, None] - own).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)  # (B, 3, S, S)
     torch.addcmul(low[:, None], share, span[:, None], out=x)
 
@@ -127,7 +127,7 @@ def shift_hue_(x: Tensor, shift: Tensor) -> None:
 def _hue(x: Tensor, low: Tensor, span: Tensor) -> Tensor:
     """Return the hue in sixths of a turn from green towards blue, in [-3, 3], `(B, S, S)`.
 
-    This needs no distinction of cases. Scale the channels so that the smallest is 0, the largest 1
+    The formula has no cases. Scale the channels so that the smallest is 0, the largest 1
     and the middle one m. The distance from green is then m, 2 - m or 2 + m if green is the largest,
     the middle or the smallest channel. That is 1 + red + blue - green in all three cases, and its
     sign is that of blue - red.
@@ -139,7 +139,7 @@ def _hue(x: Tensor, low: Tensor, span: Tensor) -> Tensor:
 
 
 def gray(x: Tensor) -> Tensor:
-    """Turn images grey; the three channels are views of one."""
+    """Turn images grey; the three channels share the memory of one."""
     return _luma(x).expand_as(x)
 
 

@@ -1,7 +1,7 @@
 """Turn a batch of crops into views: flip, colour jitter, grey and blur, on any device.
 
-Loader workers only decode and crop (`crops.py`), to uint8. That takes half the time of making the
-whole view there, and uint8 is a quarter of the bytes to send. The rest is cheap in a batch.
+Loader workers only decode and crop (`crops.py`), to uint8. That takes half the time of a whole view
+and sends a quarter of the bytes of float32. The rest is cheap in a batch.
 """
 
 import math
@@ -28,8 +28,8 @@ from .photometric import blur, gray, hue_position, jitter_, on_device
 
 __all__ = ["encoder_inputs", "photometric", "standardize"]
 
-# Floats in one part of a batch on a CPU, so that a part stays in the caches. A convolution with
-# one kernel per plane pads their number to a multiple of 16: five views of 224 px are 15 planes.
+# Floats in one part of a batch on a CPU: five views of 224 px, so that a part stays in the caches.
+# A convolution with one kernel per plane pads planes to a multiple of 16; these views have 15.
 _PART = 5 * 3 * 224**2
 
 
@@ -37,9 +37,9 @@ _PART = 5 * 3 * 224**2
 def photometric(images: Tensor, draws: Floats, augmentation: Augmentation) -> Tensor:
     """Flip, jitter colours, turn grey and blur, in this order, each view with its own parameters.
 
-    Every operation equals that of `torchvision.transforms.v2.functional` on a float image. The
-    host knows which views take an operation, so nothing waits for the device, and only those views
-    cost work. A result does not depend on the rest of the batch.
+    Every operation equals one of `torchvision.transforms.v2.functional` on a float image. The host
+    knows which views take an operation. So nothing waits for the device, and only those views cost
+    work. A view does not depend on the rest of the batch.
 
     Args:
         images: `(B, 3, S, S)` uint8 crops, on any device.

@@ -14,10 +14,10 @@ from ...common.console import say
 from ..decode import UnreadableImageError
 from ..image_source import ImageSource
 
-__all__ = ["ResidentImages", "crop_on_device", "resident", "usual_size"]
+__all__ = ["ResidentImages", "crop_on_device", "first_size", "keep_on_device"]
 
-SIDE = 64  # largest side in pixels
-SHARE = 1 / 8  # of the device's memory, at most
+LARGEST_SIDE = 64  # of an image that is kept, in pixels
+LARGEST_SHARE = 1 / 8  # of the device's memory that all images may take
 
 
 class ResidentImages:
@@ -34,7 +34,7 @@ class ResidentImages:
     @classmethod
     def of(cls, source: ImageSource, device: torch.device) -> "ResidentImages | None":
         """Read all images of a source with threads; return None if they differ in size."""
-        size = usual_size(source)
+        size = first_size(source)
         if size is None:
             return None
         pixels = np.zeros((len(source), 3, size[1], size[0]), dtype=np.uint8)
@@ -65,13 +65,13 @@ class ResidentImages:
         return crop_on_device(self.pixels.index_select(0, rows), boxes, size)
 
 
-def resident(source: ImageSource, device: torch.device) -> ResidentImages | None:
-    """Move the images to a CUDA device; None if they are large, too many, or of several sizes."""
-    size = usual_size(source)
-    if device.type != "cuda" or size is None or max(size) > SIDE:
+def keep_on_device(source: ImageSource, device: torch.device) -> ResidentImages | None:
+    """Copy all images to a CUDA device; None if they are large, too many, or of several sizes."""
+    size = first_size(source)
+    if device.type != "cuda" or size is None or max(size) > LARGEST_SIDE:
         return None
     taken = 3 * size[0] * size[1] * len(source)
-    if taken > SHARE * torch.cuda.get_device_properties(device).total_memory:
+    if taken > LARGEST_SHARE * torch.cuda.get_device_properties(device).total_memory:
         return None
     images = ResidentImages.of(source, device)
     if images is None:
@@ -81,7 +81,7 @@ def resident(source: ImageSource, device: torch.device) -> ResidentImages | None
     return images
 
 
-def usual_size(source: ImageSource) -> tuple[int, int] | None:
+def first_size(source: ImageSource) -> tuple[int, int] | None:
     """Return width and height of the first readable image."""
     for row in range(len(source)):
         try:
@@ -92,7 +92,7 @@ def usual_size(source: ImageSource) -> tuple[int, int] | None:
 
 
 def crop_on_device(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Crop like `crops.crop` up to 64 px; if it shrinks, some pixels differ by one grey level.
+    """Crop as `crops.crop` does up to 64 px. Where it shrinks, some pixels differ by a grey level.
 
     This is Pillow's antialiased bilinear resampling. An output pixel is a mean of input pixels with
     weights that fall linearly with the distance: first along the width, then along the height.

@@ -44,12 +44,12 @@ _BEFORE, _AFTER = slice(3, 12), slice(12, 21)  # three weights of each of three 
 _KERNEL = slice(21, None)
 
 
-def view_parameters(draws: Floats, views: Augmentation, size: int) -> NDArray[np.float32]:
+def view_parameters(draws: Floats, augmentation: Augmentation, size: int) -> NDArray[np.float32]:
     """Turn random numbers into the parameters of each view.
 
     Args:
         draws: `(B, DRAWS)` random numbers.
-        views: resolved settings.
+        augmentation: resolved settings.
         size: side of the views in pixels.
 
     Returns:
@@ -58,22 +58,24 @@ def view_parameters(draws: Floats, views: Augmentation, size: int) -> NDArray[np
     """
     count = len(draws)
     order = jitter_order(draws)
-    weights = blend_weights(jitter_amounts(draws, views), order)  # (3, B, 3)
+    weights = blend_weights(jitter_amounts(draws, augmentation), order)  # (3, B, 3)
     nothing = np.array([1.0, 0.0, 0.0])
-    jitter, position = jittered(draws, views), hue_position(order)
+    jitter, position = jittered(draws, augmentation), hue_position(order)
     before = jitter & (position > np.arange(3)[:, None])  # (3, B)
     after = jitter & ~(position > np.arange(3)[:, None])
     radius = blur_radius(size)
     unchanged = np.eye(1, 2 * radius + 1, radius)
     columns = (
-        flipped(draws, views)[:, None],
-        grayed(draws, views)[:, None],
-        (jitter_amounts(draws, views)[:, HUE] * jitter)[:, None],
+        flipped(draws, augmentation)[:, None],
+        grayed(draws, augmentation)[:, None],
+        (jitter_amounts(draws, augmentation)[:, HUE] * jitter)[:, None],
         *(
             np.where(taken[:, :, None], weights, nothing).transpose(1, 0, 2).reshape(count, 9)
             for taken in (before, after)
         ),
-        np.where(blurred(draws, views)[:, None], gaussians(blur_sigma(draws), radius), unchanged),
+        np.where(
+            blurred(draws, augmentation)[:, None], gaussians(blur_sigma(draws), radius), unchanged
+        ),
     )
     return np.concatenate(columns, axis=1, dtype=np.float32)
 
@@ -82,7 +84,7 @@ def view_parameters(draws: Floats, views: Augmentation, size: int) -> NDArray[np
 def static_inputs(
     crops: Tensor,
     parameters: Tensor,
-    views: Augmentation,
+    augmentation: Augmentation,
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Tensor:
@@ -91,7 +93,7 @@ def static_inputs(
     Args:
         crops: `(B, 3, S, S)`, grey levels from 0 to 255, any dtype.
         parameters: `(B, P)` float32 of `view_parameters`, on the same device.
-        views: resolved settings; a change with probability 0 is skipped for all views.
+        augmentation: resolved settings; a change with probability 0 is skipped for all views.
         mean: three numbers, the means of the encoder's training data.
         std: three numbers > 0, the standard deviations.
 
@@ -100,24 +102,24 @@ def static_inputs(
     """
     flip, gray_, shift = parameters[:, :3, None, None, None].unbind(1)  # (B, 1, 1, 1) each
     x = crops.to(torch.float32) / 255
-    if views.flip:
+    if augmentation.flip:
         x = torch.where(flip > 0, x.flip(-1), x)
-    if views.color:
+    if augmentation.color:
         for weights in _blends(parameters[:, _BEFORE]):
             blend_(x, weights)
         shift_hue_(x, shift.flatten())
         for weights in _blends(parameters[:, _AFTER]):
             blend_(x, weights)
-    if views.gray:
+    if augmentation.gray:
         x = torch.where(gray_ > 0, gray(x), x)
-    if views.blur:
+    if augmentation.blur:
         x = blur_planes(x, parameters[:, _KERNEL])
-    shift, scale = _standard(tuple(mean), tuple(std), x.device)
-    return x.sub(shift).div_(scale).contiguous(memory_format=torch.channels_last)
+    center, scale = _mean_and_std(tuple(mean), tuple(std), x.device)
+    return x.sub(center).div_(scale).contiguous(memory_format=torch.channels_last)
 
 
 @cache
-def _standard(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
+def _mean_and_std(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
     """Return mean and std `(2, 3, 1, 1)`; cached, because a graph must not copy from the host."""
     return torch.tensor([mean, std], device=device)[:, :, None, None]
 
