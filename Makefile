@@ -18,8 +18,8 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pytest -q
+	MYPY_NUM_WORKERS=2 $(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses logical --maxprocesses 8 --dist worksteal
 	$(BIN)/python -m build --wheel --outdir dist . > /dev/null
 
 # Some minutes, on one core. It writes its counts into the page.

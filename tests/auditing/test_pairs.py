@@ -16,8 +16,8 @@ from sogclr.data.open_pairs import open_pairs
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """Use fewer visits: the tests are faster and the figures noisier."""
-    monkeypatch.setattr(measure, "VISITS", 500)
+    """Use few visits: how exact the figures are does not matter here."""
+    monkeypatch.setattr(measure, "VISITS", 100)
 
 
 def open_run(run, pairs):

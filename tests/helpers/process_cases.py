@@ -232,13 +232,13 @@ def sharded(model):
 
 
 def trained(name, optimizer, dtype, rank, processes, wrap=None):
-    """Weights of an encoder and of its loss after 20 steps; `wrap` is what processes do with it."""
+    """Weights of an encoder and of its loss after 6 steps; `wrap` is what processes do with it."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(WIDTH, 15), nn.Tanh(), nn.Linear(15, 4)).to(dtype)
     make, call = cases(dtype)[name]
     loss, wrapped = make(), wrap(model) if wrap else model
     optimizer = build_optimizer(model, loss, Recipe(optimizer, 0.01, 0.05))
-    for step in range(20):
+    for step in range(6):
         counts = COUNTS[processes][step % 2]
         start = sum(counts[:rank])
         own = slice(start, start + counts[rank])
