@@ -1,7 +1,7 @@
 """Read and write the folder of a run. Files are written whole, and no code in them is run.
 
 run.lock              exists while a process trains, and is locked by it
-settings.json         the settings that were given, and those that were derived
+settings.json         the settings that were given, those that were derived, and the reasons
 checkpoint.pt         everything to resume: weights, optimizer, table, random state, sample ids
 encoder.safetensors   the trained encoder, its weights named as in timm
 initial.safetensors   the encoder before training, for comparison
@@ -113,7 +113,12 @@ class Run:
                 raise UserError(f"run: {folder} is a link; remove it, the run makes a folder")
 
     def write_settings(self, settings: dict[str, Any]) -> None:
-        """Write the settings: `asked`, as they were given, and `resolved`, with derived values."""
+        """Write the settings.
+
+        Args:
+            settings: `asked`, as they were given, `resolved`, with derived values, `reasons`, why
+                these were chosen, and `data`, where the data was.
+        """
         write_json(self.settings, settings)
 
     def read_settings(self) -> dict[str, Any]:

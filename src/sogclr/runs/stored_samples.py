@@ -1,0 +1,69 @@
+"""Read from a checkpoint which samples a run has seen, and SogCLR's number of each: log u."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..common.errors import UserError, one_line
+from ..losses.normalizer_level import LevelNormalizerTable
+from ..losses.normalizer_table import NormalizerTable
+from .folder import Run
+
+__all__ = ["StoredSamples", "read_samples"]
+
+
+@dataclass(frozen=True)
+class StoredSamples:
+    """The samples of one side that a run was trained on.
+
+    Attributes:
+        ids: `(n,)` uint64 sample ids.
+        log_u: `(n,)` float32; -inf for a sample without a visit. None if the run keeps no number
+            for each sample: other methods than sogclr have none, samples of a stream share rows.
+    """
+
+    ids: np.ndarray
+    log_u: np.ndarray | None
+
+
+def read_samples(run: Run) -> dict[str, StoredSamples]:
+    """Read the samples of a run from its checkpoint.
+
+    Returns:
+        The samples by side: "" for images, "a" and "b" for pairs.
+
+    Raises:
+        UserError: the run has no checkpoint, or it cannot be read.
+    """
+    state = run.read_checkpoint(mapped=True)
+    loss, data = state.get("loss"), state.get("data")
+    found: dict[str, StoredSamples] = {}
+    if not isinstance(loss, dict) or not isinstance(data, dict):
+        return found
+    for side in ("", "a", "b"):
+        ending = f"_{side}" if side else ""
+        fingerprint = data.get(ending)
+        ids = fingerprint.get("ids") if isinstance(fingerprint, dict) else None
+        if not isinstance(ids, torch.Tensor) or ids.dtype != torch.int64:
+            continue
+        table, level = (loss.get(f"normalizer{ending}.{name}") for name in ("table", "state"))
+        try:
+            log_u = _read_table(table, level, len(ids))
+        except (RuntimeError, ValueError, TypeError) as error:
+            message = f"run: the table in {run.checkpoint} cannot be read ({one_line(error)})"
+            raise UserError(message) from error
+        found[side] = StoredSamples(ids.numpy().view(np.uint64), log_u)
+    return found
+
+
+def _read_table(table: Any, level: Any, samples: int) -> np.ndarray | None:
+    """Return log u `(samples,)`; None unless the table has a row for each sample."""
+    if not isinstance(table, torch.Tensor) or table.shape != (samples + 1, 2):
+        return None
+    kind = NormalizerTable if level is None else LevelNormalizerTable
+    # The weight of new estimates plays no part here.
+    normalizer = kind(samples, gamma_min=1.0, dtype=table.dtype)
+    normalizer.load_state_dict({"table": table} | ({} if level is None else {"state": level}))
+    return normalizer.log_u[:-1].float().numpy()
