@@ -48,3 +48,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data sets at {folder}; set SOGCLR_DATA")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_report_at_the_end():
+    """Training ends without its report, which takes longer than the small runs of the tests."""
+    from sogclr.commands import align, pretrain
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (align, pretrain):
+            patch.setattr(module, "report_at_the_end", lambda *arguments: None)
+        yield

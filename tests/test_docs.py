@@ -151,3 +151,11 @@ def test_shards_page(tmp_path, monkeypatch, capsys):
     keys = sogclr.stable_keys(f"{shard}/{i:02}" for shard in range(3) for i in range(7))
     assert visits[sogclr.hashed_rows(keys, 1000).unique()].tolist() == [2] * 21
     assert visits.sum() == 42
+
+
+def test_report_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = examples("report.md")
+    exec(code.replace("epochs=1", "epochs=1, batch_size=256"), {})
+    assert (tmp_path / "runs" / "digits" / "report.html").is_file()
+    assert "'Near duplicates'" in capsys.readouterr().out

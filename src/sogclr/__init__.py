@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what _HOME imports, for type checkers
     from .commands.api import evaluate as evaluate
     from .commands.api import pretrain as pretrain
     from .commands.api import search as search
+    from .commands.api_pages import report as report
     from .commands.embed import Embeddings as Embeddings
     from .commands.result import Result as Result
     from .commands.search import Match as Match
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # what _HOME imports, for type checkers
     from .losses import validation_loss as validation_loss
     from .losses.temperature import IndividualTemperature as IndividualTemperature
     from .losses.temperature import LearnedTemperature as LearnedTemperature
+    from .pages.page import Page as Page
     from .runs.load import load as load
 
 __version__ = "0.1.0"
@@ -57,6 +59,7 @@ _HOME = {
     "Match": "commands.search",
     "MoCoLoss": "losses",
     "NTXentLoss": "losses",
+    "Page": "pages.page",
     "PairReport": "evaluation.pairs",
     "Result": "commands.result",
     "SigLipLoss": "losses",
@@ -69,6 +72,7 @@ _HOME = {
     "hashed_rows": "data.hashed_rows",
     "load": "runs.load",
     "pretrain": "commands.api",
+    "report": "commands.api_pages",
     "search": "commands.api",
     "stable_keys": "data.hashed_rows",
     "validation_loss": "losses",

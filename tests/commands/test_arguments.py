@@ -66,7 +66,9 @@ def test_help_shows_every_option_flat_and_no_none(name, capsys):
     for argument in SETTINGS[name]:
         if argument.name == "encoder" and name not in ARGUMENTS:
             continue  # a module, from Python alone
-        if argument.default is not REQUIRED and argument.name != "views":
+        if argument.positional and argument.default is not REQUIRED:
+            assert f"[{argument.name.upper()}]" in shown
+        elif argument.default is not REQUIRED and argument.name != "views":
             assert f"--{argument.name.replace('_', '-')} " in shown
     assert "None" not in shown
     assert "(default: )" not in shown

@@ -193,7 +193,8 @@ def test_moco_tells_and_stores_its_queue_and_momentum(photos, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "verb", [[], ["pretrain"], ["align"], ["evaluate"], ["embed"], ["search"], ["audit"]]
+    "verb",
+    [[], ["pretrain"], ["align"], ["evaluate"], ["embed"], ["search"], ["audit"], ["report"]],
 )
 def test_help_imports_nothing_heavy(verb):
     """What makes --help slow are imports; that none happens is what keeps it below a second."""

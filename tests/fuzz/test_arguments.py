@@ -48,6 +48,7 @@ GOOD = [
     ["embed", "trained", "pairs/train.csv", "--out", "x.parquet", "--device", "cpu"],
     ["search", "trained", "a red picture", "--device", "cpu", "--out", "x.png"],
     ["audit", "images", "photos", "--device", "cpu", "--samples", "16"],
+    ["report", "images", "photos", "--device", "cpu", "--samples", "16", "--out", "x.html"],
 ]
 USUAL = ("1", "2", "4", "8", "0.5", "0.9")  # what most options take
 SWITCHES = ("--pretrained", "--shard-model", "--resume")

@@ -1,10 +1,9 @@
 """Run `sogclr.align`: open the pairs, plan, build the towers and the task, train."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..common.console import say, setting_line
 from ..common.errors import UserError
@@ -12,7 +11,6 @@ from ..data.open_images import require_undamaged
 from ..data.open_pairs import open_pairs, require_columns
 from ..data.pair_source import PairSource
 from ..data.tar.stream_pairs import PairStream
-from ..data.tar.urls import is_url, without_secrets
 from ..data.texts import Texts
 from ..distributed.connect import Facts, digest_of, option_facts
 from ..distributed.launch import choose_device, start
@@ -22,6 +20,7 @@ from ..models.text_lengths import choose_texts, describe_cut
 from ..models.towers import PairModel, PairSpec, Tower
 from ..planning.pairs import PairPlan, plan_pairs
 from ..planning.settings_pairs import AlignArguments, PairSettings
+from ..runs.data_address import data_address
 from ..runs.folder import Run
 from ..runs.resume import choose_settings, finds_checkpoint, resumes
 from ..runs.towers import write_start
@@ -35,6 +34,7 @@ from ..training.build_pairs import (
 from ..training.loop import Trainer
 from ..training.normalizer_error import stored_bytes
 from ..training.pair_inputs import PairInputs
+from .report import report_at_the_end
 from .result import Result, checkpoint_bytes, train_to_end
 
 __all__ = ["align"]
@@ -55,7 +55,12 @@ def align(arguments: AlignArguments, given: PairSettings) -> Result:
         request = choose_settings(run, given, "align", resume)
         if not finds_checkpoint(run, resume) and resume:
             raise UserError(f"--resume: {run.checkpoint} is missing; put the file back")
-        return _align(arguments, given, request, run, resume)
+        result = _align(arguments, given, request, run, resume)
+    if result.complete:
+        tower: Any = arguments.image_tower
+        module = tower if isinstance(tower, nn.Module) else None
+        report_at_the_end(run.folder, arguments.data, module, arguments.device)
+    return result
 
 
 def _align(
@@ -116,10 +121,16 @@ def _align(
         # Only this checkpoint holds the weights that the trained towers came with. Settings
         # come last: a folder with settings is a run that can be resumed.
         trainer.save()
-        settings = {"kind": "pairs", "data": _address(data), "val": _address(val)}
         if fabric.is_global_zero:
             run.write_settings(
-                {**settings, "asked": given.as_dict(), "resolved": plan.resolved().as_dict()}
+                {
+                    "kind": "pairs",
+                    "data": data_address(data),
+                    "val": data_address(val),
+                    "asked": given.as_dict(),
+                    "resolved": plan.resolved().as_dict(),
+                    "reasons": plan.reasons,
+                }
             )
     return train_to_end(trainer, "sogclr evaluate, search, embed, sogclr.load")
 
@@ -205,13 +216,3 @@ def _bytes_on_disk(
     table_rows = plan.request.table_rows
     rows = sum(source.sizes) if table_rows is None else 2 * table_rows
     return bodies + checkpoint_bytes(model, rows, stored_bytes(plan.batch_size, spec.width))
-
-
-def _address(data: Any) -> str | None:
-    """Name the data so that `sogclr search` finds it again from any working directory."""
-    if not isinstance(data, str | Path):
-        return None
-    if is_url(data):
-        return without_secrets(str(data))
-    is_path = os.path.exists(data) or str(data).endswith(".tar")  # or a pattern of shards
-    return os.path.abspath(data) if is_path else str(data)

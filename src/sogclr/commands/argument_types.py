@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..data.open_images import Data
     from ..evaluation.images import ImageReport
     from ..evaluation.pairs import PairReport
+    from ..pages.page import Page
     from .embed import Embeddings
     from .result import Result
     from .search import Match
@@ -40,7 +41,7 @@ else:  # what the command line accepts, and how its help names the value
     Run = Audited = Annotated[str, "RUN"]
     Protocols = Annotated[str, "NAMES"] | None
     OwnModule = Suppress[str | None]
-    Audit = Embeddings = Matches = Report = Result = Any
+    Audit = Embeddings = Matches = Page = Report = Result = Any
 
 __all__ = [
     "Audit",
@@ -53,6 +54,7 @@ __all__ = [
     "OtherData",
     "OtherPairs",
     "OwnModule",
+    "Page",
     "Protocols",
     "Query",
     "Report",

@@ -30,6 +30,7 @@ class Argument:
         default: Its default, or `REQUIRED`.
         text: What the help says about it.
         group: The box of the help in which it stands, "" for the first one.
+        positional: Whether it is a word of its own on the command line, without `--name`.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Argument:
     default: Any
     text: str
     group: str = ""
+    positional: bool = False
 
 
 def takes(settings: Callable[P, S]) -> Callable[[Callable[[S], R]], Callable[P, R]]:
@@ -75,7 +77,10 @@ def arguments_of(command: Callable[..., Any]) -> list[Argument]:
     texts = _read_texts(inspect.getdoc(command) or "")
     kinds = get_type_hints(command, include_extras=True)
     parameters = inspect.signature(command).parameters
-    return [Argument(n, kinds[n], p.default, texts[n]) for n, p in parameters.items()]
+    return [
+        Argument(n, kinds[n], p.default, texts[n], positional=p.kind is p.POSITIONAL_OR_KEYWORD)
+        for n, p in parameters.items()
+    ]
 
 
 def summary_of(command: Callable[..., Any]) -> str:
@@ -94,7 +99,12 @@ def _fields_as_arguments(settings: Any) -> list[Argument]:
     groups["views"] = "views"
     arguments = [
         Argument(
-            f.name, kinds[f.name], _default(f, defaults), texts.get(f.name, ""), groups[f.name]
+            f.name,
+            kinds[f.name],
+            _default(f, defaults),
+            texts.get(f.name, ""),
+            groups[f.name],
+            positional=defaults[f.name] is REQUIRED and f.name != "out",
         )
         for f in fields(settings)
     ]

@@ -19,7 +19,7 @@ from ..common.environment import process_prefix
 from ..common.errors import UserError, flag
 from ..common.options import Augmentation
 from ..common.printable import printable
-from . import api
+from . import api, api_pages
 from .arguments import REQUIRED, Argument, arguments_of, summary_of
 from .explain_errors import explain, report_line
 
@@ -32,6 +32,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "embed": api.embed,
     "search": api.search,
     "audit": api.audit,
+    "report": api_pages.report,
 }
 DESCRIPTION = """Contrastive learning that does not need a large batch.
 
@@ -104,13 +105,8 @@ def _require_no_empty_words(arguments: list[Argument], values: dict[str, Any]) -
     """Refuse "", which a shell makes of an unset variable; as a path it is the current folder."""
     for argument in arguments:
         if values[argument.name] == "" and argument.default != "":
-            name = argument.name if _is_positional(argument) else flag(argument.name)
+            name = argument.name if argument.positional else flag(argument.name)
             raise UserError(f'{name}: "" is no value; was a variable of the shell not set?')
-
-
-def _is_positional(argument: Argument) -> bool:
-    """Tell whether an argument has no flag: it is required, and not `out`."""
-    return argument.default is REQUIRED and argument.name != "out"
 
 
 def _list_commands(words: list[str]) -> None:
@@ -182,9 +178,10 @@ def _option(argument: Argument, names: set[str]) -> tuple[str, Any, Any]:
         "help_behavior_hint": "" if hide and not required else None,
     }
     if (metavar := _metavar(argument.kind)) is not None:
-        options["metavar"] = metavar
+        optional_word = argument.positional and not required
+        options["metavar"] = f"[{metavar}]" if optional_word else metavar
     kind: Any = Annotated[argument.kind, arg(**options)]
-    if _is_positional(argument):
+    if argument.positional:
         kind = Annotated[kind, Positional]
     return argument.name, kind, field() if required else field(default=default)
 

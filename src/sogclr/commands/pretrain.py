@@ -13,6 +13,7 @@ from ..distributed.sharded_model import require_shardable
 from ..models.encoders import PROJECTION
 from ..planning.images import Plan, plan_run
 from ..planning.settings_images import ImageSettings, PretrainArguments
+from ..runs.data_address import data_address
 from ..runs.folder import Run
 from ..runs.resume import choose_settings, finds_checkpoint, resumes
 from ..training.build_images import build_training
@@ -22,6 +23,7 @@ from ..training.open_streams import open_stream
 from ..training.task_images import ViewsTask
 from ..training.views_picture import write_views_picture
 from .early_checks import require_other_folder
+from .report import report_at_the_end
 from .result import Result, checkpoint_bytes, train_to_end
 
 __all__ = ["pretrain"]
@@ -44,7 +46,10 @@ def pretrain(
     with run.claim():
         resume = resumes(run, arguments.resume)
         request = choose_settings(run, request, "pretrain", resume)
-        return _pretrain(arguments, request, module, run, finds_checkpoint(run, resume))
+        result = _pretrain(arguments, request, module, run, finds_checkpoint(run, resume))
+    if result.complete:
+        report_at_the_end(run.folder, arguments.data, module, arguments.device)
+    return result
 
 
 def _pretrain(
@@ -79,7 +84,14 @@ def _pretrain(
     if fabric.is_global_zero:
         run.require_space(_bytes_on_disk(task, plan, len(source)))
     if not resume and fabric.is_global_zero:
-        run.write_settings({"asked": request.as_dict(), "resolved": plan.resolved().as_dict()})
+        run.write_settings(
+            {
+                "data": data_address(data),
+                "asked": request.as_dict(),
+                "resolved": plan.resolved().as_dict(),
+                "reasons": plan.reasons,
+            }
+        )
         # Save the encoder before the trainer shards it.
         run.write_encoder(task.model.encoder.state_dict(), task.spec, initial=True)
         write_views_picture(source, plan, run.views)

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from ..data.pair_source import PairSource
 
-__all__ = ["Direction", "Retrieval", "rank_first_match", "retrieval"]
+__all__ = ["Direction", "Retrieval", "rank_first_match", "retrieval", "summarize_ranks"]
 
 DEPTHS = (1, 5, 10)
 
@@ -74,8 +74,8 @@ def retrieval(
     texts = normalize(torch.from_numpy(np.asarray(b[partner])).float(), dim=1)
     sample_groups, text_groups = torch.arange(len(indices)), torch.from_numpy(owner)
     return Retrieval(
-        _summarize(rank_first_match(samples, texts, sample_groups, text_groups)),
-        _summarize(rank_first_match(texts, samples, text_groups, sample_groups)),
+        summarize_ranks(rank_first_match(samples, texts, sample_groups, text_groups)),
+        summarize_ranks(rank_first_match(texts, samples, text_groups, sample_groups)),
     )
 
 
@@ -105,6 +105,7 @@ def rank_first_match(
     return torch.cat(ranks)
 
 
-def _summarize(ranks: Tensor) -> Direction:
+def summarize_ranks(ranks: Tensor) -> Direction:
+    """Summarize the ranks `(q,)` of the first matches of all queries."""
     recall = {k: float((ranks <= k).double().mean()) for k in DEPTHS}
     return Direction(recall, float(np.median(ranks)), len(ranks))

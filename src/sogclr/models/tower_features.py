@@ -21,7 +21,13 @@ from ..data.texts import Texts
 from .tower_inputs import CenterImages, Inputs, Tokens, padding_of
 from .towers import PairSpec, weights_digest
 
-__all__ = ["cached_features", "compute_features", "plain_inputs", "stored_embeddings"]
+__all__ = [
+    "cached_features",
+    "compute_features",
+    "find_cached_features",
+    "plain_inputs",
+    "stored_embeddings",
+]
 
 BATCH = 64
 
@@ -118,6 +124,13 @@ def cached_features(
     features = compute_features(body, side, inputs, device, what=f"{kind} features")
     _store(features, target)
     return features
+
+
+def find_cached_features(
+    body: nn.Module, kind: str, side: ImageSource | Texts, spec: PairSpec, tokenizer: Any
+) -> np.ndarray | None:
+    """Return what `cached_features` returns, but None if it would have to compute."""
+    return _read(_cache_file(body, side, _preparation(kind, spec, tokenizer)), len(side))
 
 
 def _preparation(kind: str, spec: PairSpec, tokenizer: Any) -> str:

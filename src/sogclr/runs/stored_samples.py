@@ -62,8 +62,13 @@ def _read_table(table: Any, level: Any, samples: int) -> np.ndarray | None:
     """Return log u `(samples,)`; None unless the table has a row for each sample."""
     if not isinstance(table, torch.Tensor) or table.shape != (samples + 1, 2):
         return None
-    kind = NormalizerTable if level is None else LevelNormalizerTable
-    # The weight of new estimates plays no part here.
-    normalizer = kind(samples, gamma_min=1.0, dtype=table.dtype)
-    normalizer.load_state_dict({"table": table} | ({} if level is None else {"state": level}))
+    normalizer: NormalizerTable
+    # How new estimates are averaged plays no part here.
+    if level is None:
+        normalizer = NormalizerTable(samples, gamma_min=1.0, dtype=table.dtype)
+        normalizer.load_state_dict({"table": table})
+    else:
+        settings: dict[str, Any] = {"gamma_min": 1.0, "dtype": table.dtype}
+        normalizer = LevelNormalizerTable(samples, anchors_per_sample=1, **settings)
+        normalizer.load_state_dict({"table": table, "state": level})
     return normalizer.log_u[:-1].float().numpy()

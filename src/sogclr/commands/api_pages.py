@@ -1,0 +1,51 @@
+"""The commands that show something in a browser, as Python functions; see `api.py`."""
+
+from ..common.options import Device
+from .argument_types import Columns, File, OtherData, OwnModule, Page, Run
+from .early_checks import require_data
+
+__all__ = ["report"]
+
+
+def report(
+    run: Run,
+    data: OtherData | None = None,
+    *,
+    out: File | None = None,
+    samples: int = 4_000,
+    columns: Columns | None = None,
+    encoder: OwnModule = None,
+    device: Device = "auto",
+) -> Page:
+    """Write a page that shows what a run has learned, and what is in its data, for a browser.
+
+    The page is one HTML file that needs no network. It has the plan with its reasons, curves,
+    augmented views, results, confusion of classes or hits and misses, nearest neighbours, a map of
+    the embedding, crowded and lonely samples, near duplicates, suspected wrong labels, and the
+    audit if there is one. What cannot be shown is left out, with the reason. `pretrain` and `align`
+    write the page when they are done; it can be written while training goes on.
+
+    Args:
+        run: Folder of the run.
+        data: Images or pairs to look at. Default: what the run was trained on, if that is on this
+            machine.
+        out: File of the page. Default: report.html in the folder of the run.
+        samples: Largest number of samples to embed, drawn at random. A slow encoder embeds fewer,
+            as many as it does in a minute.
+        columns: Names of the table's two columns, with a comma between them. From Python also a
+            sequence. Default: guessed from the usual names.
+        encoder: An nn.Module of the architecture that was trained, if the run trained your own.
+        device: Device to embed the samples on. auto is cuda if there is one, else mps, else cpu.
+
+    Returns:
+        The file of the page, and which sections it shows.
+
+    Raises:
+        sogclr.UserError: An error that the user can correct; one line says how.
+    """
+    require_data(data)
+    from .report import report as write_report
+
+    return write_report(
+        run, data, out=out, samples=samples, columns=columns, module=encoder, device=device
+    )

@@ -1,0 +1,159 @@
+"""The sections that need labels: results beside raw pixels, confusion, suspected wrong labels."""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..data.image_source import NO_LABEL, ImageSource
+from ..evaluation.embed_images import embed_images
+from ..evaluation.findings.labels import (
+    LabelVotes,
+    confusion,
+    rank_label_suspects,
+    vote_by_neighbours,
+)
+from ..evaluation.findings.neighbours import nearest_neighbours
+from ..evaluation.knn import knn_accuracy
+from ..models.encoders import EncoderSpec
+from .page import Block, Gallery, Section, Table, Text
+from .samples import NEIGHBOURS, Samples
+
+__all__ = ["LabelledSamples", "results_section"]
+
+NO_LABELS = "the data has no labels; put each class in a sub-folder"
+MOST_COMPARED = 2_000  # images that raw pixels and the untrained encoder are compared on
+MOST_CLASSES = 12  # whose confusion is a table; of more, the most confused pairs are listed
+SHOWN_CONFUSED, SHOWN_SUSPECTS = 15, 24
+CLEAR = 0.5  # share of the votes by which another label has to lead
+
+
+def results_section(
+    samples: Samples, untrained: nn.Module | None, spec: EncoderSpec, device: str
+) -> Section:
+    """Compare the trained encoder with raw pixels and the untrained encoder, by kNN.
+
+    Args:
+        samples: embedded images.
+        untrained: the encoder before training; None if it is lost.
+        spec: the input that it expects.
+        device: "cpu", "cuda" or "mps".
+    """
+    title = "Results"
+    if samples.labels is None or not isinstance(samples.source, ImageSource):
+        return Section(title, missing=NO_LABELS)
+    labelled = np.flatnonzero(samples.labels != NO_LABEL)[:: _stride(samples.labels)]
+    labels = torch.from_numpy(samples.labels[labelled])
+    rows = samples.rows[labelled]
+    share = float(labels.bincount().max()) / len(labels)
+    lines = [["always the largest class", _percent(share), ""]]
+    kinds: list[tuple[str, nn.Module | None]] = [("raw pixels", None)]
+    if untrained is not None:
+        kinds.append(("untrained encoder", untrained.to(device)))
+    for name, encoder in kinds:
+        vectors = embed_images(encoder, samples.source, spec, rows, device=device, quiet=True)
+        if np.array_equal(vectors.indices, rows):
+            lines.append(_line(name, knn_accuracy(torch.from_numpy(vectors.vectors), labels), rows))
+    trained = knn_accuracy(torch.from_numpy(samples.vectors[labelled]), labels)
+    lines.append(_line("trained encoder", trained, rows))
+    seen = " The run was trained on these images, without labels." * samples.were_trained_on
+    caption = (
+        f"Accuracy of kNN with {NEIGHBOURS} neighbours on {len(labels):,} images, each left out in "
+        f"turn, and its standard error.{seen} sogclr evaluate measures more: a linear probe, a "
+        "test set."
+    )
+    return Section(title, [Table(["features", "kNN accuracy", "standard error"], lines, caption)])
+
+
+def _stride(labels: np.ndarray) -> int:
+    """Choose every how many labelled samples are compared."""
+    return max(1, math.ceil(int((labels != NO_LABEL).sum()) / MOST_COMPARED))
+
+
+def _line(name: str, accuracy: float, rows: np.ndarray) -> list[str]:
+    error = math.sqrt(accuracy * (1 - accuracy) / len(rows))
+    return [name, _percent(accuracy), f"± {100 * error:.1f}"]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}"
+
+
+class LabelledSamples:
+    """The labelled ones among samples, and the votes of their neighbours.
+
+    Args:
+        samples: embedded samples with labels.
+    """
+
+    def __init__(self, samples: Samples) -> None:
+        assert samples.labels is not None
+        self.samples = samples
+        self.positions = np.flatnonzero(samples.labels != NO_LABEL)
+        self.labels = samples.labels[self.positions]
+        near = samples.neighbours
+        if len(self.positions) < len(samples):
+            near = nearest_neighbours(samples.vectors[self.positions], NEIGHBOURS)
+        self.near = near
+        self.votes: LabelVotes = vote_by_neighbours(near, self.labels)
+
+    def confusion_section(self) -> Section:
+        """Show which classes the neighbours take for which."""
+        title = "Confusion of classes"
+        classes = self.samples.classes or []
+        counts = confusion(self.labels, self.votes.winner, len(classes))
+        shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+        accuracy = float((self.votes.winner == self.labels).mean())
+        text = Text(
+            f"The vote of {self.near.index.shape[1]} neighbours agrees with the label of "
+            f"{accuracy:.1%} of the images ({self.samples.describe()})."
+        )
+        blocks: list[Block] = [text]
+        if len(classes) <= MOST_CLASSES:
+            caption = "Rows: the label. Columns: what the neighbours say. Percent of the row."
+            cells = [[f"{100 * share:.0f}" if share else "" for share in row] for row in shares]
+            table = Table(
+                ["label", *classes],
+                [[name, *row] for name, row in zip(classes, cells, strict=True)],
+                caption,
+                [[0.0, *row] for row in shares.tolist()],
+            )
+            blocks.append(table)
+        if (confused := self._confused_table(counts, shares)).rows:
+            blocks.append(confused)
+        return Section(title, blocks)
+
+    def _confused_table(self, counts: np.ndarray, shares: np.ndarray) -> Table:
+        others = counts.copy()
+        np.fill_diagonal(others, 0)
+        order = np.argsort(-others, axis=None, kind="stable")[:SHOWN_CONFUSED]
+        rows = []
+        for label, winner in zip(*np.unravel_index(order, counts.shape), strict=True):
+            if others[label, winner]:
+                share = _percent(float(shares[label, winner]))
+                names = [self.samples.label_name(label), self.samples.label_name(winner)]
+                rows.append([*names, f"{counts[label, winner]:,}", share])
+        header = ["label", "neighbours say", "images", "share of the label"]
+        return Table(header, rows, "The most frequent confusions.", numeric=False)
+
+    def suspects_section(self) -> Section:
+        """Show images whose neighbours clearly have another label."""
+        title = "Suspected wrong labels"
+        votes = self.votes
+        ranked = rank_label_suspects(votes, self.labels)
+        clear = ranked[(votes.winner_share - votes.given_share)[ranked] >= CLEAR]
+        if not len(clear):
+            return Section(title, missing="no image has neighbours that clearly have another label")
+        tiles = []
+        for place in clear[:SHOWN_SUSPECTS].tolist():
+            given = self.samples.label_name(int(self.labels[place]))
+            winner = self.samples.label_name(int(votes.winner[place]))
+            note = f"label {given}; neighbours: {winner} {votes.winner_share[place]:.0%}"
+            tiles.append(self.samples.tile(int(self.positions[place]), note))
+        text = (
+            f"The neighbours of {len(clear):,} images prefer another label by half of their votes "
+            f"or more ({self.samples.describe()}). The clearest come first. Some are wrong labels, "
+            "others are images that the encoder does not understand: look before you change any."
+        )
+        return Section(title, [Text(text), Gallery([("", tiles)])])
