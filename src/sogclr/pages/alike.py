@@ -66,9 +66,9 @@ def duplicates_section(samples: Samples) -> Section:
     groups = group_duplicates(similar, len(samples))
     rows: list[tuple[str, list[Tile]]] = []
     for group in groups[:SHOWN_GROUPS]:
-        more = len(group.rows) - SHOWN_MEMBERS
+        more = max(0, len(group.rows) - SHOWN_MEMBERS)
         heading = f"similarity {group.similarity:.4f}"
-        heading += f" ({more} more samples in this group)" if more > 0 else ""
+        heading += f" ({more} more in this group)" if more else ""
         rows.append((heading, [samples.tile(r) for r in group.rows[:SHOWN_MEMBERS].tolist()]))
     text = (
         f"{similar.found:,} pairs have a cosine similarity of {THRESHOLD} or more. Looked at: "
@@ -81,4 +81,4 @@ def duplicates_section(samples: Samples) -> Section:
             "taken."
         )
     caption = "The most similar groups. Copies in training and test data flatter results."
-    return Section(title, [Text(text), Gallery(rows, caption)])
+    return Section(title, [Text(text), Gallery(rows, caption, beside=True)])

@@ -150,11 +150,13 @@ class Gallery:
     Attributes:
         rows: each row is a heading, which may be empty, and its tiles.
         caption: says what is seen.
+        beside: whether short rows stand side by side.
     """
 
     kind: ClassVar[str] = "gallery"
     rows: list[tuple[str, list[Tile]]]
     caption: str = ""
+    beside: bool = False
 
 
 @dataclass(frozen=True)
