@@ -60,6 +60,8 @@ def test_bad_tables_are_one_line(make_pairs, tmp_path, align_fails):
     assert "does not exist" in align_fails(tmp_path / "none.csv")
     assert "one pair has nothing to be contrasted with" in align_fails(written(rows[:1]))
     assert "has no rows" in align_fails(written([]))
+    line = align_fails(written([(image, "a picture") for image, _ in rows]))
+    assert "all 24 pairs have the same text" in line
     (tmp_path / "empty.csv").write_text("")
     assert "is empty" in align_fails(tmp_path / "empty.csv")
     line = align_fails(written(rows), "--columns", "image,words")

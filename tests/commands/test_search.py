@@ -47,6 +47,16 @@ def test_an_image_finds_itself_and_then_the_nearest(trained, pairs, tmp_path):
     assert found[0].similarity == pytest.approx(1)
 
 
+def test_a_picture_has_the_first_images_of_very_many(trained, pairs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sogclr.commands.search.MOST_TILES", 7)
+    for top, note in ((8, " (the first 7 images)"), (24, " (the first 7 images)"), (7, "")):
+        found = sogclr.search(trained, "blue", data=pairs, top=top, out=tmp_path / "x.png")
+        assert len(found) == top
+        assert capsys.readouterr().err.strip().endswith(f"picture: {tmp_path / 'x.png'}{note}")
+        with Image.open(tmp_path / "x.png") as picture:
+            assert picture.size[1] == 2 * LINE + 2 * (TILE + LINE + MARGIN) + MARGIN
+
+
 @pytest.mark.parametrize("top", [1, 6, 7, 100])
 def test_the_picture_is_a_grid_of_six_columns(trained, pairs, tmp_path, top):
     found = sogclr.search(trained, "blue", data=pairs, top=top, out=tmp_path / "x.png")

@@ -86,3 +86,11 @@ def test_pairs_refuse_what_cannot_work(changes, message):
     with pytest.raises(UserError) as error:
         replace(PairSettings(), **changes)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("arguments", [PretrainArguments, AlignArguments])
+@pytest.mark.parametrize("seconds", [-1, -0.5, float("nan"), float("-inf")])
+def test_negative_times_between_checkpoints_are_refused(arguments, seconds):
+    with pytest.raises(UserError, match=r"^--checkpoint-seconds: must not be negative, got "):
+        arguments("data", "out", checkpoint_seconds=seconds)
+    assert arguments("data", "out", checkpoint_seconds=0).checkpoint_seconds == 0

@@ -12,6 +12,7 @@ __all__ = [
     "require_encoder",
     "require_model",
     "require_other_folder",
+    "require_unused",
     "unwrap_encoder",
 ]
 
@@ -96,6 +97,21 @@ def require_other_folder(data: Any, out: str | os.PathLike) -> None:
     is_folder = isinstance(data, str | os.PathLike) and os.path.isdir(data)
     if is_folder and os.path.realpath(data) == os.path.realpath(out):
         raise UserError(f"--out: {out} is the folder of the data; give another folder")
+
+
+def require_unused(options: dict[str, Any], reason: str) -> None:
+    """Refuse options that would have no effect.
+
+    Args:
+        options: The values of options by their names; None if they were not given.
+        reason: Why they have no effect, for the message.
+
+    Raises:
+        UserError: One was given.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise UserError(f"{flag(name)}: has no effect, since {reason}; leave it out")
 
 
 def picture_file(out: Path, default: str) -> Path:

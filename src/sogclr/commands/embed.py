@@ -26,6 +26,7 @@ from ..runs.folder import is_pair_run
 from ..runs.load import load_encoder
 from ..runs.stored import atomically
 from ..runs.towers import load_pairs
+from .early_checks import require_unused
 
 __all__ = ["Embeddings", "embed"]
 
@@ -59,8 +60,12 @@ def embed(
     """See `sogclr.embed`."""
     target = Path(out)
     _require_writable(target)
+    is_pair = is_pair_run(run)
+    if columns is not None and not (is_pair and are_pairs(data)):
+        what = "these data are images" if is_pair else f"{run} was trained on images alone"
+        require_unused({"columns": columns}, what)
     remove_leftovers(target.parent, target.name.__eq__)
-    if is_pair_run(run):
+    if is_pair:
         embeddings = _embed_pairs(run, data, columns, module, device)
     else:
         embeddings = _embed_images(run, data, module, device, workers)

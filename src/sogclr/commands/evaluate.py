@@ -29,6 +29,7 @@ from ..runs.folder import Run, is_pair_run
 from ..runs.load import load_encoder, load_projector
 from ..runs.resume import read_resolved
 from ..runs.towers import load_pairs
+from .early_checks import require_unused
 
 __all__ = ["evaluate"]
 
@@ -48,7 +49,10 @@ def evaluate(
 ) -> ImageReport | PairReport:
     """See `sogclr.evaluate`."""
     if is_pair_run(run):
+        require_unused({"test": test}, f"{run} is a run on pairs")
         return _evaluate_pairs(run, data, protocol, columns, templates, module, device)
+    unused = {"columns": columns, "templates": templates}
+    require_unused(unused, f"{run} was trained on images alone")
     return _evaluate_images(run, data, test, protocol or DEFAULT_PROTOCOLS, module, device, workers)
 
 
@@ -113,6 +117,10 @@ def _evaluate_pairs(
     device: Device,
 ) -> PairReport:
     chosen = _choose_pair_protocol(data, protocol)
+    if chosen == "zero-shot":
+        require_unused({"columns": columns}, "zero-shot classification reads a folder")
+    else:
+        require_unused({"templates": templates}, f"{chosen} has no names of classes")
     encoder = load_pairs(run, module).to(choose_device(device))
     if chosen == "zero-shot":
         return PairReport(zero_shot=_measure_zero_shot(encoder, data, templates))

@@ -37,6 +37,7 @@ from .early_checks import picture_file
 
 __all__ = ["Match", "search"]
 
+MOST_TILES = 1_200  # a taller picture would not fit into memory, or into a viewer
 TILE, MARGIN, LINE = 180, 8, 16  # pixels: side of an image, space between images, height of text
 
 
@@ -83,8 +84,9 @@ def search(
         result(f"{match.similarity:.3f}  {match.name}")
     if isinstance(side, ImageSource):
         target = picture or opened.folder / "search.png"
-        _write_picture(side, best, matches, query, target)
-        say(f"picture: {target}")
+        _write_picture(side, best[:MOST_TILES], matches[:MOST_TILES], query, target)
+        shown = f" (the first {MOST_TILES:,} images)" if len(matches) > MOST_TILES else ""
+        say(f"picture: {target}{shown}")
     return matches
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from ..common.errors import UserError
 from ..common.options import Augmentation, ConcretePrecision
 from ..data.hashed_rows import collision_rate
 from ..data.pair_source import PairSource
@@ -97,6 +98,11 @@ def plan_pairs(
     """
     n = source.sizes[0]
     check_count(request, n, "pair")
+    if source.sizes[1] < 2:
+        raise UserError(
+            f"data: all {n:,} pairs have the same text, which has nothing to be contrasted with; "
+            "give at least two texts"
+        )
     reasons = Reasons()
     explain = reasons.explain
 

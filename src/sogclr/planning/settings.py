@@ -279,3 +279,7 @@ class RunArguments:
 
     resume: bool = False
     """Continue the run in `out`; the result is the same as without an interruption."""
+
+    def __post_init__(self) -> None:
+        message = f"must not be negative, got {self.checkpoint_seconds:g}"
+        require(self.checkpoint_seconds >= 0, "checkpoint_seconds", message)

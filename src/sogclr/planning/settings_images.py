@@ -139,4 +139,5 @@ class PretrainArguments(ImageSettings, MachineArguments, RunArguments):
 
     def __post_init__(self) -> None:
         MachineArguments.__post_init__(self)
+        RunArguments.__post_init__(self)
         ImageSettings.__post_init__(self)

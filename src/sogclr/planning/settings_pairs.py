@@ -158,4 +158,5 @@ class AlignArguments(PairSettings, MachineArguments, RunArguments):
 
     def __post_init__(self) -> None:
         MachineArguments.__post_init__(self)
+        RunArguments.__post_init__(self)
         PairSettings.__post_init__(self)

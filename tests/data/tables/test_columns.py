@@ -114,3 +114,21 @@ def test_values_that_are_no_paths_are_left_out_by_their_row(files):
     source = open_pairs({"image": [*paths[:2], 7, *paths[2:]], "caption": list("abcde")})
     assert len(source.a) == 4
     assert source.left_out == ["1 rows whose image cannot be read (row 3: no path but 7)"]
+
+
+@pytest.mark.parametrize("names", [("image", "Caption", "caption"), ("Image", "IMAGE", "text")])
+def test_usual_names_that_differ_in_case_alone_are_asked_for(files, names):
+    columns = [[f"img/{i}.jpg" for i in range(COUNT)], TEXTS, [f"a {text}" for text in TEXTS]]
+    if names[1] == "IMAGE":
+        columns[1] = columns[0]
+    path = _table(files, names, *columns)
+    pair = [name for name in names if name.lower() == names[1].lower()]
+    with pytest.raises(UserError, match=f"has the columns {' and '.join(pair)}; name the two"):
+        open_pairs(path)
+    assert open_pairs(path, (names[0], names[2])).columns == (names[0], names[2])
+
+
+def test_other_names_may_differ_in_case_alone(files):
+    path = _table(files, ("image", "a", "A", "caption"), TEXTS, TEXTS, TEXTS, TEXTS)
+    with pytest.raises(UserError, match=r"images of .* cannot be read"):
+        open_pairs(path)

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import Any
 
 from ...common.errors import UserError
@@ -24,6 +25,7 @@ TEXT_PAIRS = (
     ("question", "answer"),
     ("source", "target"),
 )
+USUAL_COLUMNS = {*IMAGE_COLUMNS, *TEXT_COLUMNS, *(name for pair in TEXT_PAIRS for name in pair)}
 # Suffixes of image files, also of those that are not decoded.
 IMAGE_SUFFIXES = (
     *SUFFIXES,
@@ -89,6 +91,12 @@ def _find(table: Table, names: tuple[str, ...]) -> tuple[str, str]:
 def _guess(table: Table) -> tuple[str, str]:
     """Guess two columns from usual names."""
     existing = list(table.columns)
+    for first, second in combinations(existing, 2):
+        if first.lower() == second.lower() and first.lower() in USUAL_COLUMNS:
+            raise UserError(
+                f"--columns: {table.name} has the columns {first} and {second}; name the two that "
+                f"are the pairs with --columns, it has {table.list_columns()}"
+            )
     usual = {name.lower(): name for name in reversed(existing)}
     image = next((c for c in table.images), None)
     image = image or next((usual[c] for c in IMAGE_COLUMNS if c in usual), None)
