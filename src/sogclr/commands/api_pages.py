@@ -30,8 +30,9 @@ def report(
         data: Images or pairs to look at. Default: what the run was trained on, if that is on this
             machine.
         out: File of the page. Default: report.html in the folder of the run.
-        samples: Largest number of samples to embed, drawn at random. A slow encoder embeds fewer,
-            as many as it does in a minute.
+        samples: Largest number of samples to embed, drawn at random; of pairs a quarter as many
+            images or first texts, with all their partners. A slow encoder embeds fewer, as many as
+            it does in half a minute.
         columns: Names of the table's two columns, with a comma between them. From Python also a
             sequence. Default: guessed from the usual names.
         encoder: An nn.Module of the architecture that was trained, if the run trained your own.

@@ -63,7 +63,7 @@ def _by_label(samples: Samples, chosen: np.ndarray, plane: Plane) -> Picture:
         "By label",
         draw_points(plane.places, colors=points),
         f"Map of {len(chosen):,} samples, coloured by label",
-        "Groups of one colour: the encoder tells this class apart, though it never saw a label.",
+        "Where a colour keeps to itself, the encoder tells this class apart, without any label.",
     )
 
 
@@ -106,7 +106,7 @@ def _with_thumbnails(source: ImageSource, rows: np.ndarray, plane: Plane) -> Pic
             taken = np.concatenate([taken, place[None]])
     return Picture(
         "With thumbnails",
-        as_data(canvas),
+        as_data(canvas.crop(canvas.getbbox())),
         f"{len(taken):,} images at their places in the map",
         f"{len(taken):,} of the images at their places.",
     )

@@ -59,15 +59,17 @@ class PairSamples:
 def embed_pair_samples(
     encoder: PairEncoder, source: PairSource, stored: dict[str, StoredSamples], *, most: int
 ) -> PairSamples:
-    """Embed at most `most` samples of side a, and all their partners.
+    """Embed samples of side a, and all their partners.
 
     Args:
         encoder: the towers of the run, on any device.
         source: the pairs, of the kinds that the towers take.
         stored: the samples that the run knows, by side.
-        most: largest number of samples of side a.
+        most: four times the largest number of samples of side a: many have several partners.
     """
-    a = embed_side_samples(encoder, source.a, stored.get("a"), draw_rows(source.a.ids, most))
+    a = embed_side_samples(
+        encoder, source.a, stored.get("a"), draw_rows(source.a.ids, max(3, most // 4))
+    )
     spans = [source.partners[source.start[row] : source.start[row + 1]] for row in a.rows]
     texts = np.unique(np.concatenate(spans)) if spans else np.empty(0, dtype=np.int64)
     mixed = texts[draw_rows(source.b.ids[texts], len(texts))]

@@ -1,4 +1,4 @@
-"""The samples that a page looks at: drawn at random, embedded, within a minute."""
+"""The samples that a page looks at: drawn at random, embedded, within half a minute."""
 
 import time
 from collections.abc import Callable
@@ -29,7 +29,7 @@ __all__ = ["SEED", "Samples", "draw_rows", "embed_for_a_while", "embed_image_sam
 
 SEED = 0  # the same samples in every report of a data set
 NEIGHBOURS = 20
-SECONDS = 60.0  # of embedding; a slow encoder embeds fewer samples
+SECONDS = 30.0  # of embedding; a slow encoder embeds fewer samples
 AT_ONCE = 512
 
 
@@ -132,7 +132,7 @@ def draw_rows(ids: np.ndarray, most: int) -> np.ndarray:
 def embed_for_a_while(
     rows: np.ndarray, embed: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embed rows, some at a time, until all are done or a minute is over.
+    """Embed rows, some at a time, until all are done or half a minute is over.
 
     Args:
         rows: `(m,)` rows in random order.
