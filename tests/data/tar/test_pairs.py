@@ -173,3 +173,10 @@ def test_shards_are_pairs_if_they_have_captions(make_shards, tmp_path, capsys):
         open_pairs(pattern, "image,caption")
     line = refused(capsys, "align", images, "--out", tmp_path / "run")
     assert "images.tar has both an image and a caption, a part txt or `caption` in json" in line
+
+
+@pytest.mark.parametrize("content", [b"PK\3\4" + b"\0" * 600, b"\x89PNG" * 200, b"words " * 200])
+def test_files_that_are_no_archives_are_damage(tmp_path, content):
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(UserError, match=r"no sample .* \(\S+a\.tar is damaged: .+\); for"):
+        open_pairs(str(tmp_path / "a.tar"))

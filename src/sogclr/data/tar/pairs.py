@@ -36,7 +36,7 @@ def shard_pairs(shards: list[Path], name: str | None = None) -> PairSource:
     if not any(len(index.captions) for index in indexes):
         raise UserError(
             f"data: no sample of {name} has both an image and a caption, a part txt or `caption` "
-            "in json; for images alone use sogclr pretrain"
+            f"in json{_first_damage(shards, indexes)}; for images alone use sogclr pretrain"
         )
     images = ShardSource(shards, name, indexes)
     captions, shard_of = _join_captions(indexes)
@@ -101,6 +101,12 @@ class _Captions(_CaptionNames):
         except (OSError, ValueError) as error:
             raise UnreadableTextError(super()._at(row), reason_of(error)) from error
         return captions_in("txt" if number == SINGLE else "json", content)[number]
+
+
+def _first_damage(shards: list[Path], indexes: list[ShardIndex]) -> str:
+    """Say why the first damaged shard cannot be read, in brackets; "" without any."""
+    found = ((p, i.damage) for p, i in zip(shards, indexes, strict=True) if i.damage is not None)
+    return next((f" ({path} is damaged: {damage})" for path, damage in found), "")
 
 
 def _keep_captioned(index: ShardIndex) -> ShardIndex:
