@@ -38,6 +38,7 @@ def _run(words, environment, folder, output):
     for stream in (1, 2):
         os.dup2(written, stream)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method(None, force=True)  # of loader workers, as everywhere
     if words[0] == "-m":
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
@@ -77,7 +78,8 @@ class Program:
                 for process in running:
                     process.join(30)
                 self.kill()
-        return self.output.read().decode(), None
+        with self.output:
+            return self.output.read().decode(), None
 
 
 def free_port():
