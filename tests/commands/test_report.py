@@ -14,7 +14,7 @@ import sogclr
 from sogclr.commands import pretrain as pretraining
 from sogclr.commands.report import report_at_the_end
 from sogclr.evaluation.knn import knn_accuracy
-from sogclr.pages import samples as sampling
+from sogclr.evaluation.pages import samples as sampling
 from sogclr.runs.folder import Run
 from sogclr.runs.stored_samples import read_samples
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from ..auditing.measure import Audit
     from ..data.open_images import Data
     from ..evaluation.images import ImageReport
+    from ..evaluation.pages.page import Page
     from ..evaluation.pairs import PairReport
-    from ..pages.page import Page
     from .embed import Embeddings
     from .result import Result
     from .search import Match

@@ -12,10 +12,10 @@ from ..common.environment import rank
 from ..common.errors import UserError, one_line, require
 from ..common.options import Device
 from ..distributed.launch import choose_device
-from ..pages.compose import compose_sections, open_data
-from ..pages.page import Page
-from ..pages.record import RunRecord
-from ..pages.render import write_page
+from ..evaluation.pages.compose import compose_sections, open_data
+from ..evaluation.pages.page import Page
+from ..evaluation.pages.record import RunRecord
+from ..evaluation.pages.render import write_page
 from ..runs.folder import Run
 
 __all__ = ["SAMPLES", "report", "report_at_the_end"]

@@ -2,8 +2,8 @@
 
 from datetime import datetime
 
-from ..common.errors import UserError
-from ..runs.stored import read_json
+from ...common.errors import UserError
+from ...runs.stored import read_json
 from .page import Block, Code, Facts, Picture, Pictures, Section, Table, Text
 from .record import RunRecord
 from .thumbnails import file_as_data

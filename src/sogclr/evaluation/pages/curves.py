@@ -1,6 +1,6 @@
 """The section of curves: what a run logged while it trained."""
 
-from ..common.colors import METHOD_COLORS
+from ...common.colors import METHOD_COLORS
 from .charts import Line, draw_lines
 from .page import Picture, Pictures, Section
 from .record import RunRecord

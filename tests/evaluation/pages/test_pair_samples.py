@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from sogclr.data.open_pairs import open_pairs
+from sogclr.evaluation.pages.pair_samples import embed_pair_samples, embed_side_samples
 from sogclr.evaluation.retrieval import retrieval
 from sogclr.models.tower_features import cached_features, find_cached_features
-from sogclr.pages.pair_samples import embed_pair_samples, embed_side_samples
 from sogclr.runs.towers import load_pairs
 
 

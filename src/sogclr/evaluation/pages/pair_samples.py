@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.decode import UnreadableImageError
-from ..data.image_source import ImageSource
-from ..data.pair_source import PairSource
-from ..data.texts import Texts, UnreadableTextError
-from ..evaluation.retrieval import rank_first_match
-from ..models.pair_encoder import PairEncoder
-from ..models.tower_features import find_cached_features
-from ..runs.stored_samples import StoredSamples
+from ...data.decode import UnreadableImageError
+from ...data.image_source import ImageSource
+from ...data.pair_source import PairSource
+from ...data.texts import Texts, UnreadableTextError
+from ...models.pair_encoder import PairEncoder
+from ...models.tower_features import find_cached_features
+from ...runs.stored_samples import StoredSamples
+from ..retrieval import rank_first_match
 from .samples import Samples, draw_rows, embed_for_a_while
 
 __all__ = ["PairSamples", "embed_pair_samples", "embed_side_samples"]

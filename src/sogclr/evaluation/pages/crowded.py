@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ..common.colors import METHOD_COLORS
-from ..data.texts import Texts
-from ..evaluation.findings.crowding import rank_crowding
+from ...common.colors import METHOD_COLORS
+from ...data.texts import Texts
+from ..findings.crowding import rank_crowding
 from .charts import draw_histogram
 from .page import Block, Gallery, Picture, Pictures, Section, Text
 from .samples import Samples

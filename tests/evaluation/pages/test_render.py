@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 
 from sogclr.data.images.arrays import ArraySource
-from sogclr.pages.charts import CLASS_COLORS, Line, draw_histogram, draw_lines, draw_points
-from sogclr.pages.page import (
+from sogclr.evaluation.pages.charts import (
+    CLASS_COLORS,
+    Line,
+    draw_histogram,
+    draw_lines,
+    draw_points,
+)
+from sogclr.evaluation.pages.page import (
     Code,
     Facts,
     Gallery,
@@ -21,8 +27,8 @@ from sogclr.pages.page import (
     Thumbnail,
     Tile,
 )
-from sogclr.pages.render import render_page, write_page
-from sogclr.pages.thumbnails import make_thumbnail
+from sogclr.evaluation.pages.render import render_page, write_page
+from sogclr.evaluation.pages.thumbnails import make_thumbnail
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..common.regular_files import open_regular_file
-from ..planning.settings_images import ImageSettings
-from ..planning.settings_pairs import PairSettings
-from ..runs.folder import Run
-from ..runs.resume import read_resolved
+from ...common.regular_files import open_regular_file
+from ...planning.settings_images import ImageSettings
+from ...planning.settings_pairs import PairSettings
+from ...runs.folder import Run
+from ...runs.resume import read_resolved
 
 __all__ = ["RunRecord"]
 

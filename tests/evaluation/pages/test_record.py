@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sogclr.common.errors import UserError
-from sogclr.pages.record import RunRecord
+from sogclr.evaluation.pages.record import RunRecord
 from sogclr.planning.settings_images import ImageSettings
 from sogclr.runs.folder import Run
 

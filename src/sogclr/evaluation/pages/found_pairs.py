@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ..evaluation.retrieval import summarize_ranks
+from ..retrieval import summarize_ranks
 from .page import Block, Gallery, Section, Table, Text, Tile
 from .pair_samples import PairSamples
 from .samples import SEED

@@ -6,17 +6,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.image_source import NO_LABEL, ImageSource
-from ..evaluation.embed_images import embed_images
-from ..evaluation.findings.labels import (
+from ...data.image_source import NO_LABEL, ImageSource
+from ...models.encoders import EncoderSpec
+from ..embed_images import embed_images
+from ..findings.labels import (
     LabelVotes,
     confusion,
     rank_label_suspects,
     vote_by_neighbours,
 )
-from ..evaluation.findings.neighbours import nearest_neighbours
-from ..evaluation.knn import knn_accuracy
-from ..models.encoders import EncoderSpec
+from ..findings.neighbours import nearest_neighbours
+from ..knn import knn_accuracy
 from .page import Block, Gallery, Section, Table, Text
 from .samples import NEIGHBOURS, Samples
 

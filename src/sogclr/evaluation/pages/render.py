@@ -5,8 +5,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ..common.printable import printable
-from ..runs.stored import atomically
+from ...common.printable import printable
+from ...runs.stored import atomically
 from .page import Page, Section
 
 __all__ = ["render_page", "write_page"]
@@ -20,7 +20,7 @@ def render_page(title: str, sections: list[Section]) -> str:
 
     # nosec: templates are this package's own; all they insert is escaped.
     environment = Environment(
-        loader=PackageLoader("sogclr.pages"),
+        loader=PackageLoader("sogclr.evaluation.pages"),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_as_text,

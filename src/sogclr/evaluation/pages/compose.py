@@ -7,16 +7,16 @@ from typing import Any
 
 from torch import nn
 
-from ..common.errors import UserError
-from ..data.image_source import ImageSource
-from ..data.open_images import open_images
-from ..data.open_pairs import are_pairs, open_pairs
-from ..data.pair_source import PairSource
-from ..data.tar.urls import is_url
-from ..runs.folder import Run
-from ..runs.load import load_encoder
-from ..runs.stored_samples import StoredSamples, read_samples
-from ..runs.towers import load_pairs
+from ...common.errors import UserError
+from ...data.image_source import ImageSource
+from ...data.open_images import open_images
+from ...data.open_pairs import are_pairs, open_pairs
+from ...data.pair_source import PairSource
+from ...data.tar.urls import is_url
+from ...runs.folder import Run
+from ...runs.load import load_encoder
+from ...runs.stored_samples import StoredSamples, read_samples
+from ...runs.towers import load_pairs
 from .alike import duplicates_section, neighbours_section
 from .crowded import crowding_section
 from .curves import curves_section

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from ..data.decode import DECODING_ERRORS, UnreadableImageError, decode_image, reason_of
-from ..data.image_source import ImageSource
+from ...data.decode import DECODING_ERRORS, UnreadableImageError, decode_image, reason_of
+from ...data.image_source import ImageSource
 from .page import Thumbnail
 
 __all__ = ["as_data", "file_as_data", "make_thumbnail", "tile_image"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..evaluation.findings.duplicates import group_duplicates, similar_pairs
+from ..findings.duplicates import group_duplicates, similar_pairs
 from .page import Gallery, Section, Text, Tile
 from .samples import SEED, Samples
 

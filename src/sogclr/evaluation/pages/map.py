@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from ..data.image_source import NO_LABEL, ImageSource
-from ..evaluation.findings.plane import Plane, place_in_plane
+from ...data.image_source import NO_LABEL, ImageSource
+from ..findings.plane import Plane, place_in_plane
 from .charts import CLASS_COLORS, OTHER_COLOR, draw_points
 from .page import Block, Legend, Picture, Pictures, Section, Text
 from .samples import Samples

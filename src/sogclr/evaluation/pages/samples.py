@@ -11,17 +11,17 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from ..common.errors import shorten
-from ..data.batches.schedule import FIRST_UNUSED_EPOCH
-from ..data.image_source import NO_LABEL, ImageSource
-from ..data.randomness import shuffled
-from ..data.texts import Texts, UnreadableTextError
-from ..distributed.launch import loader_workers
-from ..evaluation.embed_images import embed_images
-from ..evaluation.findings.crowding import align_by_id
-from ..evaluation.findings.neighbours import Neighbours, nearest_neighbours
-from ..models.encoders import EncoderSpec
-from ..runs.stored_samples import StoredSamples
+from ...common.errors import shorten
+from ...data.batches.schedule import FIRST_UNUSED_EPOCH
+from ...data.image_source import NO_LABEL, ImageSource
+from ...data.randomness import shuffled
+from ...data.texts import Texts, UnreadableTextError
+from ...distributed.launch import loader_workers
+from ...models.encoders import EncoderSpec
+from ...runs.stored_samples import StoredSamples
+from ..embed_images import embed_images
+from ..findings.crowding import align_by_id
+from ..findings.neighbours import Neighbours, nearest_neighbours
 from .page import Thumbnail, Tile
 from .thumbnails import make_thumbnail
 
