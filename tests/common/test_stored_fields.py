@@ -1,12 +1,12 @@
 """What JSON holds of a dataclass: its own fields, with values of their types."""
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal, TypedDict
 
 import pytest
 
 from sogclr import UserError
-from sogclr.common.stored_fields import build_from_json
+from sogclr.common.stored_fields import build_from_json, require_type
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ def test_a_dataclass_is_what_was_stored():
         ({**GOOD, "inner": 3}, "file: inner: must be an object, got 3"),
         ({**GOOD, "inner": {"size": "3"}}, "file: inner: size: str is not an instance of int"),
         ({**GOOD, "kind": "c"}, "file: kind: "),
+        ({**GOOD, "inner": {"size": True}}, "file: inner: size: a number is needed, got True"),
+        ({**GOOD, "mean": [0.5, False]}, r"file: mean: a number is needed, got \(0.5, False\)"),
         ({**GOOD, "mean": [1, "2"]}, "file: mean: "),
         ({**GOOD, "mean": 1}, "file: mean: "),
         ([], r"file: must be an object, got \[\]"),
@@ -50,3 +52,28 @@ def test_anything_else_is_refused_in_one_line(stored, said):
     with pytest.raises(UserError, match=said) as error:
         build_from_json(Outer, stored, "file")
     assert "\n" not in error.value.args[0]
+
+
+class Options(TypedDict, total=False):
+    layers: int | list[int]
+    rate: float | None
+    is_wide: bool
+    other: Any
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"layers": True}, {"layers": [1, False]}, {"rate": False}, {"is_wide": True, "rate": True}],
+)
+def test_truth_is_no_number(value):
+    with pytest.raises(UserError, match=r"^file: a number is needed, got "):
+        require_type(value, Options, "file")
+
+
+@pytest.mark.parametrize(
+    "value", [{"is_wide": True}, {"other": [True]}, {"layers": [0, 1], "rate": None}, {}]
+)
+def test_truth_is_accepted_where_it_is_meant(value):
+    require_type(value, Options, "file")
+    require_type([True, None], list[bool | None], "file")
+    require_type(True, Literal[True], "file")

@@ -1,7 +1,8 @@
 """Build a dataclass from stored JSON: only its own fields, and only values of their types."""
 
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from .errors import UserError, one_line
 
@@ -55,6 +56,8 @@ def require_type(value: Any, kind: Any, name: str) -> None:
         check_type(value, kind, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
     except TypeCheckError as error:
         raise UserError(f"{name}: {one_line(error)}; {ANOTHER_VERSION}") from error
+    if _has_stray_bool(value, kind):
+        raise UserError(f"{name}: a number is needed, got {_shortened(value)}; {ANOTHER_VERSION}")
 
 
 def _convert(kind: Any, value: Any, name: str) -> Any:
@@ -64,6 +67,24 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         value = tuple(value)
     require_type(value, kind, name)
     return value
+
+
+def _has_stray_bool(value: Any, kind: Any) -> bool:
+    """Tell whether true or false stands where a number is needed: for Python they are integers."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if isinstance(value, bool):
+        return not any(each in (bool, Any) or value in get_args(each) for each in kinds)
+    if isinstance(value, dict):
+        hints = [get_type_hints(each) for each in kinds if is_typeddict(each)]
+        return any(
+            _has_stray_bool(entry, hint.get(key, Any))
+            for hint in hints
+            for key, entry in value.items()
+        )
+    if isinstance(value, list | tuple):
+        inner = [each for some in kinds for each in get_args(some) if each is not ...] or [Any]
+        return any(all(_has_stray_bool(entry, each) for each in inner) for entry in value)
+    return False
 
 
 def _shortened(value: Any) -> str:
