@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what _HOME imports, for type checkers
     from .data.hashed_rows import stable_keys as stable_keys
     from .data.indexed import IndexedDataset as IndexedDataset
     from .evaluation.images import ImageReport as ImageReport
+    from .evaluation.pages.page import Page as Page
     from .evaluation.pairs import PairReport as PairReport
     from .losses import ClipLoss as ClipLoss
     from .losses import DecoupledClipLoss as DecoupledClipLoss
@@ -37,7 +38,6 @@ if TYPE_CHECKING:  # what _HOME imports, for type checkers
     from .losses import validation_loss as validation_loss
     from .losses.temperature import IndividualTemperature as IndividualTemperature
     from .losses.temperature import LearnedTemperature as LearnedTemperature
-    from .pages.page import Page as Page
     from .runs.load import load as load
 
 __version__ = "0.1.0"
@@ -59,7 +59,7 @@ _HOME = {
     "Match": "commands.search",
     "MoCoLoss": "losses",
     "NTXentLoss": "losses",
-    "Page": "pages.page",
+    "Page": "evaluation.pages.page",
     "PairReport": "evaluation.pairs",
     "Result": "commands.result",
     "SigLipLoss": "losses",
