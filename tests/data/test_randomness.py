@@ -98,10 +98,10 @@ def test_independent_between_seeds_epochs_and_streams(other):
     assert_independent(a[1:, 0], b[:-1, 0])
 
 
-@pytest.mark.parametrize("varied", ["seed", "epoch", "stream"])
-def test_uniform_over_seeds_epochs_and_streams_for_one_sample(varied):
+@pytest.mark.parametrize("varied", ["seed", "epoch", "purpose"])
+def test_uniform_over_seeds_epochs_and_purposes_for_one_sample(varied):
     one = np.array([12], dtype=np.uint64)
-    fixed = {"seed": 0, "epoch": 0, "stream": 0}
+    fixed = {"seed": 0, "epoch": 0, "purpose": 0}
     rows = [uniforms(ids=one, count=1, **{**fixed, varied: i})[0, 0] for i in range(4000)]
     numbers = np.array(rows)
     assert_uniform(np.bincount((numbers * 20).astype(int), minlength=20))

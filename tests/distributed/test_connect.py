@@ -88,12 +88,12 @@ def test_an_image_that_was_replaced_for_one_process(make_folder, tmp_path):
 
 def test_a_process_that_cannot_start_says_why_and_the_other_gives_up(make_folder, tmp_path):
     folder, port = make_folder(), free_port()
-    words = ["--out", tmp_path / "run", "--process-timeout", 5, *FAST]
+    words = ["--out", tmp_path / "run", "--process-timeout", 2, *FAST]
     (code, line), (other_code, other) = ended(
         start(0, port, "pretrain", folder, *words), start(1, port, "pretrain", "nowhere", *words)
     )
     assert (code, other_code) == (2, 2)
-    assert "process 0 of 2: another process did not answer within 5 seconds" in line
+    assert "process 0 of 2: another process did not answer within 2 seconds" in line
     assert other == "sogclr: process 1 of 2: data: nowhere does not exist; correct the path"
 
 
