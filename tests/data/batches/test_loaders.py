@@ -127,3 +127,34 @@ def test_workers_outlive_a_signal_to_their_group_but_not_their_trainer():
     for worker in left:
         os.kill(int(worker), signal.SIGKILL)
     assert not left, "they wait for ever"
+
+
+TRAINER = """
+import sys
+from torch.utils.data import DataLoader
+from sogclr.data.batches.loaders import _ignore_signals
+
+if __name__ == "__main__":
+    loader = DataLoader(
+        list(range(100)),
+        num_workers=2,
+        worker_init_fn=_ignore_signals,
+        multiprocessing_context=sys.argv[1],
+    )
+    batches = iter(loader)
+    next(batches)
+    print("started", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("start_method", ["fork", "forkserver"])
+def test_workers_end_with_a_killed_trainer(tmp_path, start_method):
+    script = tmp_path / "trainer.py"
+    script.write_text(TRAINER)
+    command = [sys.executable, str(script), start_method]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as trainer:
+        assert trainer.stdout.readline() == b"started\n"
+        trainer.kill()
+        # All workers hold this pipe, so it ends when the last one does.
+        assert trainer.stdout.read() == b""

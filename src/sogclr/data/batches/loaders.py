@@ -1,5 +1,6 @@
 """Load batches: workers read images and crop two random views of each, or one central view."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -228,9 +229,12 @@ def _ignore_signals(worker: int) -> None:
     threading.Thread(target=_exit_after, args=(os.getppid(),), daemon=True).start()
 
 
-def _exit_after(trainer_id: int) -> None:
-    # Without this, the worker of a killed trainer would wait for ever to send its batch.
-    while os.getppid() == trainer_id:
+def _exit_after(parent_id: int) -> None:
+    # Without this, the worker of a killed trainer would wait for ever to send its batch. A forked
+    # worker then gets another parent. Other workers have a server as parent, which may live on, but
+    # they alone hold a pipe to the trainer.
+    trainer = multiprocessing.parent_process()
+    while os.getppid() == parent_id and (trainer is None or trainer.is_alive()):
         time.sleep(1)
     os._exit(1)
 
