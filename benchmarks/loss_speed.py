@@ -2,6 +2,7 @@
 
     pip install libauc open_clip_torch lightly pytorch-metric-learning inf-cl
     python benchmarks/loss_speed.py
+    python benchmarks/loss_speed.py --size 64
     python benchmarks/loss_speed.py --largest
     python benchmarks/loss_speed.py --compiled
 
@@ -15,7 +16,8 @@ of sogclr's loss in the same round: median and quartiles over rounds. Further co
     error    relative error of the gradient against float64, after scaling it by the best factor,
              since LibAUC's gradient is B - 1 times as large and more
 
-`--largest` measures sogclr's loss once, on a CPU, with two views of 65,536 samples. `--compiled`
+`--size` measures one batch size again, and keeps the results of the others. `--largest` measures
+sogclr's loss once, on a CPU, with two views of 65,536 samples. `--compiled`
 measures all losses under `torch.compile`, and sogclr's without it too (two minutes; needs a C++
 compiler). Results are written to `results/loss_speed.json`. Libraries that are not installed are
 left out. On a GPU, `loss_speed_cuda.py` measures bfloat16 features instead and writes
@@ -181,6 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--size", type=int, choices=sorted({size for size, _ in SIZES}))
     parser.add_argument("--largest", action="store_true")
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--memory-of", nargs=4, help=argparse.SUPPRESS)
@@ -204,9 +207,11 @@ def main() -> None:
     elif on_gpu:
         stored |= {"rows": measured_on_gpu(), "machine": {**machine(), **peer_versions()}}
     else:
-        rows = [row for family in FAMILIES for size in SIZES for row in measure(family, *size)]
-        stored |= {"rows": rows, "machine": {**machine(), **peer_versions()}}
+        sizes = [each for each in SIZES if options.size in (None, each[0])]
+        rows = [row for family in FAMILIES for each in sizes for row in measure(family, *each)]
         show(rows)
+        kept = [row for row in stored.get("rows", []) if (row["size"], row["width"]) not in sizes]
+        stored |= {"rows": kept + rows, "machine": {**machine(), **peer_versions()}}
     path.write_text(json.dumps(stored, indent=1) + "\n")
 
 
