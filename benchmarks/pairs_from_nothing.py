@@ -40,7 +40,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from tried_losses import TRIED
-from tuned_runs import SEEDS, Cell, missing_cells, read_results
+from tuned_runs import SEEDS, Cell, missing_cells, read_results, final_cells
 
 import sogclr
 from sogclr.evaluation.retrieval import DEPTHS, rank_first_match
@@ -148,12 +148,11 @@ def fill(jobs: int) -> None:
 def show() -> None:
     """Print mean and standard deviation over seeds of the test results, and the settings."""
     results = read_results(RESULTS)
-    tested = [cell for cell in results if cell.seed in SEEDS]
     print(f"{'':<8}" + "".join(f"{f'B {batch}':>28}" for batch in BATCHES))
     for method in (*METHODS, *MORE_METHODS):
         line = f"{method:<8}"
         for batch in BATCHES:
-            own = sorted(c for c in tested if (c.method, c.batch) == (method, batch))
+            own = final_cells(method, batch, "recalls", results)
             values = [results[cell]["recalls"] for cell in own]
             text = "-"
             if len(values) == len(SEEDS):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SEEDS", "TUNING_SEEDS", "Cell", "missing_cells", "read_results"]
+__all__ = ["SEEDS", "TUNING_SEEDS", "Cell", "missing_cells", "read_results", "final_cells"]
 
 SHARES = (0.5, 2.0)  # multiples of the usual learning rate that are tried as well
 TUNING_SEEDS, SEEDS = (100, 101, 102), (0, 1, 2)
@@ -77,3 +77,21 @@ def missing_cells(
         return runs
     settings += [(max(settings, key=mean)[0], share) for share in SHARES]
     return missing(settings, TUNING_SEEDS) or missing([max(settings, key=mean)], SEEDS)
+
+
+def final_cells(method: str, batch: int, score: str, results: Results) -> list[Cell]:
+    """Return the runs of the test at the best setting; several were tested if the grid has grown.
+
+    Args:
+        method, batch, score, results: see `missing_cells`.
+    """
+    own = [cell for cell in results if (cell.method, cell.batch) == (method, batch)]
+    tuned: dict[tuple[float, float], list[float]] = {}
+    for cell in own:
+        if cell.tuning:
+            setting = cell.temperature, cell.share
+            tuned.setdefault(setting, []).append(results[cell][score])
+    if not tuned:
+        return []
+    best = max(tuned, key=lambda setting: statistics.mean(tuned[setting]))
+    return sorted(c for c in own if not c.tuning and (c.temperature, c.share) == best)

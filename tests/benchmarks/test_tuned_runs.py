@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tuned_runs import SEEDS, TUNING_SEEDS, Cell, missing_cells, read_results
+from tuned_runs import SEEDS, TUNING_SEEDS, Cell, missing_cells, read_results, final_cells
 
 
 @pytest.mark.parametrize("best", [(0.1, 1.0), (0.2, 1.0), (0.2, 0.5), (0.1, 2.0)])
@@ -36,3 +36,13 @@ def test_a_broken_off_round_goes_on():
 def test_the_rate_follows_the_root_of_the_batch():
     one, four = (Cell("dcl", batch, 0.1, 1.0, 0).learning_rate for batch in (16, 64))
     assert four == pytest.approx(2 * one)
+
+
+def test_a_grid_that_has_grown_shows_the_best_setting():
+    tuned = {
+        Cell("level", 16, tau, 1.0, seed): {"r": tau} for tau in (0.1, 0.2) for seed in (100, 101)
+    }
+    tested = {Cell("level", 16, tau, 1.0, seed): {"r": 0.0} for tau in (0.1, 0.2) for seed in SEEDS}
+    found = final_cells("level", 16, "r", tuned | tested)
+    assert [(cell.temperature, cell.seed) for cell in found] == [(0.2, seed) for seed in SEEDS]
+    assert final_cells("dcl", 16, "r", tuned | tested) == []
