@@ -40,7 +40,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from tried_losses import TRIED
-from tuned_runs import SEEDS, Cell, missing_cells, read_results, final_cells
+from tuned_runs import SEEDS, Cell, final_cells, missing_cells, read_results
 
 import sogclr
 from sogclr.evaluation.retrieval import DEPTHS, rank_first_match

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SEEDS", "TUNING_SEEDS", "Cell", "missing_cells", "read_results", "final_cells"]
+__all__ = ["SEEDS", "TUNING_SEEDS", "Cell", "final_cells", "missing_cells", "read_results"]
 
 SHARES = (0.5, 2.0)  # multiples of the usual learning rate that are tried as well
 TUNING_SEEDS, SEEDS = (100, 101, 102), (0, 1, 2)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tuned_runs import SEEDS, TUNING_SEEDS, Cell, missing_cells, read_results, final_cells
+from tuned_runs import SEEDS, TUNING_SEEDS, Cell, final_cells, missing_cells, read_results
 
 
 @pytest.mark.parametrize("best", [(0.1, 1.0), (0.2, 1.0), (0.2, 0.5), (0.1, 2.0)])
