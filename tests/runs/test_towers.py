@@ -1,11 +1,11 @@
 """Towers of a run: nothing that is lost is made up, nothing that comes with it is executed."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.json_files import change_json
 
 import sogclr
 from sogclr import UserError
@@ -17,12 +17,6 @@ def copied(joined, tmp_path):
     """A run with a frozen Hugging Face text tower, to be changed."""
     shutil.copytree(joined, tmp_path / "copy")
     return tmp_path / "copy"
-
-
-def _change(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +64,7 @@ def test_frozen_weights_that_lack_a_tower_are_refused(copied):
     ids=range(13),
 )
 def test_towers_are_built_of_known_options_only(copied, change):
-    _change(copied / "towers.json", change)
+    change_json(copied / "towers.json", change)
     with pytest.raises(UserError, match=r"run: .*towers.json: ") as error:
         sogclr.load(copied)
     assert "\n" not in error.value.args[0]
@@ -95,7 +89,7 @@ def test_code_of_a_run_is_never_executed(copied, tmp_path, name, entry, with_fil
     proof = tmp_path / "executed"
     if with_file:
         (copied / "text" / "code.py").write_text(CODE.format(str(proof)))
-    _change(copied / "text" / name, lambda content: content.update(entry))
+    change_json(copied / "text" / name, lambda content: content.update(entry))
     with pytest.raises(UserError, match=r"executed; remove|does not build"):
         sogclr.load(copied)
     assert not proof.exists()
