@@ -1,6 +1,6 @@
 """The commands that show something in a browser, as Python functions; see `api.py`."""
 
-from ..common.options import Device
+from ..common.options import REPORT_SAMPLES, Device
 from .argument_types import Columns, File, OtherData, OwnModule, Page, Run
 from .early_checks import require_data
 
@@ -12,7 +12,7 @@ def report(
     data: OtherData | None = None,
     *,
     out: File | None = None,
-    samples: int = 4_000,
+    samples: int = REPORT_SAMPLES,
     columns: Columns | None = None,
     encoder: OwnModule = None,
     device: Device = "auto",

@@ -10,7 +10,7 @@ from torch import nn
 from ..common.console import say
 from ..common.environment import rank
 from ..common.errors import UserError, one_line, require
-from ..common.options import Device
+from ..common.options import REPORT_SAMPLES, Device
 from ..distributed.launch import choose_device
 from ..evaluation.pages.compose import compose_sections, open_data
 from ..evaluation.pages.page import Page
@@ -18,9 +18,7 @@ from ..evaluation.pages.record import RunRecord
 from ..evaluation.pages.render import write_page
 from ..runs.folder import Run
 
-__all__ = ["SAMPLES", "report", "report_at_the_end"]
-
-SAMPLES = 4_000
+__all__ = ["report", "report_at_the_end"]
 
 
 def report(
@@ -65,7 +63,7 @@ def report_at_the_end(folder: Path, data: Any, module: nn.Module | None, device:
         record = RunRecord.read(Run(folder))
         shown = open_data(record, data, getattr(record.settings, "columns", None))
         kind = choose_device(device, alone=False)  # the others are done
-        sections = compose_sections(record, shown, most=SAMPLES, module=module, device=kind)
+        sections = compose_sections(record, shown, most=REPORT_SAMPLES, module=module, device=kind)
         page = write_page(record.run.folder / "report.html", f"Run {folder}", sections)
     except KeyboardInterrupt:
         say(f"the report was stopped; the run is complete: sogclr report {folder} writes it")

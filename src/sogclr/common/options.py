@@ -22,6 +22,7 @@ else:  # what the command line accepts, and how its help names the value
     Name = ImageTower = Annotated[str, "NAME"]
 
 __all__ = [
+    "REPORT_SAMPLES",
     "Augmentation",
     "ConcreteNorm",
     "ConcretePrecision",
@@ -40,6 +41,8 @@ __all__ = [
     "TowerSettings",
     "split_names",
 ]
+
+REPORT_SAMPLES = 4_000  # embedded for a report, if nothing else is asked for
 
 Method = Literal["sogclr", "simclr", "dcl", "moco"]
 PairMethod = Literal["sogclr", "clip", "dcl", "siglip"]

@@ -125,11 +125,12 @@ def _fits(
         and all(first.averages_like(table) for table in tables[1:])
     ):
         return False
+    listed = []
     for each in ids:
         if not (isinstance(each, Tensor) and each.is_cpu and each.dtype in INTEGERS):
             return False
-        values = each.tolist() if each.shape == a.shape[:1] else ()
-        if len(set(values)) < len(a):
+        listed.append(each.tolist() if each.shape == a.shape[:1] else [])
+        if len(set(listed[-1])) < len(a):
             return False
-    rows = ids[0].tolist()
+    rows = listed[0]
     return min(rows) >= 0 and max(rows) < min(table.num_rows for table in tables)
