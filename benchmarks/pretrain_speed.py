@@ -144,6 +144,7 @@ def own_loop(
     def epoch() -> float:
         with contextlib.redirect_stderr(io.StringIO()), tempfile.TemporaryDirectory() as folder:
             trainer = _trainer(source, encoder, batch, method, precision, Path(folder))
+            # Checkpoints are not timed: replace the method of this one trainer.
             trainer.save = lambda: None  # type: ignore[method-assign]
             started = time.perf_counter()
             trainer.train()

@@ -25,7 +25,7 @@ MOST_ANCHORS, MOST_CANDIDATES = 8_192, 16_384
 
 @dataclass(frozen=True)
 class Coupling:
-    """How ĝ of a batch compares with what other batches give.
+    """A comparison of ĝ of a batch with what other batches give.
 
     Attributes:
         batch: number of samples in a batch.

@@ -29,6 +29,7 @@ def open_regular_file(path: str | Path, buffering: int = -1) -> BinaryIO:
     """
     # Opening some devices has effects, such as rewinding a tape. Look first.
     require_regular(os.stat(path), path)
+    # The caller closes the file, so it is not opened by `with`.
     file = open(path, "rb", buffering, opener=_open_at_once)  # noqa: SIM115
     try:
         # A pipe may have taken the file's place in between.

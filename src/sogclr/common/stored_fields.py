@@ -28,6 +28,7 @@ def build_from_json(kind: type[T], stored: Any, name: str) -> T:
     if not isinstance(stored, dict):
         raise UserError(f"{name}: must be an object, got {_shortened(stored)}")
     kinds = get_type_hints(kind)
+    # `kind` is a dataclass, which the type of this function cannot say.
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for key in stored:
         if key not in names:

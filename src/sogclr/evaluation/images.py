@@ -56,7 +56,7 @@ class ImageReport:
 
 @dataclass(frozen=True)
 class RandomViews:
-    """How a run compares views.
+    """The views of a run, and what compares them.
 
     Attributes:
         augmentation: resolved settings of its random views.

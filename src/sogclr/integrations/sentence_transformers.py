@@ -40,6 +40,7 @@ STATE = "sogclr"  # key of the tables in the optimizer's state
 
 _losses: "WeakSet[GlobalRankingLoss]" = WeakSet()  # all existing losses
 
+# One line for each field, as in other BibTeX entries, however long.
 CITATION = """
 @inproceedings{yuan2022provable,
     title = "Provable Stochastic Optimization for Global Contrastive Learning: Small Batch Does Not Harm Performance",

@@ -56,7 +56,7 @@ class Derivatives(NamedTuple):
 
 @dataclass(frozen=True)
 class _Backward:
-    """What backward needs: arguments of `with_gradient`, and 1 / number of losses."""
+    """The arguments of `with_gradient` that backward needs, and 1 / number of losses."""
 
     derivatives: Derivatives
     features: Features

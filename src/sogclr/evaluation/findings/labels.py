@@ -11,7 +11,7 @@ __all__ = ["LabelVotes", "confusion", "rank_label_suspects", "vote_by_neighbours
 
 @dataclass(frozen=True)
 class LabelVotes:
-    """What the neighbours of each of n samples say about its label.
+    """The votes of the neighbours of each of n samples on its label.
 
     Attributes:
         winner: `(n,)` int64, the label with the most votes.

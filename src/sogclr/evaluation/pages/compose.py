@@ -62,7 +62,7 @@ class DataToShow:
 
 @dataclass
 class _Embedded:
-    """What was embedded.
+    """The embedded samples of a page.
 
     Attributes:
         samples: images, or side a of pairs.

@@ -192,7 +192,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """What `sogclr.report` wrote.
+    """The page that `sogclr.report` wrote.
 
     Attributes:
         file: the HTML file.
