@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what _HOME imports, for type checkers
     from .commands.api import evaluate as evaluate
     from .commands.api import pretrain as pretrain
     from .commands.api import search as search
+    from .commands.api_pages import preview as preview
     from .commands.api_pages import report as report
     from .commands.embed import Embeddings as Embeddings
     from .commands.result import Result as Result
@@ -72,6 +73,7 @@ _HOME = {
     "hashed_rows": "data.hashed_rows",
     "load": "runs.load",
     "pretrain": "commands.api",
+    "preview": "commands.api_pages",
     "report": "commands.api_pages",
     "search": "commands.api",
     "stable_keys": "data.hashed_rows",

@@ -1,10 +1,39 @@
-"""The commands that show something in a browser, as Python functions; see `api.py`."""
+"""The commands that show something to look at, as Python functions; see `api.py`."""
+
+from dataclasses import replace
 
 from ..common.options import REPORT_SAMPLES, Device
-from .argument_types import Columns, File, OtherData, OwnModule, Page, Run
-from .early_checks import require_data
+from ..planning.settings_preview import PreviewArguments
+from .argument_types import Columns, File, OtherData, OwnModule, Page, Picture, Run
+from .arguments import takes
+from .early_checks import require_data, require_encoder, require_model, unwrap_encoder
 
-__all__ = ["report"]
+__all__ = ["preview", "report"]
+
+
+@takes(PreviewArguments)
+def preview(arguments: PreviewArguments) -> Picture:
+    """Draw what an encoder will receive, before it is trained.
+
+    Of images: the first ones of a run, each beside two random views. Of pairs: views and texts as
+    the towers receive them, with what is cut. `pretrain` and `align` with the same options train on
+    these views; without options on their defaults.
+
+    Returns:
+        The file of the picture.
+
+    Raises:
+        sogclr.UserError: An error that the user can correct; one line says how.
+    """
+    encoder, tower = unwrap_encoder(arguments.encoder), unwrap_encoder(arguments.image_tower)
+    arguments = replace(arguments, encoder=encoder, image_tower=tower)
+    require_data(arguments.data)
+    require_encoder(encoder, "encoder")
+    require_encoder(tower, "image_tower")
+    require_model(arguments.model, None)
+    from .preview import preview as draw_preview
+
+    return draw_preview(arguments)
 
 
 def report(

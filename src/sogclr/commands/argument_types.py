@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Audited: TypeAlias = str | Path | nn.Module
     File: TypeAlias = str | Path
     OtherPairs: TypeAlias = Any
+    Picture: TypeAlias = Path
     Report: TypeAlias = ImageReport | PairReport
     Matches: TypeAlias = list[Match]
     Protocols: TypeAlias = str | Sequence[str] | None
@@ -41,7 +42,7 @@ else:  # what the command line accepts, and how its help names the value
     Run = Audited = Annotated[str, "RUN"]
     Protocols = Annotated[str, "NAMES"] | None
     OwnModule = Suppress[str | None]
-    Audit = Embeddings = Matches = Page = Report = Result = Any
+    Audit = Embeddings = Matches = Page = Picture = Report = Result = Any
 
 __all__ = [
     "Audit",
@@ -55,6 +56,7 @@ __all__ = [
     "OtherPairs",
     "OwnModule",
     "Page",
+    "Picture",
     "Protocols",
     "Query",
     "Report",

@@ -26,6 +26,7 @@ from .explain_errors import explain, report_line
 __all__ = ["main"]
 
 COMMANDS: dict[str, Callable[..., Any]] = {
+    "preview": api_pages.preview,
     "pretrain": api.pretrain,
     "align": api.align,
     "evaluate": api.evaluate,

@@ -38,6 +38,7 @@ __all__ = [
     "Precision",
     "Protocol",
     "TemperatureMode",
+    "TowerInputSettings",
     "TowerSettings",
     "split_names",
 ]
@@ -128,8 +129,8 @@ class Augmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TowerSettings:
-    """The towers of `align`: one open_clip model, or an image tower and a text tower joined."""
+class TowerInputSettings:
+    """The towers of `align`, as far as they decide what the towers receive."""
 
     group: ClassVar[str] = "model"
 
@@ -137,24 +138,13 @@ class TowerSettings:
     """open_clip model to train: its name, its folder, or a file with its configuration. Default:
     none; `image_tower` and `text_tower` are joined instead."""
 
-    pretrained: Tag | None = None
-    """Weights of `model`: a tag of open_clip, or a file. Default: random weights, unless `model`
-    is a folder with weights."""
-
     image_tower: ImageTower | None = None
     """Image tower instead of `model`: a timm name, with its published weights. From Python also an
     nn.Module that maps (B, 3, S, S) to (B, w). Default: a small ResNet with random weights."""
 
-    image_weights: File | None = None
-    """Weights of `image_tower` in a file, instead of the published ones."""
-
     text_tower: Name | None = None
     """Text tower instead of `model`: a Hugging Face name, or the folder of such a model. Default:
     a small transformer with random weights."""
-
-    width: int | None = None
-    """Dimension of the joint space. Default: that of `model`; 256 for joined towers, 128 if both
-    are the small ones."""
 
     image_size: int | None = None
     """Side in pixels of the images that the image tower receives. Default: what the tower was
@@ -165,19 +155,42 @@ class TowerSettings:
     and their share is printed. Default: as many as the text tower takes; 32 for the small one."""
 
     def __post_init__(self) -> None:
-        if self.model is not None:
-            for name in ("image_tower", "image_weights", "text_tower", "width", "image_size"):
-                message = "is for joined towers, but --model brings its own; leave out one of them"
-                require(getattr(self, name) is None, name, message)
-        else:
-            message = "goes with --model; the weights of an image tower are --image-weights FILE"
-            require(self.pretrained is None, "pretrained", message)
-        for name in ("width", "image_size"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, name, f"must be at least 1, got {value}")
-        length = self.context_length
+        for name in ("image_tower", "text_tower", "image_size"):
+            self._require_joined(name)
+        size, length = self.image_size, self.context_length
+        require(size is None or size >= 1, "image_size", f"must be at least 1, got {size}")
         message = f"must be at least 3, for a token between the first and the last, got {length}"
         require(length is None or length >= 3, "context_length", message)
+
+    def _require_joined(self, name: str) -> None:
+        message = "is for joined towers, but --model brings its own; leave out one of them"
+        require(self.model is None or getattr(self, name) is None, name, message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerSettings(TowerInputSettings):
+    """The towers of `align`: one open_clip model, or an image tower and a text tower joined."""
+
+    pretrained: Tag | None = None
+    """Weights of `model`: a tag of open_clip, or a file. Default: random weights, unless `model`
+    is a folder with weights."""
+
+    image_weights: File | None = None
+    """Weights of `image_tower` in a file, instead of the published ones."""
+
+    width: int | None = None
+    """Dimension of the joint space. Default: that of `model`; 256 for joined towers, 128 if both
+    are the small ones."""
+
+    def __post_init__(self) -> None:
+        TowerInputSettings.__post_init__(self)
+        for name in ("image_weights", "width"):
+            self._require_joined(name)
+        if self.model is None:
+            message = "goes with --model; the weights of an image tower are --image-weights FILE"
+            require(self.pretrained is None, "pretrained", message)
+        width = self.width
+        require(width is None or width >= 1, "width", f"must be at least 1, got {width}")
 
     def starts_trained(self) -> bool:
         """Tell whether the towers start from trained weights."""

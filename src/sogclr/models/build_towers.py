@@ -5,20 +5,28 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..common.errors import UserError, one_line
-from ..common.options import TowerSettings
-from .joined_towers import build_from_spec, build_joined, count_positions
+from ..common.options import TowerInputSettings, TowerSettings
+from .joined_towers import build_from_spec, build_joined, count_positions, describe_joined
 from .open_clip_towers import build_open_clip
 from .tokenizers import TowerTokenizer
 from .towers import PairSpec, Tower
 
-__all__ = ["build_towers", "rebuild_towers", "require_open_clip", "tokenizer_of", "use_folder"]
+__all__ = [
+    "build_towers",
+    "describe_inputs",
+    "rebuild_towers",
+    "require_open_clip",
+    "tokenizer_of",
+    "use_folder",
+]
 
 
 def build_towers(
@@ -41,6 +49,34 @@ def build_towers(
         if request.model is not None:
             return build_open_clip(request, kinds, frozen)
         return build_joined(request, kinds, frozen, image_size)
+
+
+def describe_inputs(
+    request: TowerInputSettings, kinds: tuple[str, str], frozen: tuple[str, ...], image_size: int
+) -> tuple[PairSpec, TowerTokenizer]:
+    """Describe what towers receive, without the weights of joined ones.
+
+    Args:
+        request: the requested towers.
+        kinds, frozen, image_size: see `build_towers`.
+
+    Returns:
+        The description of the towers, and the tokenizer of the text tower.
+
+    Raises:
+        UserError: see `build_towers`.
+    """
+    require_open_clip()
+    wanted = TowerSettings(**{f.name: getattr(request, f.name) for f in fields(TowerInputSettings)})
+    with _quiet():
+        if request.model is not None:
+            spec, towers = build_open_clip(wanted, kinds, frozen)
+        else:
+            spec = describe_joined(wanted, kinds, frozen, image_size)[0]
+            text = {**spec.text, "hf_model_pretrained": False}
+            with torch.device("meta"):  # the tokenizer is checked against shapes alone
+                towers = build_from_spec(replace(spec, kinds=("text", "text"), text=text), None)
+    return spec, tokenizer_of(spec, towers)
 
 
 def rebuild_towers(spec: PairSpec, text_folder: Path, module: nn.Module | None) -> dict[str, Tower]:

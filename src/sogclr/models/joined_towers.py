@@ -23,6 +23,7 @@ __all__ = [
     "build_joined",
     "choose_length",
     "count_positions",
+    "describe_joined",
     "require_hugging_face",
 ]
 
@@ -49,6 +50,27 @@ def build_joined(
     Raises:
         UserError: a name is unknown, or weights are missing or do not fit.
     """
+    spec, module = describe_joined(request, kinds, frozen, image_size)
+    towers = _build_named(spec, module)
+    if module is None and "image" in kinds:
+        body: Any = towers["image"].body
+        if request.image_weights is not None:
+            load_weights(body.trunk, Path(request.image_weights), "image-weights")
+        width_of(body, spec.image_size, "image-tower")
+    return spec, towers
+
+
+def describe_joined(
+    request: TowerSettings, kinds: tuple[str, str], frozen: tuple[str, ...], image_size: int
+) -> tuple[PairSpec, nn.Module | None]:
+    """Describe the towers that `build_joined` builds.
+
+    Returns:
+        The description, and the user's own image tower, if there is one.
+
+    Raises:
+        UserError: a name is unknown.
+    """
     named = request.text_tower is not None or request.image_tower is not None
     spec = PairSpec(
         kinds=kinds,
@@ -60,16 +82,7 @@ def build_joined(
         std=IMAGENET_STD,
         frozen=frozen,
     )
-    module = None
-    if "image" in kinds:
-        spec, module = _add_image_tower(spec, request)
-    towers = _build_named(spec, module)
-    if module is None and "image" in kinds:
-        body: Any = towers["image"].body
-        if request.image_weights is not None:
-            load_weights(body.trunk, Path(request.image_weights), "image-weights")
-        width_of(body, spec.image_size, "image-tower")
-    return spec, towers
+    return _add_image_tower(spec, request) if "image" in kinds else (spec, None)
 
 
 def _add_image_tower(spec: PairSpec, request: TowerSettings) -> tuple[PairSpec, nn.Module | None]:

@@ -9,7 +9,7 @@ from torch.utils.data import Sampler
 
 from ..randomness import shuffled
 
-__all__ = ["MicroBatch", "Schedule", "ShuffledSchedule", "SubsetSchedule"]
+__all__ = ["FirstSamples", "MicroBatch", "Schedule", "ShuffledSchedule", "SubsetSchedule"]
 
 FIRST_UNUSED_EPOCH = 1 << 20  # above the epochs of any run
 
@@ -159,6 +159,25 @@ class ShuffledSchedule(Schedule):
         self, step: int, epoch: int, share: np.ndarray, weight: float, last: bool
     ) -> MicroBatch:
         return MicroBatch(step, epoch, share, weight, last)
+
+
+class FirstSamples(ShuffledSchedule):
+    """A schedule of one micro-batch: the samples that a run visits first.
+
+    Args:
+        ids: `(n,)` uint64 sample ids.
+        count: largest number of samples.
+        seed: seed of the order.
+    """
+
+    def __init__(self, ids: np.ndarray, count: int, seed: int) -> None:
+        super().__init__(ids, len(ids), accumulate=1, epochs=1, seed=seed)
+        self.count = count
+
+    def _micro_batch(
+        self, step: int, epoch: int, share: np.ndarray, weight: float, last: bool
+    ) -> MicroBatch:
+        return MicroBatch(step, epoch, share[: self.count], weight, last)
 
 
 class SubsetSchedule(ShuffledSchedule):

@@ -81,10 +81,10 @@ def views_section(record: RunRecord) -> Section:
     picture = Picture(
         "What the encoder is trained on",
         image,
-        "Pairs of augmented views of the same images, side by side",
-        "Two random views of the same image lie side by side. They should show the same thing to "
+        "Images, each beside two augmented views of it",
+        "Each image is followed by two random views of it. They should show the same thing to "
         "you, but not be copies. If a view shows nothing that you would recognize, raise "
-        "--views.crop-min; if colour tells your classes apart, lower --views.hue.",
+        "--views.crop-min; if colour tells your classes apart, lower --views.color.",
     )
     return Section(title, [Pictures([picture], wide=True)])
 
