@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what _HOME imports, for type checkers
-    from .auditing.measure import Audit as Audit
+    from .auditing.measured import Audit as Audit
     from .commands.api import align as align
     from .commands.api import audit as audit
     from .commands.api import embed as embed
@@ -45,7 +45,7 @@ __version__ = "0.1.0"
 
 # Every public name, with the module that defines it.
 _HOME = {
-    "Audit": "auditing.measure",
+    "Audit": "auditing.measured",
     "Augmentation": "common.options",
     "ClipLoss": "losses",
     "DecoupledClipLoss": "losses",

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..common.console import say
 from ..losses.objective_tiled import log_mean
-from .coupling import Coupling, measure_coupling
+from .measured import IN_BATCH, Audit, Lag, Measured, format_bias, summarize
+from .coupling import measure_coupling
 from .expected_gradient import (
-    Bias,
     Halves,
     expected_gradients,
     fill_table,
@@ -21,80 +21,11 @@ from .expected_gradient import (
 from .population import Population
 from .subject import Subject, tables_of
 
-__all__ = ["Audit", "Lag", "Measured", "audit_subject", "format_bias", "round_to_two_digits"]
+__all__ = ["audit_subject"]
 
 LARGEST_BATCH = 4_096
 VISITS = 8_000  # sample visits that each half averages over; more take longer and leave less noise
 FILLING_PASSES = 10  # passes that fill the table of an encoder without a table
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The error of the expected gradient that one estimator of the normalizers gives.
-
-    Attributes:
-        estimator: "batch" (normalizers from the batch: DCL), "batch with positive" (SimCLR,
-            CLIP), "table" (SogCLR: one step from the current table), or "table at rest" (the
-            same step without its update of the table).
-        batch: batch size; 0 if the error does not depend on it.
-        v1: error against the objective F, which averages log g over views.
-        v2: error against F2, the log of the average, which one number a sample estimates.
-    """
-
-    estimator: str
-    batch: int
-    v1: Bias
-    v2: Bias
-
-
-@dataclass(frozen=True)
-class Lag:
-    """The error of the table, log u - log g, over samples.
-
-    Attributes:
-        mean: above 0 if u is too large.
-        spread: standard deviation, without the noise of the reference values of log g.
-    """
-
-    mean: float
-    spread: float
-
-
-@dataclass(frozen=True)
-class Audit:
-    """The result of `sogclr.audit`.
-
-    Attributes:
-        samples: number of samples that were compared.
-        views: number of stored views of each sample.
-        width: dimension of the embeddings.
-        temperature: tau of the loss; the mean if each sample has its own.
-        batch_size: batch size of the run.
-        rows: one measurement for each estimator and batch size.
-        distance: length of the difference between the gradients of F and F2, relative to F2's.
-        lag: error of the table.
-        worth: the batch size at which in-batch normalizers give as small an error as the table.
-            0.0 if it is below the smallest measured size, None if above the largest.
-        coupling: how ĝ of a batch compares with what rows of other batches give; None if the data
-            fill one batch alone.
-        summary: the result in one sentence, and a warning if rows of a batch are coupled.
-    """
-
-    samples: int
-    views: int
-    width: int
-    temperature: float
-    batch_size: int
-    rows: list[Measured]
-    distance: float
-    lag: Lag
-    worth: float | None
-    coupling: Coupling | None
-    summary: str
-
-    def curve(self, estimator: str) -> list[Measured]:
-        """Return the measurements of one estimator, by batch size."""
-        return [row for row in self.rows if row.estimator == estimator]
 
 
 @dataclass(frozen=True)
@@ -128,7 +59,15 @@ def audit_subject(subject: Subject) -> Audit:
     mean, references = log_mean(log_g, dim=-1), _reference_log_u(subject, log_g)
     exact = _exact_gradients(population, log_g, mean, log_u, references)
     rows = _measure_estimators(subject, batch_size, log_g, log_u, exact, generator)
-    worth, coupling = _equivalent_batch(rows), measure_coupling(subject)
+    worths = [_equivalent_batch(rows, name) for name in IN_BATCH]
+    coupling = measure_coupling(subject)
+    summary = summarize(
+        rows,
+        worths,
+        batch=batch_size,
+        pairs=len(population.features) > 1,
+        trained=subject.trained,
+    )
     warning = f" {coupling.warning()}" if coupling is not None and coupling.matters else ""
     return Audit(
         samples=n,
@@ -140,9 +79,10 @@ def audit_subject(subject: Subject) -> Audit:
         rows=rows,
         distance=measure_bias((exact.v1, exact.v1), exact.v2, exact.total_v2).relative,
         lag=_measure_lag(log_u, *(references or (mean, mean))),
-        worth=worth,
+        worth=worths[0],
+        worth_with_positive=worths[1],
         coupling=coupling,
-        summary=_summarize(subject, batch_size, rows, worth) + warning,
+        summary=summary + warning,
     )
 
 
@@ -177,7 +117,7 @@ def _measure_estimators(
         baseline_gradient=exact.table,
     )
     add("table", batch_size, halves)
-    for positive, estimator in ((False, "batch"), (True, "batch with positive")):
+    for positive, estimator in zip((False, True), IN_BATCH, strict=True):
         twin = with_batch_normalizers(subject.loss, positive=positive)
         for batch in _batch_sizes(len(population)):
             halves = expected_gradients(
@@ -246,11 +186,11 @@ def _batch_sizes(n: int) -> list[int]:
     return [2**k for k in range(3, int(math.log2(LARGEST_BATCH)) + 1) if 2**k <= n]
 
 
-def _equivalent_batch(rows: list[Measured]) -> float | None:
-    """Interpolate the batch size at which the in-batch error falls to that of the table."""
+def _equivalent_batch(rows: list[Measured], estimator: str) -> float | None:
+    """Interpolate the batch size at which an in-batch error falls to that of the table."""
     table = next(row.v2 for row in rows if row.estimator == "table")
     level = table.relative if table.seen else table.at_most
-    curve = [(row.batch, row.v1) for row in rows if row.estimator == "batch"]
+    curve = [(row.batch, row.v1) for row in rows if row.estimator == estimator]
     if curve[0][1].seen and level >= curve[0][1].relative:
         return 0.0
     for (smaller, above), (larger, below) in pairwise(curve):
@@ -259,35 +199,3 @@ def _equivalent_batch(rows: list[Measured]) -> float | None:
             share = math.log(high / level) / math.log(high / low)
             return smaller * (larger / smaller) ** share
     return None
-
-
-def _summarize(subject: Subject, batch: int, rows: list[Measured], worth: float | None) -> str:
-    curve = [row for row in rows if row.estimator == "batch"]
-    table = next(row.v2 for row in rows if row.estimator == "table")
-    nearest = min(curve, key=lambda row: abs(math.log(row.batch / batch)))
-    name = "this run's normalizers" if subject.trained else "normalizers kept per sample"
-    if not curve[0].v1.seen:
-        value = "no better than those of a batch, whose error is too small to be measured"
-    elif worth == 0.0:
-        value = f"worse than an in-batch batch of {curve[0].batch}"
-    elif worth is None:
-        value = f"better than an in-batch batch of {curve[-1].batch:,}"
-    else:
-        value = f"as good as an in-batch batch of {round_to_two_digits(worth):,}"
-    return (
-        f"At batch {batch}, {name} are {value}: the gradient is off by {format_bias(table)}, "
-        f"where an in-batch batch of {nearest.batch} is off by {format_bias(nearest.v1)}."
-    )
-
-
-def round_to_two_digits(worth: float) -> int:
-    """Round a batch size to two significant digits, about what the noise allows."""
-    unit = 10 ** max(0, math.floor(math.log10(worth)) - 1)
-    return round(worth / unit) * unit
-
-
-def format_bias(bias: Bias) -> str:
-    """Return the relative error in percent, or an upper bound if noise hides it."""
-    if bias.seen:
-        return f"{bias.relative:.1%}"
-    return f"less than {bias.at_most:.1%}"

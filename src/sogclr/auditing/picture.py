@@ -5,7 +5,7 @@ from typing import Any
 
 from ..common.colors import METHOD_COLORS
 from ..data.own_pictures import MARK
-from .measure import Audit, Measured, format_bias, round_to_two_digits
+from .measured import Audit, Measured, format_bias, format_worth
 
 __all__ = ["draw_audit"]
 
@@ -69,18 +69,15 @@ def _draw_table(axes: Any, audit: Audit, table: Measured) -> None:
     batch = table.batch
     label = f"one number kept per sample (SogCLR): {format_bias(table.v2)}"
     axes.plot([batch], [level], "*", markersize=17, color=TABLE_COLOR, label=label, zorder=5)
-    last = audit.curve("batch")[-1].batch
+    curve = audit.curve("batch")
+    last = curve[-1].batch
     end = 1.3 * max(last, batch) if audit.worth is None else audit.worth
-    if end <= batch or not audit.curve("batch")[0].v1.seen:
+    if end <= batch or not curve[0].v1.seen:
         return
     arrow = {"arrowstyle": "->", "color": TABLE_COLOR, "lw": 1.8}
     axes.annotate("", (end, level), (batch, level), arrowprops=arrow)
-    if audit.worth is None:
-        worth = f"more than {last:,}"
-    else:
-        worth = f"about {round_to_two_digits(audit.worth):,}"
     axes.annotate(
-        f"as good as\na batch of {worth}",
+        f"as good as DCL's\nbatch of {format_worth(audit.worth, curve)}",
         (batch, level),
         xytext=(0, -12),
         va="top",

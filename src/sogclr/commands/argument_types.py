@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from ..auditing.measure import Audit
+    from ..auditing.measured import Audit
     from ..data.open_images import Data
     from ..evaluation.images import ImageReport
     from ..evaluation.pages.page import Page

@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 from torch import nn
 
-from ..auditing.measure import Audit, audit_subject, format_bias
+from ..auditing.measured import Audit, format_bias
+from ..auditing.measure import audit_subject
 from ..auditing.picture import draw_audit
 from ..auditing.subject import open_subject
 from ..common.console import result, say
@@ -54,8 +55,8 @@ def audit(
         device=device,
     )
     measured = audit_subject(subject)
-    result(_error_table(measured))
     result(measured.summary)
+    result(_error_table(measured))
     result(_explain(measured))
     picture = picture or (subject.folder or Path()) / "audit.png"
     numbers = picture.with_suffix(".json")
