@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-__all__ = ["knn_accuracy"]
+__all__ = ["count_votes", "knn_accuracy"]
 
 
 def knn_accuracy(
@@ -18,8 +18,7 @@ def knn_accuracy(
 ) -> float:
     """Classify queries by the votes of their k nearest neighbours in the bank.
 
-    A neighbour of cosine similarity s votes with weight exp(s / temperature) (Wu et al.,
-    "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018).
+    Of equal votes the smallest label wins; see `count_votes`.
 
     Args:
         bank: `(n, d)` embeddings, normalized here.
@@ -44,7 +43,28 @@ def knn_accuracy(
         if leave_one_out:
             similarity.diagonal(start).fill_(-torch.inf)
         nearest, neighbours = similarity.topk(k, dim=1)  # (b, k)
-        votes = torch.zeros(len(similarity), classes, device=bank.device)
-        votes.scatter_add_(1, bank_labels[neighbours], (nearest / temperature).exp())
+        votes = count_votes(nearest, bank_labels[neighbours], classes, temperature)
         correct += int((votes.argmax(dim=1) == query_labels[start : start + 1024]).sum())
     return correct / len(queries)
+
+
+def count_votes(
+    similarity: Tensor, voted: Tensor, classes: int, temperature: float = 0.1
+) -> Tensor:
+    """Sum the votes of the neighbours of each sample by label.
+
+    A neighbour of cosine similarity s votes with weight exp(s / temperature) (Wu et al.,
+    "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018). The
+    weights are relative to the nearest neighbour, so that a low temperature does not overflow.
+
+    Args:
+        similarity: `(b, k)` cosine similarities of the neighbours, largest first.
+        voted: `(b, k)` int64, the labels of the neighbours, from 0.
+        classes: number of labels.
+        temperature: divides the similarities.
+
+    Returns:
+        `(b, classes)` votes, of the dtype of `similarity`.
+    """
+    weight = ((similarity - similarity[:, :1]) / temperature).exp()
+    return weight.new_zeros(len(weight), classes).scatter_add_(1, voted, weight)

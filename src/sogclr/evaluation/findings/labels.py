@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from ..knn import count_votes
 from .neighbours import Neighbours
 
 __all__ = ["LabelVotes", "confusion", "rank_label_suspects", "vote_by_neighbours"]
+
+BLOCK = 1_024  # samples at once, which limits the memory of many classes
 
 
 @dataclass(frozen=True)
@@ -29,27 +33,27 @@ def vote_by_neighbours(
 ) -> LabelVotes:
     """Let the neighbours of each sample vote, as in kNN classification that leaves one out.
 
-    A neighbour of cosine similarity s votes for its label with weight exp(s / temperature), as in
-    `sogclr.evaluation.knn`.
+    Of equal votes the smallest label wins.
 
     Args:
         neighbours: the k nearest neighbours of each of n samples, all of which have labels.
         labels: `(n,)` int64 from 0.
-        temperature: divides the similarities.
+        temperature: divides the similarities, see `sogclr.evaluation.knn.count_votes`.
     """
-    k = neighbours.index.shape[1]
-    # Relative to the nearest neighbour, so that a low temperature does not overflow.
-    relative = neighbours.similarity - neighbours.similarity[:, :1]
-    weight = np.exp(relative.astype(np.float64) / temperature)  # (n, k)
-    voted = labels[neighbours.index]  # (n, k)
-    # votes[i, j]: the votes of all neighbours of i that have the label of neighbour j.
-    votes = np.stack([((voted == voted[:, [j]]) * weight).sum(axis=1) for j in range(k)], axis=1)
-    best = votes.max(axis=1, keepdims=True)
-    # Of equal votes the smallest label wins.
-    winner = np.where(votes >= best, voted, np.iinfo(np.int64).max).min(axis=1)
-    total = weight.sum(axis=1)
-    given = ((voted == labels[:, None]) * weight).sum(axis=1)
-    return LabelVotes(winner, best[:, 0] / total, given / total)
+    n, classes = len(labels), int(labels.max(initial=-1)) + 1
+    winner = np.empty(n, dtype=np.int64)
+    winner_share, given_share = np.empty(n), np.empty(n)
+    for start in range(0, n, BLOCK):
+        part = slice(start, start + BLOCK)
+        similarity = torch.from_numpy(neighbours.similarity[part]).double()
+        voted = torch.from_numpy(labels[neighbours.index[part]])
+        votes = count_votes(similarity, voted, classes, temperature)  # (b, classes)
+        shares = votes / votes.sum(dim=1, keepdim=True)
+        winner[part] = shares.argmax(dim=1).numpy()  # the first of equal ones
+        winner_share[part] = shares.amax(dim=1).numpy()
+        own = torch.from_numpy(labels[part])[:, None]
+        given_share[part] = shares.gather(1, own)[:, 0].numpy()
+    return LabelVotes(winner, winner_share, given_share)
 
 
 def confusion(labels: np.ndarray, winner: np.ndarray, classes: int) -> np.ndarray:
