@@ -12,8 +12,8 @@ from PIL import Image
 import sogclr
 from sogclr import GlobalContrastiveLoss
 from sogclr.auditing import measure
-from sogclr.auditing.measured import Audit, Measured
 from sogclr.auditing.measure import audit_subject
+from sogclr.auditing.measured import Audit, Measured
 from sogclr.auditing.population import Population
 from sogclr.auditing.subject import Subject, open_subject
 from sogclr.commands.cli import main

@@ -51,7 +51,7 @@ def test_evaluation_on_a_test_set(make_folder, photos, tmp_path, capsys):
     main(["pretrain", str(photos), "--out", str(tmp_path / "run"), "--epochs", "1", *FAST])
     held = make_folder("held", seed=1)
     main(["evaluate", str(tmp_path / "run"), str(photos), "--test", str(held)])
-    assert "accuracy on --test" in capsys.readouterr().out
+    assert "16 images in 2 classes." in capsys.readouterr().out
     other = make_folder("other", classes=("blue", "green"))
     line = refused(capsys, "evaluate", tmp_path / "run", photos, "--test", other)
     assert "green, red on one side only" in line

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 import sogclr
 from sogclr.commands import pretrain as pretraining
 from sogclr.commands.report import report_at_the_end
+from sogclr.commands.result import suggest_next
 from sogclr.evaluation.knn import knn_accuracy
 from sogclr.evaluation.pages import samples as sampling
 from sogclr.runs.folder import Run
@@ -57,6 +60,22 @@ def test_the_result_is_that_of_knn_on_the_same_images(digits_page, digits_run):
     line = r'scope="row">trained encoder</th>\s*<td>([\d.]+)%'
     (shown,) = re.findall(line, digits_page.file.read_text())
     assert float(shown) == pytest.approx(100 * accuracy, abs=0.4)
+
+
+def test_training_ends_with_its_results_and_what_comes_next(digits_run, capsys):
+    report_at_the_end(digits_run, "digits", None, "cpu")
+    said = capsys.readouterr().err
+    shown = re.search(
+        r"images: raw pixels (\S+)%, untrained encoder (\S+)%, trained encoder (\S+)%", said
+    )
+    assert shown is not None
+    worse = float(shown[3]) < max(float(shown[1]), float(shown[2]))
+    assert ("training has not paid yet" in said) == worse
+    suggest_next(Path("my run"), "a b/photos", ("sogclr evaluate {run} {data}",))
+    suggest_next(Path("run"), np.zeros(3), ("sogclr evaluate {run} {data}",))
+    _, named, _, unnamed = capsys.readouterr().err.splitlines()
+    assert shlex.split(named) == ["sogclr", "evaluate", "my run", "a b/photos"]
+    assert unnamed == "  sogclr evaluate run DATA"
 
 
 def test_the_most_crowded_samples_are_those_of_the_table(digits_page, digits_run):
@@ -207,8 +226,9 @@ def test_a_report_that_fails_is_one_line_and_loses_nothing(
     monkeypatch.setattr("sogclr.commands.report.compose_sections", fail)
     result = sogclr.pretrain(make_folder(), tmp_path / "run", **SMALL)
     assert result.complete
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "the run is complete: sogclr report" in last
+    *_, why, following, _, _ = capsys.readouterr().err.strip().splitlines()
+    assert "the run is complete: sogclr report" in why
+    assert following == "next:"
     assert sogclr.load(tmp_path / "run")
 
 

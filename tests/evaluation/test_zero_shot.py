@@ -22,11 +22,16 @@ def test_zero_shot_chooses_the_class_with_the_nearest_mean_sentence(
         total = sum(model.encode_text([template.format(name)])[0] for template in chosen)
         prototypes.append(total / total.norm())
     images = encode_pictures(model, photos, source.names)
-    right = 0
+    right = {"blue": 0, "dark red": 0, "green": 0}
     for image, label in zip(images, source.labels, strict=True):
-        right += int(torch.stack([image @ p for p in prototypes]).argmax()) == label
+        right[list(right)[label]] += (
+            int(torch.stack([image @ p for p in prototypes]).argmax()) == label
+        )
     report = sogclr.evaluate(trained, photos, templates=templates)
-    assert report.zero_shot.accuracy == pytest.approx(right / 24)
+    assert report.zero_shot.accuracy == pytest.approx(sum(right.values()) / 24)
+    assert report.zero_shot.per_class == pytest.approx({k: v / 8 for k, v in right.items()})
+    assert report.zero_shot.majority == pytest.approx(8 / 24)
+    assert report.zero_shot.top5 is None  # of three classes
     assert report.zero_shot.classes == ["blue", "dark red", "green"]
     assert report.retrieval is None
     assert report.sts is None
@@ -47,6 +52,23 @@ def test_labelled_images_in_memory_are_classified_too(trained, make_folder):
     found = sogclr.load(trained).encode_image([source.image(row) for row in range(len(source))])
     right = (found @ names.T).argmax(dim=1).numpy() == source.labels
     assert report.zero_shot.accuracy == pytest.approx(right.mean())
+
+
+def test_top5_counts_the_nearest_five_classes(trained, make_folder):
+    # The vocabulary has three colours; unknown words would all be alike.
+    names = ("blue", "green", "red", "red_green", "blue_red", "green_blue", "red_red_blue")
+    photos = make_folder(classes=names)
+    source, model = open_images(photos), sogclr.load(trained)
+    names = [name.replace("_", " ") for name in source.classes]
+    prototypes = model.encode_text([f"a {name} picture" for name in names])
+    images = model.encode_image([source.image(row) for row in range(len(source))])
+    found = 0
+    for image, label in zip(images, source.labels, strict=True):
+        nearer = sum(bool(image @ p > image @ prototypes[label]) for p in prototypes)
+        found += nearer < 5
+    report = sogclr.evaluate(trained, photos, templates="a {} picture").zero_shot
+    assert report.top5 == pytest.approx(found / len(source))
+    assert report.accuracy <= report.top5
 
 
 def test_zero_shot_leaves_unreadable_images_out(trained, make_folder, capsys):

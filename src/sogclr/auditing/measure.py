@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..common.console import say
 from ..losses.objective_tiled import log_mean
-from .measured import IN_BATCH, Audit, Lag, Measured, format_bias, summarize
 from .coupling import measure_coupling
 from .expected_gradient import (
     Halves,
@@ -18,6 +17,7 @@ from .expected_gradient import (
     measure_bias,
     with_batch_normalizers,
 )
+from .measured import IN_BATCH, Audit, Lag, Measured, format_bias, summarize
 from .population import Population
 from .subject import Subject, tables_of
 

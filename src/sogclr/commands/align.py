@@ -35,9 +35,11 @@ from ..training.loop import Trainer
 from ..training.normalizer_error import stored_bytes
 from ..training.pair_inputs import PairInputs
 from .report import report_at_the_end
-from .result import Result, checkpoint_bytes, train_to_end
+from .result import Result, checkpoint_bytes, suggest_next, train_to_end
 
 __all__ = ["align"]
+
+NEXT = ("sogclr evaluate {run} {data}", 'sogclr search {run} "some text" {data}')
 
 
 def align(arguments: AlignArguments, given: PairSettings) -> Result:
@@ -60,6 +62,7 @@ def align(arguments: AlignArguments, given: PairSettings) -> Result:
         tower: Any = arguments.image_tower
         module = tower if isinstance(tower, nn.Module) else None
         report_at_the_end(run.folder, arguments.data, module, arguments.device)
+        suggest_next(run.folder, arguments.data, NEXT)
     return result
 
 
@@ -132,7 +135,7 @@ def _align(
                     "reasons": plan.reasons,
                 }
             )
-    return train_to_end(trainer, "sogclr evaluate, search, embed, sogclr.load")
+    return train_to_end(trainer)
 
 
 def _require_equal_kinds(source: PairSource | PairStream, validation: PairSource | None) -> None:

@@ -94,6 +94,7 @@ def evaluate(
     protocol: Protocols = None,
     columns: Columns | None = None,
     templates: Text | None = None,
+    per_class: bool = False,
     encoder: OwnModule = None,
     device: Device = "auto",
     workers: int | None = None,
@@ -110,6 +111,8 @@ def evaluate(
     between the sides of pairs. zero-shot: labelled images are classified by the names of their
     classes. sts: rank correlation of similarities with the column `score` of sentence pairs.
 
+    The result is added to evaluations.jsonl in the folder of the run.
+
     Args:
         run: Folder of the run.
         data: Labelled images: a folder whose sub-folders are the labels, shards with labels, or
@@ -122,6 +125,7 @@ def evaluate(
             sequence. Default: guessed from the usual names.
         templates: Sentences for zero-shot classification with {} for the name of the class,
             separated by |. Default: seven templates of CLIP.
+        per_class: Print the accuracy of the trained encoder on each class, too.
         encoder: An nn.Module of the architecture that was trained, if the run trained your own.
         device: Device to compute on. auto is cuda if there is one, else mps, else cpu.
         workers: Number of processes that load samples. Default: 0 on a CPU and for data in memory,
@@ -140,7 +144,9 @@ def evaluate(
     require_data(test, "test")
     from .evaluate import evaluate as run_evaluation
 
-    return run_evaluation(run, data, test, protocol, columns, templates, encoder, device, workers)
+    return run_evaluation(
+        run, data, test, protocol, columns, templates, encoder, device, workers, per_class
+    )
 
 
 def embed(

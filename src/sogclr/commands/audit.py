@@ -8,8 +8,8 @@ from typing import Any
 from rich.table import Table
 from torch import nn
 
-from ..auditing.measured import Audit, format_bias
 from ..auditing.measure import audit_subject
+from ..auditing.measured import Audit, format_bias
 from ..auditing.picture import draw_audit
 from ..auditing.subject import open_subject
 from ..common.console import result, say

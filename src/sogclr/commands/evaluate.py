@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from rich.table import Table
 from torch import nn
 
-from ..common.console import cell, result, say
+from ..common.console import result, say
 from ..common.errors import UserError
 from ..common.options import Device, PairProtocol, Protocol, split_names
 from ..data.image_source import ImageSource
@@ -18,18 +17,25 @@ from ..data.tables.read import is_table, read_table
 from ..distributed.launch import choose_device
 from ..evaluation.images import ImageReport, RandomViews, measure_images
 from ..evaluation.pairs import PairReport, measure_retrieval
-from ..evaluation.random_views import MOST_IMAGES
-from ..evaluation.retrieval import Retrieval
 from ..evaluation.sts import SentenceSimilarity, measure_sts
 from ..evaluation.zero_shot import TEMPLATES, ZeroShot, measure_zero_shot
 from ..models.encoders import EncoderSpec, width_of
 from ..models.pair_encoder import PairEncoder
 from ..planning.settings_images import ImageSettings
+from ..runs.evaluations import append_evaluation
 from ..runs.folder import Run, is_pair_run
 from ..runs.load import load_encoder, load_projector
 from ..runs.resume import read_resolved
 from ..runs.towers import load_pairs
 from .early_checks import require_unused
+from .evaluation_tables import (
+    describe_zero_shot,
+    explain_accuracy,
+    explain_views,
+    image_table,
+    per_class_table,
+    retrieval_table,
+)
 
 __all__ = ["evaluate"]
 
@@ -46,26 +52,35 @@ def evaluate(
     module: nn.Module | None,
     device: Device,
     workers: int | None,
+    per_class: bool,
 ) -> ImageReport | PairReport:
     """See `sogclr.evaluate`."""
+    report: ImageReport | PairReport
     if is_pair_run(run):
         require_unused({"test": test}, f"{run} is a run on pairs")
-        return _evaluate_pairs(run, data, protocol, columns, templates, module, device)
-    unused = {"columns": columns, "templates": templates}
-    require_unused(unused, f"{run} was trained on images alone")
-    return _evaluate_images(run, data, test, protocol or DEFAULT_PROTOCOLS, module, device, workers)
+        report = _evaluate_pairs(run, data, protocol, columns, templates, module, device, per_class)
+    else:
+        unused = {"columns": columns, "templates": templates}
+        require_unused(unused, f"{run} was trained on images alone")
+        protocols = _choose_protocols(protocol or DEFAULT_PROTOCOLS)
+        if protocols == ("views",):
+            require_unused({"per_class": per_class or None}, "views has no classes")
+        report = _evaluate_images(run, data, test, protocols, module, device, workers)
+        if per_class:
+            result(per_class_table(report.per_class))
+    append_evaluation(Run(run), report, data=data, test=test)
+    return report
 
 
 def _evaluate_images(
     run: str | Path,
     data: Data,
     test: "Data | None",
-    protocol: str | Sequence[str],
+    protocols: tuple[Protocol, ...],
     module: nn.Module | None,
     device: Device,
     workers: int | None,
 ) -> ImageReport:
-    protocols = _choose_protocols(protocol)
     # Load the run before the data, so that a wrong folder is reported at once.
     trained, spec = load_encoder(run, copy.deepcopy(module))
     untrained, _ = load_encoder(run, module, initial=True)
@@ -86,11 +101,11 @@ def _evaluate_images(
         device=choose_device(device),
         workers=workers,
     )
-    how = "(leave-one-out kNN, 5-fold linear)" if test_source is None else "on --test"
-    result(f"accuracy {how}")
-    result(_image_table(report, protocols))
+    result(image_table(report, protocols))
+    if has_classes:
+        result(explain_accuracy(report, protocols, tested_alone=test_source is not None))
     if views is not None:
-        result(_explain_views(report, views, len(test_source or train_source)))
+        result(explain_views(report, views.temperature))
     return report
 
 
@@ -115,31 +130,33 @@ def _evaluate_pairs(
     templates: str | None,
     module: nn.Module | None,
     device: Device,
+    per_class: bool,
 ) -> PairReport:
     chosen = _choose_pair_protocol(data, protocol)
     if chosen == "zero-shot":
         require_unused({"columns": columns}, "zero-shot classification reads a folder")
     else:
-        require_unused({"templates": templates}, f"{chosen} has no names of classes")
+        unused = {"templates": templates, "per_class": per_class or None}
+        require_unused(unused, f"{chosen} has no names of classes")
     encoder = load_pairs(run, module).to(choose_device(device))
     if chosen == "zero-shot":
-        return PairReport(zero_shot=_measure_zero_shot(encoder, data, templates))
+        zero_shot = _measure_zero_shot(encoder, data, templates)
+        if per_class:
+            result(per_class_table(zero_shot.per_class))
+        return PairReport(zero_shot=zero_shot)
     if chosen == "sts":
         return PairReport(sts=_measure_sts(encoder, data, columns))
     source = open_pairs(data, columns)
     say(source.describe())
     retrieval = measure_retrieval(encoder, source)
-    result(_retrieval_table(retrieval, source.columns))
+    result(retrieval_table(retrieval, source.columns))
     return PairReport(retrieval=retrieval)
 
 
 def _measure_zero_shot(encoder: PairEncoder, data: Data, templates: str | None) -> ZeroShot:
     sentences = TEMPLATES if templates is None else templates.split("|")
     measured = measure_zero_shot(encoder, open_images(data), sentences)
-    result(
-        f"zero-shot accuracy {measured.accuracy:.2%} of {measured.images:,} images in "
-        f"{len(measured.classes)} classes"
-    )
+    result(describe_zero_shot(measured))
     return measured
 
 
@@ -203,43 +220,3 @@ def _require_same_classes(train: ImageSource, test: ImageSource) -> None:
             f"--test: its classes differ from those of the data: {', '.join(unknown[:5])} "
             "on one side only"
         )
-
-
-def _image_table(report: ImageReport, protocols: Sequence[Protocol]) -> Table:
-    table = Table()
-    table.add_column("features")
-    for protocol in protocols:
-        table.add_column(protocol, justify="right")
-    for name in ("raw_pixels", "untrained", "trained"):
-        accuracy = getattr(report, name)
-        cells = [f"{getattr(accuracy, protocol):.2%}" for protocol in protocols]
-        table.add_row(name.replace("_", " "), *cells)
-    return table
-
-
-def _explain_views(report: ImageReport, views: RandomViews, images: int) -> str:
-    text = (
-        "views: how often a random view is nearest to the other view of its image, among "
-        f"{min(images, MOST_IMAGES):,} images."
-    )
-    scores = report.projections
-    if scores is None:
-        return text
-    return (
-        f"{text} Projections: the same {scores.recall:.2%}; the exact objective at tau "
-        f"{views.temperature:g}: F {scores.objective:+.4f}, F2 {scores.objective2:+.4f} (lower is "
-        "better; compare at equal tau)."
-    )
-
-
-def _retrieval_table(retrieval: Retrieval, columns: tuple[str, str]) -> Table:
-    table = Table()
-    table.add_column("retrieval")
-    for name in ("R@1", "R@5", "R@10", "median rank", "queries"):
-        table.add_column(name, justify="right")
-    a, b = columns
-    for name, direction in ((f"{a} to {b}", retrieval.a_to_b), (f"{b} to {a}", retrieval.b_to_a)):
-        recalls = [f"{value:.1%}" for value in direction.recall.values()]
-        table.add_row(cell(name), *recalls, f"{direction.median_rank:g}", f"{direction.queries:,}")
-    table.caption = f"sum of the six recalls: {retrieval.total:.1f}"
-    return table

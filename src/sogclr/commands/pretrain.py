@@ -24,9 +24,11 @@ from ..training.task_images import ViewsTask
 from ..training.views_picture import write_views_picture
 from .early_checks import require_other_folder
 from .report import report_at_the_end
-from .result import Result, checkpoint_bytes, train_to_end
+from .result import Result, checkpoint_bytes, suggest_next, train_to_end
 
 __all__ = ["pretrain"]
+
+NEXT = ("sogclr evaluate {run} {data}", "sogclr embed {run} {data} --out vectors.npz")
 
 
 def pretrain(
@@ -49,6 +51,7 @@ def pretrain(
         result = _pretrain(arguments, request, module, run, finds_checkpoint(run, resume))
     if result.complete:
         report_at_the_end(run.folder, arguments.data, module, arguments.device)
+        suggest_next(run.folder, arguments.data, NEXT)
     return result
 
 
@@ -101,7 +104,7 @@ def _pretrain(
     else:
         trainer.monitor.start()
         task.prime(fabric.device)
-    return train_to_end(trainer, "sogclr evaluate, sogclr embed, sogclr.load")
+    return train_to_end(trainer)
 
 
 def _facts(

@@ -1,4 +1,4 @@
-"""`sogclr.report`: write the page of a run; at the end of training it may fail, but not the run."""
+"""`sogclr.report`: write the page of a run; at the end of training it may fail, not the run."""
 
 import os
 from collections.abc import Sequence
@@ -71,6 +71,8 @@ def report_at_the_end(folder: Path, data: Any, module: nn.Module | None, device:
         why = one_line(error) or type(error).__name__
         say(f"no report ({why}); the run is complete: sogclr report {folder} tries again")
     else:
+        for line in (line for section in sections for line in section.lines):
+            say(line)
         say(f"report: {page.file} (open it in a browser)")
 
 

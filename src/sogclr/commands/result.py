@@ -1,7 +1,8 @@
-"""Train to the end, and return what `pretrain` and `align` return."""
+"""Train to the end, return what `pretrain` and `align` return, and say what comes next."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ..common.console import say
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
     from ..training.loop import Trainer
 
-__all__ = ["Result", "checkpoint_bytes", "train_to_end"]
+__all__ = ["Result", "checkpoint_bytes", "suggest_next", "train_to_end"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,11 @@ class Result:
     metrics: dict[str, Any]
 
 
-def train_to_end(trainer: "Trainer", hint: str) -> Result:
+def train_to_end(trainer: "Trainer") -> Result:
     """Train to the end, or until a signal asks to stop.
 
     Args:
         trainer: The training loop, at its first step or at the one to resume from.
-        hint: What the user can do with the complete run.
     """
     from ..distributed.launch import finish
 
@@ -44,10 +44,25 @@ def train_to_end(trainer: "Trainer", hint: str) -> Result:
     finish(trainer.fabric)
     folder = trainer.run.folder
     if complete:
-        say(f"done: {folder} ({hint})")
+        say(f"done: {folder}")
     else:
         say(f"stopped at step {trainer.step:,}; go on with --resume")
     return Result(folder, complete, trainer.monitor.rows[-1] if trainer.monitor.rows else {})
+
+
+def suggest_next(folder: Path, data: Any, commands: tuple[str, ...]) -> None:
+    """Print what the user can type next.
+
+    Args:
+        folder: Folder of a run that is complete.
+        data: What the run was trained on.
+        commands: Commands, with {run} and {data} in the place of their arguments.
+    """
+    run, given = (quote(str(part)) for part in (folder, data))
+    shown = given if isinstance(data, str | Path) else "DATA"  # data in memory has no name
+    say("next:")
+    for command in commands:
+        say(f"  {command.format(run=run, data=shown)}")
 
 
 def checkpoint_bytes(model: "nn.Module", samples: int, extra: int = 0) -> int:

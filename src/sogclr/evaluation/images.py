@@ -1,7 +1,8 @@
 """Measure the encoder of a run on images, beside raw pixels and the untrained encoder."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,10 @@ from ..common.options import Augmentation, Protocol
 from ..data.image_source import NO_LABEL, ImageSource
 from ..distributed.launch import loader_workers
 from ..models.encoders import EncoderSpec
+from .classes import majority_share, per_class
 from .embed_images import embed_images
-from .knn import knn_accuracy
-from .linear import linear_accuracy
+from .knn import knn_predict
+from .linear import linear_predict
 from .random_views import embed_random_views
 from .view_scores import ViewScores, view_recall, view_scores
 
@@ -46,12 +48,20 @@ class ImageReport:
         trained: accuracy of the trained encoder.
         projections: R@1, F and F2 of the projections of the random views; None if views were not
             requested, or if the run has no checkpoint, which holds its projector.
+        images: number of images that knn and linear were tested on; 0 if neither was requested.
+        majority: share of the most frequent class among them.
+        per_class: accuracy of the trained encoder on each class, by its name.
+        compared: number of images whose views were compared; 0 if views were not requested.
     """
 
     raw_pixels: Accuracy
     untrained: Accuracy
     trained: Accuracy
     projections: ViewScores | None = None
+    images: int = 0
+    majority: float = 0.0
+    per_class: dict[str, Accuracy] = field(default_factory=dict)
+    compared: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,15 +106,18 @@ def measure_images(
         device: "cpu", "cuda" or "mps".
         workers: number of loader processes. Default: derived from the source and the device.
     """
-
     kinds: tuple[nn.Module | None, ...] = (None, untrained.to(device), trained.to(device))
-    found: list[dict[str, float]] = [{} for _ in kinds]
-    classifiers = [protocol for protocol in protocols if protocol != "views"]
-    for encoder, accuracies in zip(kinds, found, strict=True):
-        sources = [source for source in (train, test) if source is not None and classifiers]
-        parts = [_embed_with_labels(encoder, each, spec, device, workers) for each in sources]
-        accuracies |= {protocol: _classify(protocol, *parts) for protocol in classifiers}
-    projections = None
+    found: list[dict[str, Any]] = [{} for _ in kinds]
+    more: dict[str, Any] = {}
+    if classifiers := [protocol for protocol in protocols if protocol != "views"]:
+        for encoder, accuracies in zip(kinds, found, strict=True):
+            sources = [train] if test is None else [train, test]
+            parts = [_embed_with_labels(encoder, each, spec, device, workers) for each in sources]
+            correct: dict[Protocol, np.ndarray] = {
+                protocol: _classify(protocol, *parts) for protocol in classifiers
+            }
+            accuracies |= {protocol: float(right.mean()) for protocol, right in correct.items()}
+        more = _describe_classes(correct, parts[-1][1], train.classes or [])
     if views is not None:
         seen = train if test is None else test
         processes = loader_workers(seen.local, device, workers)
@@ -113,10 +126,33 @@ def measure_images(
                 encoder, seen, spec, views.augmentation, device=device, workers=processes
             )
             accuracies["views"] = view_recall(*pair)
+        more["compared"] = len(pair[0])
         if views.projector is not None:  # the last pair is of the trained encoder
-            projections = _score_projections(views.projector, pair, views.temperature)
+            more["projections"] = _score_projections(views.projector, pair, views.temperature)
     raw_pixels, before, after = (Accuracy(**accuracies) for accuracies in found)
-    return ImageReport(raw_pixels, before, after, projections)
+    return ImageReport(raw_pixels, before, after, **more)
+
+
+def _describe_classes(
+    correct: Mapping[Protocol, np.ndarray], labels: np.ndarray, names: Sequence[str]
+) -> dict[str, Any]:
+    """Return the fields of a report that tell of the tested images and their classes.
+
+    Args:
+        correct: for each classifier, `(m,)` bool, whether each tested image was recognized.
+        labels: `(m,)` integers.
+        names: name of each label.
+    """
+    shares = {protocol: per_class(right, labels, names) for protocol, right in correct.items()}
+    present = [names[label] for label in np.unique(labels)]
+    return {
+        "images": len(labels),
+        "majority": majority_share(labels),
+        "per_class": {
+            name: Accuracy(**{protocol: of[name] for protocol, of in shares.items()})
+            for name in present
+        },
+    }
 
 
 @torch.no_grad()
@@ -146,9 +182,11 @@ def _classify(
     protocol: Protocol,
     train: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray] | None = None,
-) -> float:
-    """Return the accuracy of one classifier."""
+) -> np.ndarray:
+    """Return whether one classifier recognizes each tested image, `(m,)` bool."""
+    queries, truth = (None, train[1]) if test is None else test
     if protocol == "linear":
-        return linear_accuracy(*train, *(test or (None, None)))
-    tensors = [torch.from_numpy(part) for part in (*train, *(test or ()))]
-    return knn_accuracy(*tensors)
+        return linear_predict(*train, queries) == truth
+    bank, labels = (torch.from_numpy(part) for part in train)
+    predicted = knn_predict(bank, labels, None if queries is None else torch.from_numpy(queries))
+    return predicted.numpy() == truth

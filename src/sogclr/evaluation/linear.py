@@ -5,10 +5,46 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["linear_accuracy"]
+from ..common.console import track
+
+__all__ = ["linear_accuracy", "linear_predict"]
 
 # Inverse strengths of the L2 penalty on standardized features, strongest penalty first.
 INVERSE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+def linear_predict(
+    train: np.ndarray, labels: np.ndarray, test: np.ndarray | None = None, *, folds: int = 5
+) -> np.ndarray:
+    """Fit a linear classifier on training features and return the labels that it predicts.
+
+    Features are standardized by the training part. The penalty is the one with the highest
+    accuracy on a fifth of the training part. The classifier is then fitted on all of that part.
+
+    Args:
+        train: `(n, d)` features.
+        labels: `(n,)` integers.
+        test: `(m, d)` features; None to predict each sample of `train` by a classifier of the
+            other parts of a cross-validation.
+        folds: number of parts in the cross-validation.
+
+    Returns:
+        `(m,)` integers, or `(n,)` if `test` is None.
+    """
+    if test is not None:
+        return _fit_and_predict(train, labels, test)
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    # Stratified folds need at least one sample of every class each.
+    can_stratify = np.bincount(labels)[np.unique(labels)].min() >= folds
+    splitter: Any = (StratifiedKFold if can_stratify else KFold)(
+        min(folds, len(train)), shuffle=True, random_state=0
+    )
+    predicted = np.empty_like(labels)
+    parts = list(splitter.split(train, labels))
+    for fit, held_out in track(parts, "fitting linear classifiers"):
+        predicted[held_out] = _fit_and_predict(train[fit], labels[fit], train[held_out])
+    return predicted
 
 
 def linear_accuracy(
@@ -16,38 +52,15 @@ def linear_accuracy(
     train_labels: np.ndarray,
     test: np.ndarray | None = None,
     test_labels: np.ndarray | None = None,
-    *,
-    folds: int = 5,
 ) -> float:
-    """Fit a linear classifier on training features and return its test accuracy.
-
-    Features are standardized by the training part. The penalty is the one with the highest
-    accuracy on a fifth of the training part. The classifier is then fitted on all of that part.
+    """Return the share of samples, in [0, 1], whose label `linear_predict` finds.
 
     Args:
-        train: `(n, d)` features.
-        train_labels: `(n,)` integers.
-        test: `(m, d)` features; None for stratified cross-validation over `train`.
-        test_labels: `(m,)` integers.
-        folds: number of parts in the cross-validation.
-
-    Returns:
-        Accuracy in [0, 1].
+        train, train_labels, test: see `linear_predict`.
+        test_labels: `(m,)` integers; None with `test`.
     """
-    if test is not None and test_labels is not None:
-        return float((_fit_and_predict(train, train_labels, test) == test_labels).mean())
-    from sklearn.model_selection import KFold, StratifiedKFold
-
-    # Stratified folds need at least one sample of every class each.
-    can_stratify = np.bincount(train_labels)[np.unique(train_labels)].min() >= folds
-    splitter: Any = (StratifiedKFold if can_stratify else KFold)(
-        min(folds, len(train)), shuffle=True, random_state=0
-    )
-    correct = 0
-    for fit, held_out in splitter.split(train, train_labels):
-        predicted = _fit_and_predict(train[fit], train_labels[fit], train[held_out])
-        correct += int((predicted == train_labels[held_out]).sum())
-    return correct / len(train)
+    truth = train_labels if test_labels is None else test_labels
+    return float((linear_predict(train, train_labels, test) == truth).mean())
 
 
 def _fit_and_predict(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:

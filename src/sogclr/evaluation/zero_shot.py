@@ -10,10 +10,12 @@ from ..common.errors import UserError
 from ..data.image_source import NO_LABEL, ImageSource
 from ..models.pair_encoder import PairEncoder
 from ..models.text_lengths import report_cut
+from .classes import majority_share, per_class
 from .embed_pairs import embed_side
 
 __all__ = ["TEMPLATES", "ZeroShot", "measure_zero_shot"]
 
+DEPTH = 5
 # The seven sentences of CLIP's short list are nearly as accurate as its eighty.
 TEMPLATES = (
     "itap of a {}.",
@@ -32,13 +34,20 @@ class ZeroShot:
 
     Attributes:
         accuracy: share of images assigned to their own class, in [0, 1].
+        top5: share of images whose own class is among the nearest five; None with five classes or
+            fewer.
         images: number of images that have a label and could be read.
+        majority: share of the most frequent class.
         classes: names of the classes, as they stand in the sentences.
+        per_class: accuracy of each class that has images, by its name.
     """
 
     accuracy: float
+    top5: float | None
     images: int
+    majority: float
     classes: list[str]
+    per_class: dict[str, float]
 
 
 def measure_zero_shot(
@@ -69,8 +78,19 @@ def measure_zero_shot(
     labels = torch.from_numpy(source.labels)
     used = ~images[:, 0].isnan() & (labels != NO_LABEL)
     similarity = images[used] @ normalize(prototypes, dim=1).cpu().T  # (m, C)
-    correct = similarity.argmax(dim=1) == labels[used]
-    return ZeroShot(float(correct.double().mean()), len(correct), names)
+    if not len(similarity):
+        raise UserError(f"data: {source.describe()}: no image with a label can be read")
+    own = labels[used, None]
+    found = similarity.topk(min(DEPTH, len(names)), dim=1).indices == own  # (m, 5)
+    correct = found[:, 0].numpy()
+    return ZeroShot(
+        float(correct.mean()),
+        float(found.any(dim=1).double().mean()) if len(names) > DEPTH else None,
+        len(correct),
+        majority_share(own[:, 0].numpy()),
+        names,
+        per_class(correct, own[:, 0].numpy(), names),
+    )
 
 
 def _embed_class(encoder: PairEncoder, name: str, templates: Sequence[str]) -> torch.Tensor:

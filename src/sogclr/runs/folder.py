@@ -7,6 +7,7 @@ encoder.safetensors   the trained encoder, its weights named as in timm
 initial.safetensors   the encoder before training, for comparison
 encoder.json          how to build the encoder, and which input it expects
 metrics.jsonl, tb/    the training curves
+evaluations.jsonl     the results of sogclr evaluate
 views.png             some augmented views that the encoder was trained on
 digests.json          digests of checkpoint and weights, by which damage is found
 """
@@ -55,6 +56,7 @@ class Run:
         self.metrics = self.folder / "metrics.jsonl"
         self.curves = self.folder / "tb"
         self.views = self.folder / "views.png"
+        self.evaluations = self.folder / "evaluations.jsonl"
         self.embeddings = self.folder / "embeddings"
         self.digests = Digests(self.folder / "digests.json")
 

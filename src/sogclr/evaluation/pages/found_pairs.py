@@ -18,12 +18,13 @@ def retrieval_section(pairs: PairSamples) -> Section:
     title = "Results"
     if not len(pairs.owner):
         return Section(title, missing="no pair could be embedded")
-    rows = []
+    rows, lines = [], []
     a, b = pairs.source.columns
     for name, ranks in zip((f"{a} to {b}", f"{b} to {a}"), pairs.ranks, strict=True):
         found = summarize_ranks(torch.from_numpy(ranks))
         recalls = [f"{value:.1%}" for value in found.recall.values()]
         rows.append([name, *recalls, f"{found.median_rank:g}", f"{found.queries:,}"])
+        lines.append(f"{name} {recalls[0]}")
     header = ["retrieval", "R@1", "R@5", "R@10", "median rank", "queries"]
     seen = " The run was trained on these pairs; held-back pairs give less." * (
         pairs.a.were_trained_on
@@ -33,7 +34,11 @@ def retrieval_section(pairs: PairSamples) -> Section:
         f"{len(pairs.owner):,} texts ({pairs.a.describe()}). By chance R@1 would be about "
         f"{1 / len(pairs.a):.2%}.{seen} The fewer samples, the higher the numbers."
     )
-    return Section(title, [Table(header, rows, caption)])
+    kind = "training pairs" if pairs.a.were_trained_on else "pairs"
+    line = (
+        f"R@1 of {len(pairs.owner):,} {kind}: {', '.join(lines)} (by chance {1 / len(pairs.a):.2%})"
+    )
+    return Section(title, [Table(header, rows, caption)], lines=[line])
 
 
 def matches_section(pairs: PairSamples) -> Section:

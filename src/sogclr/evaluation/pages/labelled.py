@@ -8,6 +8,7 @@ from torch import nn
 
 from ...data.image_source import NO_LABEL, ImageSource
 from ...models.encoders import EncoderSpec
+from ..classes import standard_error
 from ..embed_images import embed_images
 from ..findings.labels import (
     LabelVotes,
@@ -47,23 +48,41 @@ def results_section(
     labels = torch.from_numpy(samples.labels[labelled])
     rows = samples.rows[labelled]
     share = float(labels.bincount().max()) / len(labels)
-    lines = [["always the largest class", _percent(share), ""]]
+    found = dict[str, float]()
     kinds: list[tuple[str, nn.Module | None]] = [("raw pixels", None)]
     if untrained is not None:
         kinds.append(("untrained encoder", untrained.to(device)))
     for name, encoder in kinds:
         vectors = embed_images(encoder, samples.source, spec, rows, device=device, quiet=True)
         if np.array_equal(vectors.indices, rows):
-            lines.append(_line(name, knn_accuracy(torch.from_numpy(vectors.vectors), labels), rows))
-    trained = knn_accuracy(torch.from_numpy(samples.vectors[labelled]), labels)
-    lines.append(_line("trained encoder", trained, rows))
+            found[name] = knn_accuracy(torch.from_numpy(vectors.vectors), labels)
+    found["trained encoder"] = knn_accuracy(torch.from_numpy(samples.vectors[labelled]), labels)
+    rows_shown = [["always the largest class", _percent(share), ""]]
+    rows_shown += [_line(name, accuracy, rows) for name, accuracy in found.items()]
     seen = " The run was trained on these images, without labels." * samples.were_trained_on
     caption = (
         f"Accuracy of kNN with {NEIGHBOURS} neighbours on {len(labels):,} images, each left out in "
         f"turn, and its standard error.{seen} sogclr evaluate measures more: a linear probe, a "
         "test set."
     )
-    return Section(title, [Table(["features", "kNN accuracy", "standard error"], lines, caption)])
+    table = Table(["features", "kNN accuracy", "standard error"], rows_shown, caption)
+    return Section(title, [table], lines=_say_results(found, len(labels)))
+
+
+def _say_results(found: dict[str, float], images: int) -> list[str]:
+    """Compare the accuracies of all kinds of features in one line; add what to do if training lost.
+
+    Args:
+        found: accuracy of each kind of features, the trained encoder last.
+        images: number of images.
+    """
+    trained = found["trained encoder"]
+    error = 100 * standard_error(trained, images)
+    parts = [f"{name} {_percent(accuracy)}" for name, accuracy in found.items()]
+    lines = [f"kNN accuracy on {images:,} images: {', '.join(parts)} (± {error:.1f})"]
+    if trained < max(found.values()):
+        lines.append("training has not paid yet: try more --epochs, and look at the report's views")
+    return lines
 
 
 def _stride(labels: np.ndarray) -> int:
@@ -72,8 +91,7 @@ def _stride(labels: np.ndarray) -> int:
 
 
 def _line(name: str, accuracy: float, rows: np.ndarray) -> list[str]:
-    error = math.sqrt(accuracy * (1 - accuracy) / len(rows))
-    return [name, _percent(accuracy), f"± {100 * error:.1f}"]
+    return [name, _percent(accuracy), f"± {100 * standard_error(accuracy, len(rows)):.1f}"]
 
 
 def _percent(share: float) -> str:

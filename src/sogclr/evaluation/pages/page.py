@@ -178,11 +178,13 @@ class Section:
         title: its heading.
         blocks: its contents.
         missing: why it has no contents.
+        lines: what is also printed when training ends.
     """
 
     title: str
     blocks: list[Block] = field(default_factory=list)
     missing: str = ""
+    lines: list[str] = field(default_factory=list)
 
     @property
     def anchor(self) -> str:
