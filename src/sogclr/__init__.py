@@ -14,8 +14,10 @@ if TYPE_CHECKING:  # what _HOME imports, for type checkers
     from .commands.api import evaluate as evaluate
     from .commands.api import pretrain as pretrain
     from .commands.api import search as search
+    from .commands.api_pages import curate as curate
     from .commands.api_pages import preview as preview
     from .commands.api_pages import report as report
+    from .commands.curate import Curation as Curation
     from .commands.embed import Embeddings as Embeddings
     from .commands.result import Result as Result
     from .commands.search import Match as Match
@@ -48,6 +50,7 @@ _HOME = {
     "Audit": "auditing.measured",
     "Augmentation": "common.options",
     "ClipLoss": "losses",
+    "Curation": "commands.curate",
     "DecoupledClipLoss": "losses",
     "DecoupledContrastiveLoss": "losses",
     "Embeddings": "commands.embed",
@@ -68,6 +71,7 @@ _HOME = {
     "align": "commands.api",
     "audit": "commands.api",
     "collision_rate": "data.hashed_rows",
+    "curate": "commands.api_pages",
     "embed": "commands.api",
     "evaluate": "commands.api",
     "hashed_rows": "data.hashed_rows",

@@ -3,12 +3,24 @@
 from dataclasses import replace
 
 from ..common.options import REPORT_SAMPLES, Device
+from ..planning.settings import MachineArguments
 from ..planning.settings_preview import PreviewArguments
-from .argument_types import Columns, File, OtherData, OwnModule, Page, Picture, Run
+from .argument_types import (
+    Columns,
+    Curation,
+    Data,
+    File,
+    Folder,
+    OtherData,
+    OwnModule,
+    Page,
+    Picture,
+    Run,
+)
 from .arguments import takes
 from .early_checks import require_data, require_encoder, require_model, unwrap_encoder
 
-__all__ = ["preview", "report"]
+__all__ = ["curate", "preview", "report"]
 
 
 @takes(PreviewArguments)
@@ -78,4 +90,62 @@ def report(
 
     return write_report(
         run, data, out=out, samples=samples, columns=columns, module=encoder, device=device
+    )
+
+
+def curate(
+    run: Run,
+    data: Data,
+    *,
+    out: File,
+    keep: float | None = None,
+    links: Folder | None = None,
+    columns: Columns | None = None,
+    encoder: OwnModule = None,
+    device: Device = "auto",
+    workers: int | None = None,
+) -> Curation:
+    """List what deserves a look in a data set: duplicates, wrong labels, outliers, wrong captions.
+
+    A run looks at images or pairs, those that it was trained on or others. It lists near
+    duplicates, labels that the vectors contradict, texts that do not fit their partner, outliers,
+    and crowded samples by log u, each with a score, a reason and the path. Nothing is deleted.
+
+    Args:
+        run: Folder of the run.
+        data: Images: a folder, shards, or `digits`. For a run of `align` also pairs: a table, or
+            shards with captions.
+        out: File to write, .csv or .parquet: one row for each finding.
+        keep: Share of the samples to keep, between 0 and 1. Samples that others replace best are
+            left out, so that rare ones stay. What is kept is listed in a second file, which ends in
+            -kept; of pairs it is a table for `align`. Default: no selection.
+        links: New folder of links to the images of all findings, and to the images that are kept.
+            Default: no links.
+        columns: Names of the table's two columns, with a comma between them. From Python also a
+            sequence. Default: guessed from the usual names.
+        encoder: An nn.Module of the architecture that was trained, if the run trained your own.
+        device: Device to compute on. auto is cuda if there is one, else mps, else cpu.
+        workers: Number of processes that load samples. Default: 0 on a CPU and for data in memory,
+            else one per CPU core, at most 8.
+
+    Returns:
+        The findings, what was not looked for and why, and the files that were written.
+
+    Raises:
+        sogclr.UserError: An error that the user can correct; one line says how.
+    """
+    MachineArguments(workers=workers)
+    require_data(data)
+    from .curate import curate as run_curation
+
+    return run_curation(
+        run,
+        data,
+        out=out,
+        keep=keep,
+        links=links,
+        columns=columns,
+        module=encoder,
+        device=device,
+        workers=workers,
     )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..evaluation.images import ImageReport
     from ..evaluation.pages.page import Page
     from ..evaluation.pairs import PairReport
+    from .curate import Curation
     from .embed import Embeddings
     from .result import Result
     from .search import Match
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     Run: TypeAlias = str | Path
     Audited: TypeAlias = str | Path | nn.Module
     File: TypeAlias = str | Path
+    Folder: TypeAlias = str | Path
     OtherPairs: TypeAlias = Any
     Picture: TypeAlias = Path
     Report: TypeAlias = ImageReport | PairReport
@@ -36,21 +38,24 @@ else:  # what the command line accepts, and how its help names the value
     Data = OtherData = Annotated[str, "DATA"]
     OtherPairs = Annotated[str, "TABLE"]
     File = Annotated[str, "FILE"]
+    Folder = Annotated[str, "FOLDER"]
     Columns = Annotated[str, "A,B"]
     Text = Annotated[str, "TEXT"]
     Query = Annotated[str, "QUERY"]
     Run = Audited = Annotated[str, "RUN"]
     Protocols = Annotated[str, "NAMES"] | None
     OwnModule = Suppress[str | None]
-    Audit = Embeddings = Matches = Page = Picture = Report = Result = Any
+    Audit = Curation = Embeddings = Matches = Page = Picture = Report = Result = Any
 
 __all__ = [
     "Audit",
     "Audited",
     "Columns",
+    "Curation",
     "Data",
     "Embeddings",
     "File",
+    "Folder",
     "Matches",
     "OtherData",
     "OtherPairs",

@@ -34,6 +34,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "search": api.search,
     "audit": api.audit,
     "report": api_pages.report,
+    "curate": api_pages.curate,
 }
 DESCRIPTION = """Contrastive learning that does not need a large batch.
 

@@ -8,6 +8,7 @@ set that has grown.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -58,6 +59,10 @@ class ImageSource(ABC):
         Raises:
             UnreadableImageError: the file is missing or damaged.
         """
+
+    def file(self, row: int) -> Path | None:
+        """Return the file of this row's image; None if the image has no file to itself."""
+        return None
 
     @abstractmethod
     def describe(self) -> str:

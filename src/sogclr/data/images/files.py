@@ -85,6 +85,9 @@ class ImageFiles(ImageSource):
         except DECODING_ERRORS as error:
             raise UnreadableImageError(name, reason_of(error)) from error
 
+    def file(self, row: int) -> Path:
+        return self._root / self.names[row]
+
     def describe(self) -> str:
         return f"{self._root}: {len(self):,} images" + self._describe_left_out()
 

@@ -4,7 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -96,6 +96,9 @@ class _Selection(ImageSource):
 
     def image(self, row: int) -> Any:
         return self._source.image(self._rows[row])
+
+    def file(self, row: int) -> Path | None:
+        return self._source.file(self._rows[row])
 
     def describe(self) -> str:
         return self._source.describe()

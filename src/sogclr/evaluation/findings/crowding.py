@@ -2,7 +2,9 @@
 
 import numpy as np
 
-__all__ = ["align_by_id", "rank_crowding"]
+from .neighbours import Neighbours
+
+__all__ = ["align_by_id", "join_regions", "rank_crowding"]
 
 
 def rank_crowding(log_u: np.ndarray) -> np.ndarray:
@@ -34,3 +36,29 @@ def align_by_id(ids: np.ndarray, stored_ids: np.ndarray, values: np.ndarray) -> 
         return np.full(len(ids), np.nan)
     place = order[np.searchsorted(stored_ids[order], ids).clip(max=len(order) - 1)]
     return np.where(stored_ids[place] == ids, values[place].astype(np.float64), np.nan)
+
+
+def join_regions(samples: np.ndarray, neighbours: Neighbours) -> np.ndarray:
+    """Number the regions that samples form: samples with a common region are connected neighbours.
+
+    Args:
+        samples: `(m,)` int64 positions among the n samples.
+        neighbours: the nearest neighbours of the n samples.
+
+    Returns:
+        `(m,)` int64 region of each of them, from 0 in the order of `samples`.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    near = neighbours.index[samples]  # (m, k)
+    first = np.repeat(np.arange(len(samples)), near.shape[1])
+    place = np.full(len(neighbours.index), -1)
+    place[samples] = np.arange(len(samples))
+    second = place[near.ravel()]
+    first, second = first[second >= 0], second[second >= 0]
+    size = (len(samples), len(samples))
+    links = coo_array((np.ones(len(first), dtype=bool), (first, second)), size)
+    _, region = connected_components(links, directed=False)
+    _, number = np.unique(region, return_index=True)
+    return np.argsort(np.argsort(number))[region]

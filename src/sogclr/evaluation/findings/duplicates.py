@@ -1,15 +1,15 @@
-"""Find near duplicates: samples whose cosine similarity is above a threshold, in groups."""
+"""Find near duplicates: neighbours that are the same picture or the same text, in groups."""
 
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 import numpy as np
-import torch
 
-from .neighbours import blocks_of_similarities
+from .neighbours import Neighbours
 
-__all__ = ["DuplicateGroup", "SimilarPairs", "group_duplicates", "similar_pairs"]
+__all__ = ["DuplicateGroup", "SimilarPairs", "compare_texts", "group_duplicates", "pair_neighbours"]
 
-MOST_PAIRS = 200_000  # kept in memory; of a collapsed encoder, all pairs are similar
+NEAREST = 3  # neighbours that may be copies; copies of copies are found through each other
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,18 @@ class SimilarPairs:
 
     Attributes:
         pairs: `(p, 2)` int64 positions, the smaller one first.
-        similarity: `(p,)` float32 cosine similarities.
-        found: number of pairs above the threshold; more than p if only the best were kept.
+        similarity: `(p,)` float32.
     """
 
     pairs: np.ndarray
     similarity: np.ndarray
-    found: int
+
+    @classmethod
+    def above(cls, threshold: float, pairs: np.ndarray, similarity: np.ndarray) -> "SimilarPairs":
+        """Take the pairs with at least this similarity, and sort them."""
+        chosen = np.flatnonzero(similarity >= threshold)
+        order = chosen[np.argsort(-similarity[chosen], kind="stable")]
+        return cls(pairs[order], similarity[order])
 
 
 @dataclass(frozen=True)
@@ -40,27 +45,27 @@ class DuplicateGroup:
     similarity: float
 
 
-def similar_pairs(vectors: np.ndarray, threshold: float, *, most: int = MOST_PAIRS) -> SimilarPairs:
-    """Find all pairs of samples whose cosine similarity is at least the threshold.
+def pair_neighbours(neighbours: Neighbours) -> np.ndarray:
+    """List each sample with its three nearest neighbours, `(p, 2)` int64, each pair once."""
+    near = neighbours.index[:, :NEAREST]
+    first = np.repeat(np.arange(len(near)), near.shape[1])
+    pairs = np.sort(np.stack([first, near.ravel()], axis=1), axis=1)
+    return np.unique(pairs, axis=0) if len(pairs) else pairs
+
+
+def compare_texts(texts: list[str], pairs: np.ndarray) -> np.ndarray:
+    """Compute which share of the words of two texts is the same and in the same order.
 
     Args:
-        vectors: `(n, d)` embeddings, normalized here.
-        threshold: the least cosine similarity.
-        most: number of pairs that are kept, the most similar ones.
+        texts: n texts; case plays no part.
+        pairs: `(p, 2)` int64 positions.
+
+    Returns:
+        `(p,)` float32 in [0, 1].
     """
-    pairs, similarity = torch.empty(0, 2, dtype=torch.int64), torch.empty(0)
-    found = 0
-    for start, block in blocks_of_similarities(vectors):
-        later = torch.arange(block.shape[1]) > torch.arange(start, start + len(block))[:, None]
-        rows, columns = (later & (block >= threshold)).nonzero(as_tuple=True)
-        found += len(rows)
-        similarity = torch.cat([similarity, block[rows, columns]])
-        pairs = torch.cat([pairs, torch.stack([rows + start, columns], dim=1)])
-        if len(pairs) > most:
-            similarity, order = similarity.topk(most)
-            pairs = pairs[order]
-    order = similarity.argsort(descending=True, stable=True)
-    return SimilarPairs(pairs[order].numpy(), similarity[order].numpy(), found)
+    words = [text.casefold().split() for text in texts]
+    ratios = [SequenceMatcher(None, words[i], words[j], autojunk=False).ratio() for i, j in pairs]
+    return np.array(ratios, dtype=np.float32)
 
 
 def group_duplicates(similar: SimilarPairs, samples: int) -> list[DuplicateGroup]:

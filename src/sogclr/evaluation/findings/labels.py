@@ -1,16 +1,21 @@
 """Compare labels with the votes of neighbours: confusion of classes, and suspected wrong labels."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from ..knn import count_votes
+from .misfits import find_misfits
 from .neighbours import Neighbours
 
-__all__ = ["LabelVotes", "confusion", "rank_label_suspects", "vote_by_neighbours"]
+__all__ = ["LabelSuspects", "LabelVotes", "confusion", "find_label_suspects", "vote_by_neighbours"]
 
 BLOCK = 1_024  # samples at once, which limits the memory of many classes
+FOLDS = 5
+FEWEST = 2 * FOLDS  # samples of a class, so that each fold has some
+FOREIGN = 5  # labels of others that each sample is compared with
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,23 @@ class LabelVotes:
     winner: np.ndarray
     winner_share: np.ndarray
     given_share: np.ndarray
+
+
+@dataclass(frozen=True)
+class LabelSuspects:
+    """Samples with doubtful labels.
+
+    Attributes:
+        positions: `(m,)` int64, the clearest first.
+        own: `(n,)` the probability of the label that each sample has; NaN if it was not judged.
+        best: `(n,)` int64, the most probable label.
+        best_probability: `(n,)` its probability.
+    """
+
+    positions: np.ndarray
+    own: np.ndarray
+    best: np.ndarray
+    best_probability: np.ndarray
 
 
 def vote_by_neighbours(
@@ -68,16 +90,50 @@ def confusion(labels: np.ndarray, winner: np.ndarray, classes: int) -> np.ndarra
     return counts.reshape(classes, classes)
 
 
-def rank_label_suspects(votes: LabelVotes, labels: np.ndarray) -> np.ndarray:
-    """List the samples whose neighbours prefer another label, the clearest first.
+def find_label_suspects(vectors: np.ndarray, labels: np.ndarray) -> LabelSuspects:
+    """Find the samples to which a linear classifier gives their label hardly any probability.
+
+    Linear discriminant analysis is fitted on four fifths of the samples and asked about the others.
+    The samples are those that fit their label like the labels of others, see `find_misfits`.
+    Samples of classes with fewer than ten samples are not judged.
 
     Args:
-        votes: the votes of the neighbours.
-        labels: `(n,)` int64, the labels that the samples have.
-
-    Returns:
-        `(m,)` int64 positions, by falling share of the winner minus share of the label.
+        vectors: `(n, d)` embeddings.
+        labels: `(n,)` int64 from 0.
     """
-    margin = votes.winner_share - votes.given_share
-    doubted = np.flatnonzero(votes.winner != labels)
-    return doubted[np.argsort(-margin[doubted], kind="stable")]
+    judged = np.flatnonzero(np.bincount(labels)[labels] >= FEWEST)
+    own, best = np.full(len(labels), np.nan), labels.copy()
+    best_probability = np.full(len(labels), np.nan)
+    suspects = LabelSuspects(np.empty(0, dtype=np.int64), own, best, best_probability)
+    if len(np.unique(labels[judged])) < 2:
+        return suspects
+    mixed = np.stack([np.random.default_rng(i).permutation(labels[judged]) for i in range(FOREIGN)])
+    foreign = np.full(mixed.shape, np.nan)  # probabilities of labels of others
+    for held_out, classes, probability in _predict_held_out(vectors[judged], labels[judged]):
+        rows, samples = np.arange(len(held_out)), judged[held_out]
+        own[samples] = probability[rows, np.searchsorted(classes, labels[samples])]
+        best[samples] = classes[probability.argmax(axis=1)]
+        best_probability[samples] = probability.max(axis=1)
+        others = mixed[:, held_out]
+        foreign[:, held_out] = np.where(
+            others == labels[samples],
+            np.nan,
+            probability[rows, np.searchsorted(classes, others)],
+        )
+    found = find_misfits(own[judged], foreign[np.isfinite(foreign)])
+    doubted = judged[found.positions]
+    return replace(suspects, positions=doubted[best[doubted] != labels[doubted]])
+
+
+def _predict_held_out(
+    vectors: np.ndarray, labels: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield the held-out positions of each fold, the classes, and their probabilities."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.model_selection import StratifiedKFold
+
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    for fit, held_out in folds.split(vectors, labels):
+        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+        model.fit(vectors[fit].astype(np.float64), labels[fit])
+        yield held_out, model.classes_, model.predict_proba(vectors[held_out].astype(np.float64))

@@ -17,9 +17,10 @@ from ...runs.folder import Run
 from ...runs.load import load_encoder
 from ...runs.stored_samples import StoredSamples, read_samples
 from ...runs.towers import load_pairs
-from .alike import duplicates_section, neighbours_section
+from .alike import neighbours_section
 from .crowded import crowding_section
 from .curves import curves_section
+from .findings import copies_section, misfits_section, outliers_section, suspects_section
 from .found_pairs import matches_section, retrieval_section
 from .labelled import NO_LABELS, LabelledSamples, results_section
 from .map import map_section
@@ -42,6 +43,7 @@ NEEDING_DATA = (
     "Nearest neighbours",
     "Map of the embedding",
     "Crowded and lonely samples",
+    "Outliers",
     "Near duplicates",
 )
 REMOTE = ("hf:", "hf-hub:")
@@ -158,7 +160,8 @@ def _sections_of_data(
         lambda: neighbours_section(samples),
         lambda: map_section(samples),
         lambda: crowding_section(embedded.sides, record.settings.method),
-        lambda: duplicates_section(samples),
+        lambda: outliers_section(samples),
+        lambda: copies_section(samples),
     ]
     return embedded.sections, [build() for build in shared]
 
@@ -192,7 +195,9 @@ def _embed(
         kinds = " and ".join(encoder.spec.kinds)
         raise UserError(f"data: the run was trained on {kinds}, this is another kind of pairs")
     pairs = embed_pair_samples(encoder, source, stored, most=most)
-    return _Embedded(pairs.a, pairs, [retrieval_section(pairs), matches_section(pairs)])
+    return _Embedded(
+        pairs.a, pairs, [retrieval_section(pairs), matches_section(pairs), misfits_section(pairs)]
+    )
 
 
 def _embed_images(
@@ -226,4 +231,4 @@ def _label_sections(samples: Samples, results: list[Section]) -> list[Section]:
     if samples.labels is None:
         return [*results, *(Section(name, missing=NO_LABELS) for name in names)]
     labelled = LabelledSamples(samples)
-    return [*results, labelled.confusion_section(), labelled.suspects_section()]
+    return [*results, labelled.confusion_section(), suspects_section(samples)]

@@ -1,4 +1,4 @@
-"""The sections that need labels: results beside raw pixels, confusion, suspected wrong labels."""
+"""The sections that need labels: results beside raw pixels, confusion of classes."""
 
 import math
 
@@ -13,21 +13,19 @@ from ..embed_images import embed_images
 from ..findings.labels import (
     LabelVotes,
     confusion,
-    rank_label_suspects,
     vote_by_neighbours,
 )
 from ..findings.neighbours import nearest_neighbours
 from ..knn import knn_accuracy
-from .page import Block, Gallery, Section, Table, Text
+from .page import Block, Section, Table, Text
 from .samples import NEIGHBOURS, Samples
 
-__all__ = ["LabelledSamples", "results_section"]
+__all__ = ["NO_LABELS", "LabelledSamples", "results_section"]
 
 NO_LABELS = "the data has no labels; put each class in a sub-folder"
 MOST_COMPARED = 2_000  # images that raw pixels and the untrained encoder are compared on
 MOST_CLASSES = 12  # whose confusion is a table; of more, the most confused pairs are listed
-SHOWN_CONFUSED, SHOWN_SUSPECTS = 15, 24
-CLEAR = 0.5  # share of the votes by which another label has to lead
+SHOWN_CONFUSED = 15
 
 
 def results_section(
@@ -154,24 +152,3 @@ class LabelledSamples:
                 rows.append([*names, f"{counts[label, winner]:,}", share])
         header = ["label", "neighbours say", "images", "share of the label"]
         return Table(header, rows, "The most frequent confusions.", numeric=False)
-
-    def suspects_section(self) -> Section:
-        """Show images whose neighbours clearly have another label."""
-        title = "Suspected wrong labels"
-        votes = self.votes
-        ranked = rank_label_suspects(votes, self.labels)
-        clear = ranked[(votes.winner_share - votes.given_share)[ranked] >= CLEAR]
-        if not len(clear):
-            return Section(title, missing="no image has neighbours that clearly have another label")
-        tiles = []
-        for place in clear[:SHOWN_SUSPECTS].tolist():
-            given = self.samples.label_name(int(self.labels[place]))
-            winner = self.samples.label_name(int(votes.winner[place]))
-            note = f"label {given}; neighbours: {winner} {votes.winner_share[place]:.0%}"
-            tiles.append(self.samples.tile(int(self.positions[place]), note))
-        text = (
-            f"The neighbours of {len(clear):,} images prefer another label by half of their votes "
-            f"or more ({self.samples.describe()}). The clearest come first. Some are wrong labels, "
-            "others are images that the encoder does not understand: look before you change any."
-        )
-        return Section(title, [Text(text), Gallery([("", tiles)])])

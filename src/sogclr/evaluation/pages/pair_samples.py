@@ -18,7 +18,7 @@ from ...runs.stored_samples import StoredSamples
 from ..retrieval import rank_first_match
 from .samples import Samples, draw_rows, embed_for_a_while
 
-__all__ = ["PairSamples", "embed_pair_samples", "embed_side_samples"]
+__all__ = ["PairSamples", "embed_pair_samples", "embed_side_samples", "join_samples"]
 
 BATCH = 64  # samples in one forward pass
 
@@ -74,11 +74,16 @@ def embed_pair_samples(
     texts = np.unique(np.concatenate(spans)) if spans else np.empty(0, dtype=np.int64)
     mixed = texts[draw_rows(source.b.ids[texts], len(texts))]
     b = embed_side_samples(encoder, source.b, stored.get("b"), mixed)
-    owner = np.repeat(np.arange(len(spans)), [len(span) for span in spans])
-    partner = np.concatenate(spans) if spans else np.empty(0, dtype=np.int64)
-    embedded = np.isin(partner, b.rows)
-    owner, partner = owner[embedded], np.searchsorted(b.rows, partner[embedded])
-    return PairSamples(source, a, b, owner, partner)
+    return join_samples(source, a, b)
+
+
+def join_samples(source: PairSource, a: Samples, b: Samples) -> PairSamples:
+    """Find the pairs of which both samples were embedded."""
+    places = np.full(len(source.a), -1)
+    places[a.rows] = np.arange(len(a))
+    owner, partner = places[source.owners()], source.partners
+    embedded = (owner >= 0) & np.isin(partner, b.rows)
+    return PairSamples(source, a, b, owner[embedded], np.searchsorted(b.rows, partner[embedded]))
 
 
 def embed_side_samples(

@@ -1,0 +1,150 @@
+"""`sogclr.curate`: list what deserves a look in a data set, and what may be left out."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from torch import nn
+
+from ..common.console import cell, result, say
+from ..common.errors import UserError, require
+from ..common.options import Device
+from ..data.image_source import ImageSource
+from ..data.open_images import open_images
+from ..data.open_pairs import are_pairs, open_pairs
+from ..data.pair_source import PairSource
+from ..distributed.launch import choose_device
+from ..evaluation.curation.collect import collect_findings, embed_all
+from ..evaluation.curation.finding import KINDS, Finding, Kind
+from ..evaluation.curation.links import link_findings, link_kept, require_linkable
+from ..evaluation.curation.tables import require_table_format, write_findings, write_selection
+from ..evaluation.findings.coverage import Selection, choose_covering
+from ..evaluation.pages.pair_samples import PairSamples
+from ..evaluation.pages.record import RunRecord
+from ..evaluation.pages.samples import Samples
+from ..runs.folder import Run
+from .early_checks import require_unused
+
+__all__ = ["Curation", "curate"]
+
+MEANINGS: dict[Kind, str] = {
+    "duplicate": "near duplicates, in {groups} groups",
+    "label": "labels that the vectors contradict",
+    "caption": "texts that do not fit their partner",
+    "outlier": "outliers, far from all others",
+    "crowded": "crowded by log u, in {groups} regions",
+}
+
+
+@dataclass(frozen=True)
+class Curation:
+    """What `sogclr.curate` found and wrote.
+
+    Attributes:
+        findings: the findings, by kind and the clearest first.
+        left_out: for each kind that was not looked for, the reason.
+        file: the table of findings.
+        kept: `(m,)` int64 rows that are kept, of pairs of side a; None without `keep`.
+        kept_file: the table of what is kept; None without `keep`.
+    """
+
+    findings: list[Finding]
+    left_out: dict[Kind, str]
+    file: Path
+    kept: np.ndarray | None = field(default=None)
+    kept_file: Path | None = None
+
+
+def curate(
+    run: str | Path,
+    data: Any,
+    *,
+    out: str | Path,
+    keep: float | None,
+    links: str | Path | None,
+    columns: str | Sequence[str] | None,
+    module: nn.Module | None,
+    device: Device,
+    workers: int | None,
+) -> Curation:
+    """See `sogclr.curate`."""
+    target = Path(out)
+    _require_writable(target)
+    require(keep is None or 0 < keep < 1, "keep", f"must be between 0 and 1, got {keep}")
+    record = RunRecord.read(Run(run))
+    source = _open(record, data, columns)
+    say(source.describe())
+    images = source.a if isinstance(source, PairSource) else source
+    if links is not None:
+        if not isinstance(images, ImageSource):
+            raise UserError("--links: these data are texts; leave it out")
+        require_linkable(Path(links), images, data)
+    samples = embed_all(
+        record.run, source, module=module, device=choose_device(device), workers=workers
+    )
+    side = samples.a if isinstance(samples, PairSamples) else samples
+    say(f"embedded {side.describe()}")
+    collected = collect_findings(samples, record.settings.method)
+    write_findings(target, collected.findings, source)
+    _show(collected.findings, collected.left_out)
+    say(f"wrote {len(collected.findings):,} findings to {target}; nothing was deleted")
+    kept = kept_file = None
+    if keep is not None:
+        chosen = choose_covering(side.vectors, keep, labels=side.labels)
+        kept_file = target.with_name(f"{target.stem}-kept{target.suffix}")
+        write_selection(kept_file, samples, chosen.kept)
+        kept = side.rows[chosen.kept]
+        _describe_selection(side, chosen, kept_file)
+    if links is not None and isinstance(images, ImageSource):
+        made = link_findings(Path(links), collected.findings, images)
+        if kept is not None and not isinstance(source, PairSource):
+            made += link_kept(Path(links), kept, images)
+        say(f"made {made:,} links in {links}")
+    return Curation(collected.findings, collected.left_out, target, kept, kept_file)
+
+
+def _require_writable(target: Path) -> None:
+    """Raise UserError before hours of embedding if the file cannot be written after them."""
+    require_table_format(target)
+    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        raise UserError(f"--out: the folder {target.parent} does not exist or cannot be written to")
+    if target.is_dir():
+        raise UserError(f"--out: {target} is a folder; name a file")
+
+
+def _open(
+    record: RunRecord, data: Any, columns: str | Sequence[str] | None
+) -> ImageSource | PairSource:
+    if record.is_pairs and are_pairs(data):
+        return open_pairs(data, columns)
+    if columns is not None:
+        what = "these data are images" if record.is_pairs else "the run was trained on images alone"
+        require_unused({"columns": columns}, what)
+    return open_images(data)
+
+
+def _show(findings: list[Finding], left_out: dict[Kind, str]) -> None:
+    """Print how many findings there are of each kind, and the clearest one."""
+    table = Table("finding", "samples", "what it is", "the clearest")
+    counts = Counter(finding.kind for finding in findings)
+    for kind in KINDS:
+        own = [finding for finding in findings if finding.kind == kind]
+        groups = len({(finding.side, finding.group) for finding in own})
+        meaning = MEANINGS[kind].format(groups=f"{groups:,}")
+        clearest = own[0].reason if own else left_out.get(kind, "none")
+        table.add_row(kind, f"{counts[kind]:,}", meaning, cell(clearest))
+    result(table)
+
+
+def _describe_selection(samples: Samples, chosen: Selection, file: Path) -> None:
+    gone = np.setdiff1d(np.arange(len(samples)), chosen.kept)
+    least = float(chosen.covered[gone].min()) if len(gone) else 1.0
+    say(
+        f"kept {len(chosen.kept):,} of {len(samples):,} samples ({file}); each sample that is left "
+        f"out has a kept one with a cosine similarity of {least:.3f} or more"
+    )

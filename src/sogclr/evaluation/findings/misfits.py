@@ -1,0 +1,53 @@
+"""Tell partners that were assigned by mistake from right ones: labels, captions."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Misfits", "find_misfits"]
+
+LOWEST = 0.2  # share of the foreign fits, the lowest ones, from which mistakes are counted
+
+
+@dataclass(frozen=True)
+class Misfits:
+    """The samples that probably have a foreign partner, the clearest first.
+
+    Attributes:
+        positions: `(m,)` int64.
+        share: the estimated share of samples with a foreign partner, in [0, 1].
+    """
+
+    positions: np.ndarray
+    share: float
+
+
+def find_misfits(own: np.ndarray, foreign: np.ndarray) -> Misfits:
+    """Find samples that fit their partner no better than they would fit a random one.
+
+    Mistakes are taken to be random: the fit of a sample to a wrong partner is distributed like its
+    fit to the partners of others. Then some share of the samples is distributed like `foreign`, and
+    their right partners hardly occur among the lowest fits. So the share is how often `own` is
+    among the lowest fifth of `foreign`, relative to `foreign` itself. A sample is listed if its
+    fit is more probable for a foreign partner than for its right one, by the ratio of both
+    densities (a two-groups model; Efron, "Large-Scale Inference", 2010, chapter 5). The ratio rises
+    with the fit, so isotonic regression estimates it.
+
+    Args:
+        own: `(n,)` how well each sample fits the partner that it has.
+        foreign: `(m,)` how well samples fit partners of others.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    if not len(own) or not len(foreign):
+        return Misfits(np.empty(0, dtype=np.int64), 0.0)
+    low = np.quantile(foreign, LOWEST)
+    share = min(1.0, float((own <= low).mean() / (foreign <= low).mean()))
+    fits = np.concatenate([own, foreign])
+    is_own = np.repeat([1.0, 0.0], [len(own), len(foreign)])
+    weight = np.repeat([1 / len(own), 1 / len(foreign)], [len(own), len(foreign)])
+    model = IsotonicRegression(out_of_bounds="clip").fit(fits, is_own, sample_weight=weight)
+    probability = model.predict(own)
+    # own / foreign = share + (1 - share) * right / foreign, which is at most twice the share.
+    listed = np.flatnonzero(probability <= 2 * share * (1 - probability))
+    return Misfits(listed[np.argsort(own[listed], kind="stable")], share)
