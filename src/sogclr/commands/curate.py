@@ -33,11 +33,11 @@ from .early_checks import require_unused
 __all__ = ["Curation", "curate"]
 
 MEANINGS: dict[Kind, str] = {
-    "duplicate": "near duplicates, in {groups} groups",
+    "duplicate": "near duplicates; groups: {groups}",
     "label": "labels that the vectors contradict",
     "caption": "texts that do not fit their partner",
     "outlier": "outliers, far from all others",
-    "crowded": "crowded by log u, in {groups} regions",
+    "crowded": "crowded by log u; regions: {groups}",
 }
 
 

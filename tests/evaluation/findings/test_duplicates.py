@@ -1,12 +1,18 @@
-"""Pairs above a threshold, and the groups that they form, agree with explicit loops."""
+"""Candidates, thresholds and the groups that pairs form agree with explicit loops."""
 
 from itertools import combinations
 
 import numpy as np
 import pytest
 
-from sogclr.evaluation.findings import neighbours
-from sogclr.evaluation.findings.duplicates import group_duplicates, similar_pairs
+from sogclr.evaluation.findings.duplicates import (
+    NEAREST,
+    SimilarPairs,
+    compare_texts,
+    group_duplicates,
+    pair_neighbours,
+)
+from sogclr.evaluation.findings.neighbours import nearest_neighbours
 
 
 def make_vectors(count=40, copies=((0, 7), (7, 21), (3, 30))):
@@ -17,41 +23,53 @@ def make_vectors(count=40, copies=((0, 7), (7, 21), (3, 30))):
     return vectors
 
 
-def loop(vectors, threshold):
+def all_pairs(vectors):
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    pairs = combinations(range(len(units)), 2)
-    found = [(float(units[i] @ units[j]), i, j) for i, j in pairs]
-    return sorted((each for each in found if each[0] >= threshold), reverse=True)
+    pairs = np.array(list(combinations(range(len(units)), 2)))
+    return pairs, (units[pairs[:, 0]] * units[pairs[:, 1]]).sum(axis=1)
+
+
+def test_candidates_are_each_sample_with_its_nearest_once():
+    vectors = make_vectors()
+    pairs, similarity = all_pairs(vectors)
+    expected = set()
+    for sample in range(len(vectors)):
+        own = [
+            (-s, i, j)
+            for s, (i, j) in zip(similarity, pairs.tolist(), strict=True)
+            if sample in (i, j)
+        ]
+        expected |= {(i, j) for _, i, j in sorted(own)[:NEAREST]}
+    found = pair_neighbours(nearest_neighbours(vectors, 9)).tolist()
+    assert sorted(expected) == [tuple(pair) for pair in found]
 
 
 @pytest.mark.parametrize("threshold", [0.99, 0.3, 1.1])
-@pytest.mark.parametrize("block", [11, 1024])
-def test_pairs_are_those_of_a_loop(monkeypatch, threshold, block):
-    monkeypatch.setattr(neighbours, "BLOCK", block)
-    vectors = make_vectors()
-    similar, expected = similar_pairs(vectors, threshold), loop(vectors, threshold)
-    assert similar.found == len(expected)
-    assert similar.pairs.tolist() == [[i, j] for _, i, j in expected]
-    np.testing.assert_allclose(similar.similarity, [s for s, *_ in expected], atol=1e-6)
-
-
-def test_only_the_most_similar_pairs_are_kept_but_all_are_counted(monkeypatch):
-    monkeypatch.setattr(neighbours, "BLOCK", 5)
-    vectors = make_vectors()
-    expected = loop(vectors, 0.0)
-    similar = similar_pairs(vectors, 0.0, most=9)
-    assert similar.found == len(expected)
-    assert similar.pairs.tolist() == [[i, j] for _, i, j in expected[:9]]
+def test_pairs_above_a_threshold_come_in_order(threshold):
+    pairs, similarity = all_pairs(make_vectors())
+    similar = SimilarPairs.above(threshold, pairs, similarity)
+    both = zip(similarity.tolist(), pairs.tolist(), strict=True)
+    expected = sorted((each for each in both if each[0] >= threshold), reverse=True)
+    assert similar.pairs.tolist() == [pair for _, pair in expected]
+    assert similar.similarity.tolist() == [value for value, _ in expected]
 
 
 def test_pairs_that_share_a_sample_are_one_group():
-    vectors = make_vectors()
-    groups = group_duplicates(similar_pairs(vectors, 0.99), len(vectors))
+    pairs, similarity = all_pairs(make_vectors())
+    groups = group_duplicates(SimilarPairs.above(0.99, pairs, similarity), 40)
     assert [sorted(group.rows.tolist()) for group in groups] == [[0, 7, 21], [3, 30]]
     assert groups[0].rows[:2].tolist() == [0, 7]  # the most similar pair
-    best = {(i, j): s for s, i, j in loop(vectors, 0.99)}
+    best = {tuple(pair): value for pair, value in zip(pairs.tolist(), similarity, strict=True)}
     assert [group.similarity for group in groups] == pytest.approx([best[0, 7], best[3, 30]])
 
 
 def test_no_pairs_are_no_groups():
-    assert group_duplicates(similar_pairs(np.eye(5), 0.5), 5) == []
+    pairs, similarity = all_pairs(np.eye(5))
+    assert group_duplicates(SimilarPairs.above(0.5, pairs, similarity), 5) == []
+    assert len(pair_neighbours(nearest_neighbours(np.ones((1, 3)), 5))) == 0
+
+
+def test_texts_are_compared_by_their_words():
+    texts = ["A dog runs fast", "a DOG  runs fast", "a dog runs slowly", "two cats", ""]
+    pairs = np.array([[0, 1], [0, 2], [0, 3], [2, 0], [3, 4]])
+    assert compare_texts(texts, pairs) == pytest.approx([1, 0.75, 0, 0.75, 0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sogclr.evaluation.findings.labels import confusion, rank_label_suspects, vote_by_neighbours
+from sogclr.evaluation.findings.labels import confusion, find_label_suspects, vote_by_neighbours
 from sogclr.evaluation.findings.neighbours import nearest_neighbours
 from sogclr.evaluation.knn import knn_accuracy
 
@@ -52,12 +52,34 @@ def test_confusion_counts_labels_against_winners():
 
 
 def test_planted_wrong_labels_are_the_suspects():
-    vectors, labels = make_clusters(noise=0.2)
-    wrong = [4, 30, 61]
+    vectors, labels = make_clusters(count=300, noise=0.4)
+    wrong = np.random.default_rng(1).permutation(300)[:15]
     given = labels.copy()
     given[wrong] = (given[wrong] + 1) % 3
-    votes = vote_by_neighbours(nearest_neighbours(vectors, 10), given)
-    suspects = rank_label_suspects(votes, given)
-    assert sorted(suspects[:3].tolist()) == wrong
-    margin = votes.winner_share - votes.given_share
-    assert (np.diff(margin[suspects]) <= 0).all()
+    suspects = find_label_suspects(vectors, given)
+    assert sorted(np.argsort(suspects.own)[:15].tolist()) == sorted(wrong.tolist())
+    assert set(suspects.positions.tolist()) <= set(wrong.tolist())
+    assert len(suspects.positions) >= 12
+    assert (suspects.best[wrong] == labels[wrong]).all()
+    assert (np.diff(suspects.own[suspects.positions]) >= 0).all()
+    assert (suspects.own <= suspects.best_probability).all()
+
+
+def test_right_labels_are_not_suspected():
+    vectors, labels = make_clusters(count=300, noise=0.4)
+    assert len(find_label_suspects(vectors, labels).positions) == 0
+
+
+def test_a_rare_class_is_not_judged():
+    vectors, labels = make_clusters(count=90)
+    labels[:4] = 3
+    suspects = find_label_suspects(vectors, labels)
+    assert np.isnan(suspects.own[:4]).all()
+    assert np.isfinite(suspects.own[4:]).all()
+    assert not {*suspects.positions.tolist()} & {*range(4)}
+
+
+@pytest.mark.parametrize("labels", [[0] * 30, list(range(30)), [0] * 28 + [1] * 2])
+def test_labels_that_cannot_be_judged_give_no_suspects(labels):
+    vectors = np.random.default_rng(0).normal(size=(30, 4))
+    assert len(find_label_suspects(vectors, np.array(labels)).positions) == 0

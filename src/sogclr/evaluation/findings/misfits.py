@@ -6,7 +6,7 @@ import numpy as np
 
 __all__ = ["Misfits", "find_misfits"]
 
-LOWEST = 0.2  # share of the foreign fits, the lowest ones, from which mistakes are counted
+LOWER = 0.5  # share of the foreign fits, the lower ones, among which mistakes are counted
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ def find_misfits(own: np.ndarray, foreign: np.ndarray) -> Misfits:
     """Find samples that fit their partner no better than they would fit a random one.
 
     Mistakes are taken to be random: the fit of a sample to a wrong partner is distributed like its
-    fit to the partners of others. Then some share of the samples is distributed like `foreign`, and
-    their right partners hardly occur among the lowest fits. So the share is how often `own` is
-    among the lowest fifth of `foreign`, relative to `foreign` itself. A sample is listed if its
-    fit is more probable for a foreign partner than for its right one, by the ratio of both
-    densities (a two-groups model; Efron, "Large-Scale Inference", 2010, chapter 5). The ratio rises
-    with the fit, so isotonic regression estimates it.
+    fit to the partners of others. Right partners hardly occur among the lower half of those fits,
+    so the share of mistakes is how often `own` is in that half, relative to `foreign` itself
+    (Storey, "A direct approach to false discovery rates", 2002). A sample is listed if its fit is
+    more probable for a foreign partner than for its right one, by the ratio of both densities
+    (Efron, "Large-Scale Inference", 2010, chapter 5). The ratio rises with the fit, so isotonic
+    regression estimates it.
 
     Args:
         own: `(n,)` how well each sample fits the partner that it has.
@@ -41,7 +41,7 @@ def find_misfits(own: np.ndarray, foreign: np.ndarray) -> Misfits:
 
     if not len(own) or not len(foreign):
         return Misfits(np.empty(0, dtype=np.int64), 0.0)
-    low = np.quantile(foreign, LOWEST)
+    low = np.quantile(foreign, LOWER)
     share = min(1.0, float((own <= low).mean() / (foreign <= low).mean()))
     fits = np.concatenate([own, foreign])
     is_own = np.repeat([1.0, 0.0], [len(own), len(foreign)])
