@@ -159,3 +159,11 @@ def test_report_page(tmp_path, monkeypatch, capsys):
     exec(code.replace("epochs=1", "epochs=1, batch_size=256"), {})
     assert (tmp_path / "runs" / "digits" / "report.html").is_file()
     assert "'Near duplicates'" in capsys.readouterr().out
+
+
+def test_curate_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = examples("curate.md")
+    exec(code.replace("epochs=1", "epochs=1, batch_size=256"), {})
+    assert (tmp_path / "list.csv").is_file()
+    assert "1438 rows are listed in list-kept.csv" in capsys.readouterr().out
