@@ -153,7 +153,9 @@ def measure_images(work: Path, data: Path, peers: str | None) -> dict[str, Any]:
     vectors = sogclr.embed(run, source, out=work / "cifar.npz", device="cpu").vectors
     results["selection"] = measure_selection(vectors)
     if peers is not None:
-        np.savez(work / "peers.npz", vectors=vectors, labels=np.array(source.labels), names=source.names)
+        np.savez(
+            work / "peers.npz", vectors=vectors, labels=np.array(source.labels), names=source.names
+        )
         script = [peers, str(HERE / "curate_peers.py")]
         words = [str(folder), str(work / "peers.npz"), str(work / "peers.json")]
         subprocess.run([*script, *words], check=True, cwd=work)
