@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # what _HOME imports, for type checkers
     from .commands.api_pages import preview as preview
     from .commands.api_pages import report as report
     from .commands.curate import Curation as Curation
-    from .commands.embed import Embeddings as Embeddings
+    from .commands.embeddings import Embeddings as Embeddings
     from .commands.result import Result as Result
     from .commands.search import Match as Match
     from .common.errors import UserError as UserError
@@ -53,7 +53,7 @@ _HOME = {
     "Curation": "commands.curate",
     "DecoupledClipLoss": "losses",
     "DecoupledContrastiveLoss": "losses",
-    "Embeddings": "commands.embed",
+    "Embeddings": "commands.embeddings",
     "GlobalClipLoss": "losses",
     "GlobalContrastiveLoss": "losses",
     "ImageReport": "evaluation.images",

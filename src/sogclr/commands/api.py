@@ -154,22 +154,27 @@ def embed(
     data: Data,
     *,
     out: File,
+    normalize: bool = False,
     columns: Columns | None = None,
     encoder: OwnModule = None,
     device: Device = "auto",
     workers: int | None = None,
 ) -> Embeddings:
-    """Write the embeddings of samples, with ids and names, to a .npz or .parquet file.
+    """Write the embeddings of samples, with ids, names and labels, to a .npz or .parquet file.
 
     A run of `align` gives unit vectors of the joint space. For pairs both sides are embedded, and
-    an array (or column) `side` says a or b.
+    an array (or column) `side` says a or b. Of up to 100,000 samples, .parquet has all that
+    Embedding Atlas shows: coordinates, neighbours, thumbnails and log u. The command that opens it
+    is printed.
 
     Args:
         run: Folder of the run.
         data: Images: a folder, shards, or `digits`. For a run of `align` also pairs: a table, or
             shards with captions.
-        out: File to write: .npz with the arrays ids, paths and vectors, or .parquet with the
-            columns id, path and vector.
+        out: File to write: .npz with the arrays ids, paths (of texts the texts), vectors, labels
+            and normalized; or .parquet with the columns id, path, text, label, vector, log_u, x,
+            y, neighbors and image. What the data does not have is left out.
+        normalize: Scale vectors to length 1, which those of `align` have anyway.
         columns: Names of the table's two columns, with a comma between them. From Python also a
             sequence. Default: guessed from the usual names.
         encoder: An nn.Module of the architecture that was trained, if the run trained your own.
@@ -178,7 +183,7 @@ def embed(
             else one per CPU core, at most 8.
 
     Returns:
-        What was written: ids, names and vectors.
+        What was written: ids, names, vectors, labels.
 
     Raises:
         sogclr.UserError: An error that the user can correct; one line says how.
@@ -187,7 +192,16 @@ def embed(
     require_data(data)
     from .embed import embed as run_embedding
 
-    return run_embedding(run, data, out, columns, encoder, device, workers)
+    return run_embedding(
+        run,
+        data,
+        out=out,
+        scale_to_unit=normalize,
+        columns=columns,
+        module=encoder,
+        device=device,
+        workers=workers,
+    )
 
 
 def search(

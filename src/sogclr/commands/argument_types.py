@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..evaluation.pages.page import Page
     from ..evaluation.pairs import PairReport
     from .curate import Curation
-    from .embed import Embeddings
+    from .embeddings import Embeddings
     from .result import Result
     from .search import Match
 

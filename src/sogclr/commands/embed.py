@@ -1,8 +1,8 @@
 """`sogclr.embed`: write the vectors of a data set to a file that other tools read."""
 
 import os
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,43 +15,33 @@ from ..common.console import say
 from ..common.errors import UserError
 from ..common.options import Device
 from ..common.whole_files import remove_leftovers
-from ..data.image_source import ImageSource
+from ..data.image_source import NO_LABEL, ImageSource
 from ..data.open_images import open_images
 from ..data.open_pairs import are_pairs, open_pairs
 from ..data.texts import Texts
 from ..distributed.launch import choose_device, loader_workers
 from ..evaluation.embed_images import embed_images
 from ..evaluation.embed_pairs import embed_side
-from ..runs.folder import is_pair_run
+from ..evaluation.explorer import EmbeddedSide, explore
+from ..runs.folder import Run, is_pair_run
 from ..runs.load import load_encoder
 from ..runs.stored import atomically
+from ..runs.stored_samples import StoredSamples, read_samples
 from ..runs.towers import load_pairs
 from .early_checks import require_unused
+from .embeddings import Embeddings, write_npz, write_parquet
 
-__all__ = ["Embeddings", "embed"]
+__all__ = ["embed"]
 
-
-@dataclass(frozen=True)
-class Embeddings:
-    """The result of `sogclr.embed`, as it was written; samples that cannot be read are missing.
-
-    Attributes:
-        ids: `(n,)` uint64 sample ids.
-        names: n file names; of texts, the texts themselves.
-        vectors: `(n, d)` float32; unit vectors for a run of `align`.
-        sides: for pairs, n times "a" or "b"; None for a single kind of data.
-    """
-
-    ids: np.ndarray
-    names: list[str]
-    vectors: np.ndarray
-    sides: list[str] | None = None
+ADVICE = "make room on the disk, or name another --out"
 
 
 def embed(
     run: str | Path,
     data: Any,
+    *,
     out: str | Path,
+    scale_to_unit: bool,
     columns: str | Sequence[str] | None,
     module: nn.Module | None,
     device: Device,
@@ -66,15 +56,88 @@ def embed(
         require_unused({"columns": columns}, what)
     remove_leftovers(target.parent, target.name.__eq__)
     if is_pair:
-        embeddings = _embed_pairs(run, data, columns, module, device)
+        sides, vectors = _embed_pairs(run, data, columns, module, device)
     else:
-        embeddings = _embed_images(run, data, module, device, workers)
-    write = _write_parquet if target.suffix == ".parquet" else _write_npz
-    advice = "make room on the disk, or name another --out"
-    atomically(target, lambda path: write(path, embeddings), advice)
-    count, width = embeddings.vectors.shape
-    say(f"wrote {count:,} vectors of width {width} to {target}")
+        sides, vectors = _embed_images(run, data, module, device, workers)
+    is_unit = is_pair or scale_to_unit
+    if is_unit:
+        vectors = normalize(torch.from_numpy(vectors), dim=1).numpy()
+    embeddings = _collect(sides, vectors, is_unit)
+    if target.suffix == ".parquet":
+        _write_table(target, run, sides, embeddings)
+    else:
+        atomically(target, lambda path: write_npz(path, embeddings), ADVICE)
+        _say_written(target, embeddings)
     return embeddings
+
+
+def _write_table(
+    target: Path, run: str | Path, sides: list[EmbeddedSide], embeddings: Embeddings
+) -> None:
+    """Write a Parquet file, and say how to look at it."""
+    stored = _read_stored(Run(run))
+    known = [
+        EmbeddedSide(side.name, side.source, side.rows, stored.get(side.name)) for side in sides
+    ]
+    explorer = explore(known, embeddings.vectors)
+    written = list[str]()
+    atomically(
+        target, lambda path: written.extend(write_parquet(path, embeddings, explorer)), ADVICE
+    )
+    _say_written(target, embeddings)
+    for note in explorer.notes:
+        say(note)
+    say(f"columns: {', '.join(written)}")
+    if explorer.plane is not None:
+        shown = [f"--{name} {name}" for name in ("x", "y", "neighbors", "image", "text")]
+        options = " ".join(option for option in shown if option.split()[1] in written)
+        say(f"look at it: embedding-atlas {shlex.quote(str(target))} {options}")
+
+
+def _say_written(target: Path, embeddings: Embeddings) -> None:
+    count, width = embeddings.vectors.shape
+    kind = "unit vectors" if embeddings.normalized else "vectors"
+    advice = "" if embeddings.normalized else "; --normalize scales them to length 1"
+    say(f"wrote {count:,} {kind} of width {width} to {target}{advice}")
+
+
+def _read_stored(run: Run) -> dict[str, StoredSamples]:
+    """Read what the run knows of its samples; images alone are side a."""
+    if not run.checkpoint.exists():
+        return {}
+    try:
+        stored = read_samples(run)
+    except UserError as error:
+        say(f"left out: log u ({error})")
+        return {}
+    return {side or "a": samples for side, samples in stored.items()}
+
+
+def _collect(sides: list[EmbeddedSide], vectors: np.ndarray, is_unit: bool) -> Embeddings:
+    """Name the samples of all sides."""
+    names, kinds, labels = list[str](), list[str](), list[str]()
+    has_labels = False
+    for side in sides:
+        source, rows = side.source, side.rows.tolist()
+        kinds += ["text" if isinstance(source, Texts) else "image"] * len(rows)
+        every = source.texts if isinstance(source, Texts) else source.names
+        names += [every[row] for row in rows]
+        if isinstance(source, Texts) or source.labels is None or source.classes is None:
+            labels += [""] * len(rows)
+            continue
+        has_labels = True
+        found = source.labels[side.rows].tolist()
+        labels += ["" if label == NO_LABEL else source.classes[label] for label in found]
+    several = len(sides) > 1
+    return Embeddings(
+        ids=np.concatenate([side.source.ids[side.rows] for side in sides]),
+        names=names,
+        vectors=vectors,
+        sides=[side.name for side in sides for _ in side.rows] if several else None,
+        labels=labels if has_labels else None,
+        kinds=kinds,
+        normalized=is_unit,
+    )
 
 
 def _require_writable(target: Path) -> None:
@@ -96,7 +159,8 @@ def _require_writable(target: Path) -> None:
 
 def _embed_images(
     run: str | Path, data: Any, module: nn.Module | None, device: Device, workers: int | None
-) -> Embeddings:
+) -> tuple[list[EmbeddedSide], np.ndarray]:
+    """Embed images by the encoder of a run; return the side and its vectors."""
     kind = choose_device(device)
     encoder, spec = load_encoder(run, module)
     source = open_images(data)
@@ -108,8 +172,7 @@ def _embed_images(
         device=kind,
         workers=loader_workers(source.local, kind, workers),
     )
-    names = [source.names[index] for index in embedded.indices]
-    return Embeddings(source.ids[embedded.indices], names, embedded.vectors)
+    return [EmbeddedSide("a", source, embedded.indices)], embedded.vectors
 
 
 def _embed_pairs(
@@ -118,7 +181,8 @@ def _embed_pairs(
     columns: str | Sequence[str] | None,
     module: nn.Module | None,
     device: Device,
-) -> Embeddings:
+) -> tuple[list[EmbeddedSide], np.ndarray]:
+    """Embed images or pairs by the towers of a run; return the sides and their vectors."""
     encoder = load_pairs(run, module).to(choose_device(device))
     parts: list[tuple[str, ImageSource | Texts]]
     if are_pairs(data):
@@ -129,46 +193,10 @@ def _embed_pairs(
         images = open_images(data)
         say(images.describe())
         parts = [("a", images)]
-    ids, names, vectors, sides = [], [], [], []
+    sides, vectors = list[EmbeddedSide](), list[np.ndarray]()
     for name, side in parts:
-        units = normalize(torch.from_numpy(embed_side(encoder, side)), dim=1).numpy()
-        readable = np.flatnonzero(~np.isnan(units[:, 0]))
-        side_names = side.texts if isinstance(side, Texts) else side.names
-        ids.append(side.ids[readable])
-        names += [side_names[index] for index in readable.tolist()]
-        vectors.append(units[readable])
-        sides += [name] * len(readable)
-    return Embeddings(
-        np.concatenate(ids), names, np.concatenate(vectors), sides if len(parts) > 1 else None
-    )
-
-
-def _write_npz(path: Path, embeddings: Embeddings) -> None:
-    sides: dict[str, Any] = {}
-    if embeddings.sides is not None:
-        sides["side"] = np.array(embeddings.sides)
-    with path.open("wb") as file:  # For a path without .npz, NumPy would write another file.
-        np.savez(
-            file,
-            ids=embeddings.ids,
-            paths=np.array(embeddings.names),
-            vectors=embeddings.vectors,
-            **sides,
-        )
-
-
-def _write_parquet(path: Path, embeddings: Embeddings) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    # Names of files may have bytes that are no UTF-8, which Parquet cannot store.
-    names = [name.encode(errors="backslashreplace").decode() for name in embeddings.names]
-    flat = pa.array(embeddings.vectors.reshape(-1))
-    columns = {
-        "id": pa.array(embeddings.ids),
-        "path": pa.array(names),
-        "vector": pa.FixedSizeListArray.from_arrays(flat, embeddings.vectors.shape[1]),
-    }
-    if embeddings.sides is not None:
-        columns["side"] = pa.array(embeddings.sides)
-    pq.write_table(pa.table(columns), path)
+        found = embed_side(encoder, side)
+        readable = np.flatnonzero(~np.isnan(found[:, 0]))
+        sides.append(EmbeddedSide(name, side, readable))
+        vectors.append(found[readable])
+    return sides, np.concatenate(vectors)
