@@ -69,29 +69,29 @@ def write_parquet(path: Path, embeddings: Embeddings, explorer: Explorer) -> lis
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = [_as_utf8(name) for name in embeddings.names]
-    flat = pa.array(embeddings.vectors.reshape(-1))
     columns: dict[str, Any] = {"id": pa.array(embeddings.ids)}
+    names = [_as_utf8(name) for name in embeddings.names]
     for kind, column in (("image", "path"), ("text", "text")):
         if kind in embeddings.kinds:
-            is_kind = [each == kind for each in embeddings.kinds]
-            values = [name if fits else None for name, fits in zip(names, is_kind, strict=True)]
+            pairs = zip(names, embeddings.kinds, strict=True)
+            values = [name if each == kind else None for name, each in pairs]
             columns[column] = pa.array(values, pa.string())
+    if explorer.thumbnails is not None:
+        files = [None if file is None else {"bytes": file} for file in explorer.thumbnails]
+        kind_of_image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        columns["image"] = pa.array(files, kind_of_image)
     if embeddings.sides is not None:
         columns["side"] = pa.array(embeddings.sides)
     if embeddings.labels is not None:
         columns["label"] = pa.array([_as_utf8(label) or None for label in embeddings.labels])
-    columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, embeddings.vectors.shape[1])
     if explorer.log_u is not None:
         columns["log_u"] = pa.array(explorer.log_u, pa.float32(), mask=np.isnan(explorer.log_u))
     if explorer.plane is not None:
         columns["x"], columns["y"] = (pa.array(values) for values in explorer.plane.places.T)
     if explorer.neighbours is not None:
         columns["neighbors"] = _neighbour_structs(explorer.neighbours)
-    if explorer.thumbnails is not None:
-        files = [None if file is None else {"bytes": file} for file in explorer.thumbnails]
-        kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-        columns["image"] = pa.array(files, kind)
+    flat = pa.array(embeddings.vectors.reshape(-1))
+    columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, embeddings.vectors.shape[1])
     about = json.dumps({"unit vectors": embeddings.normalized})
     pq.write_table(pa.table(columns).replace_schema_metadata({"sogclr": about}), path)
     return list(columns)

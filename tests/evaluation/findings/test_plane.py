@@ -57,3 +57,13 @@ def test_umap_is_used_where_it_is_installed(monkeypatch):
     plane = place_in_plane(vectors)
     assert plane.method == "UMAP"
     np.testing.assert_allclose(plane.places, vectors[:, :2], rtol=1e-6)
+
+
+def test_too_many_samples_for_tsne_are_placed_by_pca_with_advice(monkeypatch):
+    vectors, _ = make_groups(60)
+    assert "UMAP" in place_in_plane(vectors).advice
+    monkeypatch.setattr(room, "MOST_BY_TSNE", 59)
+    plane = place_in_plane(vectors)
+    assert plane.method == "PCA"
+    assert "sogclr[map]" in plane.advice
+    assert place_in_plane(vectors[:9]).advice == ""
