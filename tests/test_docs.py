@@ -2,7 +2,9 @@
 
 import json
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -167,3 +169,53 @@ def test_curate_page(tmp_path, monkeypatch, capsys):
     exec(code.replace("epochs=1", "epochs=1, batch_size=256"), {})
     assert (tmp_path / "list.csv").is_file()
     assert "1438 rows are listed in list-kept.csv" in capsys.readouterr().out
+
+
+@pytest.fixture
+def photos_table(tmp_path, monkeypatch, make_folder):
+    """A folder of photos in the current one, and its table by `sogclr embed`."""
+    monkeypatch.chdir(tmp_path)
+    make_folder(size=(64, 60))
+    sogclr.pretrain("photos", "runs/a", epochs=1, device="cpu", image_size=16)
+    sogclr.embed("runs/a", "photos", out="photos.parquet")
+    return tmp_path
+
+
+def test_explore_page_for_tensorboard(photos_table):
+    code, _ = examples("explore.md")
+    exec(code, {})
+    config = (photos_table / "projector" / "projector_config.pbtxt").read_text()
+    paths = dict(re.findall(r'(\w+_path): "(.*)"', config))
+    (sprite,) = re.findall(r'image_path: "(.*)"', config)
+    tensors, metadata = (
+        (photos_table / "projector" / paths[name]).read_text().splitlines()
+        for name in ("tensor_path", "metadata_path")
+    )
+    assert len(tensors) == 16
+    assert len(metadata) == 17
+    assert metadata[0].split("\t") == ["path", "label", "log_u"]
+    assert (photos_table / "projector" / sprite).is_file()
+
+
+def test_explore_page_for_fiftyone(photos_table, monkeypatch):
+    """FiftyOne itself needs a database, so stand-ins receive what the page gives to it."""
+    received = {}
+    fiftyone = SimpleNamespace(
+        Dataset=lambda: SimpleNamespace(add_samples=lambda s: received.update(samples=s)),
+        Sample=lambda **fields: fields,
+        Classification=lambda label: label,
+        launch_app=lambda dataset: None,
+    )
+    brain = SimpleNamespace(
+        compute_visualization=lambda dataset, points, brain_key: received.update(points=points),
+        compute_similarity=lambda dataset, embeddings, brain_key: received.update(v=embeddings),
+    )
+    fiftyone.brain = brain
+    monkeypatch.setitem(sys.modules, "fiftyone", fiftyone)
+    monkeypatch.setitem(sys.modules, "fiftyone.brain", brain)
+    _, code = examples("explore.md")
+    exec(code, {})
+    assert [Path(sample["filepath"]).is_file() for sample in received["samples"]] == [True] * 16
+    assert {sample["label"] for sample in received["samples"]} == {"blue", "red"}
+    assert received["points"].shape == (16, 2)
+    assert len(received["v"]) == 16

@@ -172,8 +172,8 @@ def embed(
         data: Images: a folder, shards, or `digits`. For a run of `align` also pairs: a table, or
             shards with captions.
         out: File to write: .npz with the arrays ids, paths (of texts the texts), vectors, labels
-            and normalized; or .parquet with the columns id, path, text, label, vector, log_u, x,
-            y, neighbors and image. What the data does not have is left out.
+            and normalized; or .parquet with the columns path, text, image, label, log_u, x, y,
+            neighbors, id and vector. What the data does not have is left out.
         normalize: Scale vectors to length 1, which those of `align` have anyway.
         columns: Names of the table's two columns, with a comma between them. From Python also a
             sequence. Default: guessed from the usual names.

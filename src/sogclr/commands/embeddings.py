@@ -69,7 +69,7 @@ def write_parquet(path: Path, embeddings: Embeddings, explorer: Explorer) -> lis
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns: dict[str, Any] = {"id": pa.array(embeddings.ids)}
+    columns: dict[str, Any] = {}
     names = [_as_utf8(name) for name in embeddings.names]
     for kind, column in (("image", "path"), ("text", "text")):
         if kind in embeddings.kinds:
@@ -90,6 +90,8 @@ def write_parquet(path: Path, embeddings: Embeddings, explorer: Explorer) -> lis
         columns["x"], columns["y"] = (pa.array(values) for values in explorer.plane.places.T)
     if explorer.neighbours is not None:
         columns["neighbors"] = _neighbour_structs(explorer.neighbours)
+    # As text: browsers cannot show integers above 2**53, and Embedding Atlas shows no row then.
+    columns["id"] = pa.array([str(each) for each in embeddings.ids.tolist()])
     flat = pa.array(embeddings.vectors.reshape(-1))
     columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, embeddings.vectors.shape[1])
     about = json.dumps({"unit vectors": embeddings.normalized})
