@@ -1,13 +1,17 @@
 """`sogclr.search` returns and draws the nearest samples."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from helpers.refusal import refused
 from helpers.small_tables import write_table
-from PIL import Image, ImageOps
+from PIL import Image
 
 import sogclr
-from sogclr.commands.search import LINE, MARGIN, TILE
+from sogclr.commands.search_picture import LINE, MARGIN, TILE, header_height, line_height
+from sogclr.data.open_images import open_images
 from sogclr.data.open_pairs import open_pairs
 
 
@@ -33,7 +37,15 @@ def test_a_sentence_finds_the_nearest_images(run, pairs, request, capsys):
     assert [match.name for match in found] == expected
     assert [match.similarity for match in found] == pytest.approx(values, abs=1e-5)
     lines = capsys.readouterr().out.strip().splitlines()
-    assert lines == [f"{match.similarity:.3f}  {match.name}" for match in found]
+    source = open_pairs(pairs)
+    captions = {
+        name: {source.b.texts[i] for i in source.partners[slice(*source.start[row : row + 2])]}
+        for row, name in enumerate(source.a.names)
+    }
+    for match, line, below in zip(found, lines[::2], lines[1::2], strict=True):
+        assert line == f"{match.similarity:.3f}  {match.name}"
+        assert set(match.captions) == captions[match.name]
+        assert below.strip() == match.captions[0]
 
 
 def test_an_image_finds_itself_and_then_the_nearest(trained, pairs, tmp_path):
@@ -54,7 +66,7 @@ def test_a_picture_has_the_first_images_of_very_many(trained, pairs, tmp_path, m
         assert len(found) == top
         assert capsys.readouterr().err.strip().endswith(f"picture: {tmp_path / 'x.png'}{note}")
         with Image.open(tmp_path / "x.png") as picture:
-            assert picture.size[1] == 2 * LINE + 2 * (TILE + LINE + MARGIN) + MARGIN
+            assert picture.size[1] == header_height(False) + 2 * line_height(True) + MARGIN
 
 
 @pytest.mark.parametrize("top", [1, 6, 7, 100])
@@ -65,16 +77,17 @@ def test_the_picture_is_a_grid_of_six_columns(trained, pairs, tmp_path, top):
     with Image.open(tmp_path / "x.png") as picture:
         assert picture.size == (
             min(len(found), 6) * (TILE + MARGIN) + MARGIN,
-            2 * LINE + lines * (TILE + LINE + MARGIN) + MARGIN,
+            header_height(False) + lines * line_height(True) + MARGIN,
         )
         shown = np.asarray(picture.convert("RGB"))
     for place, match in enumerate(found):
         with Image.open(pairs.parent / match.name) as image:
-            tile = np.asarray(ImageOps.contain(image.convert("RGB"), (TILE, TILE)))
+            tile = np.asarray(image.resize((TILE, 150), Image.Resampling.NEAREST))
         assert tile.shape == (150, TILE, 3)  # 24 x 20 pixels, enlarged to fit the tile
         x = MARGIN + place % 6 * (TILE + MARGIN)
-        y = 2 * LINE + place // 6 * (TILE + LINE + MARGIN) + 15
-        assert np.array_equal(shown[y : y + 150, x : x + TILE], tile)
+        y = header_height(False) + place // 6 * line_height(True)
+        assert np.array_equal(shown[y + 15 : y + 165, x : x + TILE], tile)
+        assert (shown[y + TILE + LINE : y + TILE + 3 * LINE, x : x + TILE] < 128).any()  # a caption
 
 
 def test_by_default_the_data_of_the_run_is_searched_and_the_picture_kept_there(
@@ -94,6 +107,71 @@ def test_a_folder_of_images_is_searched(trained, make_folder, tmp_path):
     found = sogclr.search(trained, "red", data=make_folder(), top=20, out=tmp_path / "x.png")
     assert len(found) == 16
     assert {match.name.split("/")[0] for match in found} == {"blue", "red"}
+
+
+@pytest.fixture(scope="module")
+def on_images(tmp_path_factory):
+    """A run on images alone: a folder of two labels."""
+    rng, root = np.random.default_rng(0), tmp_path_factory.mktemp("images")
+    for number, label in enumerate(("blue [b]", "red")):
+        (root / "photos" / label).mkdir(parents=True)
+        for i in range(10):
+            pixels = rng.integers(0, 120, (12, 16, 3), dtype=np.uint8)
+            pixels[..., 2 - 2 * number] += 130
+            Image.fromarray(pixels).save(root / "photos" / label / f"{i}.png")
+    settings = {"batch_size": 8, "epochs": 1, "device": "cpu", "workers": 0}
+    sogclr.pretrain(root / "photos", root / "run", **settings)
+    return root / "run"
+
+
+def test_a_run_on_images_finds_the_neighbours_of_a_picture(on_images, tmp_path):
+    photos = on_images.parent / "photos"
+    source, model = open_images(photos), sogclr.load(on_images)
+    vectors = model.encode_image([photos / name for name in source.names])
+    vectors = torch.nn.functional.normalize(vectors, dim=1)
+    expected, values = _nearest(source.names, vectors, vectors[13], 6)
+    shutil.copy(photos / source.names[13], tmp_path / "a file without a suffix")
+    for query in (photos / source.names[13], tmp_path / "a file without a suffix"):
+        found = sogclr.search(on_images, str(query), top=6)
+        assert [match.name for match in found] == expected
+        assert [match.similarity for match in found] == pytest.approx(values, abs=1e-4)
+        assert {match.captions for match in found} == {()}
+    by_name = sogclr.search(on_images, source.names[13], top=6)
+    assert [match.name for match in by_name] == expected
+
+
+def test_the_picture_shows_the_picture_that_was_searched_for(on_images, tmp_path):
+    query = np.full((90, 90, 3), (250, 120, 10), dtype=np.uint8)
+    Image.fromarray(query).save(tmp_path / "query.png")
+    sogclr.search(on_images, str(tmp_path / "query.png"), top=7, out=tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.size[1] == header_height(True) + 2 * line_height(False) + MARGIN
+        shown = np.asarray(picture)
+    assert (shown[2 * LINE : 2 * LINE + TILE, MARGIN : MARGIN + TILE] == (250, 120, 10)).all()
+
+
+def test_images_of_a_table_have_captions_in_a_run_on_images_too(on_images, pairs, tmp_path):
+    name = open_pairs(pairs).a.names[0]
+    found = sogclr.search(on_images, name, data=pairs, top=3, out=tmp_path / "x.png")
+    assert found[0].name == name
+    assert all(match.captions for match in found)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("a dog", "this run was trained on images alone, so it takes no sentence"),
+        ("gone.png", "gone.png cannot be read as an image (no such file or directory)"),
+        (" ", "query: is empty"),
+    ],
+)
+def test_what_a_run_on_images_cannot_search_for_is_refused(on_images, capsys, query, message):
+    assert message in refused(capsys, "search", on_images, query)
+
+
+def test_texts_are_no_data_of_a_run_on_images(on_images, sentences, capsys):
+    line = refused(capsys, "search", on_images, "x.png", "--data", sentences)
+    assert "the run was trained on images alone; give images" in line
 
 
 def test_of_two_texts_the_second_is_searched_and_no_picture_made(on_texts, sentences, tmp_path):
@@ -136,7 +214,7 @@ def test_the_place_of_an_image_that_was_damaged_since_stays_empty(trained, make_
     assert sogclr.search(trained, "red", data=table, out=out) == before
     with Image.open(out) as picture:
         tiles = [
-            np.asarray(picture)[2 * LINE : 2 * LINE + TILE, x : x + TILE]
+            np.asarray(picture)[header_height(False) :][:TILE, x : x + TILE]
             for x in (MARGIN + place * (TILE + MARGIN) for place in range(3))
         ]
     assert [int(tile.min()) == 255 for tile in tiles] == [True, False, False]

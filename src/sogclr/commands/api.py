@@ -214,15 +214,17 @@ def search(
     encoder: OwnModule = None,
     device: Device = "auto",
 ) -> Matches:
-    """Find the samples nearest to a sentence or an image, with the towers of a run of `align`.
+    """Find the samples nearest to a picture or, by the towers of a run of `align`, to a sentence.
 
-    Prints the best matches; if they are images, writes a picture of them too.
+    Prints the best matches, with the first caption of each. If they are images, a picture of them
+    is written too. `sogclr serve` searches in a browser.
 
     Args:
-        run: Folder of a run of `align`.
-        query: A sentence, or the path of an image file.
+        run: Folder of the run.
+        query: The path of an image file, the name of an image in the data, or a sentence, which
+            only a run of `align` takes.
         data: Samples to search: a folder or shards of images, or a table of pairs, of which the
-            images (or the second texts) are searched. Default: the run's training pairs.
+            images (or the second texts) are searched. Default: what the run was trained on.
         top: Number of matches.
         out: File of the picture. Default: search.png in the folder of the run.
         encoder: An nn.Module of the image tower's architecture, if the run trained your own.

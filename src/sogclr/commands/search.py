@@ -1,44 +1,30 @@
 """`sogclr.search`: find the samples nearest to a sentence or to a picture."""
 
-import math
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
-from torch import Tensor, nn
-from torch.nn.functional import normalize
+from PIL import Image
+from torch import nn
 
 from ..common.console import result, say
 from ..common.errors import UserError
 from ..common.options import Device
-from ..data.decode import DECODING_ERRORS, SUFFIXES, UnreadableImageError, decode_image, reason_of
+from ..data.decode import DECODING_ERRORS, SUFFIXES, decode_image, reason_of
 from ..data.image_source import ImageSource
-from ..data.open_images import open_images
-from ..data.open_pairs import are_pairs, open_pairs
-from ..data.own_pictures import write_picture
-from ..data.tar.urls import is_url
-from ..data.texts import Texts, tidy
-from ..distributed.launch import choose_device
-from ..evaluation.embed_pairs import embed_side
-from ..models.pair_encoder import PairEncoder
+from ..data.texts import tidy
+from ..evaluation.pages.thumbnails import fit_tile, tile_image
+from ..evaluation.searching.searchable import Searchable, open_searchable
 from ..models.text_lengths import report_cut
-from ..models.tower_features import stored_embeddings
-from ..planning.settings_pairs import PairSettings
 from ..runs.folder import Run
-from ..runs.resume import read_resolved
-from ..runs.stored import atomically
-from ..runs.towers import load_pairs
 from .early_checks import picture_file
+from .search_picture import TILE, Found, write_sheet
 
 __all__ = ["Match", "search"]
 
 MOST_TILES = 1_200  # a taller picture would not fit into memory, or into a viewer
-TILE, MARGIN, LINE = 180, 8, 16  # pixels: side of an image, space between images, height of text
 
 
 @dataclass(frozen=True)
@@ -48,10 +34,20 @@ class Match:
     Attributes:
         name: the file name; of a text, the text itself.
         similarity: cosine similarity with the query, in [-1, 1].
+        captions: the captions of an image of pairs.
     """
 
     name: str
     similarity: float
+    captions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Query:
+    """What is searched for: a unit vector `(d,)`, and a tile of its picture, if it is one."""
+
+    vector: np.ndarray
+    picture: Image.Image | None = None
 
 
 def search(
@@ -68,85 +64,68 @@ def search(
     if top < 1:
         raise UserError(f"--top: must be at least 1, got {top}")
     picture = None if out is None else picture_file(Path(out), "search.png")
-    encoder = load_pairs(run, module)
-    side = _open_side(run, data)
-    vector = _encode_query(encoder, query)  # first, so that a wrong query fails at once
-    encoder = encoder.to(choose_device(device))
-    opened = Run(run)
-    vectors = stored_embeddings(
-        opened.trained, opened.embeddings, side, lambda: embed_side(encoder, side)
-    )
-    similarity = normalize(torch.from_numpy(np.array(vectors)), dim=1) @ vector.cpu()  # (n,)
-    best = _select_best(similarity, top)
-    names = side.texts if isinstance(side, Texts) else side.names
-    matches = [Match(names[index], float(similarity[index])) for index in best]
-    for match in matches:
-        result(f"{match.similarity:.3f}  {match.name}")
-    if isinstance(side, ImageSource):
-        target = picture or opened.folder / "search.png"
-        _write_picture(side, best[:MOST_TILES], matches[:MOST_TILES], query, target)
+    _require_good_picture(query)  # first, so that a wrong query fails at once
+    searched = open_searchable(run, data, None, module, device)
+    asked = _encode_query(searched, query)
+    hits = searched.nearest(asked.vector, top)
+    matches = []
+    for row, similarity in zip(hits.rows.tolist(), hits.similarity.tolist(), strict=True):
+        captions = tuple(searched.captions_of(row))
+        matches.append(Match(searched.name_of(row), similarity, captions))
+        result(f"{similarity:.3f}  {matches[-1].name}")
+        if captions:
+            result(f"       {captions[0]}")
+    if isinstance(searched.side, ImageSource):
+        target = picture or Run(run).folder / "search.png"
+        found = [
+            Found(tile_image(searched.side, row, TILE), match.similarity, match.captions)
+            for row, match in zip(hits.rows[:MOST_TILES].tolist(), matches, strict=False)
+        ]
+        write_sheet(target, query, asked.picture, found)
         shown = f" (the first {MOST_TILES:,} images)" if len(matches) > MOST_TILES else ""
         say(f"picture: {target}{shown}")
     return matches
 
 
-def _select_best(similarity: Tensor, top: int) -> list[int]:
-    """Return the indices of the largest similarities; NaN (unreadable samples) is left out."""
-    order = similarity.nan_to_num(-2).argsort(descending=True, stable=True).tolist()
-    return [index for index in order if not similarity[index].isnan()][:top]
+def _names_picture(query: str) -> bool:
+    """Tell whether a query names a file; a sentence may end like one, and a file lack a suffix."""
+    return os.path.isfile(query) or query.lower().endswith(SUFFIXES)
 
 
-def _encode_query(encoder: PairEncoder, query: str) -> Tensor:
-    """Return the unit vector `(d,)` of a sentence or an image file."""
-    # A sentence may end like a file, and a file may lack a suffix: a file that exists is meant.
-    if not (os.path.isfile(query) or query.lower().endswith(SUFFIXES)):
-        if not query.strip():
-            raise UserError("query: is empty; give a sentence, or an image file")
-        report_cut(encoder.tokenizer, [tidy(query)])
-        return encoder.encode_text([tidy(query)])[0]
+def _require_good_picture(query: str) -> None:
+    """Refuse an empty query, and a file that is no image."""
+    if not query.strip():
+        raise UserError("query: is empty; give a sentence, or an image file")
+    if os.path.isfile(query):
+        _read_picture(query)
+
+
+def _read_picture(query: str) -> Image.Image:
     try:
-        image = decode_image(query)
+        return decode_image(query)
     except DECODING_ERRORS as error:
         raise UserError(
             f"query: {query} cannot be read as an image ({reason_of(error)})"
         ) from error
-    return encoder.encode_image([image])[0]
 
 
-def _open_side(run: str | Path, data: Any) -> ImageSource | Texts:
-    """Open the samples to search: images, or the second texts of a table of two texts."""
-    columns = None
-    if data is None:
-        settings = Run(run).read_settings()
-        data, columns = settings.get("data"), read_resolved(settings, PairSettings).columns
-        if not isinstance(data, str) or is_url(data):
-            what = "a stream" if isinstance(data, str) else "data in memory"
-            raise UserError(
-                f"data: the run was trained on {what}; name data on this machine with --data"
-            )
-    if not are_pairs(data):
-        return open_images(data)
-    source = open_pairs(data, columns)
-    return source.a if isinstance(source.a, ImageSource) else source.b
-
-
-def _write_picture(
-    side: ImageSource, indices: list[int], matches: list[Match], query: str, target: Path
-) -> None:
-    """Draw the images in a grid, best first, each with its similarity below."""
-    columns = min(len(indices), 6)
-    lines = math.ceil(len(indices) / columns)
-    width = columns * (TILE + MARGIN) + MARGIN
-    height = 2 * LINE + lines * (TILE + LINE + MARGIN) + MARGIN
-    sheet = Image.new("RGB", (width, height), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-    draw.text((MARGIN, MARGIN), query, fill="black", font=font)
-    for place, (index, match) in enumerate(zip(indices, matches, strict=True)):
-        x = MARGIN + (place % columns) * (TILE + MARGIN)
-        y = 2 * LINE + (place // columns) * (TILE + LINE + MARGIN)
-        with suppress(UnreadableImageError):  # deleted since it was embedded: leave a gap
-            image = ImageOps.contain(side.image(index), (TILE, TILE))
-            sheet.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))
-        draw.text((x, y + TILE), f"{match.similarity:.3f}", fill="gray", font=font)
-    advice = "make room on the disk, or name another --out"
-    atomically(target, lambda path: write_picture(sheet, path), advice)
+def _encode_query(searched: Searchable, query: str) -> _Query:
+    """Embed an image file, a sample of the data by its name, or a sentence."""
+    side = searched.side
+    if os.path.isfile(query):
+        image = _read_picture(query)
+        return _Query(searched.encode_image(image), fit_tile(image, TILE))
+    is_sentence = searched.takes_text and not _names_picture(query)
+    if isinstance(side, ImageSource) and not is_sentence:
+        row = next((row for row, name in enumerate(side.names) if name == query), None)
+        if row is not None and (vector := searched.index.unit(row)) is not None:
+            return _Query(vector, tile_image(side, row, TILE))
+    if _names_picture(query):
+        _read_picture(query)  # says what is wrong
+    if not is_sentence:
+        raise UserError(
+            f"query: {query} is neither an image file nor the name of an image in the data, and "
+            "this run was trained on images alone, so it takes no sentence"
+        )
+    report_cut(searched.encoder.tokenizer, [tidy(query)])
+    return _Query(searched.encode_text(tidy(query)))

@@ -1,0 +1,110 @@
+"""The picture that `sogclr.search` writes: the query, and the images that were found."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from ..common.printable import printable
+from ..data.own_pictures import write_picture
+from ..runs.stored import atomically
+
+__all__ = ["LINE", "MARGIN", "TILE", "Found", "header_height", "line_height", "write_sheet"]
+
+TILE, MARGIN, LINE = 180, 8, 16  # pixels: side of an image, space between images, height of text
+COLUMNS = 6
+CAPTION_LINES = 2
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image that was found.
+
+    Attributes:
+        image: the image, at most as large as a tile; None if it cannot be read any more.
+        similarity: its cosine similarity with the query.
+        captions: its captions, of which the first is shown.
+    """
+
+    image: Image.Image | None
+    similarity: float
+    captions: Sequence[str] = ()
+
+
+def header_height(with_picture: bool) -> int:
+    """Return the height of what is above the images that were found."""
+    return 2 * LINE + (TILE + MARGIN if with_picture else 0)
+
+
+def line_height(with_captions: bool) -> int:
+    """Return the height of a line of images, with what is written below them."""
+    return TILE + LINE + MARGIN + (CAPTION_LINES * LINE if with_captions else 0)
+
+
+def write_sheet(
+    target: Path, query: str, picture: Image.Image | None, found: Sequence[Found]
+) -> None:
+    """Draw the query, and below it the images in a grid, best first.
+
+    Args:
+        target: the PNG file.
+        query: the sentence, or the name of the picture that was searched for.
+        picture: that picture, at most as large as a tile; None for a sentence.
+        found: the images, at least one.
+    """
+    columns = min(len(found), COLUMNS)
+    captioned = any(each.captions for each in found)
+    top, step = header_height(picture is not None), line_height(captioned)
+    width = columns * (TILE + MARGIN) + MARGIN
+    height = top + math.ceil(len(found) / columns) * step + MARGIN
+    sheet = Image.new("RGB", (width, height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    title = _wrap(f"Nearest to {printable(query)}", font, width - 2 * MARGIN, 1)[0]
+    draw.text((MARGIN, MARGIN), title, fill="black", font=font)
+    if picture is not None:
+        _paste(sheet, picture, MARGIN, 2 * LINE)
+        line = top - MARGIN // 2 - 1
+        draw.line((MARGIN, line, width - MARGIN, line), fill="lightgray")
+    for place, each in enumerate(found):
+        x = MARGIN + (place % columns) * (TILE + MARGIN)
+        y = top + (place // columns) * step
+        if each.image is not None:
+            _paste(sheet, each.image, x, y)
+        draw.text((x, y + TILE), f"{each.similarity:.3f}", fill="gray", font=font)
+        caption = printable(each.captions[0]) if each.captions else ""
+        for number, text in enumerate(_wrap(caption, font, TILE, CAPTION_LINES), start=1):
+            draw.text((x, y + TILE + number * LINE), text, fill="black", font=font)
+    advice = "make room on the disk, or name another --out"
+    atomically(target, lambda path: write_picture(sheet, path), advice)
+
+
+def _paste(sheet: Image.Image, image: Image.Image, x: int, y: int) -> None:
+    """Put an image into the middle of a tile."""
+    sheet.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))
+
+
+def _wrap(
+    text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int, most: int
+) -> list[str]:
+    """Break a text into at most `most` lines of at most `width` pixels; a longer one is cut."""
+    lines, words = [""], text.split(" ")
+    while words:
+        longer = f"{lines[-1]} {words[0]}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+            words.pop(0)
+        elif lines[-1] and len(lines) < most:
+            lines.append("")
+        else:
+            return [*lines[:-1], _cut(longer, font, width)]
+    return lines
+
+
+def _cut(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
+    """Shorten a text until it and an ellipsis are at most `width` pixels wide."""
+    text = text[:1_000]  # no line is longer
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."
