@@ -219,3 +219,11 @@ def test_explore_page_for_fiftyone(photos_table, monkeypatch):
     assert {sample["label"] for sample in received["samples"]} == {"blue", "red"}
     assert received["points"].shape == (16, 2)
     assert len(received["v"]) == 16
+
+
+def test_serve_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = examples("serve.md")
+    exec(code.replace("epochs=1", "epochs=1, batch_size=256"), {})
+    assert capsys.readouterr().out.splitlines()[0].endswith("  17")  # it finds itself first
+    assert (tmp_path / "runs" / "digits" / "search.png").is_file()

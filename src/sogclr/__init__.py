@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what _HOME imports, for type checkers
     from .commands.api_pages import curate as curate
     from .commands.api_pages import preview as preview
     from .commands.api_pages import report as report
+    from .commands.api_pages import serve as serve
     from .commands.curate import Curation as Curation
     from .commands.embeddings import Embeddings as Embeddings
     from .commands.result import Result as Result
@@ -80,6 +81,7 @@ _HOME = {
     "preview": "commands.api_pages",
     "report": "commands.api_pages",
     "search": "commands.api",
+    "serve": "commands.api_pages",
     "stable_keys": "data.hashed_rows",
     "validation_loss": "losses",
 }

@@ -11,6 +11,7 @@ from .argument_types import (
     Data,
     File,
     Folder,
+    Host,
     OtherData,
     OwnModule,
     Page,
@@ -20,7 +21,7 @@ from .argument_types import (
 from .arguments import takes
 from .early_checks import require_data, require_encoder, require_model, unwrap_encoder
 
-__all__ = ["curate", "preview", "report"]
+__all__ = ["curate", "preview", "report", "serve"]
 
 
 @takes(PreviewArguments)
@@ -149,3 +150,45 @@ def curate(
         device=device,
         workers=workers,
     )
+
+
+def serve(
+    run: Run,
+    data: OtherData | None = None,
+    *,
+    port: int | None = None,
+    host: Host = "127.0.0.1",
+    columns: Columns | None = None,
+    encoder: OwnModule = None,
+    device: Device = "auto",
+) -> None:
+    """Search in a browser on this machine: by a sentence, by a picture, or by a click on a result.
+
+    A run of `pretrain` finds the neighbours of pictures, a run of `align` those of sentences too.
+    The page shows captions, filters by label, and needs no network. The samples are embedded when
+    the command is first used, and their vectors are kept in the folder of the run. Up to a million
+    samples a query is compared with all of them. Ctrl-C ends the server.
+
+    Args:
+        run: Folder of the run.
+        data: Samples to search: a folder or shards of images, `digits`, or pairs, of which the
+            images (or the second texts) are searched. Default: what the run was trained on, if
+            that is on this machine.
+        port: Port of the address. Default: 8000, or the next one that is free.
+        host: Name or number of this machine under which others may reach the page; 0.0.0.0 is
+            every one that it has. Whoever reaches it sees all images: there is no password.
+        columns: Names of the table's two columns, with a comma between them. From Python also a
+            sequence. Default: those of the run, or guessed from the usual names.
+        encoder: An nn.Module of the architecture that was trained, if the run trained your own.
+        device: Device to embed on. auto is cuda if there is one, else mps, else cpu.
+
+    Returns:
+        Nothing, once the server has ended.
+
+    Raises:
+        sogclr.UserError: An error that the user can correct; one line says how.
+    """
+    require_data(data)
+    from .serve import serve as run_server
+
+    run_server(run, data, port=port, host=host, columns=columns, module=encoder, device=device)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Columns: TypeAlias = str | Sequence[str]
     Text = str
     Query = str
+    Host = str
 else:  # what the command line accepts, and how its help names the value
     from tyro.conf import Suppress
 
@@ -42,6 +43,7 @@ else:  # what the command line accepts, and how its help names the value
     Columns = Annotated[str, "A,B"]
     Text = Annotated[str, "TEXT"]
     Query = Annotated[str, "QUERY"]
+    Host = Annotated[str, "HOST"]
     Run = Audited = Annotated[str, "RUN"]
     Protocols = Annotated[str, "NAMES"] | None
     OwnModule = Suppress[str | None]
@@ -56,6 +58,7 @@ __all__ = [
     "Embeddings",
     "File",
     "Folder",
+    "Host",
     "Matches",
     "OtherData",
     "OtherPairs",

@@ -35,6 +35,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "audit": api.audit,
     "report": api_pages.report,
     "curate": api_pages.curate,
+    "serve": api_pages.serve,
 }
 DESCRIPTION = """Contrastive learning that does not need a large batch.
 

@@ -1,7 +1,7 @@
 """Turn sections into one HTML file, in which whatever came with the data is text."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -9,17 +9,19 @@ from ...common.printable import printable
 from ...runs.stored import atomically
 from .page import Page, Section
 
-__all__ = ["render_page", "write_page"]
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["make_environment", "render_page", "write_page"]
 
 ADVICE = "make room on the disk, or name another --out"
 
 
-def render_page(title: str, sections: list[Section]) -> str:
-    """Render sections as HTML that needs no other file and runs no script."""
+def make_environment() -> "Environment":
+    """Make what renders the templates of this package; all that they insert is shown as text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    # nosec: templates are this package's own; all they insert is escaped.
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("sogclr.evaluation.pages"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -27,9 +29,13 @@ def render_page(title: str, sections: list[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render_page(title: str, sections: list[Section]) -> str:
+    """Render sections as HTML that needs no other file and runs no script."""
     shown = [section for section in sections if not section.missing]
     left_out = [section for section in sections if section.missing]
-    template = environment.get_template("report.html")
+    template = make_environment().get_template("report.html")
     return template.render(title=title, sections=shown, left_out=left_out)
 
 

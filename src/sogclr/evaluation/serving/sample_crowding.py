@@ -1,0 +1,51 @@
+"""How crowded the neighbourhood of a sample is, by the number that SogCLR keeps of it."""
+
+import numpy as np
+
+from ...common.errors import UserError
+from ...data.image_source import ImageSource
+from ...data.texts import Texts
+from ...runs.folder import Run
+from ...runs.stored_samples import read_samples
+from ..findings.crowding import align_by_id
+
+__all__ = ["SampleCrowding", "read_crowding"]
+
+
+class SampleCrowding:
+    """Compares samples by log u.
+
+    Args:
+        log_u: `(n,)`; not finite for samples that the run has not visited.
+    """
+
+    def __init__(self, log_u: np.ndarray) -> None:
+        self._log_u, self._known = log_u, np.sort(log_u[np.isfinite(log_u)])
+
+    def describe(self, row: int) -> str:
+        """Say which share of the samples is less crowded; "" for an unknown sample."""
+        value = float(self._log_u[row])
+        if not np.isfinite(value) or len(self._known) < 2:
+            return ""
+        share = np.searchsorted(self._known, value) / (len(self._known) - 1)
+        return f"more crowded than {share:.0%} of the samples (log u {value:.2f})"
+
+
+def read_crowding(run: Run, side: ImageSource | Texts, *, of_pairs: bool) -> SampleCrowding | None:
+    """Read log u of the samples of a side; None if the run has none of them.
+
+    Args:
+        run: the run.
+        side: the samples, perhaps others than those that the run was trained on.
+        of_pairs: whether `align` trained the run.
+    """
+    try:
+        stored = read_samples(run) if run.checkpoint.exists() else {}
+    except UserError:  # searching does without
+        return None
+    name = "" if not of_pairs else "b" if isinstance(side, Texts) else "a"
+    samples = stored.get(name)
+    if samples is None or samples.log_u is None:
+        return None
+    log_u = align_by_id(side.ids, samples.ids, samples.log_u)
+    return SampleCrowding(log_u) if np.isfinite(log_u).any() else None
