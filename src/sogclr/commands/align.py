@@ -39,7 +39,7 @@ from .result import Result, checkpoint_bytes, suggest_next, train_to_end
 
 __all__ = ["align"]
 
-NEXT = ("sogclr evaluate {run} {data}", 'sogclr search {run} "some text" {data}')
+NEXT = ("sogclr evaluate {run} {data}", "sogclr serve {run} {data}")
 
 
 def align(arguments: AlignArguments, given: PairSettings) -> Result:

@@ -28,7 +28,7 @@ from .result import Result, checkpoint_bytes, suggest_next, train_to_end
 
 __all__ = ["pretrain"]
 
-NEXT = ("sogclr evaluate {run} {data}", "sogclr embed {run} {data} --out vectors.npz")
+NEXT = ("sogclr evaluate {run} {data}", "sogclr serve {run} {data}")
 
 
 def pretrain(
