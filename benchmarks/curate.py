@@ -26,12 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from machine import machine
 from PIL import Image, ImageEnhance, ImageOps
 
 import sogclr
 from sogclr.data.open_images import open_images
 from sogclr.evaluation.findings.coverage import choose_covering
+from sogclr.evaluation.findings.labels import find_label_suspects
+from sogclr.evaluation.knn import knn_accuracy
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "curate.json"
@@ -172,6 +175,27 @@ def measure_images(work: Path, data: Path, peers: str | None) -> dict[str, Any]:
     return results
 
 
+def measure_pretrained(work: Path, package: Path) -> dict[str, Any]:
+    """Measure doubtful labels by features of ImageNet's ResNet-50, of images enlarged to 96 px."""
+    source, file = open_images(work / "cifar"), work / "resnet50.npy"
+    if not file.exists():
+        from keras_resnet50 import keras_resnet50
+
+        from sogclr.evaluation.embed_images import embed_images
+        from sogclr.models.encoders import EncoderSpec
+
+        encoder: Any = keras_resnet50(package).eval()
+        expected = encoder.pretrained_cfg
+        spec = EncoderSpec("resnet50", 96, mean=expected["mean"], std=expected["std"])
+        np.save(file, embed_images(encoder, source, spec).vectors)
+    vectors, labels = np.load(file), np.array(source.labels)
+    truth = json.loads((work / "cifar.json").read_text())
+    listed = find_label_suspects(vectors, labels).positions.tolist()
+    accuracy = knn_accuracy(torch.from_numpy(vectors), torch.from_numpy(labels))
+    suspects = score([source.names[row] for row in listed], set(truth["wrong"]))
+    return {"labels": suspects, "knn": round(accuracy, 3)}
+
+
 def measure_selection(vectors: np.ndarray) -> dict[str, Any]:
     """Compare the similarity to the nearest kept sample with that of a random selection."""
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -244,6 +268,7 @@ def main() -> None:
         results = {
             "machine": machine(),
             "images": measure_images(work, data, options.peers),
+            "images by ResNet-50": options.package and measure_pretrained(work, options.package),
             "captions": measure_pairs(work, data, options.package),
         }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")

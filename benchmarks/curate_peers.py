@@ -56,8 +56,9 @@ def _relative(path: str, folder: Path) -> str:
 
 
 def cleanlab_labels(folder: Path, data: Any) -> Found:
-    """Labels and duplicates by our vectors, as its documentation does: logistic regression."""
-    from cleanlab.datalab.datalab import Datalab
+    """Labels by our vectors, as its documentation does: logistic regression, default settings."""
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_predict
     from sklearn.pipeline import make_pipeline
@@ -66,22 +67,11 @@ def cleanlab_labels(folder: Path, data: Any) -> Found:
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300))
     labels, names = data["labels"], data["names"].tolist()
     probabilities = cross_val_predict(model, data["vectors"], labels, cv=5, method="predict_proba")
-    lab = Datalab({"label": labels}, label_name="label", task="classification", verbosity=0)
-    kinds: dict[str, Any] = {"label": {}, "near_duplicate": {}}
-    lab.find_issues(pred_probs=probabilities, features=data["vectors"], issue_types=kinds)
-    found, copies = lab.get_issues("label"), lab.get_issues("near_duplicate")
-    order = np.argsort(found["label_score"].to_numpy(), kind="stable")
-    pairs = {
-        tuple(sorted((names[row], names[other])))
-        for row in np.flatnonzero(copies["is_near_duplicate_issue"].to_numpy())
-        for other in copies["near_duplicate_sets"].iloc[row]
-    }
-    doubted = found["is_label_issue"].to_numpy()
-    return {
-        "labels": [names[row] for row in order if doubted[row]],
-        "ranked": [names[row] for row in order],
-        "duplicates": sorted(pairs),
-    }
+    order = np.argsort(get_label_quality_scores(labels, probabilities), kind="stable").tolist()
+    listed = find_label_issues(
+        labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
+    )
+    return {"labels": [names[row] for row in listed], "ranked": [names[row] for row in order]}
 
 
 TOOLS: dict[str, Callable[[Path, Any], Found]] = {

@@ -1,7 +1,6 @@
 """`sogclr.curate`: list what deserves a look in a data set, and what may be left out."""
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,13 +130,14 @@ def _open(
 def _show(findings: list[Finding], left_out: dict[Kind, str]) -> None:
     """Print how many findings there are of each kind, and the clearest one."""
     table = Table("finding", "samples", "what it is", "the clearest")
-    counts = Counter(finding.kind for finding in findings)
     for kind in KINDS:
         own = [finding for finding in findings if finding.kind == kind]
+        if kind in left_out:
+            table.add_row(kind, "-", f"not looked for: {left_out[kind]}", "")
+            continue
         groups = len({(finding.side, finding.group) for finding in own})
         meaning = MEANINGS[kind].format(groups=f"{groups:,}")
-        clearest = own[0].reason if own else left_out.get(kind, "none")
-        table.add_row(kind, f"{counts[kind]:,}", meaning, cell(clearest))
+        table.add_row(kind, f"{len(own):,}", meaning, cell(own[0].reason if own else ""))
     result(table)
 
 

@@ -130,7 +130,7 @@ def collect_findings(samples: Samples | PairSamples, method: str) -> Collected:
         for side in sides:
             findings += find(sides[side], side)
     if not any(_knows_log_u(side) for side in sides.values()):
-        left_out["crowded"] = "the run has no number of its own for any of these samples"
+        left_out["crowded"] = "the run was trained on none of these samples, by their names"
         if method != "sogclr":
             left_out["crowded"] = f"{method} keeps no number for each sample; sogclr does"
     return Collected(findings, left_out)
