@@ -28,7 +28,7 @@ DROP = """async ([bytes, name]) => {
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright, some 160 MB")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, 160 MB")
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     with playwright.sync_playwright() as started:
         try:
