@@ -1,5 +1,6 @@
-"""The base of the losses with a normalizer: the settings of the formula, and the ids it needs."""
+"""The base of the losses with a normalizer: the settings of the formula, and its anchors."""
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -11,9 +12,26 @@ from .normalizer import Normalizer
 from .normalizer_table import NormalizerTable
 from .temperature import Temperature
 
-__all__ = ["ContrastiveLoss", "Scale"]
+__all__ = ["ContrastiveLoss", "Scale", "Side"]
 
 Scale = Literal["temperature", "cross-entropy"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """The M anchors of one side: first those of this batch, then those of earlier batches.
+
+    Attributes:
+        normalizer: the estimator of log g of the anchors.
+        rows: `(M,)` int64, the anchors' rows in the normalizer.
+        temperature: the module that returns tau of the anchors.
+        temperature_rows: `(M,)` int64, the anchors' rows in the temperature.
+    """
+
+    normalizer: Normalizer
+    rows: Tensor
+    temperature: Temperature
+    temperature_rows: Tensor
 
 
 class ContrastiveLoss(nn.Module):

@@ -19,14 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from .anchors import Side, learn_temperatures, look_up_tau, select
-from .backends.similarities import Similarities
-from .base import ContrastiveLoss
+from .backends.similarities import LogSumExp, Similarities
+from .base import ContrastiveLoss, Side
 from .features import Features
 from .gradient import Derivatives, with_gradient
 from .normalizer_table import peek_normalizers, update_normalizers
 from .objective import against_effective_negatives
-from .temperature import Tau, without_graph
+from .temperature import Tau
 
 __all__ = ["contrast"]
 
@@ -51,17 +50,11 @@ def contrast(
             earlier anchors are not in the mean. They add gradient, since features of this batch
             are their negatives.
     """
-    tau = look_up_tau(sides)
-    fixed = without_graph(tau)
+    tau = _look_up_tau(sides)
+    fixed = tau.detach() if isinstance(tau, Tensor) else tau
     learned = sides[0].temperature.learns() or (isinstance(tau, Tensor) and tau.requires_grad)
     sums = similarities.sums(fixed, means=learned)
-    if fresh == len(positive):
-        loss, derivatives = _losses(settings, sides, fixed, positive, *sums)
-    else:
-        current, selected = select(slice(fresh), sides, fixed, positive, *sums)
-        loss, derivatives = _losses(settings, current, *selected)
-        before, selected = select(slice(fresh, None), sides, fixed, positive, *sums)
-        derivatives = derivatives.append(_losses(settings, before, *selected, earlier=True)[1])
+    loss, derivatives = _losses(settings, sides, fixed, positive, sums, fresh)
     return with_gradient(loss, derivatives, features, similarities, sums.log_sum, tau)
 
 
@@ -70,22 +63,11 @@ def _losses(
     sides: tuple[Side, ...],
     tau: Tau,
     positive: Tensor,
-    log_sum: Tensor,
-    number: Tensor | int,
-    mean: Tensor | None,
-    *,
-    earlier: bool = False,
+    sums: LogSumExp,
+    fresh: int,
 ) -> tuple[Tensor, Derivatives]:
-    """Compute the loss of each anchor, `(S, M)`, and its derivatives.
-
-    Args:
-        settings: see `contrast`.
-        sides: S sides of M anchors.
-        tau: see `look_up_tau`; no graph.
-        positive: `(M,)` similarity of each anchor to its positive.
-        log_sum, number, mean: see `LogSumExp`.
-        earlier: whether the anchors are of earlier batches, which update no state.
-    """
+    """Compute the losses of the anchors of this batch, `(S, fresh)`, and their derivatives."""
+    log_sum, number, mean = sums
     temperature = sides[0].temperature  # of the same kind on all sides
     log_positive = positive / tau
     # Up to the last lines, `loss` is divided by tau. `weight` is its derivative by log_sum,
@@ -100,8 +82,7 @@ def _losses(
     else:
         log_count = _log(number)
         log_g = log_sum - log_count  # (S, M), -inf without negatives
-        estimate = peek_normalizers if earlier else update_normalizers
-        log_u = estimate([(side.normalizer, side.rows) for side in sides], log_g)
+        log_u = _estimate(sides, log_g, fresh)
         # Clamp: a stored u far below ĝ (in eval mode, at a small tau) would give infinity.
         weight = (log_g - log_u).exp_().clamp_(max=torch.finfo(log_g.dtype).max)
         loss = log_u - log_positive
@@ -110,10 +91,11 @@ def _losses(
             weight = weight * slope
             loss = against_effective_negatives(loss, 1.0, settings.effective_negatives)
     by_log_tau = None if mean is None else slope * log_positive - weight * mean
-    if by_log_tau is not None and temperature.learns() and not earlier:
+    if by_log_tau is not None and temperature.learns():
         # dF/dtau, and NaN, which `learn` skips, for an anchor without negatives.
         gradient = (loss + by_log_tau).masked_fill(log_sum == -math.inf, math.nan)
-        learn_temperatures(sides, gradient)
+        for side, own in zip(sides, gradient, strict=True):
+            side.temperature.learn(side.temperature_rows[:fresh], own[:fresh])
     loss, by_tau = temperature.objective(loss, by_log_tau)
     derivatives = Derivatives(weight, -slope, by_tau)
     if isinstance(number, Tensor) and not settings.positive_in_normalizer:
@@ -121,8 +103,30 @@ def _losses(
         loss = torch.where(number > 0, loss, -log_positive)
         derivatives = derivatives.without_negatives(number == 0)
     if settings.scale == "temperature":
-        return loss * tau, derivatives
-    return loss + log_count if settings.sums_negatives else loss, derivatives.divide(tau)
+        loss = loss * tau
+    else:
+        loss = loss + log_count if settings.sums_negatives else loss
+        derivatives = derivatives.divide(tau)
+    return loss[:, :fresh], derivatives.of_batch(fresh)
+
+
+def _look_up_tau(sides: tuple[Side, ...]) -> Tau:
+    """Return tau of all anchors, with graph: a number, a scalar tensor, `(1, M)` or `(S, M)`."""
+    first = sides[0].temperature
+    if all(side.temperature is first for side in sides):
+        tau = first(sides[0].temperature_rows)
+        return tau[None] if isinstance(tau, Tensor) and tau.ndim else tau
+    return torch.stack([side.temperature(side.temperature_rows) for side in sides])
+
+
+def _estimate(sides: tuple[Side, ...], log_g: Tensor, fresh: int) -> Tensor:
+    """Return log u `(S, M)`. Only the anchors of this batch update the normalizers."""
+    if fresh == log_g.shape[1]:
+        return update_normalizers([(side.normalizer, side.rows) for side in sides], log_g)
+    current = [(side.normalizer, side.rows[:fresh]) for side in sides]
+    earlier = [(side.normalizer, side.rows[fresh:]) for side in sides]
+    log_u = update_normalizers(current, log_g[:, :fresh])
+    return torch.cat([log_u, peek_normalizers(earlier, log_g[:, fresh:])], dim=1)
 
 
 def _log(number: Tensor | int) -> Tensor | float:

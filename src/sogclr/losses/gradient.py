@@ -6,7 +6,6 @@ by the features. There is one node, since at a batch of 64 a node costs as much 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from .backends.similarities import Similarities
 from .features import Features
-from .first_order import first_order_only
 from .temperature import Tau
 
 __all__ = ["Derivatives", "with_gradient", "with_gradient_function"]
@@ -41,9 +39,12 @@ class Derivatives(NamedTuple):
         by_tau = None if self.by_tau is None else self.by_tau / tau
         return Derivatives(self.weight / tau, self.by_positive / tau, by_tau)
 
-    def append(self, earlier: "Derivatives") -> "Derivatives":
-        """Append the weights of anchors of earlier batches. Their positives get no gradient."""
-        return self._replace(weight=torch.cat([self.weight, earlier.weight], dim=-1))
+    def of_batch(self, fresh: int) -> "Derivatives":
+        """Drop all but the weights of anchors of earlier batches, those after the first `fresh`."""
+        weight, by_positive, by_tau = self
+        if isinstance(by_positive, Tensor) and by_positive.ndim:
+            by_positive = by_positive[:, :fresh]
+        return Derivatives(weight, by_positive, None if by_tau is None else by_tau[:, :fresh])
 
     def without_negatives(self, empty: Tensor) -> "Derivatives":
         """Set derivatives where `empty` `(S, M)`, for anchors without negatives: F is -positive."""
@@ -52,40 +53,6 @@ class Derivatives(NamedTuple):
             by_positive = by_positive.masked_fill(empty, -1)
         by_tau = None if by_tau is None else by_tau.masked_fill(empty, 0)
         return Derivatives(weight.masked_fill(empty, 0), by_positive, by_tau)
-
-
-@dataclass(frozen=True)
-class _Backward:
-    """The arguments of `with_gradient` that backward needs, and 1 / number of losses."""
-
-    derivatives: Derivatives
-    features: Features
-    similarities: Similarities
-    log_sum: Tensor
-    tau: Tau
-    inverse_count: float
-
-    def gradient(self, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Compute the gradient by features a and b, `(n, d)` each, and by tau."""
-        by_loss = upstream * self.inverse_count
-        weight, by_positive, by_tau = self.derivatives
-        by_unit = self.similarities.gradients(self.log_sum, weight * by_loss)
-        by_a, by_b = self.features.gradient(by_unit, by_positive * by_loss)
-        if by_tau is None or not (isinstance(self.tau, Tensor) and self.tau.requires_grad):
-            return by_a, by_b, None
-        return by_a, by_b, (by_tau * by_loss).sum_to_size(self.tau.shape)
-
-
-class _WithGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, gradient: Gradient, *inputs: Tensor | float) -> Tensor:
-        ctx.gradient = gradient
-        return value.view_as(value)
-
-    @staticmethod
-    @first_order_only
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *ctx.gradient(upstream)
 
 
 def with_gradient(
@@ -104,10 +71,20 @@ def with_gradient(
         features: the features that get the gradient.
         similarities: the backend whose `sums` returned `log_sum`.
         log_sum: `(S, M)`, see `LogSumExp`.
-        tau: see `look_up_tau`; with graph if it is learned.
+        tau: a number or a tensor that broadcasts to `(S, M)`; with graph if it is learned.
     """
-    backward = _Backward(derivatives, features, similarities, log_sum, tau, 1 / loss.numel())
-    return with_gradient_function(loss.mean(), backward.gradient, *features.given, tau)
+    weight, by_positive, by_tau = derivatives
+    inverse_count = 1 / loss.numel()
+
+    def gradient(upstream: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        by_loss = upstream * inverse_count
+        by_unit = similarities.gradients(log_sum, weight * by_loss)
+        by_a, by_b = features.gradient(by_unit, by_positive * by_loss)
+        if by_tau is None or not (isinstance(tau, Tensor) and tau.requires_grad):
+            return by_a, by_b, None
+        return by_a, by_b, (by_tau * by_loss).sum_to_size(tau.shape)
+
+    return with_gradient_function(loss.mean(), gradient, *features.given, tau)
 
 
 def with_gradient_function(value: Tensor, gradient: Gradient, *inputs: Tensor | float) -> Tensor:
@@ -121,3 +98,36 @@ def with_gradient_function(value: Tensor, gradient: Gradient, *inputs: Tensor | 
     """
     result: Tensor = _WithGradient.apply(value, gradient, *inputs)
     return result
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradient: Gradient, *inputs: Tensor | float) -> Tensor:
+        ctx.gradient = gradient
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            gradients = ctx.gradient(upstream)
+        # Grad mode is on in a backward pass only with create_graph=True. Without this node, a
+        # penalty on the gradient would have no effect, and raise no error.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            gradients = [
+                None if each is None else _NoSecondDerivative.apply(each.requires_grad_())
+                for each in gradients
+            ]
+        return None, None, *gradients
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        raise RuntimeError(
+            "the losses of sogclr have first derivatives only (they estimate a gradient, and their "
+            "value is not its antiderivative): take a penalty on gradients of another function"
+        )

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from ..distributed.exchange import agree
-from .anchors import Side
 from .backends import choose
-from .base import ContrastiveLoss, Scale
+from .base import ContrastiveLoss, Scale, Side
 from .contrast import contrast
 from .features import Features, normalize_both
 from .inputs import check_shapes, count_of, device_of, without_autocast

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from ..distributed.exchange import Shares, agree
-from .anchors import Side
 from .backends import choose
-from .base import ContrastiveLoss, Scale
+from .base import ContrastiveLoss, Scale, Side
 from .choose_normalizer import choose_table
 from .contrast import contrast
 from .inputs import assemble, check_shapes, count_of, device_of, without_autocast

@@ -32,7 +32,6 @@ __all__ = [
     "as_temperature",
     "column",
     "read_tau",
-    "without_graph",
 ]
 
 # A number or a scalar tensor, equal for all anchors; or one per anchor, `(S, M)` or `(M,)`.
@@ -271,11 +270,6 @@ def read_tau(tau: Tau) -> Tau:
     if isinstance(tau, Tensor):
         return tau.detach() if tau.ndim else tau.item()
     return tau
-
-
-def without_graph(tau: Tau) -> Tau:
-    """Return tau without graph, on its device."""
-    return tau.detach() if isinstance(tau, Tensor) else tau
 
 
 def _check_rho(rho: float | None) -> None:
