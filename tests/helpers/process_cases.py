@@ -10,8 +10,6 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-import sogclr.losses.backends.choose
-import sogclr.losses.backends.shared
 import sogclr.losses.choose_normalizer
 from sogclr import (
     ClipLoss,
@@ -26,6 +24,7 @@ from sogclr import (
     SigLipLoss,
 )
 from sogclr.distributed.exchange import Shares
+from sogclr.losses.backends import choose
 from sogclr.losses.backends.tiled import Part
 from sogclr.losses.normalizer_scalar import ScalarNormalizer
 from sogclr.losses.normalizer_scent import ScentNormalizerTable
@@ -149,7 +148,7 @@ def batch(step, dtype):
 
 def own_gradient_only(rank):
     """What a gather without backward leaves: nothing of being a negative of others' anchors."""
-    return patch.object(sogclr.losses.backends.shared, "Part", lambda *args: Part(*args[:3], None))
+    return patch.object(choose, "Part", lambda *args, column_side: Part(*args, None))
 
 
 def divided_twice(rank):
@@ -164,7 +163,7 @@ def diagonal_of_the_first(rank):
         start = rows.start - rank * BATCH // 2
         return never_negatives(ids, slice(start, start + rows.stop - rows.start), columns, present)
 
-    return patch.object(sogclr.losses.backends.choose, "never_negatives", shifted)
+    return patch.object(choose, "never_negatives", shifted)
 
 
 MISTAKES = {

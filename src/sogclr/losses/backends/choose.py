@@ -13,9 +13,9 @@ from ..sample_ids import never_negatives
 from ..temperature import Temperature
 from . import tiled
 from .dense import Dense
-from .shared import Block, Shared
+from .shared import Shared
 from .similarities import Diagonals, Excluded, Similarities, needs_shift
-from .tiled import Tiled
+from .tiled import Part, Tiled
 
 __all__ = ["for_pairs", "for_queue", "for_two_views", "runs_kernels"]
 
@@ -23,51 +23,56 @@ __all__ = ["for_pairs", "for_queue", "for_two_views", "runs_kernels"]
 def for_pairs(batch: Batch, temperature: Temperature) -> Similarities:
     """Choose the backend for pairs, each side with the other: S = 2, M = N + R."""
     (x, y), shift = batch.vectors, _shifts(temperature, batch.vectors)
-    identities, fresh = batch.ids.identities, batch.fresh
+    identities, fresh, count = batch.ids.identities, batch.fresh, len(batch.positive)
     if batch.alone:
         if runs_kernels(*batch.features.given):
             from .fused import Fused
 
             lengths = batch.features.length.squeeze(-1).unbind()
             return Fused(batch.features.given, lengths, identities, shift)
-        if len(x) > 1 and all_different(*identities):
+        if count > 1 and all_different(*identities):
             return _in_one_process(x, y, Diagonals((0,), per_row=1), 2, shift)
     excluded = partial(never_negatives, identities, present=batch.present)
     if batch.shares is None:
         return _in_one_process(x, y, excluded, 2, shift)
-    a, b = batch.features.unit
+    (a, b), start = batch.features.unit, batch.shares.own.start
     own = [
-        Block(side=0, first=0, rows=a, columns=y, column_side=1),
-        Block(side=1, first=0, rows=b, columns=x, column_side=0),
+        Tiled(a, y, excluded, 2, shift, Part(0, start, count, column_side=1)),
+        Tiled(b, x, excluded, 2, shift, Part(1, start, count, column_side=0)),
     ]
     earlier = [
-        Block(side=0, first=fresh, rows=x[fresh:], columns=y, column_side=1),
-        Block(side=1, first=fresh, rows=y[fresh:], columns=x, column_side=0),
+        Tiled(x[fresh:], y, excluded, 2, shift, Part(0, fresh, count, column_side=1)),
+        Tiled(y[fresh:], x, excluded, 2, shift, Part(1, fresh, count, column_side=0)),
     ]
-    return Shared(batch.shares, own, earlier, excluded, (2, len(x)), shift)
+    return Shared(batch.shares, own, earlier)
 
 
 def for_two_views(batch: Batch, temperature: Temperature) -> Similarities:
     """Choose the backend for all views with all views: S = 1, M = 2 (N + R), this batch first."""
     shift, fresh = _shifts(temperature, batch.vectors), batch.fresh
-    sample, present = batch.ids.identities[-1], batch.present  # (N + R,)
-    z = batch.vectors.flatten(0, 1) if batch.alone else batch.fresh_first(*batch.vectors)
-    given = batch.features.given
-    if batch.alone and not runs_kernels(*given) and fresh > 1 and all_different(sample):
+    sample, present, given = batch.ids.identities[-1], batch.present, batch.features.given
+    if batch.alone and fresh > 1 and all_different(sample):
+        z = batch.vectors.flatten(0, 1)
         return _in_one_process(z, None, Diagonals((0, fresh, -fresh), per_row=2), 1, shift)
     samples = batch.fresh_first(sample, sample)  # (M,)
     if batch.alone and runs_kernels(*given):
         from .fused import Fused
 
         return Fused((torch.cat(given),), (batch.features.length.flatten(),), [samples], shift)
+    z = batch.fresh_first(*batch.vectors)
     present = None if present is None else batch.fresh_first(present, present)
     excluded = partial(never_negatives, [samples], present=present)
     if batch.shares is None:
         return _in_one_process(z, None, excluded, 1, shift)
-    views = zip((0, fresh), batch.features.unit, strict=True)
-    own = [Block(side=0, first=first, rows=rows, columns=z, column_side=0) for first, rows in views]
-    earlier = [Block(side=0, first=2 * fresh, rows=z[2 * fresh :], columns=z, column_side=0)]
-    return Shared(batch.shares, own, earlier, excluded, (1, len(z)), shift)
+    start = batch.shares.own.start
+    parts = [
+        Tiled(rows, z, excluded, 1, shift, Part(0, first, len(z), column_side=0))
+        for first, rows in (
+            *zip((start, fresh + start), batch.features.unit, strict=True),
+            (2 * fresh, z[2 * fresh :]),
+        )
+    ]
+    return Shared(batch.shares, parts[:2], parts[2:])
 
 
 def for_queue(
@@ -95,12 +100,12 @@ def for_queue(
 
     if shares is None:
         return _in_one_process(queries.flatten(0, 1), keys, excluded, 1, shift)
-    places = (0, shares.total)
-    blocks = [
-        Block(side=0, first=first, rows=own, columns=keys, column_side=None)
+    places = (shares.own.start, shares.total + shares.own.start)
+    parts = [
+        Tiled(own, keys, excluded, 1, shift, Part(0, first, len(sample), column_side=None))
         for first, own in zip(places, queries, strict=True)
     ]
-    return Shared(shares, blocks, [], excluded, (1, len(sample)), shift)
+    return Shared(shares, parts, earlier=[])
 
 
 def runs_kernels(a: Tensor, b: Tensor) -> bool:

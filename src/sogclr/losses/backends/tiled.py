@@ -8,7 +8,7 @@ where each similarity serves both of its anchors. The tiles of a small matrix ar
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,74 +48,45 @@ class Part:
 
 @dataclass(frozen=True)
 class _Tile:
-    """Rows `top` to `bottom` of the matrix, columns `left` to `right`.
+    """Some rows and columns of the matrix.
 
     Attributes:
-        values: `(n, m)` exp(s / tau), 0 for entries that are no negatives; or s, with `shift`.
+        rows, columns: their slices, among `x` and among `y`.
+        both: whether sums of columns are summed too, and vectors of columns get gradient. It is
+            False on the diagonal of a symmetric matrix, where the columns are the rows.
         excluded: the entries that are no negatives, `(n, m)` bool or diagonals of the whole matrix.
+        values: `(n, m)` exp(s / tau), 0 for entries that are no negatives; or s, with `shift`.
     """
 
-    top: int
-    bottom: int
-    left: int
-    right: int
-    values: Tensor
+    rows: slice
+    columns: slice
+    both: bool
     excluded: Tensor | Diagonals
+    values: Tensor
 
     def fill_excluded(self, entries: Tensor, value: float) -> Tensor:
         """Set `entries` `(n, m)` that are no negatives to `value`, in place."""
         if isinstance(self.excluded, Tensor):
             return entries.masked_fill_(self.excluded, value)
         for offset in self.excluded.offsets:
-            entries.diagonal(offset + self.top - self.left).fill_(value)
+            entries.diagonal(offset + self.rows.start - self.columns.start).fill_(value)
         return entries
 
-    @property
-    def rows(self) -> slice:
-        return slice(self.top, self.bottom)
 
-    @property
-    def columns(self) -> slice:
-        return slice(self.left, self.right)
-
-    @property
-    def mirrored(self) -> int:
-        """Number of leading columns that are also rows of the tile, in a symmetric matrix."""
-        return min(max(0, self.bottom - self.left), self.right - self.left)
-
-
-@dataclass(frozen=True)
-class _Anchors:
-    """The anchors of a tile along its rows or its columns.
+class _Anchors(NamedTuple):
+    """The anchors along the rows or the columns of a tile.
 
     Attributes:
-        side: the side of the anchors.
         dim: dimension of the tile along which the anchors' negatives lie.
-        places: indices of the anchors among those of their side.
-        mirrored: number of leading anchors whose entries are already counted along the rows.
+        at: their side, and their indices among the anchors of that side.
     """
 
-    side: int
     dim: int
-    places: slice
-    mirrored: int = 0
+    at: tuple[int, slice]
 
     def spread(self, numbers: Tensor) -> Tensor:
         """Select these anchors' numbers from `(S, M)`, in a shape that broadcasts over the tile."""
-        selected = numbers[self.side, self.places]
-        return selected[:, None] if self.dim == 1 else selected
-
-    def uncounted(self, entries: Tensor) -> Tensor:
-        """Select the entries of the tile that are not already counted along the rows."""
-        return entries[:, self.mirrored :] if self.mirrored else entries
-
-    def select(self, totals: Tensor) -> Tensor:
-        """Select the totals, from `(S, M)`, of the anchors with uncounted entries; a view."""
-        return totals[self.side, self.places][self.mirrored :]
-
-    def add(self, totals: Tensor, entries: Tensor) -> None:
-        """Add the sums over uncounted entries `(n, m)` to totals `(S, M)`."""
-        self.select(totals).add_(self.uncounted(entries).sum(self.dim))
+        return numbers[self.at].unsqueeze(self.dim)
 
 
 class Tiled(Similarities):
@@ -141,25 +112,27 @@ class Tiled(Similarities):
         part: Part | None = None,
     ) -> None:
         self.x, self.y, self.shift = x, x if y is None else y, shift
-        self.symmetric, self.sides, self.part, self.excluded = y is None, sides, part, excluded
-        self.anchors, self.first = (part.anchors, part.first) if part else (len(x), 0)
+        self.symmetric, self.sides, self.excluded = y is None, sides, excluded
+        self.whole = part is None
+        self.part = part or Part(0, 0, len(x), 1 if sides > 1 else 0 if y is None else None)
         self.kept: list[_Tile] = []
 
     def sums(self, tau: float | Tensor, means: bool) -> LogSumExp:
         self.tau, shift = tau, self.shift
-        total = self.x.new_full((self.sides, self.anchors), -math.inf if shift else 0.0)
+        total = self.x.new_full((self.sides, self.part.anchors), -math.inf if shift else 0.0)
         mean = torch.zeros_like(total) if means else None
         count = torch.zeros_like(total) if callable(self.excluded) else self.excluded.per_row
         for tile in self._tiles():
-            for anchors in self._complete(tile):
+            for anchors in self._anchors(tile)[: 1 + tile.both]:
+                dim, at = anchors
                 if isinstance(count, Tensor) and isinstance(tile.excluded, Tensor):
-                    anchors.add(count, tile.excluded)
+                    count[at] += tile.excluded.sum(dim)
                 if shift:
-                    self._add_shifted(tile, anchors, total, mean)
+                    self._add_shifted(tile, anchors, total[at], None if mean is None else mean[at])
                     continue
-                anchors.add(total, tile.values)
+                total[at] += tile.values.sum(dim)
                 if mean is not None:
-                    anchors.add(mean, tile.values.xlogy(tile.values))
+                    mean[at] += tile.values.xlogy(tile.values).sum(dim)
         if mean is not None and not shift:
             mean = mean / total.clamp(min=torch.finfo(total.dtype).tiny)
         return LogSumExp(total if shift else total.log(), len(self.y) - count, mean)
@@ -169,18 +142,12 @@ class Tiled(Similarities):
             # Replace the -inf of anchors without negatives, whose weight 0 would become NaN.
             log_sum = log_sum.masked_fill(log_sum == -math.inf, 0)
         scaled = weight if self.shift else weight / log_sum.exp()
-        # See `Dense.gradients`.
-        empty = self.x.new_zeros if torch.compiler.is_compiling() else self.x.new_empty
-        gradients = empty(1 if self.part else self.sides, *self.x.shape)
+        gradients = self.x.new_zeros(self.sides if self.whole else 1, *self.x.shape)
         for tile in self._tiles():
             by_similarity = self._by_similarity(tile, log_sum, scaled)  # (n, m)
-            x, y = self.x[tile.rows], self.y[tile.columns]
-            # beta=0 for the first write: the buffer is uninitialized.
-            gradients[0][tile.rows].addmm_(by_similarity, y, beta=0 if tile.left == 0 else 1)
-            if self.symmetric or len(gradients) > 1:
-                mirrored = tile.mirrored if self.symmetric else 0
-                rest = gradients[-1][tile.left + mirrored : tile.right]
-                rest.addmm_(by_similarity[:, mirrored:].T, x, beta=0 if tile.top == 0 else 1)
+            gradients[0][tile.rows].addmm_(by_similarity, self.y[tile.columns])
+            if tile.both:
+                gradients[-1][tile.columns].addmm_(by_similarity.T, self.x[tile.rows])
         return gradients
 
     def _by_similarity(self, tile: _Tile, log_sum: Tensor, scaled: Tensor) -> Tensor:
@@ -198,52 +165,46 @@ class Tiled(Similarities):
     def _add_shifted(
         self, tile: _Tile, anchors: _Anchors, log_sum: Tensor, mean: Tensor | None
     ) -> None:
-        """Add a tile's entries to running log-sum-exps and means, `(S, M)` each."""
-        logits = anchors.uncounted(self._logits(tile, anchors))
-        before = anchors.select(log_sum)
-        after = torch.logaddexp(before, logits.logsumexp(anchors.dim))
+        """Add a tile's entries to its anchors' running log-sum-exps and means, `(n,)` each."""
+        logits = self._logits(tile, anchors)
+        after = torch.logaddexp(log_sum, logits.logsumexp(anchors.dim))
         if mean is not None:
             finite = after.masked_fill(after == -math.inf, 0)
             share = (logits - finite.unsqueeze(anchors.dim)).exp()
             logits = logits.masked_fill(logits == -math.inf, 0)
-            own = anchors.select(mean)
-            own.mul_((before - finite).exp()).add_((share * logits).sum(anchors.dim))
-        before.copy_(after)
+            mean.mul_((log_sum - finite).exp()).add_((share * logits).sum(anchors.dim))
+        log_sum.copy_(after)
 
     def _logits(self, tile: _Tile, anchors: _Anchors) -> Tensor:
         """Compute s / tau, -inf where excluded, `(n, m)`."""
-        per_anchor = isinstance(self.tau, Tensor) and self.tau.ndim > 0
-        tau = anchors.spread(self.tau) if per_anchor and isinstance(self.tau, Tensor) else self.tau
+        tau = self.tau
+        tau = anchors.spread(tau) if isinstance(tau, Tensor) and tau.ndim else tau
         return tile.fill_excluded(tile.values / tau, -math.inf)
 
-    def _anchors(self, tile: _Tile) -> Iterator[_Anchors]:
+    def _anchors(self, tile: _Tile) -> list[_Anchors]:
         """List the anchors along the tile's rows, then those along its columns."""
-        if self.part is not None:
-            rows = slice(self.first + tile.top, self.first + tile.bottom)
-            yield _Anchors(self.part.side, 1, rows)
-            if self.part.column_side is not None:
-                yield _Anchors(self.part.column_side, 0, tile.columns)
-            return
-        yield _Anchors(0, 1, tile.rows)
-        if self.sides > 1:
-            yield _Anchors(1, 0, tile.columns)
-        elif self.symmetric:
-            yield _Anchors(0, 0, tile.columns, tile.mirrored)
-
-    def _complete(self, tile: _Tile) -> Iterator[_Anchors]:
-        """List the anchors whose negatives are all in tiles of this process."""
-        anchors = self._anchors(tile)
-        return anchors if self.part is None else islice(anchors, 1)
+        part = self.part
+        rows = slice(part.first + tile.rows.start, part.first + tile.rows.stop)
+        anchors = [_Anchors(1, (part.side, rows))]
+        if part.column_side is not None:
+            anchors.append(_Anchors(0, (part.column_side, tile.columns)))
+        return anchors
 
     def _tiles(self) -> Iterator[_Tile]:
         """Yield all tiles of the matrix; of a symmetric one, those from the diagonal on."""
         if self.kept:
             yield from self.kept
             return
-        rows, columns, (keep, height, width) = len(self.x), len(self.y), self._cut()
-        for top in range(0, rows, max(1, height)):
-            for left in range(top if self.symmetric else 0, columns, max(1, width)):
-                tile = self._tile(top, min(top + height, rows), left, min(left + width, columns))
+        keep, height, width = self._cut()
+        both = self.whole and self.part.column_side is not None
+        for rows in _slices(0, len(self.x), height):
+            if self.symmetric:
+                places = [(rows, False)]
+                places += [(each, both) for each in _slices(rows.stop, len(self.y), width)]
+            else:
+                places = [(each, both) for each in _slices(0, len(self.y), width)]
+            for columns, counts in places:
+                tile = self._tile(rows, columns, counts)
                 if keep:
                     self.kept.append(tile)
                 yield tile
@@ -260,15 +221,21 @@ class Tiled(Similarities):
         width = min(columns, math.isqrt(2 * entries))
         return False, max(1, entries // width), width
 
-    def _tile(self, top: int, bottom: int, left: int, right: int) -> _Tile:
+    def _tile(self, rows: slice, columns: slice, both: bool) -> _Tile:
+        first, x, y = self.part.first, self.x[rows], self.y[columns]
         excluded = (
             self.excluded
             if isinstance(self.excluded, Diagonals)
-            else self.excluded(slice(self.first + top, self.first + bottom), slice(left, right))
+            else self.excluded(slice(first + rows.start, first + rows.stop), columns)
         )
-        x, y, place = self.x[top:bottom], self.y[left:right], (top, bottom, left, right)
         if self.shift:
-            return _Tile(*place, x @ y.T, excluded)
-        tile = _Tile(*place, scaled_products(x, y, self.tau).exp_(), excluded)
+            return _Tile(rows, columns, both, excluded, x @ y.T)
+        tile = _Tile(rows, columns, both, excluded, scaled_products(x, y, self.tau).exp_())
         tile.fill_excluded(tile.values, 0)
         return tile
+
+
+def _slices(start: int, stop: int, length: int) -> list[slice]:
+    """Cut a range into slices of equal length; the last may be shorter."""
+    length = max(1, length)
+    return [slice(first, min(first + length, stop)) for first in range(start, stop, length)]
