@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-import sogclr.losses.choose_normalizer
+import sogclr.losses.normalizer_sharded
 from sogclr import (
     GlobalClipLoss,
     GlobalContrastiveLoss,
@@ -52,7 +52,7 @@ def compute(loss, a, b, index):
 def states(name, inside, rank, processes):
     """The state of the loss after some steps, and the bytes that DDP broadcasts in each."""
     copied = 0 if "sharded" in name else SAMPLES * 2 + 1
-    with patch.object(sogclr.losses.choose_normalizer, "MAX_COPIED_ROWS", copied):
+    with patch.object(sogclr.losses.normalizer_sharded, "MAX_COPIED_ROWS", copied):
         loss = MAKERS[name]()
     parallel = nn.parallel.DistributedDataParallel(Framed(loss, inside), broadcast_buffers=True)
     draw = torch.Generator().manual_seed(1)

@@ -6,7 +6,7 @@ from torch import distributed as dist
 from torch.nn.functional import normalize
 
 from sogclr import GlobalContrastiveLoss
-from sogclr.losses import choose_normalizer
+from sogclr.losses import normalizer_sharded
 from sogclr.losses.normalizer_sharded import ShardedNormalizerTable
 from sogclr.training.normalizer_error import STORED_BATCHES, NormalizerError
 from sogclr.training.task import Outcome
@@ -40,7 +40,7 @@ def read_shared(rank: int, folder: str, level: bool) -> None:
     z, found = features(STORED_BATCHES * BATCH), []
     log_u = torch.linspace(-1, 1, z.shape[1])
     for copied in (10**7, 0):
-        choose_normalizer.MAX_COPIED_ROWS = copied
+        normalizer_sharded.MAX_COPIED_ROWS = copied
         loss = GlobalContrastiveLoss(
             z.shape[1], temperature=TAU, level=level, scale="temperature", process_group="auto"
         )

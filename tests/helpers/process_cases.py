@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-import sogclr.losses.choose_normalizer
+import sogclr.losses.normalizer_sharded
 from sogclr import (
     ClipLoss,
     DecoupledClipLoss,
@@ -177,7 +177,7 @@ def run(name, dtype, rank, processes, steps=None):
     and the state in the end."""
     make, call = cases(dtype)[name]
     with patch.object(
-        sogclr.losses.choose_normalizer, "MAX_COPIED_ROWS", 0 if "sharded" in name else SAMPLES * 3
+        sogclr.losses.normalizer_sharded, "MAX_COPIED_ROWS", 0 if "sharded" in name else SAMPLES * 3
     ):
         loss, again = make().to(dtype), make().to(dtype)
     if dtype == torch.float64:

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from sogclr.losses.normalizer import InBatchNormalizer
-from sogclr.losses.normalizer_table import NormalizerTable, update_normalizers
-from sogclr.losses.step_size import step_size
+from sogclr.losses.normalizer_table import NormalizerTable, step_size, update_normalizers
 
 CPU = torch.device("cpu")
 NUM_ROWS = 6

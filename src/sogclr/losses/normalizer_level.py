@@ -25,10 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .normalizer_sharded import ShardedNormalizerTable
 from .normalizer_table import NormalizerTable
 
-__all__ = ["LevelNormalizerTable", "ShardedLevelNormalizerTable"]
+__all__ = ["LevelNormalizerTable"]
 
 # Steps over which `innovation` and `noise` are averaged. The gain is off by about the square root
 # of 2 / HORIZON, which costs little, since the error of the level is flat around the best gain.
@@ -85,10 +84,6 @@ class LevelNormalizerTable(NormalizerTable):
         for table, own in zip(tables, after.split(1), strict=True):
             _state(table).copy_(own)
         return after[:, :1]
-
-
-class ShardedLevelNormalizerTable(LevelNormalizerTable, ShardedNormalizerTable):
-    """A shard of a `LevelNormalizerTable`; every process has a copy of the level."""
 
 
 def _state(table: NormalizerTable) -> Tensor:

@@ -16,12 +16,41 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .normalizer import MakeNormalizer
+from .normalizer_level import LevelNormalizerTable
 from .normalizer_table import NormalizerTable
 
-__all__ = ["ShardedNormalizerTable", "count_processes"]
+__all__ = ["MAX_COPIED_ROWS", "ShardedNormalizerTable", "choose_table"]
+
+# Up to this many rows, 80 MB, every process has a copy, which saves an exchange per step.
+MAX_COPIED_ROWS = 10_000_000
 
 
-def count_processes(process_group: Any) -> int:
+def choose_table(
+    level: bool, anchors_per_sample: int, process_group: Any, **settings: Any
+) -> MakeNormalizer:
+    """Return a function that makes a table from its number of rows.
+
+    A table of more than `MAX_COPIED_ROWS` rows is sharded if several processes share a batch.
+
+    Args:
+        level: whether to make a `LevelNormalizerTable`, which needs `anchors_per_sample`.
+        process_group: see `sogclr.losses`.
+        settings: see `NormalizerTable`.
+    """
+    if level:
+        settings["anchors_per_sample"] = anchors_per_sample
+
+    def make(num_rows: int) -> NormalizerTable:
+        if num_rows > MAX_COPIED_ROWS and _count_processes(process_group) > 1:
+            sharded = ShardedLevelNormalizerTable if level else ShardedNormalizerTable
+            return sharded(num_rows, process_group=process_group, **settings)
+        return (LevelNormalizerTable if level else NormalizerTable)(num_rows, **settings)
+
+    return make
+
+
+def _count_processes(process_group: Any) -> int:
     """Count the processes that share a batch."""
     if process_group is None or not (dist.is_available() and dist.is_initialized()):
         return 1
@@ -34,14 +63,14 @@ class ShardedNormalizerTable(NormalizerTable):
     Args:
         num_rows: number of rows of all shards together.
         process_group: "auto" for the default group, or a group.
-        gamma_min, gamma_decay_visits, dtype: see `NormalizerTable`.
+        settings: see `NormalizerTable`.
 
     Attributes:
         table: the rows of this process, then the spare row.
     """
 
     def __init__(self, num_rows: int, *, process_group: Any = "auto", **settings: Any) -> None:
-        self.count = count_processes(process_group)
+        self.count = _count_processes(process_group)
         super().__init__(max(1, -(-num_rows // self.count)), **settings)
         self.num_held, self.num_rows = self.num_rows, num_rows
         self.group = None if isinstance(process_group, str) else process_group
@@ -89,6 +118,10 @@ class ShardedNormalizerTable(NormalizerTable):
             mine[: len(rows)] = rows
             own[prefix + "table"] = mine
         super()._load_from_state_dict(own, prefix, *rest)
+
+
+class ShardedLevelNormalizerTable(LevelNormalizerTable, ShardedNormalizerTable):
+    """A shard of a `LevelNormalizerTable`; every process has a copy of the level."""
 
 
 def _unvisited(table: Tensor, rows: int) -> Tensor:

@@ -10,9 +10,8 @@ from .equal_rows import all_different, log_mean_over_equal_rows
 from .normalizer import Normalizer
 from .per_sample import PerSample, require_forward_pass
 from .sample_ids import check_ids, move_ids
-from .step_size import step_size
 
-__all__ = ["NormalizerTable", "peek_normalizers", "update_normalizers"]
+__all__ = ["NormalizerTable", "peek_normalizers", "step_size", "update_normalizers"]
 
 
 class NormalizerTable(PerSample, Normalizer):
@@ -30,9 +29,7 @@ class NormalizerTable(PerSample, Normalizer):
 
     Args:
         num_rows: number of rows, of 8 bytes each.
-        gamma_min: smallest weight of a new estimate, see `step_size`.
-        gamma_decay_visits: number of visits over which gamma falls to gamma_min along a cosine;
-            None for 1/visits. See `step_size`.
+        gamma_min, gamma_decay_visits: see `step_size`.
         dtype: float32, or float64 for exact tests (in float32 u is off by 6e-8 |log u|). It stays
             when the module is cast with `.half()`, `.bfloat16()` or `.to(dtype)`.
 
@@ -85,18 +82,13 @@ class NormalizerTable(PerSample, Normalizer):
         return self.table.select(1, 1)
 
     def resolve(self, index: Tensor, device: torch.device) -> Tensor:
-        """Check the rows of samples and move them to `device`.
+        """Check the rows of samples, `(B,)` integers in [0, num_rows), and move them to `device`.
 
-        Args:
-            index: `(B,)` integers in [0, num_rows).
-            device: the device of the features.
-
-        Returns:
-            `(B,)` int64 rows; the spare row for an invalid id on an accelerator.
+        An invalid id on an accelerator becomes the spare row, and is counted without waiting, for
+        `raise_for_invalid_ids`.
 
         Raises:
-            IndexError: an id on the CPU is out of range; nothing is written then. Invalid ids on an
-                accelerator are counted without waiting, for `raise_for_invalid_ids`.
+            IndexError: an id on the CPU is out of range; nothing is written then.
             TypeError: the ids are not integers.
         """
         if check_ids(index, self.num_rows, "sample id"):
@@ -125,11 +117,7 @@ class NormalizerTable(PerSample, Normalizer):
 
     @torch.no_grad()
     def peek(self, rows: Tensor, log_g: Tensor) -> Tensor:
-        level = self._levels([self])
-        estimate = _average_equal_rows([self], [rows], log_g[None]) - level
-        log_u, visits = _look_up([self], [self._places(rows)]).unbind(-1)
-        log_u = self._average(log_u, visits, estimate)
-        return (self._complete([self], [rows], log_u, estimate) + level)[0].to(log_g.dtype)
+        return _update([self], [rows], log_g[None], peek=True)[0]
 
     def averages_like(self, other: Normalizer) -> bool:
         """Return whether one update can serve both tables."""
@@ -150,7 +138,7 @@ class NormalizerTable(PerSample, Normalizer):
     def _advance_levels(
         self, tables: Sequence["NormalizerTable"], estimate: Tensor
     ) -> Tensor | float:
-        """Update the levels from log ĝ = `estimate`, `(S, M)`; return them, `(S, 1)` or 0."""
+        """Update the levels from log ĝ = `estimate` `(S, M)`, and return them."""
         return 0.0
 
     def _places(self, rows: Tensor) -> Tensor:
@@ -208,21 +196,26 @@ def peek_normalizers(sides: Sequence[tuple[Normalizer, Tensor]], log_g: Tensor) 
     return _stack([normalizer.peek(rows, own) for (normalizer, rows), own in each_side])
 
 
-def _update(tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g: Tensor) -> Tensor:
-    """Update tables that average alike, and return log u; see `update_normalizers`."""
+def _update(
+    tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_g: Tensor, peek: bool = False
+) -> Tensor:
+    """Update tables that average alike, unless it is a `peek`, and return log u `(S, M)`."""
     first, estimate = tables[0], _average_equal_rows(tables, rows, log_g)
-    learning = first.training and torch.is_grad_enabled()
-    if learning:
+    writes = first.training and torch.is_grad_enabled() and not peek
+    if writes:
         require_forward_pass()
-    level = first._advance_levels(tables, estimate) if learning else first._levels(tables)
+    level = first._advance_levels(tables, estimate) if writes else first._levels(tables)
     estimate = estimate - level
     places = [table._places(side_rows) for table, side_rows in zip(tables, rows, strict=True)]
-    current = _look_up(tables, places)  # (S, M, 2)
+    pairs = zip(tables, places, strict=True)
+    current = _stack([table.table.index_select(0, place) for table, place in pairs])  # (S, M, 2)
     log_u, visits = current.unbind(-1)
-    if not learning:
-        new = torch.where(visits > 0, log_u.to(estimate.dtype), estimate)
+    if writes or peek:
+        new = first._average(log_u, visits, estimate)
     else:
-        new, finite = first._average(log_u, visits, estimate), estimate.abs() < math.inf
+        new = torch.where(visits > 0, log_u.to(estimate.dtype), estimate)
+    if writes:
+        finite = estimate.abs() < math.inf
         # `current` is a copy of the rows: change it, then write it to the tables.
         log_u.copy_(torch.where(finite, new.to(log_u.dtype), log_u))
         visits.add_(finite)
@@ -243,12 +236,32 @@ def _average_equal_rows(
     return _stack([log_mean_over_equal_rows(*own) for own in zip(rows, log_g, strict=True)])
 
 
-def _look_up(tables: Sequence[NormalizerTable], places: Sequence[Tensor]) -> Tensor:
-    """Read log u and visits at places `(M,)` of S tables, `(S, M, 2)`."""
-    pairs = zip(tables, places, strict=True)
-    return _stack([table.table.index_select(0, place) for table, place in pairs])
-
-
 def _stack(sides: Sequence[Tensor]) -> Tensor:
     """Stack the tensors of S sides, `(S, ...)`; a view if S is 1."""
     return sides[0][None] if len(sides) == 1 else torch.stack(list(sides))
+
+
+def step_size(
+    visits: Tensor,
+    gamma_min: float,
+    gamma_decay_visits: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Compute gamma, the weight of the new estimate, from a sample's number of visits.
+
+    The first visit has gamma = 1, also of samples that are added later: there is no global step.
+
+    Args:
+        visits: `(...)` integers >= 1, this visit counted.
+        gamma_min: the smallest gamma, in (0, 1].
+        gamma_decay_visits: None for `max(gamma_min, 1/visits)`: u is the plain mean of all visits
+            until gamma reaches gamma_min. Or the number of visits over which gamma falls from 1 to
+            gamma_min along a cosine; 1 makes gamma constant after the first visit. FastCLIP (arXiv
+            2407.01445) takes half the epochs of the run.
+        dtype: of the result.
+    """
+    visits = visits.to(dtype)
+    if gamma_decay_visits is None:
+        return visits.reciprocal().clamp_(min=gamma_min)
+    progress = ((visits - 1) / gamma_decay_visits).clamp(max=1)
+    return gamma_min + (1 - gamma_min) * 0.5 * (1 + (math.pi * progress).cos())

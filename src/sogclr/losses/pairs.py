@@ -8,11 +8,11 @@ from torch import Tensor
 from ..distributed.exchange import Shares, agree
 from .backends import choose
 from .base import ContrastiveLoss, Scale, Side
-from .choose_normalizer import choose_table
 from .contrast import contrast
 from .inputs import assemble, check_shapes, count_of, device_of, without_autocast
 from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
+from .normalizer_sharded import choose_table
 from .objective import check_effective_negatives
 from .sample_ids import SampleIds
 from .small_batch import small_batch_loss
@@ -164,7 +164,10 @@ class GlobalClipLoss(PairLoss):
         self.num_samples = sizes
         self.effective_negatives = check_effective_negatives(effective_negatives)
         make = normalizer or choose_table(
-            level, 1, gamma_min, gamma_decay_visits, dtype, process_group
+            *(level, 1, process_group),
+            gamma_min=gamma_min,
+            gamma_decay_visits=gamma_decay_visits,
+            dtype=dtype,
         )
         self.normalizer_a, self.normalizer_b = map(make, sizes)
         self.memory = None if memory_size is None else FeatureMemory(memory_size, dtype)

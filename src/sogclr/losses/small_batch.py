@@ -15,10 +15,9 @@ from .backends.similarities import needs_shift, scaled_products
 from .base import ContrastiveLoss
 from .features import normalize_both, through_normalization
 from .gradient import with_gradient_function
-from .normalizer_table import NormalizerTable
+from .normalizer_table import NormalizerTable, step_size
 from .per_sample import require_forward_pass
 from .sample_ids import INTEGERS
-from .step_size import step_size
 from .temperature import ConstantTemperature
 
 __all__ = ["small_batch_loss"]

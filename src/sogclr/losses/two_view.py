@@ -8,11 +8,11 @@ from torch import Tensor
 from ..distributed.exchange import Shares, agree
 from .backends import choose
 from .base import ContrastiveLoss, Scale, Side
-from .choose_normalizer import choose_table
 from .contrast import contrast
 from .inputs import assemble, check_shapes, count_of, device_of, without_autocast
 from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
+from .normalizer_sharded import choose_table
 from .objective import check_effective_negatives
 from .sample_ids import SampleIds, move_ids, view_rows
 from .small_batch import small_batch_loss
@@ -105,7 +105,8 @@ class GlobalContrastiveLoss(TwoViewLoss):
             visits, for batches of 16 to 64. Raise it for few epochs or large batches, since u lags
             behind the encoder; 1 is the mini-batch loss.
         gamma_decay_visits: None for gamma = max(gamma_min, 1/visits); or the number of visits over
-            which gamma falls to gamma_min along a cosine. See `sogclr.losses.step_size.step_size`.
+            which gamma falls to gamma_min along a cosine. See `step_size` in
+            `sogclr.losses.normalizer_table`.
         effective_negatives: number of negatives of mean weight that a positive competes with; None
             for the paper's objective. See `sogclr.losses.objective.against_effective_negatives`.
         memory_size: number of samples of earlier batches that count as negatives of this batch and
@@ -153,7 +154,10 @@ class GlobalContrastiveLoss(TwoViewLoss):
         self.num_samples, self.num_stored_views = num_samples, num_stored_views
         self.effective_negatives = check_effective_negatives(effective_negatives)
         make = normalizer or choose_table(
-            level, 2, gamma_min, gamma_decay_visits, dtype, process_group
+            *(level, 2, process_group),
+            gamma_min=gamma_min,
+            gamma_decay_visits=gamma_decay_visits,
+            dtype=dtype,
         )
         self.normalizer = make(num_samples * (num_stored_views or 1))
         self.memory = None if memory_size is None else FeatureMemory(memory_size, dtype)

@@ -1,18 +1,14 @@
 """The loss of held-out samples, which have no row in the table of the training samples."""
 
-from typing import TypeVar
-
 import torch
 from torch import Tensor
 
 from .base import ContrastiveLoss
-from .pairs import ClipLoss, DecoupledClipLoss, GlobalClipLoss
+from .pairs import ClipLoss, DecoupledClipLoss, GlobalClipLoss, PairLoss
 from .temperature import IndividualTemperature, LearnedTemperature, Temperature
-from .two_view import DecoupledContrastiveLoss, GlobalContrastiveLoss, NTXentLoss
+from .two_view import DecoupledContrastiveLoss, GlobalContrastiveLoss, NTXentLoss, TwoViewLoss
 
 __all__ = ["validation_loss"]
-
-L = TypeVar("L", bound=ContrastiveLoss)
 
 
 @torch.no_grad()
@@ -49,33 +45,26 @@ def validation_loss(
         TypeError: a loss without an objective of the batch alone, such as `MoCoLoss`.
         ValueError: a group for two views; shapes that do not match.
     """
+    held_out: ContrastiveLoss
+    ids = {"index": index}
     if isinstance(loss, GlobalClipLoss | DecoupledClipLoss | ClipLoss):
-        kind = ClipLoss if isinstance(loss, ClipLoss) else DecoupledClipLoss
-        pairs = kind(_shared(loss.temperature_a), scale=loss.scale, process_group=None)
-        return _as_in_training(pairs, loss)(a, b, index, group=group)
-    if not isinstance(loss, GlobalContrastiveLoss | DecoupledContrastiveLoss | NTXentLoss):
+        held_out = PairLoss(_shared(loss.temperature_a), scale=loss.scale, process_group=None)
+        ids["group"] = group
+    elif not isinstance(loss, GlobalContrastiveLoss | DecoupledContrastiveLoss | NTXentLoss):
         raise TypeError(f"{type(loss).__name__} has no objective of the batch alone")
-    if group is not None:
+    elif group is not None:
         raise ValueError("group is for losses of pairs; give samples that are equal the same index")
-    if isinstance(loss, GlobalContrastiveLoss) and loss.num_stored_views is None:
+    elif isinstance(loss, GlobalContrastiveLoss) and loss.num_stored_views is None:
         # A new table makes u the mean of ĝ over both views of a sample, as in training.
         held_out = GlobalContrastiveLoss(
             len(a), temperature=_shared(loss.temperature), scale=loss.scale, process_group=None
         ).to(a.device)
-        rows = torch.arange(len(a))
-        return _as_in_training(held_out, loss)(a, b, rows, sample_key=index)
-    simclr = isinstance(loss, NTXentLoss)
-    views = (NTXentLoss if simclr else DecoupledContrastiveLoss)(
-        _shared(loss.temperature), scale=loss.scale, process_group=None
-    )
-    return _as_in_training(views, loss)(a, b, index)
-
-
-def _as_in_training(held_out: L, loss: ContrastiveLoss) -> L:
-    """Give `held_out` the settings of the formula of `loss`."""
-    held_out.effective_negatives = loss.effective_negatives
-    held_out.sums_negatives = loss.sums_negatives  # else the values would differ by a constant
-    return held_out
+        ids = {"index": torch.arange(len(a)), "sample_key": index}
+    else:
+        held_out = TwoViewLoss(_shared(loss.temperature), scale=loss.scale, process_group=None)
+    for name in ("positive_in_normalizer", "sums_negatives", "effective_negatives"):
+        setattr(held_out, name, getattr(loss, name))
+    return held_out(a, b, **ids)
 
 
 def _shared(temperature: Temperature) -> float | Temperature:

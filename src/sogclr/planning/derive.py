@@ -4,7 +4,7 @@ import math
 
 from ..common.environment import processes
 from ..common.errors import UserError, flag, require
-from ..losses.choose_normalizer import MAX_COPIED_ROWS
+from ..losses.normalizer_sharded import MAX_COPIED_ROWS
 from .recipe import Recipe, choose_recipe
 from .settings import TrainSettings
 from .settings_temperature import TemperatureSettings
