@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from sogclr import LearnedTemperature, MoCoLoss, NTXentLoss
-from sogclr.losses.moco_queue import KeyQueue
+from sogclr.losses.moco import KeyQueue
 
 WIDTH, TAU = 6, 0.2
 

@@ -21,8 +21,8 @@ from torch.nn.functional import softplus
 
 from .backends.similarities import LogSumExp, Similarities
 from .base import ContrastiveLoss, Side
-from .features import Features
 from .gradient import Derivatives, with_gradient
+from .inputs import Features
 from .normalizer_table import peek_normalizers, update_normalizers
 from .objective import against_effective_negatives
 from .temperature import Tau

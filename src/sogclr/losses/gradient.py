@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .backends.similarities import Similarities
-from .features import Features
+from .inputs import Features
 from .temperature import Tau
 
 __all__ = ["Derivatives", "with_gradient", "with_gradient_function"]

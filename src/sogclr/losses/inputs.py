@@ -1,4 +1,4 @@
-"""Assemble a batch: unit vectors, positives and ids, of all processes and of the memory."""
+"""What a loss is given: unit vectors, positives and ids, of all processes and of the memory."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -7,20 +7,75 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributed.exchange import Shares
-from .features import Features, normalize_both
+from ..distributed.exchange import Shares, agree
 from .memory import FeatureMemory
 from .sample_ids import SampleIds
 
 __all__ = [
     "Batch",
+    "Features",
     "assemble",
     "check_shapes",
-    "count_of",
-    "device_of",
     "distinct_ids",
+    "normalize_both",
+    "receive",
+    "stack_wide",
+    "through_normalization",
     "without_autocast",
 ]
+
+EPSILON = 1e-12  # as torch.nn.functional.normalize
+
+
+@dataclass(frozen=True)
+class Features:
+    """The two features a and b of n samples on this process, and their positives.
+
+    a and b are two views of a sample, or the two samples of a pair.
+
+    Attributes:
+        given: a and b, `(n, d)` each, with graph, any float dtype.
+        unit: `(2, n, d)` unit vectors of a and b, no graph, float32 or float64.
+        length: `(2, n, 1)` lengths, by which a and b were divided.
+        partners: unit vectors of the positives of a and of b, `(n, d)` each.
+        mutual: whether b is the positive of a and a that of b, so that positives get gradient too.
+        shares: how the N samples of the batch are divided among processes; None in one process.
+    """
+
+    given: tuple[Tensor, Tensor]
+    unit: Tensor
+    length: Tensor
+    partners: tuple[Tensor, Tensor]
+    mutual: bool
+    shares: Shares | None
+
+    def gradient(self, by_unit: Tensor, by_positive: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the gradient by a and by b, `(n, d)` each.
+
+        Args:
+            by_unit: gradient by unit vectors, through negatives; it is overwritten. `(1, M, d)`
+                begins with this process's n vectors a, then its n vectors b. `(2, M, d)` has a and
+                b apart, each beginning with this process's n vectors.
+            by_positive: derivative by the similarity to the positive, of each anchor of the batch,
+                `(1, 2N)` or `(2, N)`; or a scalar, equal for all anchors.
+        """
+        own = 2 * self.unit.shape[1] // len(by_unit)
+        gradient = by_unit[:, :own].reshape(self.unit.shape)
+        if self.shares is not None:
+            # DistributedDataParallel takes the mean over processes, but the gradient is their sum.
+            by_positive = by_positive * self.shares.processes
+        if by_positive.ndim == 0:
+            first = second = 2 * by_positive if self.mutual else by_positive
+        else:
+            each = by_positive.reshape(2, -1)
+            each = each if self.shares is None else each[:, self.shares.own]
+            each = each.sum(dim=0).expand(2, -1) if self.mutual else each
+            first, second = each.unsqueeze(-1)
+        gradient[0].addcmul_(self.partners[0], first)
+        gradient[1].addcmul_(self.partners[1], second)
+        by_a, by_b = through_normalization(gradient, self.unit, self.length)
+        a, b = self.given
+        return by_a.to(a.dtype), by_b.to(b.dtype)
 
 
 @dataclass(frozen=True)
@@ -88,6 +143,35 @@ def assemble(
     return Batch(features, vectors, (x * y).sum(dim=1), ids, present, shares)
 
 
+def normalize_both(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalize features a and b, `(n, d)` each, without graph, in float32 or float64.
+
+    Returns:
+        Unit vectors `(2, n, d)`, and the lengths `(2, n, 1)` by which a and b were divided.
+    """
+    stacked = stack_wide(a.detach(), b.detach())
+    length = torch.linalg.vector_norm(stacked, dim=-1, keepdim=True).clamp_(min=EPSILON)
+    return stacked.div_(length), length
+
+
+def through_normalization(by_unit: Tensor, unit: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the gradient by features a and b from that by their unit vectors, `(2, n, d)`.
+
+    Args:
+        by_unit: gradient by the unit vectors; it is overwritten.
+        unit, length: see `normalize_both`.
+    """
+    radial = (by_unit * unit).sum(dim=-1, keepdim=True)
+    by_a, by_b = by_unit.addcmul_(unit, radial, value=-1).div_(length)
+    return by_a, by_b
+
+
+def stack_wide(a: Tensor, b: Tensor) -> Tensor:
+    """Stack features a and b, `(n, d)` each, in float64 if both have it, else in float32."""
+    double = a.dtype == b.dtype == torch.float64
+    return torch.stack([a, b] if double else [a.float(), b.float()])  # (2, n, d)
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Return a context without autocast, so that losses compute in float32 or float64."""
     if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
@@ -95,26 +179,20 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
+def receive(features: Tensor, process_group: Any) -> tuple[torch.device, Shares | None]:
+    """Return the device of features, and the division of the batch among processes.
+
+    Raises:
+        TypeError: the features are no tensor.
+    """
+    _require_tensor(features)
+    return features.device, agree(process_group, features.shape[:1].numel())
+
+
 def distinct_ids(features: Tensor, shares: Shares | None) -> Tensor:
     """Number the samples of a batch, `(B,)`; numbers differ between processes too."""
     first = 0 if shares is None else shares.own.start
-    return torch.arange(first, first + count_of(features), device=device_of(features))
-
-
-def device_of(features: Tensor) -> torch.device:
-    """Return the device of features; raise TypeError unless they are a tensor."""
-    if not isinstance(features, Tensor):
-        raise TypeError(
-            f"features must be tensors (B, d), got {type(features).__name__}: convert them with "
-            "torch.as_tensor"
-        )
-    return features.device
-
-
-def count_of(features: Tensor) -> int:
-    """Return B, the number of samples; raise TypeError unless the features are a tensor."""
-    device_of(features)
-    return features.shape[0] if features.ndim else 0
+    return torch.arange(first, first + features.shape[:1].numel(), device=features.device)
 
 
 def check_shapes(a: Tensor, b: Tensor, *ids: Tensor, shares: Shares | None) -> None:
@@ -126,7 +204,7 @@ def check_shapes(a: Tensor, b: Tensor, *ids: Tensor, shares: Shares | None) -> N
         TypeError: features are no tensors, or complex.
     """
     for features in (a, b):
-        device_of(features)  # raises TypeError
+        _require_tensor(features)
     if a.ndim != 2 or a.shape != b.shape or any(index.shape != a.shape[:1] for index in ids):
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (a, b, *ids))
         raise ValueError(f"expected features (B, d), (B, d) and ids (B,), got {shapes}")
@@ -134,3 +212,11 @@ def check_shapes(a: Tensor, b: Tensor, *ids: Tensor, shares: Shares | None) -> N
         raise TypeError(f"features must be real numbers, got {a.dtype} and {b.dtype}")
     if not a.shape[0] and shares is None:
         raise ValueError("the batch is empty: a loss needs at least one sample")
+
+
+def _require_tensor(features: Tensor) -> None:
+    if not isinstance(features, Tensor):
+        raise TypeError(
+            f"features must be tensors (B, d), got {type(features).__name__}: convert them with "
+            "torch.as_tensor"
+        )

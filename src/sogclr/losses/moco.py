@@ -5,19 +5,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributed.exchange import agree
 from .backends import choose
+from .backends.similarities import Excluded
 from .base import ContrastiveLoss, Scale, Side
 from .contrast import contrast
-from .features import Features, normalize_both
-from .inputs import check_shapes, count_of, device_of, without_autocast
-from .moco_queue import KeyQueue
+from .inputs import Features, check_shapes, normalize_both, receive, without_autocast
 from .normalizer import InBatchNormalizer
-from .per_sample import require_forward_pass
+from .per_sample import PerSample, require_forward_pass
 from .sample_ids import move_ids
 from .temperature import Temperature, as_temperature
 
-__all__ = ["MoCoLoss"]
+__all__ = ["KeyQueue", "MoCoLoss"]
 
 
 class MoCoLoss(ContrastiveLoss):
@@ -92,8 +90,8 @@ class MoCoLoss(ContrastiveLoss):
         writes = self.training and torch.is_grad_enabled()
         if writes:
             require_forward_pass()  # a recomputed batch would meet its own keys in the queue
-        sample = move_ids(index, device_of(query1))
-        shares = agree(self.process_group, count_of(query1))
+        device, shares = receive(query1, self.process_group)
+        sample = move_ids(index, device)
         check_shapes(query1, query2, sample, shares=shares)
         check_shapes(key1, key2, sample, shares=shares)
         if not query1.shape[1] == key1.shape[1] == self.queue.width:
@@ -114,10 +112,82 @@ class MoCoLoss(ContrastiveLoss):
                 positive = shares.gather(positive, dim=1)
             sample = sample.repeat(2)  # (2N,)
             side = Side(self.normalizer, sample, self.temperature, sample)
-            similarities = choose.for_queue(queries, sample, self.queue, shares, self.temperature)
+            negatives = self.queue.negatives(sample, queries.dtype)
+            similarities = choose.for_queue(queries, *negatives, shares, self.temperature)
             loss = contrast(
                 self, features, (side,), positive.flatten(), similarities, fresh=len(sample)
             )
             if writes:
                 self.queue.store(keys.flatten(0, 1), sample)
             return loss
+
+
+class KeyQueue(PerSample):
+    """The latest keys and their sample ids, in a ring buffer.
+
+    The queue starts empty, and empty places are no negatives. Published code starts with random
+    vectors: they are far from the keys of any encoder, so they are too easy as negatives.
+
+    Args:
+        size: K, the number of keys; each takes 4 width + 9 bytes in float32.
+        width: d of a key.
+        dtype: of the keys. Casting the module does not change it, see `PerSample`.
+
+    Attributes:
+        keys: `(size, width)` unit vectors.
+        ids: `(size,)` int64, the sample id of each key.
+        filled: `(size,)` bool, whether a place holds a key.
+        position: int64 scalar, the next place to write; on the device, so that the host never
+            waits for it.
+
+    Raises:
+        ValueError: size or width < 1.
+    """
+
+    keys: Tensor
+    ids: Tensor
+    filled: Tensor
+    position: Tensor
+
+    def __init__(self, size: int, width: int, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        if size < 1 or width < 1:
+            raise ValueError(
+                f"a queue needs at least one key of width 1, got size {size} and width {width}"
+            )
+        self.size, self.width = size, width
+        self.register_state("keys", torch.zeros(size, width, dtype=dtype))
+        self.register_state("ids", torch.zeros(size, dtype=torch.int64))
+        self.register_state("filled", torch.zeros(size, dtype=torch.bool))
+        self.register_state("position", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def store(self, keys: Tensor, ids: Tensor) -> None:
+        """Store keys `(M, width)` with sample ids `(M,)`, in this order, over the oldest keys.
+
+        If M exceeds the size, only the last keys are stored. A key with a value that is not finite
+        leaves its place empty: even masked, it would make the gradient NaN.
+        """
+        count = min(len(keys), self.size)
+        places = (self.position + torch.arange(count, device=keys.device)) % self.size
+        keys, ids = keys[-count:], ids[-count:]
+        finite = keys.isfinite().all(dim=1)
+        kept = torch.where(finite[:, None], keys, 0).to(self.keys.dtype)
+        # All places differ, so the copies are deterministic on every device.
+        self.keys.index_copy_(0, places, kept)
+        self.ids.index_copy_(0, places, ids)
+        self.filled.index_copy_(0, places, finite)
+        self.position.add_(count).remainder_(self.size)
+
+    def negatives(self, samples: Tensor, dtype: torch.dtype) -> tuple[Tensor, Excluded]:
+        """Return a copy of the keys, and which keys are no negatives of the samples `(M,)`."""
+        # Copy: before backward, the keys of this batch replace the oldest keys.
+        keys, ids, empty = self.keys.to(dtype, copy=True), self.ids.clone(), ~self.filled
+
+        def excluded(rows: slice, columns: slice) -> Tensor:
+            return empty[None, columns] | (ids[None, columns] == samples[rows, None])
+
+        return keys, excluded
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, width={self.width}, {self.keys.dtype}"

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributed.exchange import Shares, agree
+from ..distributed.exchange import Shares
 from .backends import choose
 from .base import ContrastiveLoss, Scale, Side
 from .contrast import contrast
-from .inputs import assemble, check_shapes, count_of, device_of, without_autocast
+from .inputs import assemble, check_shapes, receive, without_autocast
 from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
 from .normalizer_sharded import choose_table
@@ -80,9 +80,8 @@ class PairLoss(ContrastiveLoss):
         Returns:
             A scalar, float32 (float64 for float64 features).
         """
-        shares = agree(self.process_group, count_of(a))
-        index = self.identify(index, a, shares)
-        rows = self._rows(device_of(a), index, index_b)
+        device, shares = receive(a, self.process_group)
+        rows = self._rows(device, self.identify(index, a, shares), index_b)
         return self._loss(a, b, SampleIds.of_pairs(*rows, group), shares)
 
     def _rows(
@@ -199,12 +198,12 @@ class GlobalClipLoss(PairLoss):
         Returns:
             A scalar, float32 (float64 for float64 features).
         """
-        shares = agree(self.process_group, count_of(a))
+        device, shares = receive(a, self.process_group)
         if index_b is None and shares is None:
             loss = small_batch_loss(self, a, b, index, group, sample_key, sample_key_b)
             if loss is not None:
                 return loss
-        rows = self._rows(device_of(a), self.identify(index, a, shares), index_b)
+        rows = self._rows(device, self.identify(index, a, shares), index_b)
         ids = SampleIds.of_pairs(*rows, group, sample_key, sample_key_b)
         return self._loss(a, b, ids, shares)
 

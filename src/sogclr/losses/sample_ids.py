@@ -91,13 +91,8 @@ class SampleIds:
     rows_a: Tensor
     rows_b: Tensor
     identities: list[Tensor]
-    slots: int
+    slots: int = 1
     rows_identify: bool = False
-
-    @classmethod
-    def of_views(cls, rows_a: Tensor, rows_b: Tensor, sample: Tensor) -> "SampleIds":
-        """Make the ids of two views; samples of equal `sample` `(B,)` are equal."""
-        return cls(rows_a, rows_b, [sample], slots=1)
 
     @classmethod
     def of_pairs(
@@ -129,10 +124,9 @@ class SampleIds:
 
     def stacked(self) -> Tensor:
         """Stack rows and identities, `(2 + slots, B)`."""
-        last = self.identities[-1]
         # A repeated identity does not change the mask.
-        repeated = [*self.identities, *[last] * self.slots]
-        chosen = [last] if self.slots == 1 else repeated[: self.slots]
+        repeated = [self.identities[-1]] * (self.slots - len(self.identities))
+        chosen = [*self.identities, *repeated][-self.slots :]
         return torch.stack([self.rows_a, self.rows_b, *chosen])
 
     def unstacked(self, stacked: Tensor) -> "SampleIds":

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, normalize
 
-from ..distributed.exchange import Shares, agree, with_backward
-from .features import stack_wide
-from .inputs import check_shapes, count_of, device_of, distinct_ids, without_autocast
+from ..distributed.exchange import Shares, with_backward
+from .inputs import check_shapes, distinct_ids, receive, stack_wide, without_autocast
 from .sample_ids import move_ids, never_negatives
 
 __all__ = ["SigLipLoss"]
@@ -53,7 +52,7 @@ class SigLipLoss(nn.Module):
         group: Tensor | None = None,
     ) -> Tensor:
         """Compute the loss of a batch of pairs; arguments as of `ClipLoss.forward`."""
-        device, shares = device_of(a), agree(self.process_group, count_of(a))
+        device, shares = receive(a, self.process_group)
         index = distinct_ids(a, shares) if index is None else move_ids(index, device)
         index_b = index if index_b is None else move_ids(index_b, device)
         group = index if group is None else move_ids(group, device)

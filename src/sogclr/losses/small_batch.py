@@ -13,8 +13,8 @@ from torch import Tensor
 
 from .backends.similarities import needs_shift, scaled_products
 from .base import ContrastiveLoss
-from .features import normalize_both, through_normalization
 from .gradient import with_gradient_function
+from .inputs import normalize_both, through_normalization
 from .normalizer_table import NormalizerTable, step_size
 from .per_sample import require_forward_pass
 from .sample_ids import INTEGERS

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributed.exchange import Shares, agree
+from ..distributed.exchange import Shares
 from .backends import choose
 from .base import ContrastiveLoss, Scale, Side
 from .contrast import contrast
-from .inputs import assemble, check_shapes, count_of, device_of, without_autocast
+from .inputs import assemble, check_shapes, receive, without_autocast
 from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
 from .normalizer_sharded import choose_table
@@ -61,10 +61,9 @@ class TwoViewLoss(ContrastiveLoss):
         Returns:
             A scalar, float32 (float64 for float64 features).
         """
-        shares = agree(self.process_group, count_of(view1))
-        index = self.identify(index, view1, shares)
-        rows = self.normalizer.resolve(index, device_of(view1))
-        return self._loss(view1, view2, SampleIds.of_views(rows, rows, rows), shares)
+        device, shares = receive(view1, self.process_group)
+        rows = self.normalizer.resolve(self.identify(index, view1, shares), device)
+        return self._loss(view1, view2, SampleIds(rows, rows, [rows]), shares)
 
     def _loss(self, view1: Tensor, view2: Tensor, ids: SampleIds, shares: Shares | None) -> Tensor:
         check_shapes(view1, view2, ids.rows_a, ids.rows_b, *ids.identities, shares=shares)
@@ -190,8 +189,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
         """
         if (views is None) != (self.num_stored_views is None):
             raise ValueError("pass views if and only if the loss was made with num_stored_views")
-        device = device_of(view1)
-        shares = agree(self.process_group, count_of(view1))
+        device, shares = receive(view1, self.process_group)
         if views is None and shares is None:
             loss = small_batch_loss(self, view1, view2, index, sample_key)
             if loss is not None:
@@ -205,7 +203,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
             rows_a, rows_b = self.normalizer.resolve(rows, device)
         if sample_key is not None:
             sample = move_ids(sample_key, device, "sample key")
-        return self._loss(view1, view2, SampleIds.of_views(rows_a, rows_b, sample), shares)
+        return self._loss(view1, view2, SampleIds(rows_a, rows_b, [sample]), shares)
 
 
 class NTXentLoss(TwoViewLoss):

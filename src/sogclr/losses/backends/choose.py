@@ -8,7 +8,6 @@ from torch import Tensor
 from ...distributed.exchange import Shares
 from ..equal_rows import TRITON, all_different
 from ..inputs import Batch
-from ..moco_queue import KeyQueue
 from ..sample_ids import never_negatives
 from ..temperature import Temperature
 from . import tiled
@@ -77,8 +76,8 @@ def for_two_views(batch: Batch, temperature: Temperature) -> Similarities:
 
 def for_queue(
     queries: Tensor,
-    sample: Tensor,
-    queue: KeyQueue,
+    keys: Tensor,
+    excluded: Excluded,
     shares: Shares | None,
     temperature: Temperature,
 ) -> Similarities:
@@ -86,23 +85,17 @@ def for_queue(
 
     Args:
         queries: `(2, n, d)` unit vectors of this process.
-        sample: `(2 N,)` int64, the sample ids of the queries of all processes, view after view.
-        queue: MoCo's queue. Its keys are negatives, except the keys of a query's own sample.
+        keys: `(K, d)` unit vectors.
+        excluded: which keys are no negatives of the queries of all processes, view after view.
         shares: the division of the N samples among processes; None for one process.
         temperature: the temperature of the loss.
     """
-    # Copy: before backward, the keys of this batch replace the oldest keys in the queue.
-    keys, ids, empty = queue.keys.to(queries.dtype, copy=True), queue.ids.clone(), ~queue.filled
     shift = _shifts(temperature, queries)
-
-    def excluded(rows: slice, columns: slice) -> Tensor:
-        return empty[None, columns] | (ids[None, columns] == sample[rows, None])
-
     if shares is None:
         return _in_one_process(queries.flatten(0, 1), keys, excluded, 1, shift)
     places = (shares.own.start, shares.total + shares.own.start)
     parts = [
-        Tiled(own, keys, excluded, 1, shift, Part(0, first, len(sample), column_side=None))
+        Tiled(own, keys, excluded, 1, shift, Part(0, first, 2 * shares.total, column_side=None))
         for first, own in zip(places, queries, strict=True)
     ]
     return Shared(shares, parts, earlier=[])
