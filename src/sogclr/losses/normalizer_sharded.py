@@ -27,17 +27,20 @@ MAX_COPIED_ROWS = 10_000_000
 
 
 def choose_table(
-    level: bool, anchors_per_sample: int, process_group: Any, **settings: Any
+    level: bool,
+    anchors_per_sample: int,
+    gamma_min: float,
+    gamma_decay_visits: int | None,
+    dtype: torch.dtype,
+    process_group: Any,
 ) -> MakeNormalizer:
     """Return a function that makes a table from its number of rows.
 
     A table of more than `MAX_COPIED_ROWS` rows is sharded if several processes share a batch.
-
-    Args:
-        level: whether to make a `LevelNormalizerTable`, which needs `anchors_per_sample`.
-        process_group: see `sogclr.losses`.
-        settings: see `NormalizerTable`.
+    `anchors_per_sample` is for the level; all else is as in `GlobalContrastiveLoss`.
     """
+    settings: dict[str, Any] = {"gamma_min": gamma_min, "gamma_decay_visits": gamma_decay_visits}
+    settings["dtype"] = dtype
     if level:
         settings["anchors_per_sample"] = anchors_per_sample
 

@@ -25,7 +25,8 @@ class PairLoss(ContrastiveLoss):
     """The base of the losses for pairs.
 
     Args:
-        temperature: a number, or a module of `sogclr.losses.temperature`.
+        temperature: tau, or a module of `sogclr.losses.temperature`. 0.05 lies between 0.01, which
+            CLIP learns, and 0.07 for small data.
         scale: "cross-entropy" or "temperature", see `sogclr.losses`.
         process_group: see `sogclr.losses`.
         num_samples: number of samples of side a and of side b; None for losses without state per
@@ -105,9 +106,7 @@ class PairLoss(ContrastiveLoss):
                 Side(self.normalizer_b, rows_b, self.temperature_b, rows_b),
             )
             similarities = choose.for_pairs(batch, self.temperature_a)
-            return contrast(
-                self, batch.features, sides, batch.positive, similarities, fresh=batch.fresh
-            )
+            return contrast(self, batch.features, sides, batch.positive, similarities, batch.fresh)
 
 
 class GlobalClipLoss(PairLoss):
@@ -119,18 +118,15 @@ class GlobalClipLoss(PairLoss):
     Args:
         num_samples: number of pairs in the training set; or two numbers, of samples on side a and
             on side b (images, captions). For a stream, see `GlobalContrastiveLoss`.
-        temperature: tau; 0.05 lies between 0.01, which CLIP learns, and 0.07 for small data. Or a
-            `LearnedTemperature` or an `IndividualTemperature`.
-        level, gamma_min, gamma_decay_visits: see `GlobalContrastiveLoss`.
+        temperature: see `PairLoss`.
+        level, gamma_min, gamma_decay_visits, scale, process_group, dtype: see
+            `GlobalContrastiveLoss`.
         effective_negatives: see `GlobalContrastiveLoss`. Pretrained towers separate most pairs from
             the start and need about 255, the number of negatives in a CLIP batch of 256. Untrained
             towers and heads did better with None.
         memory_size: see `GlobalContrastiveLoss`. On Flickr8k a batch of 16 with a memory of 112
             pairs learns what a batch of 64 does.
         normalizer: see `GlobalContrastiveLoss`; called once for each side.
-        scale: "cross-entropy" or "temperature", see `sogclr.losses`.
-        process_group: see `sogclr.losses`.
-        dtype: of the tables and the memory, float32 or float64.
 
     Example:
         >>> loss = GlobalClipLoss(num_samples=(6_000, 30_000))
@@ -163,10 +159,7 @@ class GlobalClipLoss(PairLoss):
         self.num_samples = sizes
         self.effective_negatives = check_effective_negatives(effective_negatives)
         make = normalizer or choose_table(
-            *(level, 1, process_group),
-            gamma_min=gamma_min,
-            gamma_decay_visits=gamma_decay_visits,
-            dtype=dtype,
+            level, 1, gamma_min, gamma_decay_visits, dtype, process_group
         )
         self.normalizer_a, self.normalizer_b = map(make, sizes)
         self.memory = None if memory_size is None else FeatureMemory(memory_size, dtype)
@@ -185,12 +178,11 @@ class GlobalClipLoss(PairLoss):
         """Compute the loss of a batch of pairs, and update the normalizers of both sides.
 
         Args:
-            a, b: `(B, d)` features of both sides, any float dtype; b[i] is the partner of a[i].
+            a, b, group: see `PairLoss.forward`.
             index: `(B,)` integers, the row of each sample of `a`, which also identifies it; see
                 `GlobalContrastiveLoss.forward`.
             index_b: `(B,)` integers, the rows of the samples of `b`, if they are numbered
                 differently. Default: `index`.
-            group: see `PairLoss.forward`.
             sample_key: `(B,)` integers of up to 64 bits that identify the samples of `a`, if
                 several samples share a row. Default: `index`.
             sample_key_b: sample keys of `b`. Default: `index_b`; without it, `sample_key`.
@@ -213,11 +205,9 @@ class ClipLoss(PairLoss):
 
     Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
     ICML 2021, figure 3. With `scale="cross-entropy"` the value is as published.
+    CLIP's temperature is `LearnedTemperature()`.
 
-    Args:
-        temperature: tau; 0.05 as in `GlobalClipLoss`. CLIP uses `LearnedTemperature()`.
-        scale: "cross-entropy" or "temperature", see `sogclr.losses`.
-        process_group: see `sogclr.losses`.
+    Args: see `PairLoss`.
     """
 
     positive_in_normalizer = True
@@ -229,8 +219,5 @@ class DecoupledClipLoss(PairLoss):
     Yeh et al., "Decoupled Contrastive Learning", ECCV 2022, equation 3, on both sides.
     `GlobalClipLoss` without tables is this loss.
 
-    Args:
-        temperature: tau; 0.05 as in the other losses for pairs, or a `LearnedTemperature`.
-        scale: "cross-entropy" or "temperature", see `sogclr.losses`.
-        process_group: see `sogclr.losses`.
+    Args: see `PairLoss`.
     """

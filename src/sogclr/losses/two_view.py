@@ -25,7 +25,8 @@ class TwoViewLoss(ContrastiveLoss):
     """The base of the losses for two views.
 
     Args:
-        temperature: a number, or a module of `sogclr.losses.temperature`.
+        temperature: tau, or a module of `sogclr.losses.temperature`; 0.1 as in SimCLR for long runs
+            (0.5 in its runs on CIFAR-10).
         scale: "cross-entropy" or "temperature", see `sogclr.losses`.
         process_group: see `sogclr.losses`.
         num_samples: size of the training set; None for losses without state per sample.
@@ -53,8 +54,7 @@ class TwoViewLoss(ContrastiveLoss):
         """Compute the loss of a batch.
 
         Args:
-            view1: `(B, d)` features of one view of each sample, any float dtype.
-            view2: `(B, d)` features of another view.
+            view1, view2: `(B, d)` features of two views of each sample, any float dtype.
             index: `(B,)` integers that identify the samples: a sample that occurs twice in the
                 batch is not its own negative. Default: all samples are different.
 
@@ -77,20 +77,16 @@ class TwoViewLoss(ContrastiveLoss):
             side = Side(self.normalizer, rows, self.temperature, samples)
             positive = batch.fresh_first(batch.positive, batch.positive)
             similarities = choose.for_two_views(batch, self.temperature)
-            return contrast(
-                self, batch.features, (side,), positive, similarities, fresh=2 * batch.fresh
-            )
+            return contrast(self, batch.features, (side,), positive, similarities, 2 * batch.fresh)
 
 
 class GlobalContrastiveLoss(TwoViewLoss):
     """SogCLR for two views: a table keeps the normalizer of each sample between its visits.
 
-    Algorithm 1 of Yuan et al. (ICML 2022) has one u per sample, averaged over both of its views. It
-    optimizes `two_view_objective(..., "v2")`. For a finite number of stored augmentations,
-    `num_stored_views` keeps one u per (sample, view) instead, which optimizes `"v1"`.
-
-    The value is a running estimate of the objective, comparable between batch sizes. The gradient
-    is line 7 of the algorithm (`sogclr.losses.contrast`), not the derivative of that value.
+    Algorithm 1 of Yuan et al. (ICML 2022, see `sogclr.losses.contrast`) has one u per sample,
+    averaged over both of its views. It optimizes `two_view_objective(..., "v2")`. The value is a
+    running estimate of the objective, comparable between batch sizes; the gradient is not its
+    derivative, but line 7 of the algorithm.
 
     Args:
         num_samples: size of the training set; `index` is below it. For a stream, whose samples
@@ -111,13 +107,12 @@ class GlobalContrastiveLoss(TwoViewLoss):
         memory_size: number of samples of earlier batches that count as negatives of this batch and
             as anchors; None for none. It reduces the noise of few negatives, for batches below 64.
             See `sogclr.losses.memory`.
-        num_stored_views: number of stored augmentations of each sample; None if every visit draws
-            new ones.
+        num_stored_views: number of stored augmentations of each sample, each of which gets its own
+            u: this optimizes `"v1"`. None if every visit draws new ones.
         normalizer: function from the number of rows to an estimator of log g. It replaces the
             table, so `level`, `gamma_min` and `gamma_decay_visits` have no effect. See
             `sogclr.losses.normalizer`.
-        scale: "cross-entropy" or "temperature", see `sogclr.losses`.
-        process_group: see `sogclr.losses`.
+        scale, process_group: see `sogclr.losses`.
         dtype: of the table and the memory, float32 or float64.
 
     Example:
@@ -153,10 +148,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
         self.num_samples, self.num_stored_views = num_samples, num_stored_views
         self.effective_negatives = check_effective_negatives(effective_negatives)
         make = normalizer or choose_table(
-            *(level, 2, process_group),
-            gamma_min=gamma_min,
-            gamma_decay_visits=gamma_decay_visits,
-            dtype=dtype,
+            level, 2, gamma_min, gamma_decay_visits, dtype, process_group
         )
         self.normalizer = make(num_samples * (num_stored_views or 1))
         self.memory = None if memory_size is None else FeatureMemory(memory_size, dtype)
@@ -173,8 +165,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
         """Compute the loss of a batch, and update the normalizers of its samples.
 
         Args:
-            view1: `(B, d)` features of one view of each sample, any float dtype.
-            view2: `(B, d)` features of another view.
+            view1, view2: `(B, d)` features of two views of each sample, any float dtype.
             index: `(B,)` integers in [0, num_samples), the row of each sample, which also
                 identifies it. Leave them on the CPU if they come from a loader: there they are
                 checked without waiting for the device. Optional only if nothing has state per
@@ -212,11 +203,7 @@ class NTXentLoss(TwoViewLoss):
     Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations",
     ICML 2020, equation 1. With `scale="cross-entropy"` the value is as published.
 
-    Args:
-        temperature: tau; 0.1 as in SimCLR's longest runs (0.5 in its CIFAR-10 runs). Or a
-            `LearnedTemperature`.
-        scale: "cross-entropy" or "temperature", see `sogclr.losses`.
-        process_group: see `sogclr.losses`.
+    Args: see `TwoViewLoss`.
     """
 
     positive_in_normalizer = True
@@ -227,8 +214,5 @@ class DecoupledContrastiveLoss(TwoViewLoss):
 
     Yeh et al., "Decoupled Contrastive Learning", ECCV 2022, equation 3.
 
-    Args:
-        temperature: tau; 0.1 as in the other losses for two views.
-        scale: "cross-entropy" or "temperature", see `sogclr.losses`.
-        process_group: see `sogclr.losses`.
+    Args: see `TwoViewLoss`.
     """

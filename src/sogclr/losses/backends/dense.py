@@ -36,12 +36,7 @@ class Dense(Similarities):
     """One matrix of exponentials, kept for the gradient: the fastest for a small batch.
 
     It has no shift (see `needs_shift`), so tau must be one number or scalar tensor for all anchors.
-
-    Args:
-        x: `(M, d)` unit vectors, the anchors in the rows.
-        y: `(N, d)` unit vectors in the columns. None for `x`, with a symmetric `excluded`.
-        excluded: entries that are no negatives.
-        sides: 2 if columns are anchors of another side; then N = M.
+    See `Tiled` for the arguments.
     """
 
     def __init__(self, x: Tensor, y: Tensor | None, excluded: Excluded, sides: int) -> None:
@@ -77,11 +72,9 @@ class Dense(Similarities):
         if self.sides == 1:
             return ((self.matrix * row) @ self.y)[None]
         matrix = self.matrix * (row + weight[1])
-        # Compiled, addmm with beta=0 may multiply the uninitialized buffer by 0, and 0 NaN is NaN.
-        empty = torch.zeros_like if torch.compiler.is_compiling() else torch.empty_like
-        gradients = empty(self.x.expand(2, -1, -1), memory_format=torch.contiguous_format)
-        gradients[0].addmm_(matrix, self.y, beta=0)
-        gradients[1].addmm_(matrix.T, self.x, beta=0)
+        gradients = self.x.new_zeros(2, *self.x.shape)
+        gradients[0].addmm_(matrix, self.y)
+        gradients[1].addmm_(matrix.T, self.x)
         return gradients
 
     def _along_sides(self, matrix: Tensor) -> Tensor:

@@ -46,16 +46,33 @@ def _products(
 
 
 @triton.jit
-def _negative(
-    row_ids, row_stride, column_ids, column_stride, rows, columns, M, N, lists: tl.constexpr
-):
-    """Mask the entries `(ROWS, COLUMNS)` that are negatives."""
-    negative = (rows < M)[:, None] & (columns < N)[None, :]
+def _logits(
+    x, x_inverse, x_sharpness, x_sharpness_stride, row_ids, row_stride,
+    y, y_inverse, y_sharpness, y_sharpness_stride, column_ids, column_stride,
+    rows, columns, M, N, d,
+    lists: tl.constexpr, even: tl.constexpr, widen: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """Compute log2(e) s / tau with tau of the rows and with tau of the columns, and the negatives.
+
+    Also return 1 / length of the features of rows and of columns.
+    """
+    row_mask, column_mask = rows < M, columns < N
+    total = _products(x, y, rows, columns, M, N, d, even, widen, ROWS, COLUMNS, DEPTH)
+    negative = row_mask[:, None] & column_mask[None, :]
     for i in tl.static_range(lists):
-        own = tl.load(row_ids + i * row_stride + rows, mask=rows < M)
-        other = tl.load(column_ids + i * column_stride + columns, mask=columns < N)
+        own = tl.load(row_ids + i * row_stride + rows, mask=row_mask)
+        other = tl.load(column_ids + i * column_stride + columns, mask=column_mask)
         negative = negative & (own[:, None] != other[None, :])
-    return negative
+    row_inverse = tl.load(x_inverse + rows, mask=row_mask, other=0.0)
+    column_inverse = tl.load(y_inverse + columns, mask=column_mask, other=0.0)
+    row_sharpness = tl.load(x_sharpness + rows * x_sharpness_stride, mask=row_mask, other=0.0)
+    column_sharpness = tl.load(
+        y_sharpness + columns * y_sharpness_stride, mask=column_mask, other=0.0
+    )
+    of_row = total * (row_inverse * row_sharpness)[:, None] * column_inverse[None, :]
+    of_column = total * row_inverse[:, None] * (column_inverse * column_sharpness)[None, :]
+    return of_row, of_column, negative, row_inverse, column_inverse
 
 
 @triton.jit
@@ -87,52 +104,35 @@ def sums_kernel(
 ):  # fmt: skip
     """Compute one tile of `sums`."""
     i, j = _place(M, N, ROWS, COLUMNS, GROUP)
+    # Two nested ifs: the compiler evaluates the outer condition.
+    if symmetric:  # noqa: SIM102
+        if i * ROWS >= j * COLUMNS + COLUMNS - 1:  # no entry above the diagonal
+            return
     rows, columns = i * ROWS + tl.arange(0, ROWS), j * COLUMNS + tl.arange(0, COLUMNS)
+    of_row, of_column, negative, _, _ = _logits(
+        x, x_inverse, x_sharpness, x_sharpness_stride, row_ids, row_stride,
+        y, y_inverse, y_sharpness, y_sharpness_stride, column_ids, column_stride,
+        rows, columns, M, N, d, lists, even, widen, ROWS, COLUMNS, DEPTH,
+    )  # fmt: skip
+    if symmetric:
+        negative = negative & (rows[:, None] < columns[None, :])
+    counted = negative.to(tl.float32)
+    if unshifted:
+        value = tl.where(negative, tl.exp2(of_row), 0.0)
+        row_sum, column_sum = tl.sum(value, 1), tl.sum(value, 0)
+        if means:
+            row_mean, column_mean = tl.sum(value * of_row, 1), tl.sum(value * of_row, 0)
+    else:
+        of_row = tl.where(negative, of_row, -float("inf"))
+        of_column = tl.where(negative, of_column, -float("inf"))
+        row_sum, column_sum = _log_sum(of_row, 1), _log_sum(of_column, 0)
+        if means:
+            row_mean, column_mean = _mean(of_row, row_sum, 1), _mean(of_column, column_sum, 0)
+    row_mask, column_mask = rows < M, columns < N
     by_rows += j.to(tl.int64) * M + rows
     by_columns += i.to(tl.int64) * N + columns
     more_rows = tl.cdiv(N, COLUMNS).to(tl.int64) * M
     more_columns = tl.cdiv(M, ROWS).to(tl.int64) * N
-    row_mask, column_mask = rows < M, columns < N
-    # Two nested ifs: the compiler evaluates the outer condition.
-    if symmetric:  # noqa: SIM102
-        if i * ROWS >= j * COLUMNS + COLUMNS - 1:  # no entry above the diagonal
-            empty = 0.0 if unshifted else -float("inf")
-            tl.store(by_rows, tl.full((ROWS,), empty, tl.float32), mask=row_mask)
-            tl.store(by_rows + more_rows, tl.zeros((ROWS,), tl.float32), mask=row_mask)
-            tl.store(by_columns, tl.full((COLUMNS,), empty, tl.float32), mask=column_mask)
-            tl.store(by_columns + more_columns, tl.zeros((COLUMNS,), tl.float32), mask=column_mask)
-            if means:
-                tl.store(by_rows + 2 * more_rows, tl.zeros((ROWS,), tl.float32), mask=row_mask)
-                tl.store(
-                    by_columns + 2 * more_columns,
-                    tl.zeros((COLUMNS,), tl.float32),
-                    mask=column_mask,
-                )
-            return
-    total = _products(x, y, rows, columns, M, N, d, even, widen, ROWS, COLUMNS, DEPTH)
-    negative = _negative(row_ids, row_stride, column_ids, column_stride, rows, columns, M, N, lists)
-    if symmetric:
-        negative = negative & (rows[:, None] < columns[None, :])
-    counted = negative.to(tl.float32)
-    row_inverse = tl.load(x_inverse + rows, mask=row_mask, other=0.0)
-    column_inverse = tl.load(y_inverse + columns, mask=column_mask, other=0.0)
-    row_sharpness = tl.load(x_sharpness + rows * x_sharpness_stride, mask=row_mask, other=0.0)
-    if unshifted:
-        logit = total * (row_inverse * row_sharpness)[:, None] * column_inverse[None, :]
-        value = tl.where(negative, tl.exp2(logit), 0.0)
-        row_sum, column_sum = tl.sum(value, 1), tl.sum(value, 0)
-        if means:
-            row_mean, column_mean = tl.sum(value * logit, 1), tl.sum(value * logit, 0)
-    else:
-        column_sharpness = tl.load(
-            y_sharpness + columns * y_sharpness_stride, mask=column_mask, other=0.0
-        )
-        cosine = total * row_inverse[:, None] * column_inverse[None, :]
-        of_row = tl.where(negative, cosine * row_sharpness[:, None], -float("inf"))
-        of_column = tl.where(negative, cosine * column_sharpness[None, :], -float("inf"))
-        row_sum, column_sum = _log_sum(of_row, 1), _log_sum(of_column, 0)
-        if means:
-            row_mean, column_mean = _mean(of_row, row_sum, 1), _mean(of_column, column_sum, 0)
     tl.store(by_rows, row_sum, mask=row_mask)
     tl.store(by_rows + more_rows, tl.sum(counted, 1), mask=row_mask)
     tl.store(by_columns, column_sum, mask=column_mask)
@@ -155,31 +155,22 @@ def products_kernel(
     i, j = _place(M, N, ROWS, COLUMNS, GROUP)
     rows, columns = i * ROWS + tl.arange(0, ROWS), j * COLUMNS + tl.arange(0, COLUMNS)
     row_mask, column_mask = rows < M, columns < N
-    total = _products(x, y, rows, columns, M, N, d, even, widen, ROWS, COLUMNS, DEPTH)
-    negative = _negative(row_ids, row_stride, column_ids, column_stride, rows, columns, M, N, lists)
-    row_inverse = tl.load(x_inverse + rows, mask=row_mask, other=0.0)
-    column_inverse = tl.load(y_inverse + columns, mask=column_mask, other=0.0)
-    row_sharpness = tl.load(x_sharpness + rows * x_sharpness_stride, mask=row_mask, other=0.0)
+    of_row, of_column, negative, row_inverse, column_inverse = _logits(
+        x, x_inverse, x_sharpness, x_sharpness_stride, row_ids, row_stride,
+        y, y_inverse, y_sharpness, y_sharpness_stride, column_ids, column_stride,
+        rows, columns, M, N, d, lists, even, widen, ROWS, COLUMNS, DEPTH,
+    )  # fmt: skip
     row_weights = tl.load(row_weight + rows, mask=row_mask, other=0.0)
     column_weights = tl.load(column_weight + columns, mask=column_mask, other=0.0)
     if unshifted:
-        logit = total * (row_inverse * row_sharpness)[:, None] * column_inverse[None, :]
-        value = tl.where(negative, tl.exp2(logit), 0.0)
+        value = tl.where(negative, tl.exp2(of_row), 0.0)
         value = value * (row_weights[:, None] + column_weights[None, :])
     else:
-        column_sharpness = tl.load(
-            y_sharpness + columns * y_sharpness_stride, mask=column_mask, other=0.0
-        )
         own = tl.load(row_log_sum + rows, mask=row_mask, other=0.0)
         other = tl.load(column_log_sum + columns, mask=column_mask, other=0.0)
-        cosine = total * row_inverse[:, None] * column_inverse[None, :]
         # Mask before exp2: it may overflow for entries that are no negatives.
-        of_row = tl.exp2(
-            tl.where(negative, cosine * row_sharpness[:, None] - own[:, None], -float("inf"))
-        )
-        of_column = tl.exp2(
-            tl.where(negative, cosine * column_sharpness[None, :] - other[None, :], -float("inf"))
-        )
+        of_row = tl.exp2(tl.where(negative, of_row - own[:, None], -float("inf")))
+        of_column = tl.exp2(tl.where(negative, of_column - other[None, :], -float("inf")))
         value = of_row * row_weights[:, None] + of_column * column_weights[None, :]
     value = value * row_inverse[:, None] * column_inverse[None, :]
     places = rows.to(tl.int64)[:, None] * q_stride + columns[None, :]

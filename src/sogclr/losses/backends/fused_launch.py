@@ -82,8 +82,10 @@ def sums(
         weighted sums, in T or T' parts that the caller adds.
     """
     tiles = triton.cdiv(len(a), ROWS), triton.cdiv(len(b), COLUMNS)
-    by_rows = a.inverse.new_empty(2 + means, tiles[1], len(a))
-    by_columns = a.inverse.new_empty(2 + means, tiles[0], len(b))
+    by_rows = a.inverse.new_zeros(2 + means, tiles[1], len(a))
+    by_columns = a.inverse.new_zeros(2 + means, tiles[0], len(b))
+    if shift and symmetric:  # tiles below the diagonal write nothing
+        by_rows[0], by_columns[0] = -math.inf, -math.inf
     sums_kernel[(tiles[0] * tiles[1],)](
         *a.arguments(),
         *b.arguments(),

@@ -7,8 +7,9 @@ A softmax contrastive loss depends on the negatives of an anchor through one num
 The derivative of log_sum_i by s_ij is P_ij / tau_i with P_ij = exp(s_ij / tau_i - log_sum_i). So
 the gradient needs no Jacobian of a softmax.
 
-"The matrix" is that of the similarities of vectors x, its rows, and vectors y, its columns. Anchors
-are the rows, and with two sides the columns too.
+"The matrix" is that of the similarities s of unit vectors x `(M, d)`, its rows, and y `(N, d)`, its
+columns. The rows are the anchors of the first side. With two sides, N = M, and the columns are the
+anchors of the second side. With two views, x and y are the same, and the matrix is symmetric.
 """
 
 import math
@@ -41,11 +42,9 @@ class LogSumExp(NamedTuple):
 class Diagonals:
     """Diagonals of the matrix that are no negatives, in place of a mask: for ids that all differ.
 
-    Every row and column has at least one negative.
-
     Attributes:
         offsets: entry (i, j) is no negative if j - i is one of these.
-        per_row: number of such entries in every row and in every column.
+        per_row: number of such entries in every row and column, which have at least one negative.
     """
 
     offsets: tuple[int, ...]
@@ -85,11 +84,8 @@ class Similarities(ABC):
 def needs_shift(per_sample: bool, minimum: float, dtype: torch.dtype) -> bool:
     """Return whether exp(s / tau) needs a shift for each anchor.
 
-    Args:
-        per_sample: whether anchors have different tau.
-        minimum: lower bound of tau. At a small tau exponentials overflow, or vanish for all
-            negatives of an anchor.
-        dtype: dtype of the similarities.
+    It does if anchors have different tau, `per_sample`. It does at a small tau, of which `minimum`
+    is a bound: exponentials in `dtype` overflow, or vanish for all negatives of an anchor.
     """
     # 0.8 leaves room for the sum of the exponentials.
     return per_sample or 1 / minimum >= 0.8 * math.log(torch.finfo(dtype).max)

@@ -34,10 +34,10 @@ class Part:
     too: of the anchors in the columns it needs only `log_sum` and `weight`.
 
     Attributes:
-        side: the side of the anchors in the rows.
-        first: index of the first row among the anchors of that side.
+        side, column_side: the sides of the anchors in the rows and in the columns; None for columns
+            that are no anchors.
+        first: index of the first row among the anchors of its side.
         anchors: M, the number of anchors of each side.
-        column_side: the side of the anchors in the columns; None if columns are no anchors.
     """
 
     side: int
@@ -93,10 +93,10 @@ class Tiled(Similarities):
     """One tile of the matrix at a time, in little memory.
 
     Args:
-        x: `(M, d)` unit vectors, the anchors in the rows.
+        x: `(M, d)` unit vectors in the rows.
         y: `(N, d)` unit vectors in the columns. None for `x`, with a symmetric `excluded`.
         excluded: entries that are no negatives.
-        sides: S, the number of sides; 2 if the columns are anchors of another side, then N = M.
+        sides: S, 1 or 2.
         shift: see `needs_shift`.
         part: the rows of the matrix that `x` has; None for all. A part needs `y`, and its sums,
             means and gradients are right for its own rows only.
@@ -152,15 +152,15 @@ class Tiled(Similarities):
 
     def _by_similarity(self, tile: _Tile, log_sum: Tensor, scaled: Tensor) -> Tensor:
         """Compute the gradient by each similarity, `(n, m)`, with `scaled` of `gradients`."""
-        first, *second = self._anchors(tile)
+        both = self._anchors(tile)
+        weights = [anchors.spread(scaled) for anchors in both]
         if not self.shift:
-            row_weight = first.spread(scaled)
-            return tile.values * (row_weight + second[0].spread(scaled) if second else row_weight)
+            return tile.values * (weights[0] + weights[1] if len(weights) > 1 else weights[0])
         terms = [
-            (self._logits(tile, anchors) - anchors.spread(log_sum)).exp_() * anchors.spread(scaled)
-            for anchors in (first, *second)
+            (self._logits(tile, anchors) - anchors.spread(log_sum)).exp_() * weight
+            for anchors, weight in zip(both, weights, strict=True)
         ]
-        return terms[0].add_(terms[1]) if second else terms[0]
+        return terms[0].add_(terms[1]) if len(terms) > 1 else terms[0]
 
     def _add_shifted(
         self, tile: _Tile, anchors: _Anchors, log_sum: Tensor, mean: Tensor | None
@@ -183,11 +183,9 @@ class Tiled(Similarities):
 
     def _anchors(self, tile: _Tile) -> list[_Anchors]:
         """List the anchors along the tile's rows, then those along its columns."""
-        part = self.part
-        rows = slice(part.first + tile.rows.start, part.first + tile.rows.stop)
-        anchors = [_Anchors(1, (part.side, rows))]
-        if part.column_side is not None:
-            anchors.append(_Anchors(0, (part.column_side, tile.columns)))
+        anchors = [_Anchors(1, (self.part.side, self._own(tile.rows)))]
+        if self.part.column_side is not None:
+            anchors.append(_Anchors(0, (self.part.column_side, tile.columns)))
         return anchors
 
     def _tiles(self) -> Iterator[_Tile]:
@@ -198,12 +196,9 @@ class Tiled(Similarities):
         keep, height, width = self._cut()
         both = self.whole and self.part.column_side is not None
         for rows in _slices(0, len(self.x), height):
-            if self.symmetric:
-                places = [(rows, False)]
-                places += [(each, both) for each in _slices(rows.stop, len(self.y), width)]
-            else:
-                places = [(each, both) for each in _slices(0, len(self.y), width)]
-            for columns, counts in places:
+            diagonal = [(rows, False)] if self.symmetric else []
+            others = _slices(rows.stop if self.symmetric else 0, len(self.y), width)
+            for columns, counts in (*diagonal, *((each, both) for each in others)):
                 tile = self._tile(rows, columns, counts)
                 if keep:
                     self.kept.append(tile)
@@ -222,17 +217,17 @@ class Tiled(Similarities):
         return False, max(1, entries // width), width
 
     def _tile(self, rows: slice, columns: slice, both: bool) -> _Tile:
-        first, x, y = self.part.first, self.x[rows], self.y[columns]
-        excluded = (
-            self.excluded
-            if isinstance(self.excluded, Diagonals)
-            else self.excluded(slice(first + rows.start, first + rows.stop), columns)
-        )
+        x, y, excluded = self.x[rows], self.y[columns], self.excluded
+        mask = excluded if isinstance(excluded, Diagonals) else excluded(self._own(rows), columns)
         if self.shift:
-            return _Tile(rows, columns, both, excluded, x @ y.T)
-        tile = _Tile(rows, columns, both, excluded, scaled_products(x, y, self.tau).exp_())
+            return _Tile(rows, columns, both, mask, x @ y.T)
+        tile = _Tile(rows, columns, both, mask, scaled_products(x, y, self.tau).exp_())
         tile.fill_excluded(tile.values, 0)
         return tile
+
+    def _own(self, rows: slice) -> slice:
+        """Convert indices among the rows of `x` to indices among the anchors of their side."""
+        return slice(self.part.first + rows.start, self.part.first + rows.stop)
 
 
 def _slices(start: int, stop: int, length: int) -> list[slice]:
