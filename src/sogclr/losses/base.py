@@ -61,11 +61,7 @@ class ContrastiveLoss(nn.Module):
         raise NotImplementedError
 
     def identify(self, index: Tensor | None, features: Tensor, shares: Shares | None) -> Tensor:
-        """Return `index` `(B,)`, or distinct numbers if it is None.
-
-        Raises:
-            TypeError: `index` is None, and the loss keeps state per sample.
-        """
+        """Return `index`, or distinct numbers `(B,)` if it is None and no sample has state."""
         if index is not None:
             return index
         if self.memory is not None or any(

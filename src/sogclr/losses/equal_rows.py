@@ -26,14 +26,9 @@ MAX_COMPARED = 2**13
 
 
 def log_mean_over_equal_rows(rows: Tensor, logs: Tensor) -> Tensor:
-    """Compute the log of the mean of exp(logs) over all entries with the same row.
+    """Compute the log of the mean of exp(logs) over all entries with the same row, `(M,)` each.
 
-    Args:
-        rows: `(M,)` int64, the row of each entry.
-        logs: `(M,)`; entries of -inf are not counted.
-
-    Returns:
-        `(M,)`, the result of each entry's row; -inf if no entry of the row is counted.
+    Entries of -inf are not counted; a row without others has the result -inf.
     """
     if all_different(rows):
         return logs
@@ -50,14 +45,9 @@ def log_mean_over_equal_rows(rows: Tensor, logs: Tensor) -> Tensor:
 
 
 def mean_over_equal_rows(rows: Tensor, values: Tensor) -> Tensor:
-    """Compute the mean over all entries with the same row.
+    """Compute the mean over all entries with the same row, `(M,)` each.
 
-    Args:
-        rows: `(M,)` int64, the row of each entry.
-        values: `(M,)`; entries that are not finite are not counted.
-
-    Returns:
-        `(M,)`, the result of each entry's row; NaN if no entry of the row is counted.
+    Entries that are not finite are not counted; a row without others has the mean NaN.
     """
     finite = values.isfinite()
     if all_different(rows):
@@ -99,12 +89,11 @@ def _uses_kernel(rows: Tensor) -> bool:
 
 def all_different(*rows: Tensor) -> bool:
     """Return whether no `(M,)` tensor repeats a row; False if that is unknown on the host."""
-    # Both sides of pairs are often one tensor: read it once.
+    # Both sides of pairs are often one tensor: read it once. A set is faster than torch.
     others = [each for each in rows[1:] if each is not rows[0]]
-    for each in (rows[0], *others):  # a set is faster than torch
-        if not _on_host(each) or len(set(each.tolist())) < each.shape[0]:
-            return False
-    return True
+    return all(
+        _on_host(each) and len(set(each.tolist())) == each.shape[0] for each in (rows[0], *others)
+    )
 
 
 def _in_two_halves(rows: Tensor) -> bool:

@@ -69,8 +69,7 @@ def with_gradient(
         loss: `(S, F)` losses of the F anchors of this batch on each side, no graph.
         derivatives: derivatives of these losses; `weight`, `(S, M)`, also of earlier anchors.
         features: the features that get the gradient.
-        similarities: the backend whose `sums` returned `log_sum`.
-        log_sum: `(S, M)`, see `LogSumExp`.
+        similarities: the backend whose `sums` returned `log_sum`, `(S, M)`.
         tau: a number or a tensor that broadcasts to `(S, M)`; with graph if it is learned.
     """
     weight, by_positive, by_tau = derivatives
@@ -90,11 +89,8 @@ def with_gradient(
 def with_gradient_function(value: Tensor, gradient: Gradient, *inputs: Tensor | float) -> Tensor:
     """Attach a gradient by inputs to a value that has no graph.
 
-    Args:
-        value: a scalar.
-        gradient: function from the derivative by the result to the gradient by each input; None for
-            an input without gradient.
-        inputs: tensors with graph, or numbers.
+    `gradient` is a function from the derivative by the result to the gradient by each input, None
+    for a number.
     """
     result: Tensor = _WithGradient.apply(value, gradient, *inputs)
     return result

@@ -88,7 +88,6 @@ class Batch:
         positive: `(N + R,)` similarity of a and b of each sample, no graph.
         ids: the ids of all N + R samples.
         present: `(N + R,)` bool, False for empty places of the memory; None without a memory.
-        shares: how the N samples are divided among processes; None for one process.
     """
 
     features: Features
@@ -96,7 +95,10 @@ class Batch:
     positive: Tensor
     ids: SampleIds
     present: Tensor | None
-    shares: Shares | None
+
+    @property
+    def shares(self) -> Shares | None:
+        return self.features.shares
 
     @property
     def fresh(self) -> int:
@@ -120,11 +122,7 @@ def assemble(
 ) -> Batch:
     """Gather the batch from all processes, append the memory, and store the batch in the memory.
 
-    Args:
-        a, b: `(n, d)` features, any float dtype.
-        ids: the ids of these n samples.
-        shares: see `Batch`.
-        memory: the features of earlier batches; None for none.
+    a and b are `(n, d)` features of any float dtype, `ids` those of their n samples.
     """
     own, length = normalize_both(a, b)  # (2, n, d)
     x, y = own.unbind()
@@ -140,14 +138,13 @@ def assemble(
             memory.store(*latest)
         ids = ids.unstacked(stacked)
         x, y = vectors.unbind()
-    return Batch(features, vectors, (x * y).sum(dim=1), ids, present, shares)
+    return Batch(features, vectors, (x * y).sum(dim=1), ids, present)
 
 
 def normalize_both(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Normalize features a and b, `(n, d)` each, without graph, in float32 or float64.
+    """Divide features a and b `(n, d)` by their lengths, without graph, in float32 or float64.
 
-    Returns:
-        Unit vectors `(2, n, d)`, and the lengths `(2, n, 1)` by which a and b were divided.
+    Return unit vectors `(2, n, d)` and lengths `(2, n, 1)`.
     """
     stacked = stack_wide(a.detach(), b.detach())
     length = torch.linalg.vector_norm(stacked, dim=-1, keepdim=True).clamp_(min=EPSILON)
@@ -155,12 +152,7 @@ def normalize_both(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def through_normalization(by_unit: Tensor, unit: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the gradient by features a and b from that by their unit vectors, `(2, n, d)`.
-
-    Args:
-        by_unit: gradient by the unit vectors; it is overwritten.
-        unit, length: see `normalize_both`.
-    """
+    """Compute the gradient by features from that by their unit vectors, which is overwritten."""
     radial = (by_unit * unit).sum(dim=-1, keepdim=True)
     by_a, by_b = by_unit.addcmul_(unit, radial, value=-1).div_(length)
     return by_a, by_b
@@ -180,11 +172,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def receive(features: Tensor, process_group: Any) -> tuple[torch.device, Shares | None]:
-    """Return the device of features, and the division of the batch among processes.
-
-    Raises:
-        TypeError: the features are no tensor.
-    """
+    """Return the device of features, and the division of the batch among processes."""
     _require_tensor(features)
     return features.device, agree(process_group, features.shape[:1].numel())
 
@@ -196,12 +184,9 @@ def distinct_ids(features: Tensor, shares: Shares | None) -> Tensor:
 
 
 def check_shapes(a: Tensor, b: Tensor, *ids: Tensor, shares: Shares | None) -> None:
-    """Check the features and ids of a batch.
+    """Refuse features that are not both real `(B, d)`, ids that are not `(B,)`, and empty batches.
 
-    Raises:
-        ValueError: features are not both `(B, d)`, ids not `(B,)`, or the batch is empty. With
-            several processes, the samples of one may be none.
-        TypeError: features are no tensors, or complex.
+    With several processes, the samples of one may be none.
     """
     for features in (a, b):
         _require_tensor(features)

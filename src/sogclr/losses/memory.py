@@ -23,18 +23,12 @@ __all__ = ["FeatureMemory"]
 class FeatureMemory(PerSample):
     """Features a and b of the latest samples (two views, or the two sides of pairs), with ids.
 
-    Args:
-        size: number of samples. The first batch sets the width d of the features and the number L
-            of ids per sample.
-        dtype: of the features.
+    The first batch sets the width d of the features and the number L of ids per sample.
 
     Attributes:
         vectors: `(2, size, d)` unit vectors of a and b, latest first.
         ids: `(L, size)` int64, see `SampleIds.stacked`.
         filled: `(size,)` bool, whether a place holds a sample.
-
-    Raises:
-        ValueError: size < 1.
     """
 
     vectors: Tensor
@@ -51,15 +45,9 @@ class FeatureMemory(PerSample):
         self.register_state("filled", torch.zeros(size, dtype=torch.bool))
 
     def append_to(self, vectors: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Append the memory to a batch.
+        """Append the memory to unit vectors `(2, B, d)` and ids `(L, B)` of a batch.
 
-        Args:
-            vectors: `(2, B, d)` unit vectors.
-            ids: `(L, B)`.
-
-        Returns:
-            Of the batch and the memory, unit vectors `(2, B + size, d)`, ids `(L, B + size)` and
-            whether each sample exists, `(B + size,)` bool.
+        Also return whether each sample exists, `(B + size,)` bool.
         """
         require_forward_pass()
         self._fit(vectors, ids)

@@ -42,17 +42,13 @@ class MoCoLoss(ContrastiveLoss):
         width: d of the features.
         temperature: tau; 0.1 as in the other losses for two views and the authors' demo on CIFAR-10
             (0.07 in the paper, 0.2 in MoCo v2). Or a `LearnedTemperature`.
-        scale: "cross-entropy" or "temperature", see `sogclr.losses`.
-        process_group: see `sogclr.losses`.
+        scale, process_group: see `sogclr.losses`.
         dtype: of the keys in the queue, float32 or float64.
 
     Example:
         >>> loss = MoCoLoss(queue_size=4096, width=128)
         >>> queries, keys = torch.randn(2, 64, 128), torch.randn(2, 64, 128)
         >>> value = loss(*queries, *keys, torch.arange(64))
-
-    Raises:
-        ValueError: temperature <= 0, queue_size or width < 1, shapes that do not match.
     """
 
     positive_in_normalizer = True
@@ -78,10 +74,8 @@ class MoCoLoss(ContrastiveLoss):
         """Compute the loss of a batch, then store its keys in the queue.
 
         Args:
-            query1: `(B, d)` features of one view of each sample, any float dtype.
-            query2: `(B, d)` features of another view.
-            key1: `(B, d)` the key encoder's features of the first view; no gradient.
-            key2: `(B, d)` the key encoder's features of the second view; no gradient.
+            query1, query2: `(B, d)` features of two views of each sample, any float dtype.
+            key1, key2: `(B, d)` the key encoder's features of the same views; no gradient.
             index: `(B,)` integers that identify the samples.
 
         Returns:
@@ -128,20 +122,12 @@ class KeyQueue(PerSample):
     The queue starts empty, and empty places are no negatives. Published code starts with random
     vectors: they are far from the keys of any encoder, so they are too easy as negatives.
 
-    Args:
-        size: K, the number of keys; each takes 4 width + 9 bytes in float32.
-        width: d of a key.
-        dtype: of the keys. Casting the module does not change it, see `PerSample`.
-
     Attributes:
-        keys: `(size, width)` unit vectors.
+        keys: `(size, width)` unit vectors; each takes 4 width + 9 bytes in float32.
         ids: `(size,)` int64, the sample id of each key.
         filled: `(size,)` bool, whether a place holds a key.
         position: int64 scalar, the next place to write; on the device, so that the host never
             waits for it.
-
-    Raises:
-        ValueError: size or width < 1.
     """
 
     keys: Tensor

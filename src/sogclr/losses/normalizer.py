@@ -53,7 +53,7 @@ MakeNormalizer: TypeAlias = Callable[[int], Normalizer]
 
 
 class InBatchNormalizer(Normalizer):
-    """The mini-batch estimate, log u = log ĝ. It keeps nothing and ignores the rows."""
+    """The mini-batch estimate, log u = log ĝ. It keeps nothing."""
 
     needs_ids = False
 

@@ -38,10 +38,9 @@ class LevelNormalizerTable(NormalizerTable):
     """A `NormalizerTable` of log u minus a level that all samples share.
 
     Args:
-        num_rows: number of rows.
+        num_rows, settings: see `NormalizerTable`.
         anchors_per_sample: number of anchors of each sample that one call passes: 2 for two views,
             1 for a side of pairs. Anchors of one sample are not independent draws.
-        settings: of the `NormalizerTable`.
 
     Attributes:
         table: `(num_rows + 1, 2)`, log u - level beside the number of visits.

@@ -2,9 +2,9 @@
 
     log u <- log( (1 - rate) u + rate mean(ĝ) )
 
-It is the "matrix method" of SACLR. No sample has state of its own, so no sample needs an id, and a
-stream needs no table. An anchor's weight is ĝ/u: an anchor with many near negatives is pushed
-harder than in SogCLR, where every sample has weight 1 on average.
+It is the "matrix method" of SACLR. No sample has state of its own, so a stream needs no table. An
+anchor's weight is ĝ/u: an anchor with many near negatives is pushed harder than in SogCLR, where
+every sample has weight 1 on average.
 
 Source: the authors' code, https://github.com/erlandbo/saclr-im1k (criterions/saclrall.py, with
 `single_s`). As there, ĝ is averaged over the anchors of a batch with equal weights, and the u of a
@@ -33,8 +33,7 @@ __all__ = ["ScalarNormalizer"]
 class ScalarNormalizer(PerSample, Normalizer):
     """One log u for all samples. Losses with it take batches without `index`.
 
-    Like a `NormalizerTable` it is written in training mode with gradients enabled, and an estimate
-    that is not finite is never written. Processes that share a batch make equal updates.
+    It is written when a `NormalizerTable` is.
 
     Args:
         num_rows: ignored; losses pass the number of their samples.
@@ -48,9 +47,6 @@ class ScalarNormalizer(PerSample, Normalizer):
         >>> from sogclr import GlobalContrastiveLoss
         >>> loss = GlobalContrastiveLoss(50_000, normalizer=ScalarNormalizer)
         >>> value = loss(torch.randn(64, 128), torch.randn(64, 128))
-
-    Raises:
-        ValueError: rate outside (0, 1], another dtype.
     """
 
     needs_ids = False
@@ -75,15 +71,7 @@ class ScalarNormalizer(PerSample, Normalizer):
         return move_ids(index, device)
 
     def forward(self, rows: Tensor, log_g: Tensor) -> Tensor:
-        """Average ĝ of a batch into the scalar, and return what it was before.
-
-        Args:
-            rows: ignored.
-            log_g: `(M,)` log ĝ.
-
-        Returns:
-            `(M,)` log u of the batches before, equal for all; of this batch if it is the first.
-        """
+        """Average ĝ of a batch into the scalar, and return what `_before` does."""
         log_mean, counted = _log_mean(log_g)
         found = self._before(log_mean, log_g)
         if self.training and torch.is_grad_enabled():

@@ -37,9 +37,6 @@ class ScentNormalizerTable(NormalizerTable):
         >>> from functools import partial
         >>> from sogclr import GlobalClipLoss
         >>> loss = GlobalClipLoss(50_000, normalizer=partial(ScentNormalizerTable, log_alpha=2.0))
-
-    Raises:
-        ValueError: log_alpha is not finite; as `NormalizerTable`.
     """
 
     def __init__(

@@ -61,15 +61,9 @@ def _count_processes(process_group: Any) -> int:
 
 
 class ShardedNormalizerTable(NormalizerTable):
-    """A shard of the table. All processes must make equal calls, with equal rows and log ĝ.
+    """A shard of the table: `table` has the rows of this process, then the spare row.
 
-    Args:
-        num_rows: number of rows of all shards together.
-        process_group: "auto" for the default group, or a group.
-        settings: see `NormalizerTable`.
-
-    Attributes:
-        table: the rows of this process, then the spare row.
+    All processes must make equal calls, with equal rows and log ĝ.
     """
 
     def __init__(self, num_rows: int, *, process_group: Any = "auto", **settings: Any) -> None:
@@ -90,18 +84,20 @@ class ShardedNormalizerTable(NormalizerTable):
         # Rows of other processes map to the spare row, which nothing reads.
         return torch.where(self._mine(rows), rows // self.count, self.num_held)
 
-    @staticmethod
     def _complete(
-        tables: Sequence[NormalizerTable], rows: Sequence[Tensor], log_u: Tensor, estimate: Tensor
+        self,
+        tables: Sequence[NormalizerTable],
+        rows: Sequence[Tensor],
+        log_u: Tensor,
+        estimate: Tensor,
     ) -> Tensor:
-        own, valid, group = [], [], None
+        own, valid = [], []
         for table, side_rows, side_log_u in zip(tables, rows, log_u, strict=True):
             assert isinstance(table, ShardedNormalizerTable)
-            group = table.group
             own.append(torch.where(table._mine(side_rows), side_log_u, 0))
             valid.append(side_rows < table.num_rows)
         total = torch.stack(own)
-        dist.all_reduce(total, group=group)
+        dist.all_reduce(total, group=self.group)
         return torch.where(torch.stack(valid), total, estimate)
 
     # torch leaves the overridden hooks untyped.

@@ -37,9 +37,6 @@ class NormalizerTable(PerSample, Normalizer):
         table: `(num_rows + 1, 2)`, log u beside the number of visits, so that a look-up reads one
             cache line. float32 counts to 2**24, when gamma has long been constant. The last row is
             a spare for invalid ids on an accelerator, where the host does not wait for a check.
-
-    Raises:
-        ValueError: num_rows < 1, gamma_min outside (0, 1], gamma_decay_visits < 1, another dtype.
     """
 
     table: Tensor
@@ -65,8 +62,7 @@ class NormalizerTable(PerSample, Normalizer):
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype of the table must be float32 or float64, got {dtype}")
         self.num_rows = num_rows
-        self.gamma_min = gamma_min
-        self.gamma_decay_visits = gamma_decay_visits
+        self.gamma_min, self.gamma_decay_visits = gamma_min, gamma_decay_visits
         self.register_state("table", torch.zeros(num_rows + 1, 2, dtype=dtype))
         self.table[:, 0] = -math.inf
         self.register_state("invalid", torch.zeros((), dtype=torch.int64), persistent=False)
@@ -145,9 +141,12 @@ class NormalizerTable(PerSample, Normalizer):
         """Return the indices in this process's `table` of rows `(M,)`."""
         return rows
 
-    @staticmethod
     def _complete(
-        tables: Sequence["NormalizerTable"], rows: Sequence[Tensor], log_u: Tensor, estimate: Tensor
+        self,
+        tables: Sequence["NormalizerTable"],
+        rows: Sequence[Tensor],
+        log_u: Tensor,
+        estimate: Tensor,
     ) -> Tensor:
         """Fill in log u `(S, M)` of rows that other processes hold; `estimate` for invalid ids."""
         return log_u
@@ -169,16 +168,10 @@ class NormalizerTable(PerSample, Normalizer):
 
 
 def update_normalizers(sides: Sequence[tuple[Normalizer, Tensor]], log_g: Tensor) -> Tensor:
-    """Update the normalizers of S sides from log ĝ, and return log u.
+    """Update the normalizers of S sides, each with its rows `(M,)`, from log ĝ `(S, M)`.
 
-    Tables that average alike are updated together, in as few operations as one table.
-
-    Args:
-        sides: S normalizers, each with rows `(M,)` that its `resolve` returned.
-        log_g: `(S, M)` log ĝ, no graph. Tables average ĝ over equal rows.
-
-    Returns:
-        `(S, M)` log u, no graph, dtype of `log_g`.
+    Return log u `(S, M)`, without graph. Tables that average alike are updated together, in as few
+    operations as one table.
     """
     normalizers, rows = zip(*sides, strict=True)
     first = normalizers[0]

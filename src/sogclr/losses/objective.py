@@ -1,8 +1,8 @@
 """The exact global contrastive objectives, by brute force.
 
-This file is the definition: every loss, estimator and benchmark of the package is tested
-against it. It is written to be checked against the paper, not to be fast; memory is
-O((n V)^2). All functions are differentiable and keep the dtype of their input.
+This file is the definition, to which every loss, estimator and benchmark is compared. It is written
+to be checked against the paper, not to be fast; memory is O((n V)^2). All functions are
+differentiable and keep the dtype of their input.
 
 Notation: n samples, V views of each, features of width d, s(a, b) the cosine similarity,
 tau the temperature.
@@ -66,8 +66,8 @@ def two_view_objective(
     Args:
         features: `(n, V, d)`, not necessarily normalized; n >= 2 samples, V >= 2 views.
         temperature: tau > 0.
-        version: `"v2"`, the objective of one normalizer per sample (the paper's algorithm); or
-            `"v1"`, the objective of one normalizer per (sample, view).
+        version: `"v2"` for one normalizer per sample (the paper's algorithm), `"v1"` for one per
+            (sample, view).
         effective_negatives: see `against_effective_negatives`; None for the objective above. For
             `"v1"` only. With one normalizer per sample, the estimator's gradient is not that of an
             objective, since both the weight of an anchor and its part of g depend on its positive.
@@ -106,8 +106,7 @@ def log_two_way_normalizers(
         g_b(j) = mean over k in N(pairing_j) of               exp( s(a_k, b_j) / tau )
 
     Args:
-        a: `(n_a, d)`, n_a >= 2, not necessarily normalized.
-        b: `(n_b, d)`, not necessarily normalized; each sample has one partner in `a`.
+        a, b: `(n_a, d)` and `(n_b, d)`, n_a >= 2, not necessarily normalized.
         temperature: tau > 0.
         pairing: `(n_b,)` integers, the index in `a` of the partner of each sample of `b`.
             Default: a[i] with b[i].
@@ -144,11 +143,7 @@ def two_way_objective(
     E draws a sample of `a` uniformly, then one of its partners uniformly.
 
     Args:
-        a: `(n_a, d)`; see `log_two_way_normalizers`.
-        b: `(n_b, d)`.
-        temperature: tau > 0.
-        pairing: `(n_b,)` integers or None; see `log_two_way_normalizers`.
-        group: `(n_a,)` integers or None; see `log_two_way_normalizers`.
+        a, b, temperature, pairing, group: see `log_two_way_normalizers`.
         effective_negatives: see `against_effective_negatives`; None for the objective above.
 
     Returns:
@@ -180,10 +175,7 @@ def against_effective_negatives(
     gradient vanishes once the positive outweighs K negatives. As K grows, the loss becomes the
     excess itself: the paper's objective, whose gradient never vanishes.
 
-    Args:
-        excess: tau log g - s+, any shape.
-        temperature: tau, a number or a tensor that broadcasts with `excess`.
-        effective_negatives: K > 0; None for the limit of large K, the excess.
+    `excess` is tau log g - s+, of any shape; K is `effective_negatives`, and None its limit.
     """
     if effective_negatives is None:
         return excess

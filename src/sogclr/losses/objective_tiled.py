@@ -24,10 +24,9 @@ class Anchors:
     """Anchors, and the candidates from which their negatives come.
 
     Attributes:
-        vectors: `(N, d)` unit vectors.
-        candidates: `(M, d)` unit vectors.
-        group: `(N,)` int64, group of each anchor; a candidate of equal group is no negative.
-        candidate_group: `(M,)` int64, group of each candidate.
+        vectors, candidates: `(N, d)` and `(M, d)` unit vectors.
+        group, candidate_group: `(N,)` and `(M,)` int64; candidates of an anchor's group are none of
+            its negatives.
         tau: the temperature: a number for all anchors, or `(N,)`.
     """
 

@@ -27,19 +27,10 @@ INTEGERS = (
 
 
 def check_ids(ids: Tensor, count: int, name: str) -> bool:
-    """Check ids on the CPU; the host would wait for ids on an accelerator.
+    """Raise IndexError unless ids `(B,)`, called `name` in the message, are in [0, count).
 
-    Args:
-        ids: `(B,)` integers.
-        count: ids must be in [0, count).
-        name: what messages call an id.
-
-    Returns:
-        Whether the ids were checked; False on an accelerator and while compiling.
-
-    Raises:
-        TypeError: the ids are not integers.
-        IndexError: an id is out of range.
+    Return whether they were checked. The host would wait for ids on an accelerator, so these are
+    not, nor are ids while compiling. Ids that are no integers are a TypeError in any case.
     """
     check_integers(ids, name)
     if ids.device.type != "cpu" or torch.compiler.is_compiling():
@@ -67,12 +58,8 @@ def check_integers(ids: Tensor, name: str) -> None:
 
 
 def move_ids(ids: Tensor, device: torch.device, name: str = "sample id") -> Tensor:
-    """Convert ids `(B,)` of any integer type to int64 on `device`.
-
-    Raises:
-        TypeError: the ids are not integers. As floats, different 64-bit keys could be equal.
-    """
-    check_integers(ids, name)
+    """Convert ids `(B,)` of any integer type to int64 on `device`."""
+    check_integers(ids, name)  # as floats, different 64-bit keys could be equal
     # Only CUDA orders an asynchronous copy before the kernels that read it.
     return ids.to(device, torch.int64, non_blocking=device.type == "cuda")
 
@@ -106,11 +93,8 @@ class SampleIds:
     ) -> "SampleIds":
         """Make the ids of pairs from arguments of `GlobalClipLoss.forward`, on the rows' device.
 
-        Args:
-            rows_a, rows_b: `(B,)` rows.
-            two_numberings: whether side b has other rows than side a. If so, pairs that share a
-                row of side b are never negatives either.
-            group, sample_key, sample_key_b: `(B,)` integers or None.
+        With `two_numberings`, side b has other rows than side a: then pairs that share a row of
+        side b are never negatives either.
         """
         device, keyed = rows_a.device, sample_key is not None or sample_key_b is not None
         identities = [rows_a if sample_key is None else move_ids(sample_key, device, "sample key")]
@@ -143,12 +127,11 @@ def never_negatives(
     columns: slice = slice(None),
     present: Tensor | None = None,
 ) -> Tensor:
-    """Mask the entries of a matrix of similarities that are no negatives, `(n, m)` bool.
+    """Mask some rows and columns of a matrix of similarities: the entries that are no negatives.
 
     Args:
         identities: `(M,)` each; samples with an equal value in any are no negatives.
-        rows: the n rows of the `(M, M)` matrix to mask.
-        columns: the m columns to mask.
+        rows, columns: those of the `(M, M)` matrix to mask.
         present: `(M,)` bool, whether a sample exists; default: all exist.
     """
     masks = [each[rows, None] == each[None, columns] for each in identities]
@@ -169,12 +152,8 @@ def view_rows(
         device: device of the results.
 
     Returns:
-        Sample ids `(B,)`, where invalid ids become the number of samples; and rows `(2, B)` of both
-        views, -1 where the id or the view is invalid.
-
-    Raises:
-        ValueError: shapes that do not match.
-        IndexError: ids on the CPU that are out of range.
+        Sample ids `(B,)`, and rows `(2, B)` of both views. On an accelerator, an invalid id becomes
+        the number of samples, and the row of an invalid id or view becomes -1.
     """
     samples, number = sizes
     check_ids(index, samples, "sample id")

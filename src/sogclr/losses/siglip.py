@@ -80,14 +80,9 @@ class SigLipLoss(nn.Module):
 
 
 def _sum(similarity: Tensor, scale: Tensor, bias: Tensor, ids: list[Tensor], rows: slice) -> Tensor:
-    """Sum the losses of n rows of the matrix of similarities.
+    """Sum the losses of some `rows` of the matrix; `similarity` `(n, N)` has all their columns.
 
-    Args:
-        similarity: `(n, N)`, these rows with all columns.
-        scale: 1 / tau.
-        bias: added to the logits.
-        ids: `(N,)` each; pairs with an equal one are never negatives.
-        rows: indices of the n rows among N.
+    Pairs with an equal one of `ids`, `(N,)` each, are never negatives.
     """
     logits = similarity * scale + bias
     count = similarity.shape[1]

@@ -14,6 +14,7 @@ Sources: Radford et al., ICML 2021 (CLIP); Qiu et al., "Not All Semantics are Cr
 ICML 2023 (iSogCLR); Wei et al., "FastCLIP", arXiv 2407.01445.
 """
 
+import copy
 import math
 from typing import TypeAlias
 
@@ -57,7 +58,7 @@ class Temperature(nn.Module):
     def for_rows(self, num_rows: int | None) -> "Temperature":
         """Return the temperature of a side of `num_rows` samples; `self` if all share one tau.
 
-        `num_rows` is None for a loss without state per sample.
+        Without state per sample, a loss has None for `num_rows`.
         """
         return self
 
@@ -77,8 +78,8 @@ class Temperature(nn.Module):
             by_log_tau: `(S, M)` derivative of `loss` by log tau; None if tau is constant.
 
         Returns:
-            The value and the gradient, `(S, M)` each; None for no gradient. Multiplied by tau, the
-            value is on the scale of F, to which the gradient belongs.
+            Value and gradient, `(S, M)` each, or None for no gradient. The gradient is that of tau
+            times the value.
         """
         return loss, by_log_tau
 
@@ -95,11 +96,7 @@ class ConstantTemperature(Temperature):
 
     def __init__(self, value: float) -> None:
         super().__init__()
-        self.value = value
-
-    @property
-    def minimum(self) -> float:  # type: ignore[override]
-        return self.value
+        self.value = self.minimum = value
 
     def forward(self, rows: Tensor) -> float:
         return self.value
@@ -201,14 +198,7 @@ class IndividualTemperature(PerSample, Temperature):
             raise ValueError(
                 "IndividualTemperature has one tau per sample: use a loss with num_samples"
             )
-        table = IndividualTemperature(
-            self.initial,
-            rho=self.rho,
-            minimum=self.minimum,
-            maximum=self.maximum,
-            learning_rate=self.learning_rate,
-            momentum=self.momentum,
-        )
+        table = copy.deepcopy(self)
         # The last row is a spare for invalid ids, as in the normalizer table.
         table.register_state("tau", torch.full((num_rows + 1,), self.initial))
         table.register_state("velocity", torch.zeros(num_rows + 1))
@@ -225,13 +215,7 @@ class IndividualTemperature(PerSample, Temperature):
 
     @torch.no_grad()
     def learn(self, rows: Tensor, gradient: Tensor) -> None:
-        """Take one step for each row; gradients of equal rows are averaged.
-
-        Args:
-            rows: `(M,)` int64.
-            gradient: `(M,)` dF/dtau. Values that are not finite (NaN for anchors without negatives)
-                are not counted; a row without finite values keeps its tau.
-        """
+        """Take one step for each row, along the mean of its finite gradients, if it has one."""
         mean = mean_over_equal_rows(rows, gradient)
         tau, velocity = self.tau[rows], self.velocity[rows]
         slope = (mean + self.rho).to(tau.dtype)
@@ -246,11 +230,7 @@ class IndividualTemperature(PerSample, Temperature):
 
 
 def as_temperature(temperature: float | Temperature) -> Temperature:
-    """Return a module as it is; make a number a `ConstantTemperature`.
-
-    Raises:
-        ValueError: a number that is not positive and finite, or a tensor that requires a gradient.
-    """
+    """Return a module as it is; make a positive number a `ConstantTemperature`."""
     if isinstance(temperature, Temperature):
         return temperature
     if isinstance(temperature, Tensor) and temperature.requires_grad:

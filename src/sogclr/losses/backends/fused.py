@@ -25,11 +25,10 @@ class Fused(Similarities):
     """Similarities, computed by Triton kernels from features before normalization.
 
     Args:
-        features: `(M, d)` bfloat16 or float16 features of each side, before normalization. Two
-            tensors for pairs; one for two views, which are both the rows and the columns.
+        features: `(M, d)` bfloat16 or float16 features of each side: two tensors for pairs, one
+            for two views.
         lengths: `(M,)` float32 of each side, by which the features are divided.
-        identities: `(M,)` int64 each, of rows and columns; entries with an equal one are no
-            negatives.
+        identities: `(M,)` int64 each; entries with an equal one are no negatives.
         shift: see `needs_shift`.
     """
 

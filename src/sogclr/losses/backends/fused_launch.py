@@ -46,12 +46,8 @@ class Operand:
     identities: Tensor
 
     def __getitem__(self, places: slice) -> "Operand":
-        return Operand(
-            self.features[places],
-            self.inverse[places],
-            self.sharpness[places],
-            self.identities[:, places],
-        )
+        parts = self.features[places], self.inverse[places], self.sharpness[places]
+        return Operand(*parts, self.identities[:, places])
 
     def __len__(self) -> int:
         return self.features.shape[0]
@@ -65,13 +61,10 @@ class Operand:
 def sums(
     a: Operand, b: Operand, shift: bool, symmetric: bool, means: bool
 ) -> tuple[Tensor, Tensor]:
-    """Sum exp(s / tau) over the negatives of every row and every column, and count them.
+    """Sum exp(s / tau) over the negatives of each of M rows `a` and N columns `b`, and count them.
 
     Args:
-        a: M rows.
-        b: N columns.
-        shift: whether temperatures differ between anchors, or exponentials could overflow. If so,
-            sums are returned as natural logarithms.
+        shift: see `needs_shift`. If so, sums are returned as natural logarithms.
         symmetric: whether all are anchors of one side and `b` begins with `a`. If so, only entries
             above the diagonal are computed; each counts for its row and for its column.
         means: whether to sum log2(e) s / tau too, weighted by exp(s / tau). With `shift`, each
@@ -108,17 +101,15 @@ def by_products(
     weights: tuple[Tensor, Tensor],
     log_sums: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """Compute the gradient by the inner products of features, with constant lengths.
+    """Compute the gradient by the inner products `(M, N)` of features, with constant lengths.
+
+    Its rows are padded to a multiple of 16 bytes.
 
     Args:
-        a: M rows.
-        b: N columns.
+        a, b: M rows and N columns.
         weights: `(M,)` and `(N,)` float32, one per anchor. Factors of exp(s / tau - log_sum); of
             exp(s / tau) without `log_sums`.
         log_sums: `(M,)` and `(N,)` float32, to base 2; None without shifts.
-
-    Returns:
-        `(M, N)` in the dtype of the features, rows padded to a multiple of 16 bytes.
     """
     rows, columns = len(a), len(b)
     tiles = triton.cdiv(rows, ROWS), triton.cdiv(columns, COLUMNS)
