@@ -1,4 +1,4 @@
-"""Losses of anchors from whole matrices of similarities, for autograd."""
+"""Losses and log-sum-exps of anchors from whole matrices of similarities, for autograd."""
 
 import math
 
@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import softplus
 
 from sogclr import ClipLoss, MoCoLoss, NTXentLoss
+from sogclr.losses.backends.similarities import LogSumExp
 
 POSITIVE_IN = [NTXentLoss, ClipLoss, MoCoLoss]
 
@@ -27,3 +28,17 @@ def dense(kind, logits, absent, positive, log_u, tau, effective_negatives):
         log_k = math.log(effective_negatives)
         loss = tau * (softplus(loss / tau + log_k) - log_k)
     return torch.where(present, loss, -own.squeeze(1)), present, count
+
+
+def log_sum_exp(x, y, excluded, tau, sides):
+    """Compute what `Similarities.sums` does, from a mask `(M, N)` and tau for `(S, M)`."""
+    similarity, results = x @ y.T, []
+    for side in range(sides):
+        entries, mask = (similarity.T, excluded.T) if side else (similarity, excluded)
+        logits = (entries / tau.expand(sides, len(x))[side, :, None]).masked_fill(mask, -math.inf)
+        count = (~mask).sum(dim=1).to(x.dtype)
+        # Without negatives, softmax and its gradient would be NaN: replace all logits by 0.
+        logits = logits.where(count[:, None] > 0, 0.0)
+        mean = (logits.softmax(dim=1) * logits.masked_fill(mask, 0.0)).sum(dim=1)
+        results.append((logits.logsumexp(dim=1).where(count > 0, -math.inf), count, mean.detach()))
+    return LogSumExp(*(torch.stack(numbers) for numbers in zip(*results, strict=True)))

@@ -32,10 +32,8 @@ class MoCoLoss(ContrastiveLoss):
     `cross_entropy(logits, 0)` as published.
 
     Unlike the published loss, keys of the query's own sample are no negatives. As published, keys
-    of this batch are no negatives either. So the first batch has none: its loss and gradient
-    are 0, and its keys enter the queue.
-
-    The queue is written only in training mode with gradients enabled.
+    of this batch are none either, so the loss of the first batch is 0. The queue is written only in
+    training mode with gradients enabled.
 
     Args:
         queue_size: K, the number of keys. 4,096 suits CIFAR-10, 65,536 ImageNet.
@@ -49,6 +47,9 @@ class MoCoLoss(ContrastiveLoss):
         >>> loss = MoCoLoss(queue_size=4096, width=128)
         >>> queries, keys = torch.randn(2, 64, 128), torch.randn(2, 64, 128)
         >>> value = loss(*queries, *keys, torch.arange(64))
+
+    Raises:
+        ValueError: temperature <= 0, queue_size or width < 1, shapes that do not match.
     """
 
     positive_in_normalizer = True
@@ -71,15 +72,12 @@ class MoCoLoss(ContrastiveLoss):
     def forward(
         self, query1: Tensor, query2: Tensor, key1: Tensor, key2: Tensor, index: Tensor
     ) -> Tensor:
-        """Compute the loss of a batch, then store its keys in the queue.
+        """Compute the loss of a batch as `TwoViewLoss`, then store its keys in the queue.
 
         Args:
             query1, query2: `(B, d)` features of two views of each sample, any float dtype.
             key1, key2: `(B, d)` the key encoder's features of the same views; no gradient.
             index: `(B,)` integers that identify the samples.
-
-        Returns:
-            A scalar, float32 (float64 for float64 features).
         """
         writes = self.training and torch.is_grad_enabled()
         if writes:

@@ -11,8 +11,8 @@ A mini-batch offers an unbiased estimate ĝ of g, but log ĝ is biased, and so i
 With u = ĝ the gradient of the loss is the plain one of tau log ĝ. With u = g its expectation over
 batches is the gradient of the global objective (Yuan et al., ICML 2022, equation 6).
 
-A new estimator is a subclass of `Normalizer` with `resolve`, `forward` and `peek`. Losses take a
-function that makes one, `normalizer=`, see `MakeNormalizer`.
+A new estimator is a subclass of `Normalizer` with `forward`, `peek`, and `resolve` if it has rows.
+Losses take a function that makes one, `normalizer=`, see `MakeNormalizer`.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class Normalizer(nn.Module):
 
     def resolve(self, index: Tensor, device: torch.device) -> Tensor:
         """Convert `index` `(B,)`, integers, to the estimator's rows `(B,)`, int64 on `device`."""
-        raise NotImplementedError
+        return move_ids(index, device)
 
     def forward(self, rows: Tensor, log_g: Tensor) -> Tensor:
         """Update from log ĝ `(M,)` of the anchors in rows `(M,)`; return log u `(M,)`, no graph."""
@@ -57,11 +57,7 @@ class InBatchNormalizer(Normalizer):
 
     needs_ids = False
 
-    def resolve(self, index: Tensor, device: torch.device) -> Tensor:
-        return move_ids(index, device)
-
     def forward(self, rows: Tensor, log_g: Tensor) -> Tensor:
         return log_g.detach()
 
-    def peek(self, rows: Tensor, log_g: Tensor) -> Tensor:
-        return log_g.detach()
+    peek = forward

@@ -52,6 +52,7 @@ class LevelNormalizerTable(NormalizerTable):
     def __init__(self, num_rows: int, *, anchors_per_sample: int, **settings: Any) -> None:
         super().__init__(num_rows, **settings)
         self.anchors_per_sample = anchors_per_sample
+        self.rule += (anchors_per_sample,)
         self.register_state("state", torch.zeros(1, 4, dtype=self.table.dtype))
 
     @property
@@ -59,15 +60,11 @@ class LevelNormalizerTable(NormalizerTable):
         """Return log u, `(num_rows + 1,)`, a copy; -inf before the first visit."""
         return self.table.select(1, 0) + self.state[0, 0]
 
-    def _settings(self) -> tuple[object, ...]:
-        return *super()._settings(), self.anchors_per_sample
-
-    def _levels(self, tables: Sequence[NormalizerTable]) -> Tensor:
-        return torch.cat([_state(table)[:, :1] for table in tables])
-
-    def _advance_levels(self, tables: Sequence[NormalizerTable], estimate: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(estimate.to(self.state.dtype), dim=1, correction=0)  # (S,)
+    def _levels(self, tables: Sequence[NormalizerTable], estimate: Tensor, update: bool) -> Tensor:
         before = torch.cat([_state(table) for table in tables])  # (S, 4)
+        if not update:
+            return before[:, :1]
+        variance, mean = torch.var_mean(estimate.to(self.state.dtype), dim=1, correction=0)  # (S,)
         level, innovation, noise, steps = before.unbind(-1)
         batch_noise = variance * (self.anchors_per_sample / estimate.shape[1])
         error, steps = mean - level, steps + 1

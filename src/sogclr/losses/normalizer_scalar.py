@@ -25,7 +25,6 @@ from torch import Tensor
 
 from .normalizer import Normalizer
 from .per_sample import PerSample, require_forward_pass
-from .sample_ids import move_ids
 
 __all__ = ["ScalarNormalizer"]
 
@@ -37,7 +36,7 @@ class ScalarNormalizer(PerSample, Normalizer):
 
     Args:
         num_rows: ignored; losses pass the number of their samples.
-        rate: weight of a batch in the moving average; 0.01 as the authors' for one scalar.
+        rate: weight of a batch in the moving average, in (0, 1]; 0.01 as the authors'.
         dtype: float32, or float64 for exact tests.
 
     Attributes:
@@ -66,9 +65,6 @@ class ScalarNormalizer(PerSample, Normalizer):
             raise ValueError(f"dtype of the scalar must be float32 or float64, got {dtype}")
         self.rate = rate
         self.register_state("state", torch.tensor([-math.inf, 0], dtype=dtype))
-
-    def resolve(self, index: Tensor, device: torch.device) -> Tensor:
-        return move_ids(index, device)
 
     def forward(self, rows: Tensor, log_g: Tensor) -> Tensor:
         """Average ĝ of a batch into the scalar, and return what `_before` does."""

@@ -46,9 +46,7 @@ class ScentNormalizerTable(NormalizerTable):
             raise ValueError(f"log_alpha must be finite, got {log_alpha}")
         super().__init__(num_rows, gamma_min=1.0, dtype=dtype)
         self.log_alpha = log_alpha
-
-    def _settings(self) -> tuple[object, ...]:
-        return *super()._settings(), self.log_alpha
+        self.rule += (log_alpha,)
 
     def _average(self, log_u: Tensor, visits: Tensor, estimate: Tensor) -> Tensor:
         log_u = log_u.to(estimate.dtype)

@@ -72,13 +72,11 @@ class ShardedNormalizerTable(NormalizerTable):
         self.num_held, self.num_rows = self.num_rows, num_rows
         self.group = None if isinstance(process_group, str) else process_group
         self.rank = dist.get_rank(self.group)
+        self.rule += (self.group,)
 
     def _mine(self, rows: Tensor) -> Tensor:
         """Mask the rows that this process holds, `(M,)` bool; no process holds the spare row."""
         return (rows % self.count == self.rank) & (rows < self.num_rows)
-
-    def _settings(self) -> tuple[object, ...]:
-        return *super()._settings(), self.group
 
     def _places(self, rows: Tensor) -> Tensor:
         # Rows of other processes map to the spare row, which nothing reads.

@@ -63,6 +63,8 @@ class NormalizerTable(PerSample, Normalizer):
             raise ValueError(f"dtype of the table must be float32 or float64, got {dtype}")
         self.num_rows = num_rows
         self.gamma_min, self.gamma_decay_visits = gamma_min, gamma_decay_visits
+        # What tables must have in common for `averages_like`.
+        self.rule: tuple[object, ...] = (gamma_min, gamma_decay_visits, dtype)
         self.register_state("table", torch.zeros(num_rows + 1, 2, dtype=dtype))
         self.table[:, 0] = -math.inf
         self.register_state("invalid", torch.zeros((), dtype=torch.int64), persistent=False)
@@ -95,7 +97,7 @@ class NormalizerTable(PerSample, Normalizer):
         return torch.where(valid, index, self.num_rows)
 
     def raise_for_invalid_ids(self) -> None:
-        """Raise IndexError if `resolve` met invalid ids on an accelerator. Waits for the device.
+        """Raise IndexError if `resolve` met invalid ids on an accelerator; waits for the device.
 
         Call it when the host reads results anyway, as in logging. Saving the table calls it.
         """
@@ -121,20 +123,16 @@ class NormalizerTable(PerSample, Normalizer):
             type(other) is type(self)
             and isinstance(other, NormalizerTable)
             and self.training == other.training
-            and self._settings() == other._settings()
+            and self.rule == other.rule
         )
 
-    def _settings(self) -> tuple[object, ...]:
-        return self.gamma_min, self.gamma_decay_visits, self.table.dtype
-
-    def _levels(self, tables: Sequence["NormalizerTable"]) -> Tensor | float:
-        """Return what the tables subtract from log u, `(S, 1)`, or 0."""
-        return 0.0
-
-    def _advance_levels(
-        self, tables: Sequence["NormalizerTable"], estimate: Tensor
+    def _levels(
+        self, tables: Sequence["NormalizerTable"], estimate: Tensor, update: bool
     ) -> Tensor | float:
-        """Update the levels from log ĝ = `estimate` `(S, M)`, and return them."""
+        """Return what the tables subtract from log u, `(S, 1)` or 0.
+
+        Before, `update` it from log ĝ = `estimate` `(S, M)`.
+        """
         return 0.0
 
     def _places(self, rows: Tensor) -> Tensor:
@@ -197,7 +195,7 @@ def _update(
     writes = first.training and torch.is_grad_enabled() and not peek
     if writes:
         require_forward_pass()
-    level = first._advance_levels(tables, estimate) if writes else first._levels(tables)
+    level = first._levels(tables, estimate, update=writes)
     estimate = estimate - level
     places = [table._places(side_rows) for table, side_rows in zip(tables, rows, strict=True)]
     pairs = zip(tables, places, strict=True)

@@ -33,12 +33,7 @@ def log_two_view_normalizers(features: Tensor, temperature: float) -> Tensor:
 
         g(i, A) = mean over j != i and all views B of  exp( s(x_iA, x_jB) / tau )
 
-    Args:
-        features: `(n, V, d)`, not necessarily normalized, n >= 2.
-        temperature: tau > 0.
-
-    Returns:
-        `(n, V)`, natural logarithms.
+    `features` `(n, V, d)`, n >= 2, need not be normalized. The result is `(n, V)`.
     """
     n, views, _ = features.shape
     unit = normalize(features, dim=-1).flatten(0, 1)  # (n V, d)

@@ -65,21 +65,18 @@ class PairLoss(ContrastiveLoss):
         index_b: Tensor | None = None,
         group: Tensor | None = None,
     ) -> Tensor:
-        """Compute the loss of a batch of pairs.
+        """Compute the loss of a batch, a scalar in float32 (float64 for float64 features).
 
         Pairs that share an id on either side, or a group, are never each other's negatives.
 
         Args:
-            a: `(B, d)` features of one side (images), any float dtype.
-            b: `(B, d)` features of the other side (texts); b[i] is the partner of a[i].
+            a, b: `(B, d)` features of both sides (images and texts), any float dtype; b[i] is the
+                partner of a[i].
             index: `(B,)` integers that identify the samples of `a`. Default: all are different.
             index_b: `(B,)` integers that identify the samples of `b`, if they are numbered
                 differently (captions, of which an image has several). Default: `index`.
             group: `(B,)` integers; pairs of equal group have equal meaning (copies of a photo,
                 members of a class). Default: no groups.
-
-        Returns:
-            A scalar, float32 (float64 for float64 features).
         """
         device, shares = receive(a, self.process_group)
         rows = self._rows(device, self.identify(index, a, shares), index_b)
@@ -115,26 +112,20 @@ class GlobalClipLoss(PairLoss):
     It optimizes `two_way_objective`. Sources: Yuan et al., ICML 2022; for image-text, Qiu et al.,
     "Not All Semantics are Created Equal", ICML 2023, with `temperature=IndividualTemperature(...)`.
 
+    Pretrained towers separate most pairs from the start. They need about 255 `effective_negatives`,
+    as many as a CLIP batch of 256 has. Untrained towers and heads did better with None. On Flickr8k
+    a batch of 16 with a `memory_size` of 112 learns what a batch of 64 does.
+
     Args:
         num_samples: number of pairs in the training set; or two numbers, of samples on side a and
             on side b (images, captions). For a stream, see `GlobalContrastiveLoss`.
         temperature: see `PairLoss`.
-        level, gamma_min, gamma_decay_visits, scale, process_group, dtype: see
-            `GlobalContrastiveLoss`.
-        effective_negatives: see `GlobalContrastiveLoss`. Pretrained towers separate most pairs from
-            the start and need about 255, the number of negatives in a CLIP batch of 256. Untrained
-            towers and heads did better with None.
-        memory_size: see `GlobalContrastiveLoss`. On Flickr8k a batch of 16 with a memory of 112
-            pairs learns what a batch of 64 does.
-        normalizer: see `GlobalContrastiveLoss`; called once for each side.
+        others: see `GlobalContrastiveLoss`. `normalizer` is called once for each side.
 
     Example:
         >>> loss = GlobalClipLoss(num_samples=(6_000, 30_000))
         >>> image, caption = torch.arange(64), torch.arange(64) * 5
         >>> value = loss(torch.randn(64, 256), torch.randn(64, 256), image, index_b=caption)
-
-    Raises:
-        ValueError, IndexError: as `GlobalContrastiveLoss`.
     """
 
     sums_negatives = False
@@ -175,7 +166,7 @@ class GlobalClipLoss(PairLoss):
         sample_key: Tensor | None = None,
         sample_key_b: Tensor | None = None,
     ) -> Tensor:
-        """Compute the loss of a batch of pairs, and update the normalizers of both sides.
+        """Compute the loss of a batch as `PairLoss`, and update the normalizers of both sides.
 
         Args:
             a, b, group: see `PairLoss.forward`.
@@ -186,9 +177,6 @@ class GlobalClipLoss(PairLoss):
             sample_key: `(B,)` integers of up to 64 bits that identify the samples of `a`, if
                 several samples share a row. Default: `index`.
             sample_key_b: sample keys of `b`. Default: `index_b`; without it, `sample_key`.
-
-        Returns:
-            A scalar, float32 (float64 for float64 features).
         """
         device, shares = receive(a, self.process_group)
         if index_b is None and shares is None:

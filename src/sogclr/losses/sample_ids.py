@@ -91,7 +91,7 @@ class SampleIds:
         sample_key: Tensor | None = None,
         sample_key_b: Tensor | None = None,
     ) -> "SampleIds":
-        """Make the ids of pairs from arguments of `GlobalClipLoss.forward`, on the rows' device.
+        """Make the ids of pairs from rows and the arguments of `GlobalClipLoss.forward`.
 
         With `two_numberings`, side b has other rows than side a: then pairs that share a row of
         side b are never negatives either.

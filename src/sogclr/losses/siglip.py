@@ -51,7 +51,7 @@ class SigLipLoss(nn.Module):
         index_b: Tensor | None = None,
         group: Tensor | None = None,
     ) -> Tensor:
-        """Compute the loss of a batch of pairs; arguments as of `ClipLoss.forward`."""
+        """Compute the loss of a batch of pairs; see `PairLoss.forward` for the arguments."""
         device, shares = receive(a, self.process_group)
         index = distinct_ids(a, shares) if index is None else move_ids(index, device)
         index_b = index if index_b is None else move_ids(index_b, device)

@@ -47,19 +47,16 @@ class TwoViewLoss(ContrastiveLoss):
         self.normalizer: Normalizer = InBatchNormalizer()
 
     def sides(self) -> list[tuple[Normalizer, Temperature]]:
-        """Return normalizer and temperature of each side: one pair, which both views share."""
+        """Return normalizer and temperature, which both views share."""
         return [(self.normalizer, self.temperature)]
 
     def forward(self, view1: Tensor, view2: Tensor, index: Tensor | None = None) -> Tensor:
-        """Compute the loss of a batch.
+        """Compute the loss of a batch, a scalar in float32 (float64 for float64 features).
 
         Args:
             view1, view2: `(B, d)` features of two views of each sample, any float dtype.
             index: `(B,)` integers that identify the samples: a sample that occurs twice in the
                 batch is not its own negative. Default: all samples are different.
-
-        Returns:
-            A scalar, float32 (float64 for float64 features).
         """
         device, shares = receive(view1, self.process_group)
         rows = self.normalizer.resolve(self.identify(index, view1, shares), device)
@@ -162,21 +159,18 @@ class GlobalContrastiveLoss(TwoViewLoss):
         views: tuple[Tensor, Tensor] | None = None,
         sample_key: Tensor | None = None,
     ) -> Tensor:
-        """Compute the loss of a batch, and update the normalizers of its samples.
+        """Compute the loss of a batch as `TwoViewLoss`, and update the normalizers of its samples.
 
         Args:
-            view1, view2: `(B, d)` features of two views of each sample, any float dtype.
+            view1, view2: see `TwoViewLoss.forward`.
             index: `(B,)` integers in [0, num_samples), the row of each sample, which also
                 identifies it. Leave them on the CPU if they come from a loader: there they are
-                checked without waiting for the device. Optional only if nothing has state per
-                sample, as with a `ScalarNormalizer`.
+                checked without waiting for the device. Optional only if no sample has state, as
+                with a `ScalarNormalizer`.
             views: required with `num_stored_views`: two `(B,)` integers below it, the numbers of
                 the stored views in `view1` and in `view2`.
             sample_key: `(B,)` integers of up to 64 bits that identify the samples, if several
                 samples share a row. Default: `index`.
-
-        Returns:
-            A scalar, float32 (float64 for float64 features).
         """
         if (views is None) != (self.num_stored_views is None):
             raise ValueError("pass views if and only if the loss was made with num_stored_views")

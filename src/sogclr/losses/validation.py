@@ -32,8 +32,7 @@ def validation_loss(
         loss: a loss that trains, such as `GlobalContrastiveLoss`. Nothing in it changes. Its
             temperature is used, without the term rho; of individual temperatures, their mean over
             the training samples.
-        a: `(B, d)` features of one view, or of one side of pairs.
-        b: `(B, d)` features of another view, or of the other side.
+        a, b: `(B, d)` features of two views, or of both sides of pairs.
         index: `(B,)` integers that identify the samples, not necessarily below `num_samples`.
             Default: all samples are different.
         group: `(B,)` integers, for pairs only, see `GlobalClipLoss.forward`.

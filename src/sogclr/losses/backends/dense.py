@@ -1,35 +1,11 @@
-"""The whole matrix of similarities at once: a reference in autograd, and a fast `Dense` backend."""
-
-import math
+"""The whole matrix of similarities at once, for a small batch."""
 
 import torch
 from torch import Tensor
 
 from .similarities import Diagonals, Excluded, LogSumExp, Similarities, scaled_products
 
-__all__ = ["Dense", "log_sum_exp"]
-
-
-def log_sum_exp(x: Tensor, y: Tensor, excluded: Tensor, tau: Tensor, sides: int) -> LogSumExp:
-    """Compute log-sum-exps in plain torch with autograd: the reference in tests of all backends.
-
-    Args:
-        x: `(M, d)` unit vectors, the anchors of the first side.
-        y: `(N, d)` unit vectors; the anchors of the second side if there are two.
-        excluded: `(M, N)` bool, the entries that are no negatives.
-        tau: any shape that broadcasts to `(S, M)`.
-        sides: S, 1 or 2.
-    """
-    similarity, results = x @ y.T, []
-    for side in range(sides):
-        entries, mask = (similarity.T, excluded.T) if side else (similarity, excluded)
-        logits = (entries / tau.expand(sides, len(x))[side, :, None]).masked_fill(mask, -math.inf)
-        count = (~mask).sum(dim=1).to(x.dtype)
-        # Without negatives, softmax and its gradient would be NaN: replace all logits by 0.
-        logits = logits.where(count[:, None] > 0, 0.0)
-        mean = (logits.softmax(dim=1) * logits.masked_fill(mask, 0.0)).sum(dim=1)
-        results.append((logits.logsumexp(dim=1).where(count > 0, -math.inf), count, mean.detach()))
-    return LogSumExp(*(torch.stack(numbers) for numbers in zip(*results, strict=True)))
+__all__ = ["Dense"]
 
 
 class Dense(Similarities):

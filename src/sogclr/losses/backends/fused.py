@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import fused_launch
 from .fused_launch import LOG2E, Operand
-from .similarities import LogSumExp, Similarities
+from .similarities import LogSumExp, Similarities, add_shifted
 
 __all__ = ["Fused"]
 
@@ -58,37 +58,21 @@ class Fused(Similarities):
             parts = fused_launch.sums(
                 self.rows[rows], self.columns[columns], self.shift, self.symmetric, means
             )
-            for side, places, (values, counts, *weighted) in (
-                (0, rows, parts[0]),
-                (-1, columns, parts[1]),
+            for at, (values, counts, *weighted) in zip(
+                ((0, rows), (-1, columns)), parts, strict=True
             ):
-                count[side, places] += counts.sum(dim=0)
-                self._add(total[side, places], values, mean, (side, places), weighted)
+                count[at] += counts.sum(dim=0)
+                own = None if mean is None else mean[at]
+                if self.shift:
+                    add_shifted(total[at], own, values, weighted[0] if means else values, dim=0)
+                    continue
+                total[at] += values.sum(dim=0)
+                if own is not None:
+                    own += weighted[0].sum(dim=0)
         if mean is not None:
             mean = mean / LOG2E
             mean = mean if self.shift else mean / total.clamp(min=torch.finfo(mean.dtype).tiny)
         return LogSumExp(total if self.shift else total.log(), count, mean)
-
-    def _add(
-        self,
-        total: Tensor,
-        values: Tensor,
-        mean: Tensor | None,
-        place: tuple[int, slice],
-        weighted: list[Tensor],
-    ) -> None:
-        """Add the parts `(T, m)` of a launch to sums, or to log-sum-exps and running means."""
-        if not self.shift:
-            total += values.sum(dim=0)
-            if mean is not None:
-                mean[place] += weighted[0].sum(dim=0)
-            return
-        after = torch.logaddexp(total, values.logsumexp(dim=0))
-        if mean is not None:
-            finite = after.masked_fill(after == -torch.inf, 0)
-            mean[place] *= (total - finite).exp()
-            mean[place] += (weighted[0] * (values - finite).exp()).sum(dim=0)
-        total.copy_(after)
 
     def gradients(self, log_sum: Tensor, weight: Tensor) -> Tensor:
         log_sum = log_sum.masked_fill(log_sum == -torch.inf, 0)

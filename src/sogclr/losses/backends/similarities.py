@@ -21,7 +21,15 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Diagonals", "Excluded", "LogSumExp", "Similarities", "needs_shift", "scaled_products"]
+__all__ = [
+    "Diagonals",
+    "Excluded",
+    "LogSumExp",
+    "Similarities",
+    "add_shifted",
+    "needs_shift",
+    "scaled_products",
+]
 
 
 class LogSumExp(NamedTuple):
@@ -89,6 +97,21 @@ def needs_shift(per_sample: bool, minimum: float, dtype: torch.dtype) -> bool:
     """
     # 0.8 leaves room for the sum of the exponentials.
     return per_sample or 1 / minimum >= 0.8 * math.log(torch.finfo(dtype).max)
+
+
+def add_shifted(
+    log_sum: Tensor, mean: Tensor | None, logs: Tensor, weighted: Tensor, dim: int
+) -> None:
+    """Add entries exp(logs) `(n, m)` along `dim` to running log-sum-exps and means, in place.
+
+    An entry contributes `weighted` exp(logs) to the mean, whose weights are the exponentials.
+    """
+    after = torch.logaddexp(log_sum, logs.logsumexp(dim))
+    if mean is not None:
+        finite = after.masked_fill(after == -math.inf, 0)
+        share = (logs - finite.unsqueeze(dim)).exp()
+        mean.mul_((log_sum - finite).exp()).add_((share * weighted).sum(dim))
+    log_sum.copy_(after)
 
 
 def scaled_products(x: Tensor, y: Tensor, tau: float | Tensor) -> Tensor:

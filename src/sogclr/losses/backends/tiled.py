@@ -13,7 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .similarities import Diagonals, Excluded, LogSumExp, Similarities, scaled_products
+from .similarities import (
+    Diagonals,
+    Excluded,
+    LogSumExp,
+    Similarities,
+    add_shifted,
+    scaled_products,
+)
 
 __all__ = ["Part", "Tiled"]
 
@@ -127,12 +134,15 @@ class Tiled(Similarities):
                 dim, at = anchors
                 if isinstance(count, Tensor) and isinstance(tile.excluded, Tensor):
                     count[at] += tile.excluded.sum(dim)
+                own = None if mean is None else mean[at]
                 if shift:
-                    self._add_shifted(tile, anchors, total[at], None if mean is None else mean[at])
+                    logits = self._logits(tile, anchors)
+                    finite = logits if own is None else logits.masked_fill(logits == -math.inf, 0)
+                    add_shifted(total[at], own, logits, finite, dim)
                     continue
                 total[at] += tile.values.sum(dim)
-                if mean is not None:
-                    mean[at] += tile.values.xlogy(tile.values).sum(dim)
+                if own is not None:
+                    own += tile.values.xlogy(tile.values).sum(dim)
         if mean is not None and not shift:
             mean = mean / total.clamp(min=torch.finfo(total.dtype).tiny)
         return LogSumExp(total if shift else total.log(), len(self.y) - count, mean)
@@ -161,19 +171,6 @@ class Tiled(Similarities):
             for anchors, weight in zip(both, weights, strict=True)
         ]
         return terms[0].add_(terms[1]) if len(terms) > 1 else terms[0]
-
-    def _add_shifted(
-        self, tile: _Tile, anchors: _Anchors, log_sum: Tensor, mean: Tensor | None
-    ) -> None:
-        """Add a tile's entries to its anchors' running log-sum-exps and means, `(n,)` each."""
-        logits = self._logits(tile, anchors)
-        after = torch.logaddexp(log_sum, logits.logsumexp(anchors.dim))
-        if mean is not None:
-            finite = after.masked_fill(after == -math.inf, 0)
-            share = (logits - finite.unsqueeze(anchors.dim)).exp()
-            logits = logits.masked_fill(logits == -math.inf, 0)
-            mean.mul_((log_sum - finite).exp()).add_((share * logits).sum(anchors.dim))
-        log_sum.copy_(after)
 
     def _logits(self, tile: _Tile, anchors: _Anchors) -> Tensor:
         """Compute s / tau, -inf where excluded, `(n, m)`."""
