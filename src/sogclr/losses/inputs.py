@@ -152,7 +152,7 @@ def normalize_both(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def through_normalization(by_unit: Tensor, unit: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the gradient by features from that by unit vectors, `by_unit`, which is overwritten."""
+    """Compute the gradient by features from that by unit vectors; `by_unit` is overwritten."""
     radial = (by_unit * unit).sum(dim=-1, keepdim=True)
     by_a, by_b = by_unit.addcmul_(unit, radial, value=-1).div_(length)
     return by_a, by_b

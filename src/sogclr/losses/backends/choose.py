@@ -12,9 +12,8 @@ from ..sample_ids import never_negatives
 from ..temperature import Temperature
 from . import tiled
 from .dense import Dense
-from .shared import Shared
 from .similarities import Diagonals, Excluded, Similarities, needs_shift
-from .tiled import Part, Tiled
+from .tiled import Part, Shared, Tiled
 
 __all__ = ["for_pairs", "for_queue", "for_two_views", "runs_kernels"]
 

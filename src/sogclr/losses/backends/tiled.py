@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...distributed.exchange import Shares
 from .similarities import (
     Diagonals,
     Excluded,
@@ -22,7 +23,7 @@ from .similarities import (
     scaled_products,
 )
 
-__all__ = ["Part", "Tiled"]
+__all__ = ["Part", "Shared", "Tiled"]
 
 # Most entries of a matrix that is kept, 16 MB in float32; and entries of a tile of a larger matrix,
 # 2 MB, which fit into a cache.
@@ -231,3 +232,45 @@ def _slices(start: int, stop: int, length: int) -> list[slice]:
     """Cut a range into slices of equal length; the last may be shorter."""
     length = max(1, length)
     return [slice(first, min(first + length, stop)) for first in range(start, stop, length)]
+
+
+class Shared(Similarities):
+    """The similarities of a batch that several processes share, see `sogclr.distributed.exchange`.
+
+    The processes exchange log-sum-exps. The gradient by a process's own features needs nothing
+    else, so backward exchanges nothing.
+
+    Args:
+        shares: the samples of each process.
+        own: parts with the rows of this process's anchors of the batch.
+        earlier: parts with the rows of all anchors of earlier batches, which every process has.
+    """
+
+    def __init__(self, shares: Shares, own: list[Tiled], earlier: list[Tiled]) -> None:
+        self.shares, self.own, self.earlier = shares, own, earlier
+
+    def sums(self, tau: float | Tensor, means: bool) -> LogSumExp:
+        def numbers(tiled: Tiled) -> Tensor:  # (k, S, M): log_sum, number, mean if requested
+            return torch.stack([x for x in tiled.sums(tau, means) if isinstance(x, Tensor)])
+
+        # Numbers are right for the rows of a part only: complete those of this batch.
+        parts, found = [each.part for each in self.own], [numbers(each) for each in self.own]
+        rows = [
+            each[:, part.side, part.first : part.first + len(tiled.x)]
+            for each, part, tiled in zip(found, parts, self.own, strict=True)
+        ]
+        totals = torch.zeros_like(found[0])
+        gathered = self.shares.gather(torch.stack(rows), dim=2)  # (parts, k, N)
+        for each, part in zip(gathered, parts, strict=True):
+            first = part.first - self.shares.own.start
+            totals[:, part.side, first : first + self.shares.total] = each
+        for tiled in self.earlier:
+            side, first = tiled.part.side, tiled.part.first
+            totals[:, side, first:] = numbers(tiled)[:, side, first:]
+        log_sum, number, *mean = totals
+        return LogSumExp(log_sum, number, mean[0] if mean else None)
+
+    def gradients(self, log_sum: Tensor, weight: Tensor) -> Tensor:
+        # DistributedDataParallel takes the mean over processes, but the gradient is their sum.
+        weight = weight * self.shares.processes
+        return torch.cat([each.gradients(log_sum, weight) for each in self.own])
