@@ -47,12 +47,12 @@ class LevelNormalizerTable(NormalizerTable):
         state: `(1, 4)`: the level, `innovation`, `noise`, and the number of steps.
     """
 
+    rule = (*NormalizerTable.rule, "anchors_per_sample")
     state: Tensor
 
     def __init__(self, num_rows: int, *, anchors_per_sample: int, **settings: Any) -> None:
         super().__init__(num_rows, **settings)
         self.anchors_per_sample = anchors_per_sample
-        self.rule += (anchors_per_sample,)
         self.register_state("state", torch.zeros(1, 4, dtype=self.table.dtype))
 
     @property

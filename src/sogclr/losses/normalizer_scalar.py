@@ -32,7 +32,8 @@ __all__ = ["ScalarNormalizer"]
 class ScalarNormalizer(PerSample, Normalizer):
     """One log u for all samples. Losses with it take batches without `index`.
 
-    It is written when a `NormalizerTable` is.
+    It is written in training mode with gradients enabled. An estimate that is not finite is never
+    written. Processes that share a batch make equal updates.
 
     Args:
         num_rows: ignored; losses pass the number of their samples.

@@ -39,6 +39,8 @@ class ScentNormalizerTable(NormalizerTable):
         >>> loss = GlobalClipLoss(50_000, normalizer=partial(ScentNormalizerTable, log_alpha=2.0))
     """
 
+    rule = (*NormalizerTable.rule, "log_alpha")
+
     def __init__(
         self, num_rows: int, *, log_alpha: float, dtype: torch.dtype = torch.float32
     ) -> None:
@@ -46,7 +48,6 @@ class ScentNormalizerTable(NormalizerTable):
             raise ValueError(f"log_alpha must be finite, got {log_alpha}")
         super().__init__(num_rows, gamma_min=1.0, dtype=dtype)
         self.log_alpha = log_alpha
-        self.rule += (log_alpha,)
 
     def _average(self, log_u: Tensor, visits: Tensor, estimate: Tensor) -> Tensor:
         log_u = log_u.to(estimate.dtype)

@@ -66,13 +66,14 @@ class ShardedNormalizerTable(NormalizerTable):
     All processes must make equal calls, with equal rows and log ĝ.
     """
 
+    rule = (*NormalizerTable.rule, "group")
+
     def __init__(self, num_rows: int, *, process_group: Any = "auto", **settings: Any) -> None:
         self.count = _count_processes(process_group)
         super().__init__(max(1, -(-num_rows // self.count)), **settings)
         self.num_held, self.num_rows = self.num_rows, num_rows
         self.group = None if isinstance(process_group, str) else process_group
         self.rank = dist.get_rank(self.group)
-        self.rule += (self.group,)
 
     def _mine(self, rows: Tensor) -> Tensor:
         """Mask the rows that this process holds, `(M,)` bool; no process holds the spare row."""
@@ -119,6 +120,8 @@ class ShardedNormalizerTable(NormalizerTable):
 
 class ShardedLevelNormalizerTable(LevelNormalizerTable, ShardedNormalizerTable):
     """A shard of a `LevelNormalizerTable`; every process has a copy of the level."""
+
+    rule = (*LevelNormalizerTable.rule, "group")
 
 
 def _unvisited(table: Tensor, rows: int) -> Tensor:

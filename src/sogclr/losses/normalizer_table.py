@@ -39,6 +39,7 @@ class NormalizerTable(PerSample, Normalizer):
             a spare for invalid ids on an accelerator, where the host does not wait for a check.
     """
 
+    rule: tuple[str, ...] = ("gamma_min", "gamma_decay_visits")  # what `_average` depends on
     table: Tensor
     invalid: Tensor
 
@@ -63,8 +64,6 @@ class NormalizerTable(PerSample, Normalizer):
             raise ValueError(f"dtype of the table must be float32 or float64, got {dtype}")
         self.num_rows = num_rows
         self.gamma_min, self.gamma_decay_visits = gamma_min, gamma_decay_visits
-        # What tables must have in common for `averages_like`.
-        self.rule: tuple[object, ...] = (gamma_min, gamma_decay_visits, dtype)
         self.register_state("table", torch.zeros(num_rows + 1, 2, dtype=dtype))
         self.table[:, 0] = -math.inf
         self.register_state("invalid", torch.zeros((), dtype=torch.int64), persistent=False)
@@ -123,7 +122,8 @@ class NormalizerTable(PerSample, Normalizer):
             type(other) is type(self)
             and isinstance(other, NormalizerTable)
             and self.training == other.training
-            and self.rule == other.rule
+            and self.table.dtype == other.table.dtype
+            and all(getattr(self, name) == getattr(other, name) for name in self.rule)
         )
 
     def _levels(

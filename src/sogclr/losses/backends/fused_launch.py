@@ -11,6 +11,7 @@ Exponentials are powers of two, which the hardware computes: `sharpness` is log2
 import math
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -79,19 +80,8 @@ def sums(
     by_columns = a.inverse.new_zeros(2 + means, tiles[0], len(b))
     if shift and symmetric:  # tiles below the diagonal write nothing
         by_rows[0], by_columns[0] = -math.inf, -math.inf
-    sums_kernel[(tiles[0] * tiles[1],)](
-        *a.arguments(),
-        *b.arguments(),
-        by_rows,
-        by_columns,
-        len(a),
-        len(b),
-        a.features.shape[1],
-        unshifted=not shift,
-        symmetric=symmetric,
-        means=means,
-        **_fixed(a),
-    )
+    flags = {"unshifted": not shift, "symmetric": symmetric, "means": means}
+    _launch(sums_kernel, a, b, by_rows, by_columns, **flags)
     return by_rows, by_columns
 
 
@@ -112,29 +102,20 @@ def by_products(
         log_sums: `(M,)` and `(N,)` float32, to base 2; None without shifts.
     """
     rows, columns = len(a), len(b)
-    tiles = triton.cdiv(rows, ROWS), triton.cdiv(columns, COLUMNS)
     q = a.features.new_empty(rows, triton.cdiv(columns, 8) * 8)[:, :columns]
-    products_kernel[(tiles[0] * tiles[1],)](
-        *a.arguments(),
-        *b.arguments(),
-        *weights,
-        *(weights if log_sums is None else log_sums),
-        q,
-        q.stride(0),
-        rows,
-        columns,
-        a.features.shape[1],
-        unshifted=log_sums is None,
-        **_fixed(a),
-    )
+    logs = weights if log_sums is None else log_sums
+    _launch(products_kernel, a, b, *weights, *logs, q, q.stride(0), unshifted=log_sums is None)
     return q
 
 
-def _fixed(a: Operand) -> dict[str, int | bool]:
-    """Return the compile-time arguments of both tile kernels and the launch settings."""
-    even = a.features.shape[1] % DEPTH == 0
+def _launch(kernel: Any, a: Operand, b: Operand, *own: Tensor | int, **flags: bool) -> None:
+    """Launch a kernel for all tiles of a matrix, with its own arguments."""
+    (rows, width), columns = a.features.shape, len(b)
+    grid = (triton.cdiv(rows, ROWS) * triton.cdiv(columns, COLUMNS),)
+    arguments = *a.arguments(), *b.arguments(), *own, rows, columns, width
+    fixed = {"lists": len(a.identities), "even": width % DEPTH == 0, "widen": INTERPRETED}
     shape = {"ROWS": ROWS, "COLUMNS": COLUMNS, "DEPTH": DEPTH, "GROUP": GROUP}
-    return {"lists": a.identities.shape[0], "even": even, "widen": INTERPRETED, **shape, **LAUNCH}
+    kernel[grid](*arguments, **flags, **fixed, **shape, **LAUNCH)
 
 
 def log_means(rows: Tensor, logs: Tensor) -> Tensor:
