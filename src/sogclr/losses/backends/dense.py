@@ -48,9 +48,11 @@ class Dense(Similarities):
         if self.sides == 1:
             return ((self.matrix * row) @ self.y)[None]
         matrix = self.matrix * (row + weight[1])
-        gradients = self.x.new_zeros(2, *self.x.shape)
-        gradients[0].addmm_(matrix, self.y)
-        gradients[1].addmm_(matrix.T, self.x)
+        # Compiled, addmm with beta=0 may multiply the uninitialized buffer by 0, and 0 NaN is NaN.
+        empty = self.x.new_zeros if torch.compiler.is_compiling() else self.x.new_empty
+        gradients = empty(2, *self.x.shape)
+        gradients[0].addmm_(matrix, self.y, beta=0)
+        gradients[1].addmm_(matrix.T, self.x, beta=0)
         return gradients
 
     def _along_sides(self, matrix: Tensor) -> Tensor:
