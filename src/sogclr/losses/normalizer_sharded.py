@@ -28,7 +28,6 @@ MAX_COPIED_ROWS = 10_000_000
 
 def choose_table(
     level: bool,
-    anchors_per_sample: int,
     gamma_min: float,
     gamma_decay_visits: int | None,
     dtype: torch.dtype,
@@ -37,12 +36,10 @@ def choose_table(
     """Return a function that makes a table from its number of rows.
 
     A table of more than `MAX_COPIED_ROWS` rows is sharded if several processes share a batch.
-    `anchors_per_sample` is for the level; all else is as in `GlobalContrastiveLoss`.
+    Arguments are as in `GlobalContrastiveLoss`.
     """
     settings: dict[str, Any] = {"gamma_min": gamma_min, "gamma_decay_visits": gamma_decay_visits}
     settings["dtype"] = dtype
-    if level:
-        settings["anchors_per_sample"] = anchors_per_sample
 
     def make(num_rows: int) -> NormalizerTable:
         if num_rows > MAX_COPIED_ROWS and _count_processes(process_group) > 1:

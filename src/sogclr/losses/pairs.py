@@ -150,7 +150,7 @@ class GlobalClipLoss(PairLoss):
         self.num_samples = sizes
         self.effective_negatives = check_effective_negatives(effective_negatives)
         make = normalizer or choose_table(
-            level, 1, gamma_min, gamma_decay_visits, dtype, process_group
+            level, gamma_min, gamma_decay_visits, dtype, process_group
         )
         self.normalizer_a, self.normalizer_b = map(make, sizes)
         self.memory = None if memory_size is None else FeatureMemory(memory_size, dtype)

@@ -145,7 +145,7 @@ class GlobalContrastiveLoss(TwoViewLoss):
         self.num_samples, self.num_stored_views = num_samples, num_stored_views
         self.effective_negatives = check_effective_negatives(effective_negatives)
         make = normalizer or choose_table(
-            level, 2, gamma_min, gamma_decay_visits, dtype, process_group
+            level, gamma_min, gamma_decay_visits, dtype, process_group
         )
         self.normalizer = make(num_samples * (num_stored_views or 1))
         self.memory = None if memory_size is None else FeatureMemory(memory_size, dtype)

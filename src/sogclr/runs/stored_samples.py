@@ -69,6 +69,6 @@ def _read_table(table: Any, level: Any, samples: int) -> np.ndarray | None:
         normalizer.load_state_dict({"table": table})
     else:
         settings: dict[str, Any] = {"gamma_min": 1.0, "dtype": table.dtype}
-        normalizer = LevelNormalizerTable(samples, anchors_per_sample=1, **settings)
+        normalizer = LevelNormalizerTable(samples, **settings)
         normalizer.load_state_dict({"table": table, "state": level})
     return normalizer.log_u[:-1].float().numpy()
