@@ -12,7 +12,7 @@ from PIL import Image
 import sogclr
 from sogclr import GlobalContrastiveLoss
 from sogclr.auditing import measure
-from sogclr.auditing.measure import audit_subject
+from sogclr.auditing.measure import audit_subject, measure_lag
 from sogclr.auditing.measured import Audit, Measured
 from sogclr.auditing.population import Population
 from sogclr.auditing.subject import Subject, open_subject
@@ -84,6 +84,7 @@ def test_an_exact_table_is_worth_more_than_any_batch() -> None:
 def test_the_lag_of_a_table_is_measured() -> None:
     population = make(1, n=64)
     exact = log_mean(population.log_normalizers(), dim=-1)[0, :, 0]
+    assert measure_lag(subject(population, exact + math.log(4))).mean == pytest.approx(math.log(4))
     audit = audit_subject(subject(population, exact + math.log(4)))
     # The steps of the measurement have reduced the lag by a percent already.
     assert audit.lag.mean == pytest.approx(math.log(4), abs=0.03)

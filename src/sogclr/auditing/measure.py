@@ -21,7 +21,7 @@ from .measured import IN_BATCH, Audit, Lag, Measured, format_bias, summarize
 from .population import Population
 from .subject import Subject, tables_of
 
-__all__ = ["audit_subject"]
+__all__ = ["audit_subject", "measure_lag"]
 
 LARGEST_BATCH = 4_096
 VISITS = 8_000  # sample visits that each half averages over; more take longer and leave less noise
@@ -78,12 +78,20 @@ def audit_subject(subject: Subject) -> Audit:
         batch_size=batch_size,
         rows=rows,
         distance=measure_bias((exact.v1, exact.v1), exact.v2, exact.total_v2).relative,
-        lag=_measure_lag(log_u, *(references or (mean, mean))),
+        lag=_compare(log_u, *(references or (mean, mean))),
         worth=worths[0],
         worth_with_positive=worths[1],
         coupling=coupling,
         summary=summary + warning,
     )
+
+
+def measure_lag(subject: Subject) -> Lag:
+    """Compare the table with the exact log-normalizers, without the gradients."""
+    log_g = subject.population.log_normalizers()
+    mean = log_mean(log_g, dim=-1)
+    references = _reference_log_u(subject, log_g) or (mean, mean)
+    return _compare(_table_log_u(subject), *references)
 
 
 def _measure_estimators(
@@ -174,7 +182,7 @@ def _exact_gradients(
     return _Exact(v1, (one, other), table, total_v1=v1 + aligned, total_v2=v2 + aligned)
 
 
-def _measure_lag(log_u: Tensor, one: Tensor, other: Tensor) -> Lag:
+def _compare(log_u: Tensor, one: Tensor, other: Tensor) -> Lag:
     """Compare log u with two independent references: their noise cancels in the product."""
     first, second = log_u - one, log_u - other
     mean = float((first + second).mean() / 2)
