@@ -31,7 +31,7 @@ def assert_equal_gradients(tried, loss, steps=3):
 )
 def test_where_nothing_is_dropped(pairs, loss):
     tried = TRIED["glofnd"](SAMPLES, TAU, pairs)
-    tried.share = 0.0
+    tried.share = -100.0  # the thresholds rise to 1
     assert_equal_gradients(tried, loss(SAMPLES, temperature=TAU, scale="temperature"))
 
 
@@ -43,6 +43,17 @@ def test_near_negatives_are_dropped():
     assert (far.similarity[far.negative] > -1).all()
     a, b = (torch.randn(BATCH, 6) for _ in range(2))
     assert math.isfinite(tried(a, b, torch.arange(BATCH)))  # all would be dropped: none is
+
+
+def test_after_the_first_visit_the_nearest_negatives_are_dropped():
+    tried = TRIED["glofnd"](SAMPLES, TAU, True)
+    tried.rate = 0.0
+    a, b = (torch.randn(BATCH, 6) for _ in range(2))
+    rows = torch.arange(BATCH)
+    tried(a, b, rows)
+    batch = tried.compare(a, b, rows)
+    above = (batch.similarity > tried.threshold[batch.rows, None]) & batch.negative
+    assert (above.sum(dim=1) == 1).all()  # the quantile lies below the nearest of a few
 
 
 @pytest.mark.parametrize(
