@@ -115,8 +115,8 @@ class NetworkNormalizer(Tried):
 class WithoutNearest(Tried):
     """SogCLR whose negatives above a threshold of the anchor are dropped.
 
-    The threshold follows the quantile `1 - share` of the anchor's similarities. It starts at that of
-    the first batch: from 1, it would move by 0.0005 a visit, and drop nothing in twenty epochs.
+    The threshold follows the quantile `1 - share` of the anchor's similarities. It starts at that
+    of the first batch: from 1, it would move by 0.0005 a visit, and drop nothing in twenty epochs.
     """
 
     share, rate = 0.01, 0.05
