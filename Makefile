@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test fuzz clean
+.PHONY: demo docs test fuzz clean
 
 # Installed again only when the declared dependencies change.
 .venv/installed: pyproject.toml
@@ -14,6 +14,10 @@ demo: .venv/installed
 	@rm -rf runs/demo
 	$(BIN)/sogclr pretrain digits --out runs/demo --epochs 30
 	$(BIN)/sogclr evaluate runs/demo digits
+
+docs: .venv/installed
+	$(BIN)/zensical build --strict --clean
+	@echo 'open build/site/index.html'
 
 test: .venv/installed
 	$(BIN)/ruff check .
@@ -27,4 +31,4 @@ fuzz: .venv/installed
 	OMP_NUM_THREADS=1 FUZZ_COUNTS=docs/reliability.md $(BIN)/pytest -q -m fuzz --capture=sys tests/fuzz
 
 clean:
-	rm -rf .venv dist build runs
+	rm -rf .venv .cache dist build runs

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shlex
 import sys
+from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +14,7 @@ from helpers.launching import finished, torchrun
 from helpers.packing import encoded, pack
 
 import sogclr
+from sogclr.commands import cli
 
 DOCS = Path(__file__).parents[1] / "docs"
 TINY = {
@@ -34,6 +37,45 @@ def examples(page):
     return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL)
 
 
+def test_every_page_with_code_is_run():
+    pages = {page.name for page in DOCS.glob("*.md") if examples(page.name)}
+    tests = "".join(path.read_text() for path in Path(__file__).parent.rglob("test_*.py"))
+    assert not {page for page in pages if f'("{page}")' not in tests and f'/ "{page}"' not in tests}
+
+
+def commands_on(page):
+    """The `sogclr` commands that a page shows, as words; torchrun's words are left out."""
+    text = page.read_text().replace("\\\n", " ")
+    lines = re.findall(r"^(?:    |srun |torchrun )(.*)$", text, flags=re.MULTILINE)
+    for line in lines:
+        command = re.match(r"(?:(?:srun )?torchrun .*-m )?sogclr (\w+ .*)", line.strip())
+        if command:
+            yield [word for word in shlex.split(command[1]) if word != "..."]
+
+
+PAGES = sorted({*DOCS.glob("*.md"), DOCS.parent / "README.md"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_on_pages_can_be_parsed(page, monkeypatch):
+    """Options exist and values have the right type; nothing is run."""
+    done = []
+    for name, command in cli.COMMANDS.items():
+        stand_in = wraps(command)(lambda **values: done.append(values))
+        monkeypatch.setitem(cli.COMMANDS, name, stand_in)
+    commands = list(commands_on(page))
+    for words in commands:
+        cli.main(words)
+    assert len(done) == len(commands)
+
+
+def test_commands_are_found_on_pages():
+    words = [words for page in PAGES for words in commands_on(page)]
+    assert {words[0] for words in words} == set(cli.COMMANDS)
+    assert ["serve", "runs/digits"] in words
+    assert sum("--rdzv-endpoint" in word for line in words for word in line) == 0
+
+
 def test_readme_loop(tmp_path, monkeypatch):
     """As printed, the loop learns, and every sample is visited once an epoch."""
     monkeypatch.chdir(tmp_path)
@@ -47,6 +89,12 @@ def test_readme_loop(tmp_path, monkeypatch):
     saved = torch.load("checkpoint.pt", weights_only=True)
     assert saved["loss"]["normalizer.table"][:, 1].tolist() == [10] * 1000 + [0]
 
+    resume, held_out = examples("own_loop.md")
+    torch.nn.init.zeros_(names["model"][1].weight)
+    exec(resume, names)
+    assert names["model"][1].weight.abs().sum() > 0
+    exec(held_out, names)
+
 
 def test_readme_images(tmp_path, monkeypatch, make_folder):
     monkeypatch.chdir(tmp_path)
@@ -58,6 +106,71 @@ def test_readme_images(tmp_path, monkeypatch, make_folder):
     names: dict = {}
     exec(code.replace("batch_size=64, epochs=100", "batch_size=8, epochs=1"), names)
     assert names["features"].shape[0] == 1
+
+
+def test_start_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = examples("start.md")
+    names: dict = {}
+    exec(code.replace("epochs=30", 'epochs=1, batch_size=256, device="cpu"'), names)
+    assert 0.5 < names["report"].trained.knn <= 1
+    assert names["matches"][0].name == "17"  # it finds itself first
+
+
+def test_own_images_page(tmp_path, monkeypatch, make_folder):
+    monkeypatch.chdir(tmp_path)
+    first = sorted(make_folder().rglob("*.png"))[0].relative_to(tmp_path)
+    sogclr.pretrain("photos", "runs/a", epochs=1, device="cpu", batch_size=8)
+    (code,) = examples("own_images.md")
+    names: dict = {}
+    exec(code.replace("photos/cat/1.jpg", str(first)), names)
+    assert names["features"].ndim == 2
+
+
+@pytest.mark.filterwarnings("ignore")  # of open_clip
+def test_fine_tune_clip_page(tiny, make_folder, tmp_path):
+    import open_clip
+
+    files = sorted(make_folder().rglob("*.png"))
+    (tmp_path / "captions.csv").write_text(
+        "image,caption\n" + "".join(f"{file},picture {file.name}\n" for file in files)
+    )
+    torch.save(open_clip.create_model(tiny).state_dict(), "weights.pt")
+    (code,) = examples("fine_tune_clip.md")
+    code = code.replace("ViT-B-32", tiny).replace("laion2b_s34b_b79k", "weights.pt")
+    code = code.replace("epochs=5", 'epochs=1, batch_size=8, device="cpu"')
+    names: dict = {}
+    exec(code.replace("photos/dog.jpg", str(files[0])), names)
+    assert names["texts"].shape == (2, 16)
+
+
+def test_own_encoder_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = examples("own_encoder.md")
+    names: dict = {}
+    exec(code.replace("epochs=1", 'epochs=1, batch_size=256, device="cpu"'), names)
+    assert names["model"].encoder is names["encoder"]
+    assert names["report"].trained.knn > 0.2
+
+
+def test_own_views_page():
+    (code,) = examples("own_views.md")
+    names: dict = {}
+    exec(code, names)
+    assert names["loss"].normalizer.table[:, 1].sum() == 128  # one visit each
+
+
+def test_new_estimator_page():
+    (code,) = examples("new_estimator.md")
+    names: dict = {}
+    exec(code, names)
+    log_u = names["loss"].normalizer.log_u
+    assert log_u.isnan().tolist() == [False] * 64 + [True] * 936
+    estimator = names["LogAverage"](3, rate=0.5)
+    rows = torch.tensor([1, 1])
+    for log_g in ([0.0, 2.0], [4.0, 6.0]):
+        told = estimator(rows, torch.tensor(log_g))
+    assert told.tolist() == [3, 3]  # the mean of 1, which both views have first, and of 5
 
 
 def test_estimators_page():
