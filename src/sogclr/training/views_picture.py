@@ -1,5 +1,7 @@
 """Write a picture of views as the encoder will see them, in which a user can notice mistakes."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +14,11 @@ from ..common.options import Augmentation
 from ..data.batches.loaders import view_batches
 from ..data.batches.schedule import FirstSamples
 from ..data.batches.stream import StreamMicroBatch, StreamSchedule, stream_batches
+from ..data.decode import UnreadableImageError
 from ..data.image_source import ImageSource
 from ..data.own_pictures import write_picture
 from ..data.tar.stream import StreamSource
+from ..data.tar.stream_sample import StreamSample
 from ..data.views.pipeline import photometric
 from ..planning.images import Plan
 from ..runs.stored import atomically
@@ -73,13 +77,22 @@ def load_first_views(source: ImageSource | StreamSource, plan: Plan) -> FirstVie
     batch = next(iter(loader))
     views = photometric(batch.crops, batch.draws, plan.views)  # (2b, 3, S, S)
     if isinstance(batch.micro_batch, StreamMicroBatch):
-        samples = batch.micro_batch.samples
-        names, originals = [each.name for each in samples], [each.image() for each in samples]
+        names, originals = _decode_readable(batch.micro_batch.samples)
     else:
         assert isinstance(source, ImageSource)
         rows = batch.micro_batch.rows.tolist()
         names, originals = [source.names[row] for row in rows], [source.image(row) for row in rows]
     return FirstViews(names, originals, as_bytes(views).unflatten(0, (2, -1)), batch.unreadable)
+
+
+def _decode_readable(samples: Sequence[StreamSample]) -> tuple[list[str], list[Image.Image]]:
+    """Return names and images of the samples of a stream that have views."""
+    names, originals = list[str](), list[Image.Image]()
+    for sample in samples:
+        with suppress(UnreadableImageError):
+            originals.append(sample.image())
+            names.append(sample.name)
+    return names, originals
 
 
 def write_views_picture(
