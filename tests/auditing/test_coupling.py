@@ -123,5 +123,5 @@ def test_an_audit_says_what_to_do(norm, make_folder, tmp_path, monkeypatch, caps
     shown = " ".join(capsys.readouterr().out.split())
     assert found.coupling.batch == 8
     assert found.coupling.matters == (norm == "batch")
-    assert ("without batch statistics (GroupNorm, LayerNorm;" in found.summary) == (norm == "batch")
+    assert ("since batch statistics couple its rows" in found.summary) == (norm == "batch")
     assert f"is {found.coupling.ratio:.3f} ±" in shown

@@ -48,8 +48,8 @@ class Coupling:
         return (
             f"Rows of one batch of {self.batch:,} look less alike than rows of different batches: "
             f"ĝ of a batch is {self.ratio:.2f} of what other batches give, since batch statistics "
-            "couple its rows. Train an encoder and a projector without batch statistics "
-            "(GroupNorm, LayerNorm; pretrain --norm group), or larger batches."
+            "couple its rows. Larger batches couple them less; without batch statistics (pretrain "
+            "--norm group) they are not coupled, but `small` was less accurate so."
         )
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..common.options import ConcreteNorm
 
-__all__ = ["build_feature_norm", "has_batch_statistics", "normalize_by_groups"]
+__all__ = ["build_feature_norm", "normalize_by_groups"]
 
 MAX_GROUPS = 32  # of a layer, as in Wu & He, "Group Normalization", ECCV 2018
 MIN_CHANNELS = 8  # of a group, unless the layer has fewer
@@ -34,12 +34,6 @@ def normalize_by_groups(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         setattr(module, name, normalize_by_groups(child))
     return module
-
-
-def has_batch_statistics(module: nn.Module) -> bool:
-    """Return whether a module normalizes by statistics of the batch."""
-    kinds = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
-    return any(isinstance(layer, kinds) for layer in module.modules())
 
 
 def build_feature_norm(norm: ConcreteNorm, width: int) -> nn.Module:

@@ -3,7 +3,6 @@
 import os
 from dataclasses import dataclass, replace
 
-from ..common.environment import processes
 from ..common.errors import UserError
 from ..common.options import Augmentation, ConcreteNorm, ConcretePrecision
 from ..data.hashed_rows import collision_rate
@@ -23,10 +22,6 @@ from .recipe import Recipe
 from .settings_images import ImageSettings
 
 __all__ = ["Plan", "plan_run"]
-
-# In batches below this, batch normalization makes the samples of a batch look less alike by more
-# than a tenth (`sogclr audit` measures it).
-FEWEST_FOR_BATCH_STATISTICS = 64
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,7 @@ def plan_run(
     batch_size = request.batch_size or choose_batch_size(n)
     explain("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
     explain_sharing(batch_size, request.table_rows or n, reasons)
-    norm = _plan_norm(request, encoder, batch_size // processes(), reasons)
+    norm = _plan_norm(request, reasons)
     batch = batch_size * request.accumulate
     if request.accumulate > 1:
         reasons.note("accumulate", request.accumulate, f"{batch} samples a step")
@@ -156,17 +151,9 @@ def _plan_encoder(
     return image_size, encoder
 
 
-def _plan_norm(
-    request: ImageSettings, encoder: str, samples: int, reasons: Reasons
-) -> ConcreteNorm:
-    """Derive the normalization from `samples`, the samples of a batch in each process."""
-    few = samples < FEWEST_FOR_BATCH_STATISTICS
-    norm: ConcreteNorm = "group" if few and encoder == "small" else "batch"
-    if request.norm != "auto":
-        norm = request.norm
-    reason = f"statistics of a batch of {samples} would couple its samples too much"
-    if norm == "batch":
-        reason = "this encoder's own" if few else "batches are large enough"
+def _plan_norm(request: ImageSettings, reasons: Reasons) -> ConcreteNorm:
+    norm: ConcreteNorm = "batch" if request.norm == "auto" else request.norm
+    reason = "more accurate than without batch statistics, also at batch 16"
     reasons.explain("normalization", request.norm, norm, reason)
     return norm
 

@@ -58,8 +58,8 @@ class EncoderSettings:
     norm: Norm = "auto"
     """Normalization inside encoder and projector. batch is batch normalization, which makes the
     samples of a small batch look less alike than they are. group replaces it by group normalization
-    in the encoder and by layer normalization in the projector. auto is group for encoder `small`
-    with fewer than 64 samples per batch and process, else batch."""
+    in the encoder and by layer normalization in the projector. auto is batch, which was more
+    accurate even so (docs/results.md)."""
 
     image_size: int | None = None
     """Side of the training images in pixels. Default: the usual shorter side of the images."""

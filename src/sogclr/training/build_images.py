@@ -20,8 +20,7 @@ from ..models.encoders import (
     width_of,
 )
 from ..models.momentum import MomentumModel
-from ..models.norms import has_batch_statistics
-from ..planning.images import FEWEST_FOR_BATCH_STATISTICS, Plan
+from ..planning.images import Plan
 from .task_image_stream import StreamTask
 from .task_images import TwoViewTask, ViewsTask
 
@@ -80,13 +79,6 @@ def _build_model(
     """Put a new projector behind the encoder, and with MoCo a momentum encoder beside it."""
     width = width_of(encoder, plan.image_size)
     say(f"  {describe(encoder, spec, width)}")
-    samples = plan.batch_size // processes()
-    if samples < FEWEST_FOR_BATCH_STATISTICS and has_batch_statistics(encoder):
-        say(
-            f"  batch normalization couples the {samples} samples of a batch: an encoder without "
-            "batch normalization (resnet50_gn, convnext_tiny, --norm group) or a larger batch may "
-            "learn more"
-        )
     query = ContrastiveModel(encoder, build_projector(width, norm=plan.norm))
     return query if plan.momentum is None else MomentumModel(query, plan.momentum)
 
