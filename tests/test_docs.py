@@ -34,7 +34,8 @@ dist.destroy_process_group()
 
 
 def examples(page):
-    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL)
+    text = (DOCS / page).read_text()
+    return re.findall(r"```python(?: title=.*?)?\n(.*?)```", text, flags=re.DOTALL)
 
 
 def test_every_page_with_code_is_run():
@@ -171,6 +172,22 @@ def test_new_estimator_page():
     for log_g in ([0.0, 2.0], [4.0, 6.0]):
         told = estimator(rows, torch.tensor(log_g))
     assert told.tolist() == [3, 3]  # the mean of 1, which both views have first, and of 5
+
+
+def test_pages_on_other_libraries(tmp_path, monkeypatch):
+    """Our side of each page; the other side needs the other library."""
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    (loop,) = examples("from_libauc.md")
+    exec(loop, names)
+    assert names["state"]["loss"]["normalizer.table"][:64, 1].tolist() == [2] * 64
+    (loop,) = examples("from_lightly.md")
+    exec(loop, names)
+    assert names["criterion"].normalizer.table[:64, 1].tolist() == [2] * 64
+    for page in (examples("from_open_clip.md"), examples("from_fastclip.md")):
+        exec(page[0], names)
+        names["value"].backward()
+        assert names["loss"].temperature_a.log_temperature.grad != 0
 
 
 def test_estimators_page():
