@@ -21,7 +21,6 @@ from .argument_types import (
     File,
     Matches,
     OtherData,
-    OtherPairs,
     OwnModule,
     Protocols,
     Query,
@@ -208,7 +207,7 @@ def search(
     run: Run,
     query: Query,
     *,
-    data: OtherPairs | None = None,
+    data: OtherData | None = None,
     top: int = 12,
     out: File | None = None,
     encoder: OwnModule = None,
@@ -256,10 +255,11 @@ def audit(
 ) -> Audit:
     """Measure how far the gradient of a batch is from the gradient of all data.
 
-    The reference is the exact gradient of the global objective by the embeddings. Compared with it
-    are the average gradients of batches of 8 to 4,096 samples that estimate the normalizers from
-    the batch, and the gradient of SogCLR with the run's table. The result says which batch size the
-    table is worth; audit.json has the numbers. 50,000 embedded images take two cores ten minutes.
+    The reference is the exact gradient of the global objective by the embeddings. It is compared
+    with the average gradients of batches of 8 to 4,096 samples, which estimate the normalizers from
+    the batch, and with the gradient of SogCLR, which takes them from the run's table. The result
+    says which batch size the table is worth; audit.json has the numbers. 50,000 embedded images
+    take two cores ten minutes.
 
     Args:
         run: Folder of the run. To audit before training: the name of an encoder, whose table is

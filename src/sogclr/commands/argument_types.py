@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     Audited: TypeAlias = str | Path | nn.Module
     File: TypeAlias = str | Path
     Folder: TypeAlias = str | Path
-    OtherPairs: TypeAlias = Any
     Picture: TypeAlias = Path
     Report: TypeAlias = ImageReport | PairReport
     Matches: TypeAlias = list[Match]
@@ -37,7 +36,6 @@ else:  # what the command line accepts, and how its help names the value
     from tyro.conf import Suppress
 
     Data = OtherData = Annotated[str, "DATA"]
-    OtherPairs = Annotated[str, "TABLE"]
     File = Annotated[str, "FILE"]
     Folder = Annotated[str, "FOLDER"]
     Columns = Annotated[str, "A,B"]
@@ -61,7 +59,6 @@ __all__ = [
     "Host",
     "Matches",
     "OtherData",
-    "OtherPairs",
     "OwnModule",
     "Page",
     "Picture",

@@ -30,12 +30,12 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "pretrain": api.pretrain,
     "align": api.align,
     "evaluate": api.evaluate,
+    "report": api_pages.report,
     "embed": api.embed,
     "search": api.search,
-    "audit": api.audit,
-    "report": api_pages.report,
-    "curate": api_pages.curate,
     "serve": api_pages.serve,
+    "curate": api_pages.curate,
+    "audit": api.audit,
 }
 DESCRIPTION = """Contrastive learning that does not need a large batch.
 
@@ -94,8 +94,8 @@ def _dispatch(words: list[str]) -> None:
 def _run_command(name: str, words: list[str]) -> None:
     """Parse the words that follow the name of a command, and run the command."""
     command = COMMANDS[name]
-    _print_above_help(summary_of(command), words)
     arguments = arguments_of(command)
+    _print_above_help(_name_options(summary_of(command), _shown_names(arguments)), words)
     parser: Any = _build_parser(name, arguments)
     parsed = tyro.cli(parser, prog=f"sogclr {name}", args=words, config=CONFIG)
     _require_no_empty_words(arguments, _values(parsed))
@@ -137,7 +137,7 @@ def _build_parser(name: str, arguments: list[Argument]) -> type:
     groups: dict[str, list[Argument]] = {}
     for argument in arguments:
         groups.setdefault(argument.group, []).append(argument)
-    names = {argument.name for argument in arguments}
+    names = _shown_names(arguments)
     options = [_option(argument, names) for argument in groups.pop("", [])]
     for title, members in groups.items():
         if title == "views":
@@ -155,7 +155,7 @@ def _build_parser(name: str, arguments: list[Argument]) -> type:
     return parser
 
 
-def _build_group(title: str, arguments: list[Argument], names: set[str]) -> tuple[Any, Any]:
+def _build_group(title: str, arguments: list[Argument], names: dict[str, str]) -> tuple[Any, Any]:
     """Build a dataclass whose fields fill one box of the help, and its default."""
     group = make_dataclass(title, [_option(argument, names) for argument in arguments])
     group.__doc__ = ""
@@ -168,7 +168,7 @@ def _view_arguments(views: Any) -> list[Argument]:
     return [Argument(f.name, f.type, f.default, texts.get(f.name, "")) for f in fields(views)]
 
 
-def _option(argument: Argument, names: set[str]) -> tuple[str, Any, Any]:
+def _option(argument: Argument, names: dict[str, str]) -> tuple[str, Any, Any]:
     """Describe an argument to tyro: its name, its type with its help, its default."""
     default = argument.default
     required = default is REQUIRED
@@ -177,7 +177,7 @@ def _option(argument: Argument, names: set[str]) -> tuple[str, Any, Any]:
     # Leave out sentences about Python, and name other options by their flags.
     text = re.sub(r" From Python .*?\.(?= |$)", "", argument.text)
     options: dict[str, Any] = {
-        "help": re.sub(r"`(\w+)`", lambda m: _as_flag(m[1], names), text),
+        "help": _name_options(text, names),
         "help_behavior_hint": "" if hide and not required else None,
     }
     if (metavar := _metavar(argument.kind)) is not None:
@@ -189,8 +189,17 @@ def _option(argument: Argument, names: set[str]) -> tuple[str, Any, Any]:
     return argument.name, kind, field() if required else field(default=default)
 
 
-def _as_flag(word: str, names: set[str]) -> str:
-    return flag(word) if word in names else f"`{word}`"
+def _shown_names(arguments: list[Argument]) -> dict[str, str]:
+    """Return for each argument what a user sees of it: its flag, or the word for its value."""
+    return {
+        argument.name: (argument.positional and _metavar(argument.kind)) or flag(argument.name)
+        for argument in arguments
+    }
+
+
+def _name_options(text: str, names: dict[str, str]) -> str:
+    """Replace the names of arguments in a text, which are in backticks."""
+    return re.sub(r"`(\w+)`", lambda m: names.get(m[1], m[0]), text)
 
 
 def _metavar(kind: Any) -> str | None:
