@@ -10,7 +10,7 @@ from helpers.small_tables import write_table
 from PIL import Image
 
 import sogclr
-from sogclr.commands.search_picture import LINE, MARGIN, TILE, header_height, line_height
+from sogclr.commands.search_picture import HEADER, LINE, MARGIN, TILE, header_height, line_height
 from sogclr.data.open_images import open_images
 from sogclr.data.open_pairs import open_pairs
 
@@ -82,11 +82,11 @@ def test_the_picture_is_a_grid_of_six_columns(trained, pairs, tmp_path, top):
         shown = np.asarray(picture.convert("RGB"))
     for place, match in enumerate(found):
         with Image.open(pairs.parent / match.name) as image:
-            tile = np.asarray(image.resize((TILE, 150), Image.Resampling.NEAREST))
-        assert tile.shape == (150, TILE, 3)  # 24 x 20 pixels, enlarged to fit the tile
+            tile = np.asarray(image.resize((TILE, 183), Image.Resampling.NEAREST))
+        assert tile.shape == (183, TILE, 3)  # 24 x 20 pixels, enlarged to fit the tile
         x = MARGIN + place % 6 * (TILE + MARGIN)
         y = header_height(False) + place // 6 * line_height(True)
-        assert np.array_equal(shown[y + 15 : y + 165, x : x + TILE], tile)
+        assert np.array_equal(shown[y + 18 : y + 201, x : x + TILE], tile)
         assert (shown[y + TILE + LINE : y + TILE + 3 * LINE, x : x + TILE] < 128).any()  # a caption
 
 
@@ -147,7 +147,7 @@ def test_the_picture_shows_the_picture_that_was_searched_for(on_images, tmp_path
     with Image.open(tmp_path / "x.png") as picture:
         assert picture.size[1] == header_height(True) + 2 * line_height(False) + MARGIN
         shown = np.asarray(picture)
-    assert (shown[2 * LINE : 2 * LINE + TILE, MARGIN : MARGIN + TILE] == (250, 120, 10)).all()
+    assert (shown[HEADER : HEADER + TILE, MARGIN : MARGIN + TILE] == (250, 120, 10)).all()
 
 
 def test_images_of_a_table_have_captions_in_a_run_on_images_too(on_images, pairs, tmp_path):

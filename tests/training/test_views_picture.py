@@ -110,11 +110,11 @@ def test_texts_wrap_within_their_width_and_nothing_is_lost():
 
 
 def _lines_of(word, width):
-    from sogclr.training.picture_sheet import _font
+    from sogclr.training.picture_sheet import load_font
 
     lines, start = [], 0
     for end in range(1, len(word) + 1):
-        if _font(20).getlength(word[start:end]) > width:
+        if load_font(20).getlength(word[start:end]) > width:
             lines.append(word[start : end - 1])
             start = end - 1
     return [*lines, word[start:]]
@@ -130,6 +130,6 @@ def test_a_long_name_keeps_its_end():
 
 
 def short_width():
-    from sogclr.training.picture_sheet import _font
+    from sogclr.training.picture_sheet import load_font
 
-    return int(_font(20).getlength("…/b.png")) + 1
+    return int(load_font(20).getlength("…/b.png")) + 1

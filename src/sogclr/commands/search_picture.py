@@ -10,12 +10,24 @@ from PIL import Image, ImageDraw, ImageFont
 from ..common.printable import printable
 from ..data.own_pictures import write_picture
 from ..runs.stored import atomically
+from ..training.picture_sheet import BODY, GRAY, INK, TITLE, load_font
 
-__all__ = ["LINE", "MARGIN", "TILE", "Found", "header_height", "line_height", "write_sheet"]
+__all__ = [
+    "HEADER",
+    "LINE",
+    "MARGIN",
+    "TILE",
+    "Found",
+    "header_height",
+    "line_height",
+    "write_sheet",
+]
 
-TILE, MARGIN, LINE = 180, 8, 16  # pixels: side of an image, space between images, height of text
+TILE, MARGIN = 220, 12  # pixels: side of an image, space between images
+LETTERS, LINE = 17, 23  # pixels: height of letters below images, and of their lines
+HEADER = 84  # pixels of title and note
 COLUMNS = 6
-CAPTION_LINES = 2
+CAPTION_LINES = 3
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,7 @@ class Found:
 
 def header_height(with_picture: bool) -> int:
     """Return the height of what is above the images that were found."""
-    return 2 * LINE + (TILE + MARGIN if with_picture else 0)
+    return HEADER + (TILE + MARGIN if with_picture else 0)
 
 
 def line_height(with_captions: bool) -> int:
@@ -60,11 +72,18 @@ def write_sheet(
     width = columns * (TILE + MARGIN) + MARGIN
     height = top + math.ceil(len(found) / columns) * step + MARGIN
     sheet = Image.new("RGB", (width, height), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
-    title = _wrap(f"Nearest to {printable(query)}", font, width - 2 * MARGIN, 1)[0]
-    draw.text((MARGIN, MARGIN), title, fill="black", font=font)
+    draw, font = ImageDraw.Draw(sheet), load_font(LETTERS)
+    note = "Best first, with the cosine similarity" + (
+        " and the first caption" if captioned else ""
+    )
+    for y, text, size, color in (
+        (MARGIN, f"Nearest to “{printable(query)}”", TITLE, INK),
+        (MARGIN + 36, note, BODY, GRAY),
+    ):
+        shown = _wrap(text, load_font(size), width - 2 * MARGIN, 1)[0]
+        draw.text((MARGIN, y), shown, fill=color, font=load_font(size))
     if picture is not None:
-        _paste(sheet, picture, MARGIN, 2 * LINE)
+        _paste(sheet, picture, MARGIN, HEADER)
         line = top - MARGIN // 2 - 1
         draw.line((MARGIN, line, width - MARGIN, line), fill="lightgray")
     for place, each in enumerate(found):
@@ -72,10 +91,10 @@ def write_sheet(
         y = top + (place // columns) * step
         if each.image is not None:
             _paste(sheet, each.image, x, y)
-        draw.text((x, y + TILE), f"{each.similarity:.3f}", fill="gray", font=font)
+        draw.text((x, y + TILE), f"{each.similarity:.3f}", fill=GRAY, font=font)
         caption = printable(each.captions[0]) if each.captions else ""
         for number, text in enumerate(_wrap(caption, font, TILE, CAPTION_LINES), start=1):
-            draw.text((x, y + TILE + number * LINE), text, fill="black", font=font)
+            draw.text((x, y + TILE + number * LINE), text, fill=INK, font=font)
     advice = "make room on the disk, or name another --out"
     atomically(target, lambda path: write_picture(sheet, path), advice)
 
@@ -85,9 +104,7 @@ def _paste(sheet: Image.Image, image: Image.Image, x: int, y: int) -> None:
     sheet.paste(image, (x + (TILE - image.width) // 2, y + (TILE - image.height) // 2))
 
 
-def _wrap(
-    text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int, most: int
-) -> list[str]:
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
     """Break a text into at most `most` lines of at most `width` pixels; a longer one is cut."""
     lines, words = [""], text.split(" ")
     while words:
@@ -102,7 +119,7 @@ def _wrap(
     return lines
 
 
-def _cut(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """Shorten a text until it and an ellipsis are at most `width` pixels wide."""
     text = text[:1_000]  # no line is longer
     while text and font.getlength(text + "...") > width:

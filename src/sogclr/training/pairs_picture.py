@@ -120,7 +120,7 @@ def draw_pairs(
     sheet = Sheet(_title(plan, spec, context_length))
     for number in sorted(first.texts):
         if number == first.longest:
-            words = "The pair with the longest text:"
+            words = "The pair whose text has the most characters:"
             sheet.bottom += sheet.write((GAP, sheet.bottom), WIDTH, words, color=GRAY)
         top, x, bottom = sheet.bottom, GAP, sheet.bottom
         if number in first.images:
@@ -145,8 +145,8 @@ def _title(plan: PairPlan, spec: PairSpec, context_length: int) -> str:
             f"Left the image, then what its tower receives: {spec.image_size} px, {changes}"
         )
     lines.append(
-        f"Text: as its tokens spell it, at most {context_length} with those at the start and the "
-        "end; red and struck through is cut"
+        f"Text: as its tokens spell it, at most {context_length} with the marks of its start and "
+        "end, which are not shown; red and struck through is cut"
     )
     return "\n".join(lines)
 

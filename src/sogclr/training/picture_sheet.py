@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..common.printable import printable
 
-__all__ = ["GRAY", "INK", "RED", "WIDTH", "Sheet", "fit_tile"]
+__all__ = ["BODY", "GRAY", "INK", "RED", "TITLE", "WIDTH", "Sheet", "fit_tile", "load_font"]
 
 WIDTH = 1_400  # pixels of a sheet
 MARGIN, TITLE, BODY = 16, 26, 20  # pixels: space at the edges, heights of letters
@@ -46,7 +46,7 @@ class Sheet:
         self, place: tuple[int, int], width: int, text: str, size: int = BODY, color: str = INK
     ) -> int:
         """Write a name on one line, shortened at its start; return the line's height in pixels."""
-        font, shown = _font(size), printable(text)
+        font, shown = load_font(size), printable(text)
         if font.getlength(shown) > width:
             while shown and font.getlength("…" + shown) > width:
                 shown = shown[1:]
@@ -70,7 +70,7 @@ class Sheet:
             The height of all lines in pixels.
         """
         x, y = float(place[0]), place[1]
-        font, step = _font(size), round(LINE * size)
+        font, step = load_font(size), round(LINE * size)
         blank = font.getlength(" ")
         for text, color in parts:
             for word in _words(text, font, width):
@@ -123,7 +123,7 @@ def fit_tile(image: Image.Image, side: int) -> Image.Image:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def load_font(size: int) -> ImageFont.FreeTypeFont:
     """Load the font that comes with matplotlib, which has Latin, Greek, Cyrillic and Arabic."""
     import matplotlib as mpl
 
