@@ -179,7 +179,7 @@ def _print_plan(plan: PairPlan, device: str, spec: PairSpec, towers: dict[str, T
         say(setting_line(name, value, reason))
     for kind, tower in towers.items():
         body, head = (sum(p.numel() for p in m.parameters()) for m in (tower.body, tower.head))
-        state = "frozen" if kind in spec.frozen else "trained"
+        state = "frozen" if kind in spec.frozen else "to be trained"
         say(f"  {kind} tower: {body / 1e6:.2f} M parameters, {state}; head {head / 1e6:.2f} M")
 
 

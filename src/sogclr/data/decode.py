@@ -25,6 +25,7 @@ __all__ = [
     "DECODING_ERRORS",
     "FORMATS",
     "SUFFIXES",
+    "USUAL_SIZE",
     "ImageHeader",
     "UnreadableImageError",
     "decode_image",
@@ -116,6 +117,9 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+USUAL_SIZE = "the images' usual shorter side, at most 224 px"  # what `training_size` derives
 
 
 def training_size(side: float) -> int:

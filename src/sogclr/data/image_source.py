@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..common.options import Augmentation
+from .decode import USUAL_SIZE
 
 __all__ = ["NO_LABEL", "SHOWN", "ImageSource", "summarize"]
 
@@ -32,6 +33,7 @@ class ImageSource(ABC):
         labels: `(n,)` int64, `NO_LABEL` for a sample without one; None if the data has no labels.
         classes: names of the labels; None if the data has no labels.
         image_size: side in pixels at which to train by default.
+        size_reason: why, as it is printed.
         augmentation: settings that this data needs instead of the usual ones.
         left_out: `(name, reason)` of each sample that exists but cannot be read.
         damaged: descriptions of the files in `left_out` that are broken; see `require_undamaged`.
@@ -44,6 +46,7 @@ class ImageSource(ABC):
     labels: np.ndarray | None = None
     classes: list[str] | None = None
     image_size: int
+    size_reason: str = USUAL_SIZE
     augmentation: Augmentation = Augmentation()
     left_out: list[tuple[str, str]]
     damaged: Sequence[str] = ()

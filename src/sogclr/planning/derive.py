@@ -118,7 +118,8 @@ def plan_recipe(
     reasons.explain(
         "optimizer", settings.optimizer, name, "tolerates the widest range of learning rates"
     )
-    reasons.explain("learning rate", settings.learning_rate, rate, by_batch)
+    shown = settings.learning_rate or f"{rate:.3g}"
+    reasons.explain("learning rate", settings.learning_rate, shown, by_batch)
     reasons.explain("weight decay", settings.weight_decay, decay, f"usual for {name}")
     return recipe
 

@@ -88,10 +88,15 @@ def plan_run(
     n = len(source)
     reasons = Reasons()
     explain = reasons.explain
-    image_size, encoder = _plan_encoder(request, source.image_size, device, reasons)
+    image_size, encoder = _plan_encoder(request, source, device, reasons)
 
     batch_size = request.batch_size or choose_batch_size(n)
-    explain("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
+    explain(
+        "batch size",
+        request.batch_size,
+        batch_size,
+        "at most 256, and at least 32 batches an epoch",
+    )
     explain_sharing(batch_size, request.table_rows or n, reasons)
     norm = _plan_norm(request, reasons)
     batch = batch_size * request.accumulate
@@ -134,16 +139,16 @@ def plan_run(
 
 
 def _plan_encoder(
-    request: ImageSettings, usual_side: int, device: str, reasons: Reasons
+    request: ImageSettings, source: ImageSource | StreamSource, device: str, reasons: Reasons
 ) -> tuple[int, str]:
-    """Derive the image size and the encoder; `usual_side` is that of the images in pixels."""
-    image_size = request.image_size or usual_side
+    """Derive the image size and the encoder."""
+    image_size = request.image_size or source.image_size
     usual = "small" if device == "cpu" else "resnet18" if image_size <= 64 else "resnet50"
     encoder = usual if request.encoder == "auto" else request.encoder
     patch = patch_named(encoder)
     if request.image_size is None:
         image_size = whole_patches(image_size, patch)
-    reason = "the images' usual shorter side"
+    reason = source.size_reason
     reason += f", in whole patches of {patch} px" if patch > 1 else ""
     reasons.explain("image size", request.image_size, f"{image_size} px", reason)
     reason = f"what {_name_device(device)} trains in reasonable time"

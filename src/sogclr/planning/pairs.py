@@ -107,7 +107,12 @@ def plan_pairs(
     explain = reasons.explain
 
     batch_size = request.batch_size or choose_batch_size(n)
-    explain("batch size", request.batch_size, batch_size, "at most 256, and 32 batches an epoch")
+    explain(
+        "batch size",
+        request.batch_size,
+        batch_size,
+        "at most 256, and at least 32 batches an epoch",
+    )
     explain_sharing(batch_size, request.table_rows or max(source.sizes), reasons)
     batch = batch_size * request.accumulate
     if request.accumulate > 1:

@@ -80,7 +80,7 @@ def digits() -> ArraySource:
     source = ArraySource(
         images, bunch.target, name="digits", augmentation=Augmentation(crop_min=0.5, flip=0.0)
     )
-    source.image_size = 16
+    source.image_size, source.size_reason = 16, "twice the side of these small images"
     return source
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from ...common.console import say
 from ...common.errors import UserError
 from ...common.options import Augmentation
-from ..decode import UnreadableImageError, reason_of, training_size
+from ..decode import USUAL_SIZE, UnreadableImageError, reason_of, training_size
 from ..randomness import stable_id, uniforms
 from .headers import LARGEST_IMAGE, LARGEST_TEXT
 from .index import IMAGE_PARTS, key_and_part
@@ -58,7 +58,7 @@ class StreamSource:
 
     Attributes:
         ids: `(shards,)` uint64, hashes of the URLs' paths, see `shard_identities`.
-        image_size, augmentation, local: see `ImageSource`.
+        image_size, size_reason, augmentation, local: see `ImageSource`.
         damaged: always empty; training reports damage when it reads a damaged shard.
 
     Raises:
@@ -67,6 +67,7 @@ class StreamSource:
     """
 
     augmentation = Augmentation()
+    size_reason = USUAL_SIZE
     local = False
     damaged: Sequence[str] = ()
 
