@@ -32,11 +32,11 @@ from .early_checks import require_unused
 __all__ = ["Curation", "curate"]
 
 MEANINGS: dict[Kind, str] = {
-    "duplicate": "near duplicates; groups: {groups}",
-    "label": "labels that the vectors contradict",
-    "caption": "texts that do not fit their partner",
-    "outlier": "outliers, far from all others",
-    "crowded": "crowded by log u; regions: {groups}",
+    "duplicate": "nearly the same; groups: {groups}",
+    "label": "the vectors contradict the label",
+    "caption": "text and partner do not fit",
+    "outlier": "far from all others",
+    "crowded": "large log u; regions: {groups}",
 }
 
 

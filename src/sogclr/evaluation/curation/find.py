@@ -30,11 +30,11 @@ def find_duplicates(samples: Samples, side: str = "") -> list[Finding]:
     if isinstance(samples.source, Texts):
         texts = [samples.source.texts[row] for row in samples.rows.tolist()]
         similarity, threshold = compare_texts(texts, candidates), SAME_TEXT
-        same = "the same text as {other}: {similarity:.0%} of the words"
+        same = "nearly the same text as {other}: {similarity:.0%} of the words"
     else:
         small = _read_small(samples.source, samples.rows)
         similarity, threshold = compare_pictures(small, candidates), SAME_PICTURE
-        same = "the same picture as {other}: pixels correlate by {similarity:.3f}"
+        same = "nearly the same picture as {other}: pixels correlate by {similarity:.3f}"
     pairs = SimilarPairs.above(threshold, candidates, similarity)
     partner: dict[int, tuple[int, float]] = {}  # the most similar copy of each sample
     for (one, other), value in zip(pairs.pairs.tolist(), pairs.similarity.tolist(), strict=True):
@@ -76,8 +76,8 @@ def find_outliers(samples: Samples, side: str = "") -> list[Finding]:
     distance = measure_distance(near)
     usual = 1 - float(np.median(distance)) if len(distance) else 0.0
     reason = (
-        "its {k} nearest neighbours have a mean cosine similarity of {own:.3f}, "
-        "those of half of the samples {usual:.3f} or more"
+        "mean cosine similarity to its {k} nearest neighbours {own:.3f}; "
+        "half of the samples have {usual:.3f} or more"
     )
     return [
         Finding(
