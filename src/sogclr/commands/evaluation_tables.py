@@ -42,7 +42,7 @@ def image_table(report: ImageReport, protocols: Sequence[Protocol]) -> Table:
             for protocol in protocols
         ]
         table.add_row(name.replace("_", " "), *cells)
-    table.caption = "in percent, ± the standard error of the sample of images"
+    table.caption = "± the standard error, from the number of images"
     return table
 
 
