@@ -13,7 +13,7 @@ from ..common.errors import UserError, one_line, require
 from ..common.options import REPORT_SAMPLES, Device
 from ..distributed.launch import choose_device
 from ..evaluation.pages.compose import compose_sections, open_data
-from ..evaluation.pages.page import Page
+from ..evaluation.pages.page import Page, group_by_reason
 from ..evaluation.pages.record import RunRecord
 from ..evaluation.pages.render import write_page
 from ..runs.folder import Run
@@ -40,8 +40,8 @@ def report(
     kind = choose_device(device)
     sections = compose_sections(record, shown, most=samples, module=module, device=kind)
     page = write_page(target, f"Run {record.run.folder}", sections)
-    for title, reason in page.left_out.items():
-        say(f"left out: {title} ({reason})")
+    for titles, reason in group_by_reason(page.left_out):
+        say(f"left out: {titles} ({reason})")
     say(f"report: {page.file} ({page.file.stat().st_size / 1e6:.1f} MB; open it in a browser)")
     return page
 

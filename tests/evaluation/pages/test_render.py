@@ -2,11 +2,14 @@
 
 import html
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from sogclr.common.colors import METHOD_COLORS
 from sogclr.data.images.arrays import ArraySource
+from sogclr.evaluation.pages import curves
 from sogclr.evaluation.pages.charts import (
     CLASS_COLORS,
     Line,
@@ -26,6 +29,7 @@ from sogclr.evaluation.pages.page import (
     Text,
     Thumbnail,
     Tile,
+    group_by_reason,
 )
 from sogclr.evaluation.pages.render import render_page, write_page
 from sogclr.evaluation.pages.thumbnails import make_thumbnail
@@ -71,7 +75,7 @@ def page_with(text):
         Facts([(text, text, text)]),
         Table([text, text], [[text, text]], text),
         Table([text, text], [[text, text]], text, shades=[[0.0, 0.5]], numeric=False),
-        Pictures([Picture(text, draw_lines([Line([1], [2], "#123456")], "x", "y"), text, text)]),
+        Pictures([Picture(text, draw_lines([Line([1], [2], "#123456")], "y"), text, text)]),
         Legend([("#123456", text)]),
         Gallery([(text, tiles)], text),
         Code([text, text]),
@@ -138,7 +142,7 @@ def test_what_is_left_out_is_said(tmp_path):
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: draw_lines([Line([1, 2], [3, 1], "#123456", "name")], "x", "y", zero=True),
+        lambda: draw_lines([Line([1, 2], [3, 1], "#123456", "name")], "y", zero=True),
         lambda: draw_histogram(np.arange(50.0), "x", "y", "#123456"),
         lambda: draw_points(np.eye(3, 2), colors=list(CLASS_COLORS[:3])),
         lambda: draw_points(np.eye(3, 2), values=np.arange(3.0)),
@@ -155,3 +159,26 @@ def test_charts_take_the_colour_of_the_page_and_are_equal_each_time(draw):
     assert "#000000" not in svg
     assert ("currentColor" in svg) == ("<text" in svg)
     assert draw() == svg
+
+
+def test_sections_that_are_missing_for_one_reason_share_a_line():
+    missing = {"One": "no data", "Two": "no labels", "Three": "no data"}
+    assert group_by_reason(missing) == [("One, Three", "no data"), ("Two", "no labels")]
+
+
+@pytest.mark.parametrize("method", ["sogclr", "simclr", "moco"])
+def test_the_curves_of_a_run_have_the_colour_of_its_method(method, monkeypatch):
+    metrics = [{"epoch": e, "knn": 0.5, "objective": 1.0, "alignment": 0.3} for e in (1.0, 2.0)]
+    drawn = []
+    monkeypatch.setattr(curves, "draw_lines", lambda lines, *_, **__: drawn.extend(lines))
+    record = SimpleNamespace(
+        metrics=metrics,
+        settings=SimpleNamespace(method=method),
+        curve=lambda name: (
+            [row["epoch"] for row in metrics if name in row],
+            [row[name] for row in metrics if name in row],
+        ),
+    )
+    curves.curves_section(record)
+    assert len(drawn) == 3
+    assert {line.color for line in drawn} == {METHOD_COLORS[method]}

@@ -55,8 +55,10 @@ class Line:
     label: str = ""
 
 
-def draw_lines(lines: list[Line], x_label: str, y_label: str, *, zero: bool = False) -> Markup:
-    """Draw curves; `zero` adds a line at zero. A curve of few points shows them."""
+def draw_lines(lines: list[Line], y_label: str, *, zero: bool = False) -> Markup:
+    """Draw curves over epochs; `zero` adds a line at zero. A curve of few points shows them."""
+    from matplotlib.ticker import MaxNLocator
+
     with _style():
         figure, axes = _start()
         if zero:
@@ -66,7 +68,8 @@ def draw_lines(lines: list[Line], x_label: str, y_label: str, *, zero: bool = Fa
             axes.plot(
                 line.x, line.y, color=line.color, label=line.label, marker=marker, markersize=3.5
             )
-        axes.set_xlabel(x_label)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.set_xlabel("epoch")
         axes.set_ylabel(y_label)
         if any(line.label for line in lines):
             axes.legend(fontsize=8.5)
@@ -105,7 +108,7 @@ def draw_points(
         axes.set_axis_off()
         axes.set_aspect("equal", adjustable="datalim")
         if values is not None:
-            bar = figure.colorbar(drawn, ax=axes, shrink=0.7, label="log u")
+            bar = figure.colorbar(drawn, ax=axes, shrink=0.7, label="log u in nats")
             bar.outline.set_visible(False)
             bar.solids.set_alpha(1)
         return _finish(figure)

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -27,6 +28,7 @@ from .map import map_section
 from .overview import (
     audit_section,
     loading_section,
+    next_section,
     plan_section,
     run_section,
     views_section,
@@ -56,10 +58,12 @@ class DataToShow:
     Attributes:
         source: images or pairs; None if there are none.
         about: a description of the source, or why there is none.
+        name: what a user types to name the data, for commands that the page shows.
     """
 
     source: ImageSource | PairSource | None
     about: str
+    name: str = "DATA"
 
 
 @dataclass
@@ -95,7 +99,8 @@ def open_data(record: RunRecord, data: Any, columns: Any) -> DataToShow:
     """
     if data is not None:
         source = _open(record, data, columns)
-        return DataToShow(source, source.describe())
+        name = str(data) if isinstance(data, str | Path) else "DATA"
+        return DataToShow(source, source.describe(), name)
     if record.data is None:
         why = "The run does not say where its data is; name it: sogclr report RUN DATA."
         return DataToShow(None, why)
@@ -106,7 +111,7 @@ def open_data(record: RunRecord, data: Any, columns: Any) -> DataToShow:
         source = _open(record, record.data, columns or getattr(record.settings, "columns", None))
     except UserError as error:
         return DataToShow(None, f"The data of the run cannot be opened ({error}).")
-    return DataToShow(source, source.describe())
+    return DataToShow(source, source.describe(), record.data)
 
 
 def _open(record: RunRecord, data: Any, columns: Any) -> ImageSource | PairSource:
@@ -140,6 +145,7 @@ def compose_sections(
         *rest,
         audit_section(record),
         loading_section(record),
+        next_section(record, data.name),
     ]
 
 

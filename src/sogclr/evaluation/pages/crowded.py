@@ -47,7 +47,7 @@ def _side_blocks(side: Samples, log_u: np.ndarray) -> list[Block]:
     low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
     picture = Picture(
         f"log u of {len(ranked):,} {kind}",
-        draw_histogram(values, "log u", kind, METHOD_COLORS["sogclr"]),
+        draw_histogram(values, "log u in nats", kind, METHOD_COLORS["sogclr"]),
         f"Histogram of log u: median {middle:.2f}, nine tenths between {low:.2f} and {high:.2f}",
         f"All {kind} of the data that the run knows. Nine tenths lie between {low:.2f} and "
         f"{high:.2f}.",

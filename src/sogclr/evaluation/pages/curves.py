@@ -8,7 +8,7 @@ from .record import RunRecord
 __all__ = ["curves_section"]
 
 TITLE = "Curves"
-OWN, BATCH, NEUTRAL = METHOD_COLORS["sogclr"], METHOD_COLORS["dcl"], METHOD_COLORS["moco"]
+BATCH = METHOD_COLORS["dcl"]  # which takes its normalizers from the batch, without the positive
 SCORES = {
     "knn": (
         "kNN accuracy",
@@ -61,7 +61,7 @@ def curves_section(record: RunRecord) -> Section:
             record,
             "normalizer_lag",
             "Lag of log u",
-            "log u - log g",
+            "log u - log g in nats",
             "The part of the error that all samples share. Below zero, the stored numbers are too "
             "small; near zero they keep up with the encoder.",
             zero=True,
@@ -83,7 +83,7 @@ def _scores(record: RunRecord) -> list[Picture]:
         epochs, values = record.curve(name)
         if epochs:
             percent = [100 * value for value in values]
-            svg = draw_lines([Line(epochs, percent, NEUTRAL)], "epoch", "%")
+            svg = draw_lines([Line(epochs, percent, _own_color(record))], f"{title} in %")
             found.append(Picture(title, svg, _describe(title, percent, "%"), caption))
     return found
 
@@ -94,14 +94,14 @@ def _single(
     epochs, values = record.curve(name)
     if not epochs:
         return []
-    svg = draw_lines([Line(epochs, values, OWN)], "epoch", unit, zero=zero)
+    svg = draw_lines([Line(epochs, values, _own_color(record))], unit, zero=zero)
     return [Picture(title, svg, _describe(title, values), caption)]
 
 
 def _normalizer_errors(record: RunRecord) -> list[Picture]:
     lines = []
     for name, color, label in (
-        ("normalizer_error", OWN, "stored number (SogCLR)"),
+        ("normalizer_error", METHOD_COLORS["sogclr"], "stored number (SogCLR)"),
         ("in_batch_error", BATCH, "the batch alone"),
     ):
         epochs, values = record.curve(name)
@@ -116,7 +116,12 @@ def _normalizer_errors(record: RunRecord) -> list[Picture]:
         "below the batch, SogCLR knows more than its batch shows."
     )
     described = "; ".join(_describe(line.label, line.y) for line in lines)
-    return [Picture(title, draw_lines(lines, "epoch", "error of log g"), described, caption)]
+    return [Picture(title, draw_lines(lines, "error of log g in nats"), described, caption)]
+
+
+def _own_color(record: RunRecord) -> str:
+    """Return the colour of the run's method, which it has in all pictures."""
+    return METHOD_COLORS[record.settings.method]
 
 
 def _describe(title: str, values: list[float], unit: str = "") -> str:

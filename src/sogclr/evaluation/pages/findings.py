@@ -11,7 +11,7 @@ from .samples import Samples
 __all__ = ["copies_section", "misfits_section", "outliers_section", "suspects_section"]
 
 SHOWN, SHOWN_GROUPS, SHOWN_MEMBERS = 24, 24, 6
-TO_LIST = "sogclr curate lists them all, with paths."
+TO_LIST = "sogclr curate lists them all: see “What to type next”."
 
 
 def copies_section(samples: Samples) -> Section:
@@ -52,8 +52,7 @@ def outliers_section(samples: Samples) -> Section:
         f"here, others are rare and valuable. {TO_LIST}"
     )
     tiles = [
-        samples.tile_of_row(finding.row, f"similarity {1 - finding.score:.3f}")
-        for finding in found[:SHOWN]
+        samples.tile_of_row(finding.row, f"{1 - finding.score:.3f}") for finding in found[:SHOWN]
     ]
     caption = "The number is the mean cosine similarity to the nearest neighbours."
     return Section(title, [Text(text), Gallery([("", tiles)], caption)])

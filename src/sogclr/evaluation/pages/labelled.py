@@ -41,7 +41,7 @@ def results_section(
     """
     title = "Results"
     if samples.labels is None or not isinstance(samples.source, ImageSource):
-        return Section(title, missing=NO_LABELS)
+        return Section(title, missing=NO_LABELS, lines=[f"no accuracy is measured: {NO_LABELS}"])
     labelled = np.flatnonzero(samples.labels != NO_LABEL)[:: _stride(samples.labels)]
     labels = torch.from_numpy(samples.labels[labelled])
     rows = samples.rows[labelled]
@@ -64,7 +64,9 @@ def results_section(
         "test set."
     )
     table = Table(["features", "kNN accuracy", "standard error"], rows_shown, caption)
-    return Section(title, [table], lines=_say_results(found, len(labels)))
+    lines = _say_results(found, len(labels))
+    blocks: list[Block] = [Text(f"{line[:1].upper()}{line[1:]}.") for line in lines[1:]]
+    return Section(title, [*blocks, table], lines=lines)
 
 
 def _say_results(found: dict[str, float], images: int) -> list[str]:
@@ -79,7 +81,10 @@ def _say_results(found: dict[str, float], images: int) -> list[str]:
     parts = [f"{name} {_percent(accuracy)}" for name, accuracy in found.items()]
     lines = [f"kNN accuracy on {images:,} images: {', '.join(parts)} (± {error:.1f})"]
     if trained < max(found.values()):
-        lines.append("training has not paid yet: try more --epochs, and look at the report's views")
+        lines.append(
+            "training has not paid yet: try more --epochs, and look at the augmented views "
+            "in the report"
+        )
     return lines
 
 

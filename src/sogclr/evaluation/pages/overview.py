@@ -1,6 +1,7 @@
 """The sections that need no data: the run, its plan, its views, its audit, how to load it."""
 
 from datetime import datetime
+from shlex import quote
 
 from ...common.errors import UserError
 from ...runs.stored import read_json
@@ -8,7 +9,14 @@ from .page import Block, Code, Facts, Picture, Pictures, Section, Table, Text
 from .record import RunRecord
 from .thumbnails import file_as_data
 
-__all__ = ["audit_section", "loading_section", "plan_section", "run_section", "views_section"]
+__all__ = [
+    "audit_section",
+    "loading_section",
+    "next_section",
+    "plan_section",
+    "run_section",
+    "views_section",
+]
 
 WIDEST = 1_400  # pixels of a picture that a run or an audit has written
 SCORES = {"knn": "kNN accuracy (training images)", "R@1": "R@1 (mean of both directions)"}
@@ -32,8 +40,8 @@ def run_section(record: RunRecord, data: str) -> Section:
             facts.append((title, f"{values[-1]:.1%}", f"best {max(values):.1%}"))
     table, batch = (record.curve(name)[1] for name in ("normalizer_error", "in_batch_error"))
     if table and batch:
-        remark = f"of log g; the batch alone is off by {_late_mean(batch):.2f}"
-        facts.append(("Stored numbers are off by", f"{_late_mean(table):.2f}", remark))
+        remark = f"estimates from the batch alone: {_late_mean(batch):.2f} nats"
+        facts.append(("Error of the stored log u", f"{_late_mean(table):.2f} nats", remark))
     return Section("What was run", [Facts(facts), Text(data)])
 
 
@@ -93,7 +101,7 @@ def audit_section(record: RunRecord) -> Section:
     """Show the picture and the sentence of `sogclr audit`, if it was run."""
     title = "Audit"
     folder = record.run.folder
-    missing = f"not done: sogclr audit {folder} DATA measures what the batch size costs here"
+    missing = "not done: sogclr audit measures what the batch size costs; see “What to type next”"
     image = file_as_data(folder / "audit.png", WIDEST)
     try:
         summary = read_json(folder / "audit.json").get("summary")
@@ -124,3 +132,25 @@ def loading_section(record: RunRecord) -> Section:
         lines.append('texts = model.encode_text(["a dog in the snow"])  # (1, d)')
         lines.append("similarity = images @ texts.T  # cosine similarities")
     return Section("How to load the model", [Code(lines)])
+
+
+def next_section(record: RunRecord, data: str) -> Section:
+    """List the commands that tell more, as they can be typed.
+
+    Args:
+        record: the run.
+        data: what a user types to name the data.
+    """
+    title = "What to type next"
+    if not record.metrics:
+        return Section(title, missing="nothing is trained yet")
+    run, given = quote(str(record.run.folder)), data if data == "DATA" else quote(data)
+    commands = [
+        ("evaluate", "", "more measures; on a test set with its name instead"),
+        ("curate", " --out list.csv", "all findings, with paths"),
+        ("audit", "", "what the batch size costs"),
+        ("serve", "", "search in a browser"),
+    ]
+    lines = [(f"sogclr {name} {run} {given}{end}", why) for name, end, why in commands]
+    width = max(len(line) for line, _ in lines)
+    return Section(title, [Code([f"{a:{width}}  # {why}" for a, why in lines])])

@@ -20,6 +20,7 @@ __all__ = [
     "Text",
     "Thumbnail",
     "Tile",
+    "group_by_reason",
 ]
 
 
@@ -205,3 +206,18 @@ class Page:
     file: Path
     shown: list[str]
     left_out: dict[str, str]
+
+
+def group_by_reason(missing: dict[str, str]) -> list[tuple[str, str]]:
+    """Join the titles of sections that are missing for the same reason.
+
+    Args:
+        missing: the reason of each title.
+
+    Returns:
+        `(titles, reason)` of each reason; commas between the titles.
+    """
+    groups: dict[str, list[str]] = {}
+    for title, reason in missing.items():
+        groups.setdefault(reason, []).append(title)
+    return [(", ".join(titles), reason) for reason, titles in groups.items()]

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from ...common.printable import printable
 from ...runs.stored import atomically
-from .page import Page, Section
+from .page import Page, Section, group_by_reason
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -34,7 +34,7 @@ def make_environment() -> "Environment":
 def render_page(title: str, sections: list[Section]) -> str:
     """Render sections as HTML that needs no other file and runs no script."""
     shown = [section for section in sections if not section.missing]
-    left_out = [section for section in sections if section.missing]
+    left_out = group_by_reason({each.title: each.missing for each in sections if each.missing})
     template = make_environment().get_template("report.html")
     return template.render(title=title, sections=shown, left_out=left_out)
 
