@@ -122,13 +122,12 @@ def _draw_sheet(first: FirstViews, plan: Plan) -> Image.Image:
     step = side + TILE_GAP
     width = 3 * step + GAP
     groups = (WIDTH - 2 * GAP) // width
-    shown = len(first.names) // groups * groups or len(first.names)  # whole lines
     sheet = Sheet(
         "Each image, then two random views of it, as the encoder receives them\n"
         f"{size} px{describe_zoom(size, side)}; {describe_changes(plan.views)}"
     )
     start = sheet.bottom
-    for number, (name, image) in enumerate(zip(first.names[:shown], first.originals, strict=False)):
+    for number, (name, image) in enumerate(zip(first.names, first.originals, strict=True)):
         x = GAP + number % groups * width
         y = start + number // groups * (side + 2 * LETTERS + GAP)
         tiles = [image, *(as_image(view) for view in first.views[:, number])]
