@@ -43,7 +43,9 @@ def test_from_pairs_to_a_picture(make_pairs, tiny, tmp_path, capsys):
         assert word in shown
 
     main(["search", run, "a red picture", "--top", "3"])
-    assert len(capsys.readouterr().out.strip().splitlines()) == 3
+    found = capsys.readouterr().out.rstrip().splitlines()
+    assert len(found) == 2 * 3  # an image, then its caption
+    assert all(line.startswith(" ") for line in found[1::2])
     assert (tmp_path / "run" / "search.png").is_file()
 
     main(["embed", run, str(table), "--out", str(tmp_path / "x.npz")])

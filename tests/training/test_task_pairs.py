@@ -63,9 +63,10 @@ def test_a_run_leaves_what_it_says(trained, joined):
         "settings.json", "checkpoint.pt", "towers.json", "trained.safetensors", "metrics.jsonl",
         "tb", "text", "digests.json",
     }  # fmt: skip
-    names = {path.name for path in trained.iterdir()} - {"embeddings", "search.png"}
+    later = {"embeddings", "search.png", "evaluations.jsonl"}  # of other commands
+    names = {path.name for path in trained.iterdir()} - later
     assert names == always
-    names = {path.name for path in joined.iterdir()} - {"embeddings", "search.png"}
+    names = {path.name for path in joined.iterdir()} - later
     assert names == always | {"frozen.safetensors"}
     settings = json.loads((joined / "settings.json").read_text())
     assert settings["kind"] == "pairs"
