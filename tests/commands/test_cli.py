@@ -147,7 +147,9 @@ def test_unknown_protocols_and_missing_labels_are_one_line(photos, tmp_path, cap
     run = tmp_path / "run"
     main(["pretrain", str(photos), "--out", str(run), "--epochs", "1", *FAST])
     assert "'svm' is unknown" in refused(capsys, "evaluate", run, photos, "--protocol", "knn,svm")
-    assert "no labels" in refused(capsys, "evaluate", run, photos / "red")
+    assert "no labels" in refused(capsys, "evaluate", run, photos / "red", "--protocol", "knn")
+    main(["evaluate", str(run), str(photos / "red")])
+    assert "no labels: knn and linear are left out" in capsys.readouterr().err
 
 
 def test_settings_are_stored_with_what_was_derived(photos, tmp_path):

@@ -51,6 +51,15 @@ def test_each_kind_of_features_is_classified_by_each_protocol(run, make_folder, 
         assert mean == pytest.approx(getattr(report.trained, protocol))
 
 
+def test_images_without_labels_are_measured_by_their_views(run, make_folder):
+    photos = make_folder("unlabelled", classes=("one",))
+    report = sogclr.evaluate(run, photos / "one")
+    assert report.trained.views is not None
+    assert report.trained.knn is report.trained.linear is None
+    (entry,) = read_evaluations(Run(run))
+    assert entry["data"] == str(photos / "one")
+
+
 def test_a_result_is_kept_in_the_run(run, make_folder, capsys):
     photos = make_folder()
     report = sogclr.evaluate(run, photos, test=make_folder("held", seed=1), per_class=True)

@@ -119,7 +119,7 @@ def evaluate(
         test: Other labelled images, with the same labels, to test on. Default: test on `data`.
         protocol: What to measure: one or more of knn, linear and views, with commas between them;
             retrieval, zero-shot or sts. From Python also a sequence. Default: knn,linear,views,
-            or what suits the pairs or images.
+            of images without labels views, or what suits the pairs or images.
         columns: Names of the table's two columns, with a comma between them. From Python also a
             sequence. Default: guessed from the usual names.
         templates: Sentences for zero-shot classification with {} for the name of the class,

@@ -62,10 +62,17 @@ def evaluate(
     else:
         unused = {"columns": columns, "templates": templates}
         require_unused(unused, f"{run} was trained on images alone")
-        protocols = _choose_protocols(protocol or DEFAULT_PROTOCOLS)
+        source = data
+        if protocol is None:
+            source = open_images(data)
+            protocol = DEFAULT_PROTOCOLS
+            if source.labels is None:
+                protocol = "views"
+                say("no labels: knn and linear are left out; sub-folders would be labels")
+        protocols = _choose_protocols(protocol)
         if protocols == ("views",):
             require_unused({"per_class": per_class or None}, "views has no classes")
-        report = _evaluate_images(run, data, test, protocols, module, device, workers)
+        report = _evaluate_images(run, source, test, protocols, module, device, workers)
         if per_class:
             result(per_class_table(report.per_class))
     append_evaluation(Run(run), report, data=data, test=test)
