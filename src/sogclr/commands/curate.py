@@ -1,6 +1,5 @@
 """`sogclr.curate`: list what deserves a look in a data set, and what may be left out."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +20,13 @@ from ..distributed.launch import choose_device
 from ..evaluation.curation.collect import collect_findings, embed_all
 from ..evaluation.curation.finding import KINDS, Finding, Kind
 from ..evaluation.curation.links import link_findings, link_kept, require_linkable
-from ..evaluation.curation.tables import require_table_format, write_findings, write_selection
+from ..evaluation.curation.tables import write_findings, write_selection
 from ..evaluation.findings.coverage import Selection, choose_covering
 from ..evaluation.pages.pair_samples import PairSamples
 from ..evaluation.pages.record import RunRecord
 from ..evaluation.pages.samples import Samples
 from ..runs.folder import Run
-from .early_checks import require_unused
+from .early_checks import require_table_file, require_unused
 
 __all__ = ["Curation", "curate"]
 
@@ -73,7 +72,7 @@ def curate(
 ) -> Curation:
     """See `sogclr.curate`."""
     target = Path(out)
-    _require_writable(target)
+    require_table_file(target, ".csv")
     require(keep is None or 0 < keep < 1, "keep", f"must be between 0 and 1, got {keep}")
     record = RunRecord.read(Run(run))
     source = _open(record, data, columns)
@@ -105,15 +104,6 @@ def curate(
             made += link_kept(Path(links), kept, images)
         say(f"made {made:,} links in {links}")
     return Curation(collected.findings, collected.left_out, target, kept, kept_file)
-
-
-def _require_writable(target: Path) -> None:
-    """Raise UserError before hours of embedding if the file cannot be written after them."""
-    require_table_format(target)
-    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-        raise UserError(f"--out: the folder {target.parent} does not exist or cannot be written to")
-    if target.is_dir():
-        raise UserError(f"--out: {target} is a folder; name a file")
 
 
 def _open(

@@ -12,7 +12,9 @@ __all__ = [
     "require_encoder",
     "require_model",
     "require_other_folder",
+    "require_table_file",
     "require_unused",
+    "require_writable",
     "unwrap_encoder",
 ]
 
@@ -112,6 +114,40 @@ def require_unused(options: dict[str, Any], reason: str) -> None:
     for name, value in options.items():
         if value is not None:
             raise UserError(f"{flag(name)}: has no effect, since {reason}; leave it out")
+
+
+def require_writable(target: Path) -> None:
+    """Refuse a file that cannot be written, before hours of work.
+
+    Raises:
+        UserError: Its folder does not exist or cannot be written to, or it is a folder itself.
+    """
+    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        raise UserError(f"--out: the folder {target.parent} does not exist or cannot be written to")
+    if target.is_dir():
+        raise UserError(f"--out: {target} is a folder; name a file")
+
+
+def require_table_file(target: Path, other: str) -> None:
+    """Refuse a file that is not Parquet or of another suffix, or that cannot be written.
+
+    Args:
+        target: The file.
+        other: The other suffix, such as ".csv".
+
+    Raises:
+        UserError: Another suffix, pyarrow is missing, or `require_writable` refuses the file.
+    """
+    if target.suffix not in (other, ".parquet"):
+        raise UserError(f"--out: {target} must end in {other} or .parquet")
+    if target.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401 (is it installed?)
+        except ImportError:
+            raise UserError(
+                f"--out: .parquet needs pyarrow: pip install 'sogclr[parquet]'; or use {other}"
+            ) from None
+    require_writable(target)
 
 
 def picture_file(out: Path, default: str) -> Path:

@@ -1,6 +1,5 @@
 """`sogclr.embed`: write the vectors of a data set to a file that other tools read."""
 
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from ..runs.load import load_encoder
 from ..runs.stored import atomically
 from ..runs.stored_samples import StoredSamples, read_samples
 from ..runs.towers import load_pairs
-from .early_checks import require_unused
+from .early_checks import require_table_file, require_unused
 from .embeddings import Embeddings, write_npz, write_parquet
 
 __all__ = ["embed"]
@@ -49,7 +48,7 @@ def embed(
 ) -> Embeddings:
     """See `sogclr.embed`."""
     target = Path(out)
-    _require_writable(target)
+    require_table_file(target, ".npz")
     is_pair = is_pair_run(run)
     if columns is not None and not (is_pair and are_pairs(data)):
         what = "these data are images" if is_pair else f"{run} was trained on images alone"
@@ -138,23 +137,6 @@ def _collect(sides: list[EmbeddedSide], vectors: np.ndarray, is_unit: bool) -> E
         kinds=kinds,
         normalized=is_unit,
     )
-
-
-def _require_writable(target: Path) -> None:
-    """Raise UserError before hours of embedding if the file cannot be written after them."""
-    if target.suffix not in (".npz", ".parquet"):
-        raise UserError(f"--out: {target} must end in .npz or .parquet")
-    if target.suffix == ".parquet":
-        try:
-            import pyarrow  # noqa: F401 (is it installed?)
-        except ImportError:
-            raise UserError(
-                "--out: .parquet needs pyarrow: pip install 'sogclr[parquet]'; or use .npz"
-            ) from None
-    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-        raise UserError(f"--out: the folder {target.parent} does not exist or cannot be written to")
-    if target.is_dir():
-        raise UserError(f"--out: {target} is a folder; name a file")
 
 
 def _embed_images(

@@ -1,6 +1,5 @@
 """`sogclr.report`: write the page of a run; at the end of training it may fail, not the run."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ..evaluation.pages.page import Page, group_by_reason
 from ..evaluation.pages.record import RunRecord
 from ..evaluation.pages.render import write_page
 from ..runs.folder import Run
+from .early_checks import require_writable
 
 __all__ = ["report", "report_at_the_end"]
 
@@ -80,13 +80,12 @@ def _page_file(run: Run, out: str | Path | None) -> Path:
     """Choose the HTML file to write.
 
     Raises:
-        UserError: the file is not an HTML file, or its folder does not exist.
+        UserError: the file is not an HTML file, or cannot be written.
     """
     target = run.folder / "report.html" if out is None else Path(out)
     target = target / "report.html" if target.is_dir() else target
     target = target if target.suffix else target.with_suffix(".html")
     if target.suffix not in (".html", ".htm"):
         raise UserError(f"--out: a page is written as .html, not as {target.suffix}")
-    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-        raise UserError(f"--out: the folder {target.parent} does not exist or cannot be written to")
+    require_writable(target)
     return target

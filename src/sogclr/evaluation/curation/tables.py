@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ...common.errors import UserError
 from ...data.image_source import ImageSource
 from ...data.pair_source import PairSource
 from ...data.texts import Texts
@@ -16,7 +15,7 @@ from ..pages.pair_samples import PairSamples
 from ..pages.samples import Samples
 from .finding import Finding
 
-__all__ = ["COLUMNS", "require_table_format", "write_findings", "write_selection"]
+__all__ = ["COLUMNS", "write_findings", "write_selection"]
 
 COLUMNS = (
     "finding",
@@ -33,23 +32,6 @@ COLUMNS = (
 NUMBERS = {"score": "double", "group": "int64", "id": "uint64"}
 FORMULA = ("=", "+", "-", "@")  # a spreadsheet computes what begins so
 ADVICE = "make room on the disk, or name another --out"
-
-
-def require_table_format(target: Path) -> None:
-    """Refuse a file that is neither .csv nor .parquet, before hours of work.
-
-    Raises:
-        UserError: another suffix, or pyarrow is missing.
-    """
-    if target.suffix not in (".csv", ".parquet"):
-        raise UserError(f"--out: {target} must end in .csv or .parquet")
-    if target.suffix == ".parquet":
-        try:
-            import pyarrow  # noqa: F401 (is it installed?)
-        except ImportError:
-            raise UserError(
-                "--out: .parquet needs pyarrow: pip install 'sogclr[parquet]'; or use .csv"
-            ) from None
 
 
 def write_findings(target: Path, findings: list[Finding], source: ImageSource | PairSource) -> None:
