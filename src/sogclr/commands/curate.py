@@ -13,8 +13,7 @@ from ..common.console import cell, result, say
 from ..common.errors import UserError, require
 from ..common.options import Device
 from ..data.image_source import ImageSource
-from ..data.open_images import open_images
-from ..data.open_pairs import are_pairs, open_pairs
+from ..data.open_pairs import are_pairs, open_samples
 from ..data.pair_source import PairSource
 from ..distributed.launch import choose_device
 from ..evaluation.curation.collect import collect_findings, embed_all
@@ -109,12 +108,10 @@ def curate(
 def _open(
     record: RunRecord, data: Any, columns: str | Sequence[str] | None
 ) -> ImageSource | PairSource:
-    if record.is_pairs and are_pairs(data):
-        return open_pairs(data, columns)
-    if columns is not None:
+    if columns is not None and not (record.is_pairs and are_pairs(data)):
         what = "these data are images" if record.is_pairs else "the run was trained on images alone"
         require_unused({"columns": columns}, what)
-    return open_images(data)
+    return open_samples(data, columns, pairs=record.is_pairs)
 
 
 def _show(findings: list[Finding], left_out: dict[Kind, str]) -> None:

@@ -16,7 +16,8 @@ from ..common.options import Device
 from ..common.whole_files import remove_leftovers
 from ..data.image_source import NO_LABEL, ImageSource
 from ..data.open_images import open_images
-from ..data.open_pairs import are_pairs, open_pairs
+from ..data.open_pairs import are_pairs, open_samples
+from ..data.pair_source import PairSource
 from ..data.texts import Texts
 from ..distributed.launch import choose_device, loader_workers
 from ..evaluation.embed_images import embed_images
@@ -166,15 +167,12 @@ def _embed_pairs(
 ) -> tuple[list[EmbeddedSide], np.ndarray]:
     """Embed images or pairs by the towers of a run; return the sides and their vectors."""
     encoder = load_pairs(run, module).to(choose_device(device))
+    source = open_samples(data, columns)
+    say(source.describe())
     parts: list[tuple[str, ImageSource | Texts]]
-    if are_pairs(data):
-        source = open_pairs(data, columns)
-        say(source.describe())
-        parts = [("a", source.a), ("b", source.b)]
-    else:
-        images = open_images(data)
-        say(images.describe())
-        parts = [("a", images)]
+    parts = (
+        [("a", source.a), ("b", source.b)] if isinstance(source, PairSource) else [("a", source)]
+    )
     sides, vectors = list[EmbeddedSide](), list[np.ndarray]()
     for name, side in parts:
         found = embed_side(encoder, side)

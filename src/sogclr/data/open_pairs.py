@@ -1,10 +1,12 @@
-"""Open whatever a user passes as pairs: a table or tar shards."""
+"""Open whatever a user passes as pairs, a table or tar shards, or as either pairs or images."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..common.errors import UserError
+from .image_source import ImageSource
+from .open_images import open_images
 from .pair_source import PairSource
 from .tables.columns import find_columns
 from .tables.pairs import table_pairs
@@ -14,7 +16,7 @@ from .tar.pairs import shard_pairs
 from .tar.patterns import find_shards
 from .tar.urls import require_random_access
 
-__all__ = ["are_pairs", "open_pairs", "require_columns"]
+__all__ = ["are_pairs", "open_pairs", "open_samples", "require_columns"]
 
 
 def open_pairs(data: Any, columns: str | Sequence[str] | None = None) -> PairSource:
@@ -64,6 +66,24 @@ def are_pairs(data: Any) -> bool:
         return True
     shards = _shards(data)
     return shards is not None and any(len(index_shard(path).captions) for path in shards)
+
+
+def open_samples(
+    data: Any, columns: str | Sequence[str] | None = None, *, pairs: bool = True
+) -> ImageSource | PairSource:
+    """Open pairs, or images if `data` are no pairs.
+
+    Args:
+        data: as of `open_pairs` or `open_images`; a source is returned unchanged.
+        columns: as of `open_pairs`; of no effect on images.
+        pairs: whether pairs are wanted; False opens everything as images.
+
+    Raises:
+        UserError: see `open_pairs` and `open_images`.
+    """
+    if isinstance(data, ImageSource | PairSource):
+        return data
+    return open_pairs(data, columns) if pairs and are_pairs(data) else open_images(data)
 
 
 def _shards(data: Any) -> list[Path] | None:

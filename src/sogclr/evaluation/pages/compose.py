@@ -10,8 +10,7 @@ from torch import nn
 
 from ...common.errors import UserError
 from ...data.image_source import ImageSource
-from ...data.open_images import open_images
-from ...data.open_pairs import are_pairs, open_pairs
+from ...data.open_pairs import open_samples
 from ...data.pair_source import PairSource
 from ...data.tar.urls import is_url
 from ...runs.folder import Run
@@ -98,7 +97,7 @@ def open_data(record: RunRecord, data: Any, columns: Any) -> DataToShow:
         UserError: the data that was given cannot be opened.
     """
     if data is not None:
-        source = _open(record, data, columns)
+        source = open_samples(data, columns, pairs=record.is_pairs)
         name = str(data) if isinstance(data, str | Path) else "DATA"
         return DataToShow(source, source.describe(), name)
     if record.data is None:
@@ -108,18 +107,11 @@ def open_data(record: RunRecord, data: Any, columns: Any) -> DataToShow:
         why = f"The run was trained on {record.data}, which is not on this machine."
         return DataToShow(None, why)
     try:
-        source = _open(record, record.data, columns or getattr(record.settings, "columns", None))
+        columns = columns or getattr(record.settings, "columns", None)
+        source = open_samples(record.data, columns, pairs=record.is_pairs)
     except UserError as error:
         return DataToShow(None, f"The data of the run cannot be opened ({error}).")
     return DataToShow(source, source.describe(), record.data)
-
-
-def _open(record: RunRecord, data: Any, columns: Any) -> ImageSource | PairSource:
-    if isinstance(data, ImageSource | PairSource):
-        return data
-    if record.is_pairs and are_pairs(data):
-        return open_pairs(data, columns)
-    return open_images(data)
 
 
 def compose_sections(

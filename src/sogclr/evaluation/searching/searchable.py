@@ -16,8 +16,7 @@ from torch.nn.functional import normalize
 from ...common.errors import UserError
 from ...common.options import Device
 from ...data.image_source import NO_LABEL, ImageSource
-from ...data.open_images import open_images
-from ...data.open_pairs import are_pairs, open_pairs
+from ...data.open_pairs import open_samples
 from ...data.pair_source import PairSource
 from ...data.tar.urls import is_url
 from ...data.texts import Texts, UnreadableTextError
@@ -95,8 +94,10 @@ class Searchable:
             without: row that is left out, such as that of the query itself.
         """
         rows = None if label is None else self.rows_with(label)
-        hits = self.index.nearest(query, count + (without is not None), rows)
-        kept = hits.rows != -1 if without is None else hits.rows != without
+        if without is None:
+            return self.index.nearest(query, count, rows)
+        hits = self.index.nearest(query, count + 1, rows)
+        kept = hits.rows != without
         return Hits(hits.rows[kept][:count], hits.similarity[kept][:count])
 
     def rows_with(self, label: int) -> np.ndarray:
@@ -192,9 +193,7 @@ def _open_data(files: Run, data: Any, columns: Any, is_pairs: bool) -> ImageSour
         if not isinstance(data, str) or is_url(data):
             what = "a stream" if isinstance(data, str) else "data in memory"
             raise UserError(f"data: the run was trained on {what}; name data on this machine")
-    if isinstance(data, PairSource):
-        return data
-    return open_pairs(data, columns) if are_pairs(data) else open_images(data)
+    return open_samples(data, columns)
 
 
 def _searched_side(source: PairSource) -> ImageSource | Texts:
