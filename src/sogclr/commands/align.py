@@ -11,12 +11,11 @@ from ..data.open_images import require_undamaged
 from ..data.open_pairs import open_pairs, require_columns
 from ..data.pair_source import PairSource
 from ..data.tar.stream_pairs import PairStream
-from ..data.texts import Texts
 from ..distributed.connect import Facts, digest_of, option_facts
 from ..distributed.launch import choose_device, start
 from ..distributed.sharded_model import require_shardable
 from ..models.build_towers import tokenizer_of
-from ..models.text_lengths import choose_texts, describe_cut
+from ..models.text_lengths import choose_texts_of_pairs, describe_cut
 from ..models.towers import PairModel, PairSpec, Tower
 from ..planning.pairs import PairPlan, plan_pairs
 from ..planning.settings_pairs import AlignArguments, PairSettings
@@ -204,7 +203,7 @@ def _texts_of(source: PairSource | PairStream) -> list[list[str]]:
     """Choose texts of each side, whose tokens are counted."""
     if isinstance(source, PairStream):
         return [source.first_captions]
-    return [choose_texts(side) for side in (source.a, source.b) if isinstance(side, Texts)]
+    return choose_texts_of_pairs(source)
 
 
 def _bytes_on_disk(

@@ -12,11 +12,9 @@ from ..common.errors import UserError
 from ..data.open_images import open_images, require_undamaged
 from ..data.open_pairs import are_pairs, open_pairs, require_columns
 from ..data.own_pictures import write_picture
-from ..data.pair_source import PairSource
 from ..data.tar.urls import is_url
-from ..data.texts import Texts
 from ..models.build_towers import describe_inputs
-from ..models.text_lengths import choose_texts, describe_cut
+from ..models.text_lengths import choose_texts_of_pairs, describe_cut
 from ..planning.images import plan_run
 from ..planning.pairs import plan_pairs
 from ..planning.settings_images import ImageSettings
@@ -92,7 +90,7 @@ def _preview_pairs(arguments: PreviewArguments, target: Path) -> None:
     if "image" in spec.kinds:
         say(setting_line("image size", f"{spec.image_size} px", "what the image tower receives"))
     _print_settings(plan.reasons)
-    _, cut = describe_cut(tokenizer, _texts_of(source))
+    _, cut = describe_cut(tokenizer, choose_texts_of_pairs(source))
     say(setting_line("context length", tokenizer.context_length, cut))
     first = load_first_pairs(source, plan, spec, tokenizer)
     _print_unreadable(first.unreadable)
@@ -112,7 +110,3 @@ def _print_settings(reasons: Sequence[tuple[str, str, str]]) -> None:
 def _print_unreadable(unreadable: Sequence[tuple[str, str]]) -> None:
     for name, reason in unreadable:
         say(f"skipped {name}: {reason}")
-
-
-def _texts_of(source: PairSource) -> list[list[str]]:
-    return [choose_texts(side) for side in (source.a, source.b) if isinstance(side, Texts)]

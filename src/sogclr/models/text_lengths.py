@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from ..common.console import say
+from ..data.pair_source import PairSource
 from ..data.texts import Texts, UnreadableTextError
 
-__all__ = ["choose_texts", "count_tokens", "describe_cut", "report_cut"]
+__all__ = ["choose_texts", "choose_texts_of_pairs", "count_tokens", "describe_cut", "report_cut"]
 
 COUNTED = 5_000  # texts of a side
 COUNTED_CHARACTERS = 20_000_000  # of a side, so that long texts do not take minutes
@@ -30,6 +31,11 @@ def choose_texts(side: Texts) -> list[str]:
         if characters > COUNTED_CHARACTERS:
             break
     return chosen
+
+
+def choose_texts_of_pairs(source: PairSource) -> list[list[str]]:
+    """Choose texts of each side that has texts, see `choose_texts`."""
+    return [choose_texts(side) for side in (source.a, source.b) if isinstance(side, Texts)]
 
 
 def count_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
