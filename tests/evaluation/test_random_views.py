@@ -87,7 +87,8 @@ def test_bad_input_is_one_line(make_folder, tmp_path, capsys):
     sogclr.pretrain(make_folder(), tmp_path / "run", **SMALL)
     evaluate = ["evaluate", tmp_path / "run"]
     flat = make_folder("flat", classes=("",))
-    assert "--protocol views, which needs none" in refused(capsys, *evaluate, flat)
+    asked = "--protocol", "knn"  # without it, views alone are measured
+    assert "--protocol views, which needs none" in refused(capsys, *evaluate, flat, *asked)
     assert "--protocol views" in refused(capsys, *evaluate, flat, "--protocol", "knn,views")
     one = make_folder("one", per_class=1, classes=("",))
     assert "two or more" in refused(capsys, *evaluate, one, "--protocol", "views")
