@@ -1,12 +1,13 @@
-"""log u of each sample, as the loss of the run has it."""
+"""log u of each sample, as the loss of the run has it, looked up by sample id."""
 
+import numpy as np
 import pytest
 import torch
 
 from sogclr.common.errors import UserError
 from sogclr.losses import GlobalClipLoss, GlobalContrastiveLoss, NTXentLoss
 from sogclr.runs.folder import Run
-from sogclr.runs.stored_samples import read_samples
+from sogclr.runs.stored_samples import align_by_id, read_samples
 
 IDS = torch.tensor([5, -3, 2**40, 0])  # as int64; -3 is above 2**63 as uint64
 
@@ -56,3 +57,19 @@ def test_a_damaged_table_is_refused(tmp_path, level):
     run.write_checkpoint({"loss": loss, "data": {"": {"ids": IDS}}})
     with pytest.raises(UserError, match=r"the table in .* cannot be read"):
         read_samples(run)
+
+
+def test_values_follow_the_ids():
+    rng = np.random.default_rng(0)
+    stored = rng.integers(0, 2**64, 50, dtype=np.uint64)
+    values = rng.normal(size=50).astype(np.float32)
+    known = dict(zip(stored.tolist(), values.tolist(), strict=True))
+    ids = np.concatenate([stored[::-3], np.array([0, 2**64 - 1, 7], dtype=np.uint64)])
+    found = align_by_id(ids, stored, values)
+    expected = [known.get(each, np.nan) for each in ids.tolist()]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_nothing_is_stored():
+    empty = np.empty(0, dtype=np.uint64)
+    assert np.isnan(align_by_id(np.array([3], dtype=np.uint64), empty, np.empty(0))).all()

@@ -11,7 +11,6 @@ from ..common.console import track
 from ..data.image_source import ImageSource
 from ..data.texts import Texts
 from ..runs.stored_samples import StoredSamples
-from .findings.crowding import align_by_id
 from .findings.neighbours import Neighbours, nearest_neighbours
 from .findings.plane import Plane, place_in_plane
 from .pages.thumbnails import SIDE, SMALL, tile_image
@@ -42,9 +41,9 @@ class EmbeddedSide:
     @property
     def log_u(self) -> np.ndarray:
         """Return log u of the embedded samples `(m,)`, NaN where the run has none."""
-        if self.stored is None or self.stored.log_u is None:
+        found = None if self.stored is None else self.stored.log_u_of(self.source.ids[self.rows])
+        if found is None:
             return np.full(len(self.rows), np.nan)
-        found = align_by_id(self.source.ids[self.rows], self.stored.ids, self.stored.log_u)
         return np.where(np.isfinite(found), found, np.nan)
 
 

@@ -11,7 +11,7 @@ from ..losses.normalizer_level import LevelNormalizerTable
 from ..losses.normalizer_table import NormalizerTable
 from .folder import Run
 
-__all__ = ["StoredSamples", "read_samples"]
+__all__ = ["StoredSamples", "align_by_id", "read_samples"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,28 @@ class StoredSamples:
 
     ids: np.ndarray
     log_u: np.ndarray | None
+
+    def log_u_of(self, ids: np.ndarray) -> np.ndarray | None:
+        """Return log u of samples with these ids `(m,)`, NaN for samples unknown to the run."""
+        return None if self.log_u is None else align_by_id(ids, self.ids, self.log_u)
+
+
+def align_by_id(ids: np.ndarray, stored_ids: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Look up values by sample id.
+
+    Args:
+        ids: `(n,)` uint64 ids to look up.
+        stored_ids: `(m,)` uint64 distinct ids.
+        values: `(m,)` floats of the stored ids.
+
+    Returns:
+        `(n,)` float64; NaN for ids that are not stored.
+    """
+    order = np.argsort(stored_ids)
+    if not len(order):
+        return np.full(len(ids), np.nan)
+    place = order[np.searchsorted(stored_ids[order], ids).clip(max=len(order) - 1)]
+    return np.where(stored_ids[place] == ids, values[place].astype(np.float64), np.nan)
 
 
 def read_samples(run: Run) -> dict[str, StoredSamples]:

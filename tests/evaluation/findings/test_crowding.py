@@ -1,30 +1,14 @@
-"""Ranks by log u, and values looked up by sample id."""
+"""Ranks by log u, and regions of neighbours."""
 
 import numpy as np
 
-from sogclr.evaluation.findings.crowding import align_by_id, join_regions, rank_crowding
+from sogclr.evaluation.findings.crowding import join_regions, rank_crowding
 from sogclr.evaluation.findings.neighbours import nearest_neighbours
 
 
 def test_crowded_samples_come_first_and_unvisited_ones_take_no_part():
     log_u = np.array([0.5, -np.inf, 2.0, np.nan, -1.0])
     assert rank_crowding(log_u).tolist() == [2, 0, 4]
-
-
-def test_values_follow_the_ids():
-    rng = np.random.default_rng(0)
-    stored = rng.integers(0, 2**64, 50, dtype=np.uint64)
-    values = rng.normal(size=50).astype(np.float32)
-    known = dict(zip(stored.tolist(), values.tolist(), strict=True))
-    ids = np.concatenate([stored[::-3], np.array([0, 2**64 - 1, 7], dtype=np.uint64)])
-    found = align_by_id(ids, stored, values)
-    expected = [known.get(each, np.nan) for each in ids.tolist()]
-    np.testing.assert_array_equal(found, expected)
-
-
-def test_nothing_is_stored():
-    empty = np.empty(0, dtype=np.uint64)
-    assert np.isnan(align_by_id(np.array([3], dtype=np.uint64), empty, np.empty(0))).all()
 
 
 def test_samples_that_are_neighbours_are_one_region():

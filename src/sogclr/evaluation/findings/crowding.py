@@ -4,7 +4,7 @@ import numpy as np
 
 from .neighbours import Neighbours
 
-__all__ = ["align_by_id", "join_regions", "rank_crowding"]
+__all__ = ["join_regions", "rank_crowding"]
 
 
 def rank_crowding(log_u: np.ndarray) -> np.ndarray:
@@ -18,24 +18,6 @@ def rank_crowding(log_u: np.ndarray) -> np.ndarray:
     """
     known = np.flatnonzero(np.isfinite(log_u))
     return known[np.argsort(-log_u[known], kind="stable")]
-
-
-def align_by_id(ids: np.ndarray, stored_ids: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Look up values by sample id.
-
-    Args:
-        ids: `(n,)` uint64 ids to look up.
-        stored_ids: `(m,)` uint64 distinct ids.
-        values: `(m,)` floats of the stored ids.
-
-    Returns:
-        `(n,)` float64; NaN for ids that are not stored.
-    """
-    order = np.argsort(stored_ids)
-    if not len(order):
-        return np.full(len(ids), np.nan)
-    place = order[np.searchsorted(stored_ids[order], ids).clip(max=len(order) - 1)]
-    return np.where(stored_ids[place] == ids, values[place].astype(np.float64), np.nan)
 
 
 def join_regions(samples: np.ndarray, neighbours: Neighbours) -> np.ndarray:

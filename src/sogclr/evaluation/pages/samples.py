@@ -20,7 +20,6 @@ from ...distributed.launch import loader_workers
 from ...models.encoders import EncoderSpec
 from ...runs.stored_samples import StoredSamples
 from ..embed_images import embed_images
-from ..findings.crowding import align_by_id
 from ..findings.neighbours import Neighbours, nearest_neighbours
 from .page import Thumbnail, Tile
 from .thumbnails import make_thumbnail
@@ -73,9 +72,7 @@ class Samples:
     @cached_property
     def all_log_u(self) -> np.ndarray | None:
         """Return log u of all samples of the source `(n,)`, NaN for samples unknown to the run."""
-        if self.stored is None or self.stored.log_u is None:
-            return None
-        return align_by_id(self.source.ids, self.stored.ids, self.stored.log_u)
+        return None if self.stored is None else self.stored.log_u_of(self.source.ids)
 
     @property
     def were_trained_on(self) -> bool:

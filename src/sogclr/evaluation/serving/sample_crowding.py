@@ -7,7 +7,6 @@ from ...data.image_source import ImageSource
 from ...data.texts import Texts
 from ...runs.folder import Run
 from ...runs.stored_samples import read_samples
-from ..findings.crowding import align_by_id
 
 __all__ = ["SampleCrowding", "read_crowding"]
 
@@ -44,8 +43,5 @@ def read_crowding(run: Run, side: ImageSource | Texts, *, of_pairs: bool) -> Sam
     except UserError:  # searching does without
         return None
     name = "" if not of_pairs else "b" if isinstance(side, Texts) else "a"
-    samples = stored.get(name)
-    if samples is None or samples.log_u is None:
-        return None
-    log_u = align_by_id(side.ids, samples.ids, samples.log_u)
-    return SampleCrowding(log_u) if np.isfinite(log_u).any() else None
+    log_u = stored[name].log_u_of(side.ids) if name in stored else None
+    return SampleCrowding(log_u) if log_u is not None and np.isfinite(log_u).any() else None
