@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.evaluations import read_evaluations
 from helpers.refusal import refused
 
 import sogclr
@@ -9,7 +10,6 @@ from sogclr.data.open_images import open_images
 from sogclr.evaluation.embed_images import embed_images
 from sogclr.evaluation.knn import knn_accuracy
 from sogclr.evaluation.linear import linear_accuracy
-from sogclr.runs.evaluations import read_evaluations
 from sogclr.runs.folder import Run
 from sogclr.runs.load import load_encoder
 

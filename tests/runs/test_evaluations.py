@@ -2,8 +2,11 @@
 
 import json
 
+from helpers.evaluations import read_evaluations
+
 from sogclr.evaluation.retrieval import Direction
-from sogclr.runs.evaluations import append_evaluation, read_evaluations
+from sogclr.evaluation.zero_shot import ZeroShot
+from sogclr.runs.evaluations import append_evaluation
 from sogclr.runs.folder import Run
 
 FOUND = Direction({1: 0.5, 5: 0.75, 10: 1.0}, 1.0, 8)
@@ -36,8 +39,8 @@ def test_old_lines_go_when_there_are_many(tmp_path, monkeypatch):
     monkeypatch.setattr("sogclr.runs.evaluations.MOST_KEPT", 3)
     run = Run(tmp_path)
     for i in range(5):
-        append_evaluation(run, {"number": i}, data="digits")
-    assert [entry["number"] for entry in read_evaluations(run)] == [2, 3, 4]
+        append_evaluation(run, Direction({1: 0.5}, 1.0, queries=i), data="digits")
+    assert [entry["queries"] for entry in read_evaluations(run)] == [2, 3, 4]
 
 
 def test_a_folder_that_cannot_be_written_to_is_told(tmp_path, capsys):
@@ -50,6 +53,8 @@ def test_a_folder_that_cannot_be_written_to_is_told(tmp_path, capsys):
 
 def test_what_a_run_writes_is_json(tmp_path):
     run = Run(tmp_path)
-    append_evaluation(run, {"per_class": {'a"\n<b>': 0.5}, "none": None}, data=None)
+    report = ZeroShot(0.5, None, 2, 0.5, ["a"], {'a"\n<b>': 0.5})
+    append_evaluation(run, report, data=None)
     (line,) = run.evaluations.read_text().splitlines()
     assert json.loads(line)["per_class"] == {'a"\n<b>': 0.5}
+    assert "top5" not in json.loads(line)

@@ -1,7 +1,7 @@
 """Keep the results of evaluations in the folder of a run, a line of JSON each."""
 
 import json
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,27 +12,27 @@ from .data_address import data_address
 from .folder import Run
 from .stored import FORMAT, atomically
 
-__all__ = ["append_evaluation", "read_evaluations"]
+__all__ = ["append_evaluation"]
 
 MOST_KEPT = 1_000  # lines, so that a loop over evaluations does not fill the folder
 LARGEST = 1 << 26  # bytes that are read of a file that may come from a stranger
 
 
-def append_evaluation(run: Run, report: Any, **described: Any) -> None:
+def append_evaluation(run: Run, report: Any, data: Any, test: Any = None) -> None:
     """Add a line with the result of `sogclr.evaluate`; a folder that cannot be written to is told.
 
     Args:
         run: the run.
         report: the result, a dataclass.
-        described: what was measured: `data` and `test` as they were given, and names.
+        data, test: what was measured, as it was given.
     """
-    named = {
-        name: data_address(value) if name in ("data", "test") else value
-        for name, value in described.items()
+    described = {
+        "format": FORMAT,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": data_address(data),
+        "test": data_address(test),
     }
-    measured = asdict(report) if is_dataclass(report) and not isinstance(report, type) else report
-    time = datetime.now(UTC).isoformat(timespec="seconds")
-    line = json.dumps(_without_none({"format": FORMAT, "time": time, **named, **measured}))
+    line = json.dumps(_without_none({**described, **asdict(report)}))
     target = run.evaluations
     try:
         lines = [*_read_lines(run), line][-MOST_KEPT:]
@@ -43,19 +43,6 @@ def append_evaluation(run: Run, report: Any, **described: Any) -> None:
         say(str(error))
     else:
         say(f"added to {target}")
-
-
-def read_evaluations(run: Run) -> list[dict[str, Any]]:
-    """Return the kept results, the oldest first; lines that are damaged are left out."""
-    found = []
-    for line in _read_lines(run):
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(entry, dict) and entry.get("format") == FORMAT:
-            found.append(entry)
-    return found
 
 
 def _read_lines(run: Run) -> list[str]:
