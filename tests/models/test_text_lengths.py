@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
 import sogclr
 from sogclr import UserError
@@ -13,16 +12,6 @@ from sogclr.data.texts import Texts
 from sogclr.models.text_lengths import choose_texts, count_tokens, describe_cut
 
 TEXTS = ["a", "a very very red picture of 12", "a " * 50, "", "Naïve café 狗 😀", "x" * 300]
-
-
-@pytest.fixture(params=["open_clip", "Hugging Face"])
-def make_tokenizer(request, bert):
-    def make(length):
-        if request.param == "open_clip":
-            return SimpleTokenizer(context_length=length)
-        return HFTokenizer(str(bert), context_length=length)
-
-    return make
 
 
 def test_a_text_is_cut_if_its_tokens_do_not_fit(make_tokenizer):

@@ -1,7 +1,7 @@
 """What a text tower reads of a text, counted against what its tokenizer gives to the tower."""
 
 import pytest
-from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.tokenizer import SimpleTokenizer
 
 from sogclr.models.text_lengths import count_tokens
 from sogclr.models.texts_as_read import read_texts
@@ -13,16 +13,6 @@ TEXTS = [
     "unknowable \U0001f600 words <b>in</b> the picture",
     "1",
 ]
-
-
-@pytest.fixture(params=["open_clip", "hugging face"])
-def make_tokenizer(request, bert):
-    def make(length):
-        if request.param == "open_clip":
-            return SimpleTokenizer(context_length=length)
-        return HFTokenizer(str(bert), context_length=length)
-
-    return make
 
 
 @pytest.mark.parametrize("length", [3, 8, 64])
