@@ -141,6 +141,9 @@ def measure_images(work: Path, data: Path, peers: str | None) -> dict[str, Any]:
         if f.other is not None
     ]
     labels = [source.names[f.row] for f in curation.findings if f.kind == "label"]
+    report = sogclr.evaluate(run, source, protocol="knn", device="cpu")
+    assert isinstance(report, sogclr.ImageReport)
+    assert report.trained.knn is not None
     results: dict[str, Any] = {
         "sogclr": {
             "duplicates": score(pairs, set(copies)),
@@ -150,7 +153,7 @@ def measure_images(work: Path, data: Path, peers: str | None) -> dict[str, Any]:
             kind: score(pairs, {pair for pair, own in copies.items() if own == kind})["recall"]
             for kind in KINDS
         },
-        "knn": round(sogclr.evaluate(run, source, protocol="knn", device="cpu").trained.knn, 3),  # type: ignore[union-attr, arg-type]
+        "knn": round(report.trained.knn, 3),
         "not planted": sorted({pair for pair in pairs if pair not in copies}),
     }
     vectors = sogclr.embed(run, source, out=work / "cifar.npz", device="cpu").vectors

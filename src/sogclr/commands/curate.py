@@ -40,7 +40,7 @@ MEANINGS: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Curation:
-    """What `sogclr.curate` found and wrote.
+    """The result of `sogclr.curate`.
 
     Attributes:
         findings: the findings, by kind and the clearest first.

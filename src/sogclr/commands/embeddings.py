@@ -90,7 +90,7 @@ def write_parquet(path: Path, embeddings: Embeddings, explorer: Explorer) -> lis
         columns["x"], columns["y"] = (pa.array(values) for values in explorer.plane.places.T)
     if explorer.neighbours is not None:
         columns["neighbors"] = _neighbour_structs(explorer.neighbours)
-    # As text: browsers cannot show integers above 2**53, and Embedding Atlas shows no row then.
+    # Ids are text: browsers show no integers above 2**53, and Embedding Atlas then shows no row.
     columns["id"] = pa.array([str(each) for each in embeddings.ids.tolist()])
     flat = pa.array(embeddings.vectors.reshape(-1))
     columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, embeddings.vectors.shape[1])

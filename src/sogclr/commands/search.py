@@ -44,7 +44,7 @@ class Match:
 
 @dataclass(frozen=True)
 class _Query:
-    """What is searched for: a unit vector `(d,)`, and a tile of its picture, if it is one."""
+    """A query: its unit vector `(d,)`, and a tile of its picture if it is a picture."""
 
     vector: np.ndarray
     picture: Image.Image | None = None

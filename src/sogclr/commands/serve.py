@@ -53,7 +53,7 @@ def serve(
 def _require_installed() -> None:
     try:
         import starlette  # noqa: F401 (is it installed?)
-        import uvicorn  # noqa: F401
+        import uvicorn  # noqa: F401 (is it installed?)
     except ImportError as error:
         raise UserError(
             f"serve: needs {error.name}, which is not installed: pip install 'sogclr[serve]'"

@@ -49,7 +49,7 @@ class EmbeddedSide:
 
 @dataclass(frozen=True)
 class Explorer:
-    """What a browser of embeddings shows of n samples, beside their vectors.
+    """The columns that a browser of embeddings shows of n samples, beside their vectors.
 
     Attributes:
         thumbnails: for each sample an image file, PNG or JPEG; None for texts and for images that

@@ -1,4 +1,4 @@
-"""What a loss is given: unit vectors, positives and ids, of all processes and of the memory."""
+"""Gather what a loss is given, of all processes and of the memory: vectors, positives and ids."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a finding is: a sample that deserves a look, with a score and a reason."""
+"""A finding: a sample that deserves a look, with a score and a reason."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args

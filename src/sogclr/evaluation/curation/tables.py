@@ -52,7 +52,7 @@ def _row_of(finding: Finding, source: ImageSource | PairSource) -> list[Any]:
     name = _name(side, finding.row)
     path, text = ("", name) if isinstance(side, Texts) else (name, "")
     if finding.text is not None and isinstance(source, PairSource):
-        # Of two texts, the first one takes the place of the path.
+        # The first one of two texts takes the place of the path.
         path, text = path or text, source.b.texts[finding.text]
     other = "" if finding.other is None else _name(side, finding.other)
     return [

@@ -16,7 +16,7 @@ BLOCK = 1_024
 
 @dataclass(frozen=True)
 class PairFits:
-    """How well p pairs fit.
+    """The fits of p pairs.
 
     Attributes:
         similarity: `(p,)` cosine similarity of each pair.

@@ -1,4 +1,4 @@
-"""What is searched: samples of a run's data, embedded by the run's model."""
+"""Open the samples of a run's data for a search, embedded by the run's model."""
 
 from collections.abc import Sequence
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""What the address of a page asks for, and the address that asks for it."""
+"""Read what the address of a page asks for, and write the address that asks for it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ LONGEST = 2_000  # characters of a sentence
 
 @dataclass(frozen=True)
 class Asked:
-    """What the address of a page asks for; the first that is not "" is searched for.
+    """The parameters of an address; the first of three that is not "" is searched for.
 
     Attributes:
         text: a sentence.

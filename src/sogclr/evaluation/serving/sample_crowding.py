@@ -1,4 +1,4 @@
-"""How crowded the neighbourhood of a sample is, by the number that SogCLR keeps of it."""
+"""Compare how crowded the neighbourhoods of samples are, by the number that SogCLR keeps."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What the page of a search shows: the query, the samples that were found, and where links lead."""
+"""Compose the page of a search: the query, the samples that were found, and where links lead."""
 
 import random
 import time
@@ -50,7 +50,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Query:
-    """What was searched for.
+    """A query and its heading.
 
     Attributes:
         vector: its unit vector `(d,)`.
