@@ -7,7 +7,7 @@ import torch
 from sogclr.common.errors import UserError
 from sogclr.losses import GlobalClipLoss, GlobalContrastiveLoss, NTXentLoss
 from sogclr.runs.folder import Run
-from sogclr.runs.stored_samples import align_by_id, read_samples
+from sogclr.runs.stored_samples import align_by_id, read_known_samples, read_samples
 
 IDS = torch.tensor([5, -3, 2**40, 0])  # as int64; -3 is above 2**63 as uint64
 
@@ -73,3 +73,13 @@ def test_values_follow_the_ids():
 def test_nothing_is_stored():
     empty = np.empty(0, dtype=np.uint64)
     assert np.isnan(align_by_id(np.array([3], dtype=np.uint64), empty, np.empty(0))).all()
+
+
+def test_what_can_do_without_goes_on(tmp_path, capsys):
+    run = Run(tmp_path)
+    assert read_known_samples(run) == {}  # no checkpoint yet
+    assert capsys.readouterr().err == ""
+    loss = {"normalizer.table": torch.zeros(5, 2), "normalizer.state": torch.zeros(7)}
+    run.write_checkpoint({"loss": loss, "data": {"": {"ids": IDS}}})
+    assert read_known_samples(run) == {}
+    assert "left out: log u (run: the table in" in capsys.readouterr().err

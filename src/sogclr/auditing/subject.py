@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..common.console import say
 from ..common.errors import UserError, one_line
 from ..common.options import Device
+from ..common.stored_fields import ANOTHER_VERSION
 from ..data.open_images import open_images
 from ..distributed.launch import choose_device
 from ..losses import GlobalClipLoss, GlobalContrastiveLoss, SigLipLoss
@@ -164,7 +165,9 @@ def _open_run(run: Run, data: Any, module: nn.Module | None, device: str) -> _Ta
     try:
         message = opened.task.restore(state, run)
     except RuntimeError as error:
-        raise UserError(f"encoder: does not fit {run.folder}: {one_line(error)}") from error
+        raise UserError(
+            f"run: {run.checkpoint} does not fit ({one_line(error)}); {ANOTHER_VERSION}"
+        ) from error
     if message is not None:
         say(message)
     return opened

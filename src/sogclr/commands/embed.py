@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from ..common.console import say
-from ..common.errors import UserError
 from ..common.options import Device
 from ..common.whole_files import remove_leftovers
 from ..data.image_source import NO_LABEL, ImageSource
@@ -26,7 +25,7 @@ from ..evaluation.explorer import EmbeddedSide, explore
 from ..runs.folder import Run, is_pair_run
 from ..runs.load import load_encoder
 from ..runs.stored import atomically
-from ..runs.stored_samples import StoredSamples, read_samples
+from ..runs.stored_samples import StoredSamples, read_known_samples
 from ..runs.towers import load_pairs
 from .early_checks import require_table_file, require_unused
 from .embeddings import Embeddings, write_npz, write_parquet
@@ -103,14 +102,7 @@ def _say_written(target: Path, embeddings: Embeddings) -> None:
 
 def _read_stored(run: Run) -> dict[str, StoredSamples]:
     """Read what the run knows of its samples; images alone are side a."""
-    if not run.checkpoint.exists():
-        return {}
-    try:
-        stored = read_samples(run)
-    except UserError as error:
-        say(f"left out: log u ({error})")
-        return {}
-    return {side or "a": samples for side, samples in stored.items()}
+    return {side or "a": samples for side, samples in read_known_samples(run).items()}
 
 
 def _collect(sides: list[EmbeddedSide], vectors: np.ndarray, is_unit: bool) -> Embeddings:

@@ -80,7 +80,7 @@ def explain_views(report: ImageReport, temperature: float) -> str:
     if scores is None:
         return text
     return (
-        f"{text} Projections: the same {scores.recall:.2%}; the exact objective at tau "
+        f"{text} Of the projections it is {scores.recall:.2%}; the exact objective at tau "
         f"{temperature:g}: F {scores.objective:+.4f}, F2 {scores.objective2:+.4f} (lower is "
         "better; compare at equal tau)."
     )
@@ -101,6 +101,7 @@ def per_class_table(shares: Mapping[str, Accuracy] | Mapping[str, float]) -> Tab
         table.add_column(name, justify="right")
     for name, values in sorted(rows.items(), key=lambda row: (*row[1].values(), row[0])):
         table.add_row(cell(name), *(f"{value:.1%}" for value in values.values()))
+    table.caption = "of the trained encoder, lowest first"
     return table
 
 

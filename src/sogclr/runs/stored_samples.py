@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..common.console import say
 from ..common.errors import UserError, one_line
+from ..common.stored_fields import ANOTHER_VERSION
 from ..losses.normalizer_level import LevelNormalizerTable
 from ..losses.normalizer_table import NormalizerTable
 from .folder import Run
 
-__all__ = ["StoredSamples", "align_by_id", "read_samples"]
+__all__ = ["StoredSamples", "align_by_id", "read_known_samples", "read_samples"]
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,26 @@ def read_samples(run: Run) -> dict[str, StoredSamples]:
         try:
             log_u = _read_table(table, level, len(ids))
         except (RuntimeError, ValueError, TypeError) as error:
-            message = f"run: the table in {run.checkpoint} cannot be read ({one_line(error)})"
-            raise UserError(message) from error
+            what = f"the table in {run.checkpoint} cannot be read ({one_line(error)})"
+            raise UserError(f"run: {what}; {ANOTHER_VERSION}") from error
         found[side] = StoredSamples(ids.numpy().view(np.uint64), log_u)
     return found
+
+
+def read_known_samples(run: Run) -> dict[str, StoredSamples]:
+    """Read the samples of a run, for what can do without them.
+
+    Returns:
+        The samples by side, see `read_samples`; {} if there is no checkpoint, or if it cannot be
+        read, which is printed.
+    """
+    if not run.checkpoint.exists():
+        return {}
+    try:
+        return read_samples(run)
+    except UserError as error:
+        say(f"left out: log u ({error})")
+        return {}
 
 
 def _read_table(table: Any, level: Any, samples: int) -> np.ndarray | None:

@@ -16,7 +16,7 @@ from ...data.texts import Texts
 from ...distributed.launch import loader_workers
 from ...runs.folder import Run, is_pair_run
 from ...runs.load import load_encoder
-from ...runs.stored_samples import StoredSamples, read_samples
+from ...runs.stored_samples import StoredSamples, read_known_samples
 from ...runs.towers import load_pairs
 from ..embed_images import embed_images
 from ..embed_pairs import embed_side
@@ -64,7 +64,7 @@ def embed_all(
     Raises:
         UserError: the data is of another kind than that of the run, or hardly any can be read.
     """
-    stored = read_samples(run) if run.checkpoint.exists() else {}
+    stored = read_known_samples(run)
     if is_pair_run(run.folder):
         samples = _embed_with_towers(run, source, stored, module, device)
     elif isinstance(source, PairSource):

@@ -15,7 +15,7 @@ from ...data.pair_source import PairSource
 from ...data.tar.urls import is_url
 from ...runs.folder import Run
 from ...runs.load import load_encoder
-from ...runs.stored_samples import StoredSamples, read_samples
+from ...runs.stored_samples import StoredSamples, read_known_samples
 from ...runs.towers import load_pairs
 from .alike import neighbours_section
 from .crowded import crowding_section
@@ -177,7 +177,7 @@ def _embed(
     device: str,
 ) -> _Embedded:
     run = record.run
-    stored = read_samples(run) if run.checkpoint.exists() else {}
+    stored = read_known_samples(run)
     if not record.is_pairs:
         if isinstance(source, PairSource):
             raise UserError("data: the run was trained on images alone; give images")

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from ...common.errors import UserError
 from ...data.image_source import ImageSource
 from ...data.texts import Texts
 from ...runs.folder import Run
-from ...runs.stored_samples import read_samples
+from ...runs.stored_samples import read_known_samples
 
 __all__ = ["SampleCrowding", "read_crowding"]
 
@@ -38,10 +37,7 @@ def read_crowding(run: Run, side: ImageSource | Texts, *, of_pairs: bool) -> Sam
         side: the samples, perhaps others than those that the run was trained on.
         of_pairs: whether `align` trained the run.
     """
-    try:
-        stored = read_samples(run) if run.checkpoint.exists() else {}
-    except UserError:  # searching does without
-        return None
+    stored = read_known_samples(run)
     name = "" if not of_pairs else "b" if isinstance(side, Texts) else "a"
     log_u = stored[name].log_u_of(side.ids) if name in stored else None
     return SampleCrowding(log_u) if log_u is not None and np.isfinite(log_u).any() else None
