@@ -17,7 +17,7 @@ from .expected_gradient import (
     measure_bias,
     with_batch_normalizers,
 )
-from .measured import IN_BATCH, Audit, Lag, Measured, format_bias, summarize
+from .measured import IN_BATCH, LABELS, Audit, Lag, Measured, format_bias, summarize
 from .population import Population
 from .subject import Subject, tables_of
 
@@ -111,8 +111,8 @@ def _measure_estimators(
         v2 = measure_bias(estimated, exact.v2, exact.total_v2)
         rows.append(Measured(estimator, batch, v1, v2))
         own = v2 if estimator.startswith("table") else v1
-        size = f", batch {batch:,}" if batch else ""
-        say(f"  {estimator}{size}: off by {format_bias(own)}")
+        size = f", batch of {batch:,}" if batch else ""
+        say(f"  {LABELS[estimator]}{size}: off by {format_bias(own)}")
 
     add("table at rest", 0, (exact.table, exact.table))
     halves = expected_gradients(

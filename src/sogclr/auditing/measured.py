@@ -6,9 +6,25 @@ from dataclasses import dataclass
 from .coupling import Coupling
 from .expected_gradient import Bias
 
-__all__ = ["IN_BATCH", "Audit", "Lag", "Measured", "format_bias", "format_worth", "summarize"]
+__all__ = [
+    "IN_BATCH",
+    "LABELS",
+    "Audit",
+    "Lag",
+    "Measured",
+    "format_bias",
+    "format_worth",
+    "summarize",
+]
 
 IN_BATCH = ("batch", "batch with positive")  # estimators, see `Measured`
+# What estimators are called in print, in the order of the table.
+LABELS = {
+    "batch": "the batch (DCL)",
+    "batch with positive": "the batch with the positive (SimCLR, CLIP)",
+    "table": "one number per sample (SogCLR)",
+    "table at rest": "that number before a step",
+}
 GAIN = 1.5  # times the batch size: a table that is worth less has a small effect
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from ..common.colors import METHOD_COLORS
 from ..data.own_pictures import MARK
-from .measured import Audit, Measured, format_bias, format_worth
+from .measured import LABELS, Audit, Measured, format_bias, format_worth
 
 __all__ = ["draw_audit"]
 
-TABLE_COLOR = METHOD_COLORS["sogclr"]
+TABLE_COLOR, NOTE_COLOR = METHOD_COLORS["sogclr"], "#6b6b6b"
 
 
 def draw_audit(audit: Audit, name: str, target: Path) -> None:
@@ -27,8 +27,8 @@ def draw_audit(audit: Audit, name: str, target: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(7.6, 4.8), layout="constrained")
     for estimator, method, label in (
-        ("batch with positive", "simclr", "compared within the batch only (SimCLR, CLIP)"),
-        ("batch", "dcl", "the same, without the positive (DCL)"),
+        ("batch with positive", "simclr", LABELS["batch with positive"]),
+        ("batch", "dcl", LABELS["batch"]),
     ):
         curve = [row for row in audit.curve(estimator) if row.v1.seen]
         axes.errorbar(
@@ -52,11 +52,10 @@ def draw_audit(audit: Audit, name: str, target: Path) -> None:
     axes.set_xlabel("samples in a batch")
     axes.set_ylabel("error of the average step")
     axes.set_title(
-        f"{name}: how far a step is, on average, from the step\n"
-        f"that comparing each sample with all {audit.samples:,} would give (lower is better)",
-        fontsize=10,
-        loc="left",
+        "How far the average step is from the exact step", fontsize=13, loc="left", pad=24
     )
+    note = f"{name}; the exact step compares all {audit.samples:,} samples; lower is better"
+    axes.text(0, 1.025, note, transform=axes.transAxes, fontsize=10, color=NOTE_COLOR)
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right", fontsize=9)
     figure.savefig(target, dpi=150, format="png", metadata=MARK)
@@ -67,7 +66,7 @@ def _draw_table(axes: Any, audit: Audit, table: Measured) -> None:
     """Mark the error of the table, with an arrow to the batch size that is as good."""
     level = 100 * (table.v2.relative if table.v2.seen else table.v2.at_most)
     batch = table.batch
-    label = f"one number kept per sample (SogCLR): {format_bias(table.v2)}"
+    label = f"{LABELS['table']}: {format_bias(table.v2)}"
     axes.plot([batch], [level], "*", markersize=17, color=TABLE_COLOR, label=label, zorder=5)
     curve = audit.curve("batch")
     last = curve[-1].batch

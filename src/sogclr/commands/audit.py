@@ -1,5 +1,6 @@
 """`sogclr.audit`: measure, print and draw."""
 
+import re
 from dataclasses import asdict
 from math import expm1
 from pathlib import Path
@@ -9,7 +10,7 @@ from rich.table import Table
 from torch import nn
 
 from ..auditing.measure import audit_subject
-from ..auditing.measured import Audit, format_bias
+from ..auditing.measured import LABELS, Audit, format_bias
 from ..auditing.picture import draw_audit
 from ..auditing.subject import open_subject
 from ..common.console import result, say
@@ -19,14 +20,6 @@ from ..runs.stored import atomically, format_json
 from .early_checks import picture_file
 
 __all__ = ["audit"]
-
-# Names of the estimators in the printed table, in its order.
-LABELS = {
-    "batch": "the batch (DCL)",
-    "batch with positive": "the batch, with the positive",
-    "table": "one number per sample (SogCLR)",
-    "table at rest": "that number before a step",
-}
 
 
 def audit(
@@ -55,7 +48,8 @@ def audit(
         device=device,
     )
     measured = audit_subject(subject)
-    result(measured.summary)
+    for sentence in re.split(r"(?<=\.) (?=[A-Z])", measured.summary):
+        result(sentence)
     result(_error_table(measured))
     result(_explain(measured))
     picture = picture or (subject.folder or Path()) / "audit.png"

@@ -89,7 +89,9 @@ def curate(
     collected = collect_findings(samples, record.settings.method)
     write_findings(target, collected.findings, source)
     _show(collected.findings, collected.left_out)
-    say(f"wrote {len(collected.findings):,} findings to {target}; nothing was deleted")
+    count = len(collected.findings)
+    noun = "finding" if count == 1 else "findings"
+    say(f"wrote {count:,} {noun} to {target}; nothing was deleted")
     kept = kept_file = None
     if keep is not None:
         chosen = choose_covering(side.vectors, keep, labels=side.labels)

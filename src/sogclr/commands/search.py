@@ -78,7 +78,9 @@ def search(
     if isinstance(searched.side, ImageSource):
         target = picture or Run(run).folder / "search.png"
         found = [
-            Found(tile_image(searched.side, row, TILE), match.similarity, match.captions)
+            Found(
+                match.name, tile_image(searched.side, row, TILE), match.similarity, match.captions
+            )
             for row, match in zip(hits.rows[:MOST_TILES].tolist(), matches, strict=False)
         ]
         write_sheet(target, query, asked.picture, found)

@@ -35,11 +35,13 @@ class Found:
     """An image that was found.
 
     Attributes:
+        name: its name, shown if it has no captions.
         image: the image, at most as large as a tile; None if it cannot be read any more.
         similarity: its cosine similarity with the query.
         captions: its captions, of which the first is shown.
     """
 
+    name: str
     image: Image.Image | None
     similarity: float
     captions: Sequence[str] = ()
@@ -74,7 +76,7 @@ def write_sheet(
     sheet = Image.new("RGB", (width, height), "white")
     draw, font = ImageDraw.Draw(sheet), load_font(LETTERS)
     note = "Best first, with the cosine similarity" + (
-        " and the first caption" if captioned else ""
+        " and the first caption" if captioned else " and the name"
     )
     for y, text, size, color in (
         (MARGIN, f"Nearest to “{printable(query)}”", TITLE, INK),
@@ -91,7 +93,8 @@ def write_sheet(
         y = top + (place // columns) * step
         if each.image is not None:
             _paste(sheet, each.image, x, y)
-        draw.text((x, y + TILE), f"{each.similarity:.3f}", fill=GRAY, font=font)
+        note = f"{each.similarity:.3f}" + ("" if captioned else f"  {printable(each.name)}")
+        draw.text((x, y + TILE), _wrap(note, font, TILE, 1)[0], fill=GRAY, font=font)
         caption = printable(each.captions[0]) if each.captions else ""
         for number, text in enumerate(_wrap(caption, font, TILE, CAPTION_LINES), start=1):
             draw.text((x, y + TILE + number * LINE), text, fill=INK, font=font)

@@ -42,7 +42,7 @@ def serve(
         from ..evaluation.serving.sample_crowding import read_crowding
 
         crowding = read_crowding(Run(run), searchable.side, of_pairs=is_pair_run(run))
-        app = build_app(searchable, Path(run).resolve().name, [host], crowding)
+        app = build_app(searchable, f"Run {Path(run).resolve().name}", [host], crowding)
         where = _address(host, listening.getsockname()[1])
         if not _is_of_this_machine_alone(listening.getsockname()[0]):
             say("whoever reaches this address can search, and see all images of the data")
