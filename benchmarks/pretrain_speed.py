@@ -46,7 +46,8 @@ from sogclr.common.options import Augmentation, Method, Precision
 from sogclr.data.batches.schedule import ShuffledSchedule
 from sogclr.data.images.arrays import ArraySource
 from sogclr.data.views.resident import keep_on_device
-from sogclr.distributed.launch import choose_device, start
+from sogclr.distributed.device import choose_device
+from sogclr.distributed.launch import start
 from sogclr.models.encoders import ContrastiveModel, build_encoder, build_projector, width_of
 from sogclr.planning.images import plan_run
 from sogclr.planning.settings_images import ImageSettings

@@ -216,6 +216,19 @@ def test_help_imports_nothing_heavy(verb):
     assert done.stdout.strip().endswith("HEAVY []")
 
 
+@pytest.mark.parametrize(
+    "verb", ["preview", "evaluate", "report", "embed", "search", "serve", "curate", "audit"]
+)
+def test_what_does_not_train_imports_no_training_framework(verb):
+    """Lightning and timm take seconds, more than a preview or a search."""
+    code = (
+        f"import sys, sogclr.commands.{verb}\n"
+        "print('HEAVY', sorted({'lightning_fabric', 'torchvision', 'timm'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "HEAVY []", done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_exits_with_try_again(photos, tmp_path, monkeypatch, capsys, number):
     command = ["pretrain", str(photos), "--out", str(tmp_path / "run"), "--epochs", "3", *FAST]

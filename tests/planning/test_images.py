@@ -9,7 +9,7 @@ from sogclr import Augmentation, UserError
 from sogclr.common.options import Augmentation as PlainViews
 from sogclr.data.images.arrays import ArraySource
 from sogclr.data.open_images import open_images
-from sogclr.distributed.launch import resolve_precision
+from sogclr.distributed.device import resolve_precision
 from sogclr.planning.images import plan_run
 from sogclr.planning.settings_images import ImageSettings
 

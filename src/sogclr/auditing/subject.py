@@ -16,7 +16,7 @@ from ..common.errors import UserError, one_line
 from ..common.options import Device
 from ..common.stored_fields import ANOTHER_VERSION
 from ..data.open_images import open_images
-from ..distributed.launch import choose_device
+from ..distributed.device import choose_device
 from ..losses import GlobalClipLoss, GlobalContrastiveLoss, SigLipLoss
 from ..losses.normalizer_table import NormalizerTable
 from ..losses.temperature import read_tau

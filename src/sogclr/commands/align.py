@@ -12,7 +12,8 @@ from ..data.open_pairs import open_pairs, require_columns
 from ..data.pair_source import PairSource
 from ..data.tar.stream_pairs import PairStream
 from ..distributed.connect import Facts, digest_of, option_facts
-from ..distributed.launch import choose_device, start
+from ..distributed.device import choose_device
+from ..distributed.launch import start
 from ..distributed.sharded_model import require_shardable
 from ..models.build_towers import tokenizer_of
 from ..models.text_lengths import choose_texts_of_pairs, describe_cut

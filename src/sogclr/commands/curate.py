@@ -15,7 +15,7 @@ from ..common.options import Device
 from ..data.image_source import ImageSource
 from ..data.open_pairs import are_pairs, open_samples
 from ..data.pair_source import PairSource
-from ..distributed.launch import choose_device
+from ..distributed.device import choose_device
 from ..evaluation.curation.collect import collect_findings, embed_all
 from ..evaluation.curation.finding import KINDS, Finding, Kind
 from ..evaluation.curation.links import link_findings, link_kept, require_linkable

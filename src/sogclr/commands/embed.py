@@ -18,7 +18,7 @@ from ..data.open_images import open_images
 from ..data.open_pairs import are_pairs, open_samples
 from ..data.pair_source import PairSource
 from ..data.texts import Texts
-from ..distributed.launch import choose_device, loader_workers
+from ..distributed.device import choose_device, loader_workers
 from ..evaluation.embed_images import embed_images
 from ..evaluation.embed_pairs import embed_side
 from ..evaluation.explorer import EmbeddedSide, explore

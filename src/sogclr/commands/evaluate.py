@@ -14,7 +14,7 @@ from ..data.image_source import ImageSource
 from ..data.open_images import Data, open_images
 from ..data.open_pairs import are_pairs, open_pairs
 from ..data.tables.read import is_table, read_table
-from ..distributed.launch import choose_device
+from ..distributed.device import choose_device
 from ..evaluation.images import ImageReport, RandomViews, measure_images
 from ..evaluation.pairs import PairReport, measure_retrieval
 from ..evaluation.sts import SentenceSimilarity, measure_sts

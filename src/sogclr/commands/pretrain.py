@@ -8,7 +8,8 @@ from ..data.image_source import ImageSource
 from ..data.open_images import open_images, require_undamaged
 from ..data.tar.stream import StreamSource
 from ..distributed.connect import Facts, digest_of, option_facts
-from ..distributed.launch import choose_device, start
+from ..distributed.device import choose_device
+from ..distributed.launch import start
 from ..distributed.sharded_model import require_shardable
 from ..models.encoders import PROJECTION
 from ..planning.images import Plan, plan_run

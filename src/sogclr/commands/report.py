@@ -10,7 +10,7 @@ from ..common.console import say
 from ..common.environment import rank
 from ..common.errors import UserError, one_line, require
 from ..common.options import REPORT_SAMPLES, Device
-from ..distributed.launch import choose_device
+from ..distributed.device import choose_device
 from ..evaluation.pages.compose import compose_sections, open_data
 from ..evaluation.pages.page import Page, group_by_reason
 from ..evaluation.pages.record import RunRecord

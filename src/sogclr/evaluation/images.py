@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..common.options import Augmentation, Protocol
 from ..data.image_source import NO_LABEL, ImageSource
-from ..distributed.launch import loader_workers
+from ..distributed.device import loader_workers
 from ..models.encoders import EncoderSpec
 from .classes import majority_share, per_class
 from .embed_images import embed_images

@@ -1,7 +1,6 @@
 """MoCo's two encoders: the trained one, and its moving average, which computes the keys."""
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
@@ -35,6 +34,8 @@ class MomentumModel(nn.Module):
     """
 
     def __init__(self, model: ContrastiveModel, momentum: float) -> None:
+        from timm.utils import ModelEmaV3  # takes a second, which other methods do not need
+
         super().__init__()
         self.query = model
         self.key = ModelEmaV3(model, decay=momentum).requires_grad_(False)

@@ -8,7 +8,7 @@ from ..common.options import Augmentation, ConcreteNorm, ConcretePrecision
 from ..data.hashed_rows import collision_rate
 from ..data.image_source import ImageSource
 from ..data.tar.stream import StreamSource
-from ..distributed.launch import loader_workers, resolve_precision
+from ..distributed.device import loader_workers, resolve_precision
 from ..models.patches import patch_named, whole_patches
 from .derive import (
     Reasons,

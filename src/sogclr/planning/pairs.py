@@ -7,7 +7,7 @@ from ..common.options import Augmentation, ConcretePrecision
 from ..data.hashed_rows import collision_rate
 from ..data.pair_source import PairSource
 from ..data.tar.stream_pairs import PairStream
-from ..distributed.launch import loader_workers, resolve_precision
+from ..distributed.device import loader_workers, resolve_precision
 from .derive import (
     Reasons,
     check_count,

@@ -13,7 +13,7 @@ from ...common.errors import UserError
 from ...data.image_source import ImageSource
 from ...data.pair_source import PairSource
 from ...data.texts import Texts
-from ...distributed.launch import loader_workers
+from ...distributed.device import loader_workers
 from ...runs.folder import Run, is_pair_run
 from ...runs.load import load_encoder
 from ...runs.stored_samples import StoredSamples, read_known_samples

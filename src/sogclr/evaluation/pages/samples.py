@@ -16,7 +16,7 @@ from ...data.batches.schedule import FIRST_UNUSED_EPOCH
 from ...data.image_source import NO_LABEL, ImageSource
 from ...data.randomness import shuffled
 from ...data.texts import Texts, UnreadableTextError
-from ...distributed.launch import loader_workers
+from ...distributed.device import loader_workers
 from ...models.encoders import EncoderSpec
 from ...runs.stored_samples import StoredSamples
 from ..embed_images import embed_images

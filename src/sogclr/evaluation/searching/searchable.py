@@ -20,7 +20,7 @@ from ...data.open_pairs import open_samples
 from ...data.pair_source import PairSource
 from ...data.tar.urls import is_url
 from ...data.texts import Texts, UnreadableTextError
-from ...distributed.launch import choose_device, loader_workers
+from ...distributed.device import choose_device, loader_workers
 from ...models.encoders import EncoderSpec
 from ...models.image_encoder import ImageEncoder
 from ...models.pair_encoder import PairEncoder
