@@ -48,16 +48,16 @@ def audit(
         device=device,
     )
     measured = audit_subject(subject)
-    for sentence in re.split(r"(?<=\.) (?=[A-Z])", measured.summary):
-        result(sentence)
-    result(_error_table(measured))
-    result(_explain(measured))
     picture = picture or (subject.folder or Path()) / "audit.png"
     numbers = picture.with_suffix(".json")
     advice = "make room on the disk, or name another --out"
     text = format_json(asdict(measured))
     atomically(numbers, lambda path: path.write_text(text, encoding="utf-8"), advice)
     atomically(picture, lambda path: draw_audit(measured, subject.name, path), advice)
+    for sentence in re.split(r"(?<=\.) (?=[A-Z])", measured.summary):
+        result(sentence)
+    result(_error_table(measured))
+    result(_explain(measured))
     say(f"picture: {picture}; all numbers: {numbers}")
     return measured
 
