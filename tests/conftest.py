@@ -53,9 +53,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def _no_report_at_the_end():
     """Training ends without its report, which takes longer than the small runs of the tests."""
-    from sogclr.commands import align, pretrain
+    from sogclr.commands import report
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (align, pretrain):
-            patch.setattr(module, "report_at_the_end", lambda *arguments: None)
+        patch.setattr(report, "report_at_the_end", lambda *arguments: None)
         yield

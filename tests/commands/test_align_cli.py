@@ -160,7 +160,7 @@ def test_unknown_towers_are_refused_before_the_data_is_read(
     pairs, align_fails, flags, message, monkeypatch
 ):
     monkeypatch.setattr("sogclr.data.tables.read.read_table", None)
-    monkeypatch.setattr("sogclr.training.build_pairs.open_data", None)
+    monkeypatch.setattr("sogclr.training.open_streams.open_data", None)
     monkeypatch.setattr("sogclr.commands.align.open_data", None)
     assert message in align_fails(pairs, *flags, model=False)
 

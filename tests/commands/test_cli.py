@@ -217,10 +217,12 @@ def test_help_imports_nothing_heavy(verb):
 
 
 @pytest.mark.parametrize(
-    "verb", ["preview", "evaluate", "report", "embed", "search", "serve", "curate", "audit"]
-)
-def test_what_does_not_train_imports_no_training_framework(verb):
-    """Lightning and timm take seconds, more than a preview or a search."""
+    "verb",
+    ["pretrain", "align", "preview", "evaluate", "report", "embed", "search", "serve", "curate",
+     "audit"],
+)  # fmt: skip
+def test_nothing_imports_a_training_framework_before_it_trains(verb):
+    """Lightning and timm take seconds, more than a plan, a preview or a search."""
     code = (
         f"import sys, sogclr.commands.{verb}\n"
         "print('HEAVY', sorted({'lightning_fabric', 'torchvision', 'timm'} & set(sys.modules)))\n"

@@ -13,7 +13,7 @@ from helpers.refusal import refused
 from PIL import Image
 
 import sogclr
-from sogclr.commands import pretrain as pretraining
+from sogclr.commands import report
 from sogclr.commands.report import report_at_the_end
 from sogclr.commands.result import suggest_next
 from sogclr.evaluation.knn import knn_accuracy
@@ -205,7 +205,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
 
 @pytest.fixture
 def reports_at_the_end(monkeypatch):
-    monkeypatch.setattr(pretraining, "report_at_the_end", report_at_the_end)
+    monkeypatch.setattr(report, "report_at_the_end", report_at_the_end)
 
 
 @pytest.mark.usefixtures("reports_at_the_end")

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..common.environment import processes
 from ..common.errors import UserError, flag
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "require_encoder",
     "require_model",
     "require_other_folder",
+    "require_shardable",
     "require_table_file",
     "require_unused",
     "require_writable",
@@ -99,6 +101,24 @@ def require_other_folder(data: Any, out: str | os.PathLike) -> None:
     is_folder = isinstance(data, str | os.PathLike) and os.path.isdir(data)
     if is_folder and os.path.realpath(data) == os.path.realpath(out):
         raise UserError(f"--out: {out} is the folder of the data; give another folder")
+
+
+def require_shardable(method: str) -> None:
+    """Check that weights can be sharded.
+
+    Raises:
+        UserError: there is one process, or the method has a second encoder.
+    """
+    if processes() == 1:
+        raise UserError(
+            "--shard-model: there is one process, so weights cannot be divided; "
+            "start several with torchrun, or leave it out"
+        )
+    if method == "moco":
+        raise UserError(
+            "--shard-model: moco's second encoder is not sharded; leave it out, or take another "
+            "--method"
+        )
 
 
 def require_unused(options: dict[str, Any], reason: str) -> None:

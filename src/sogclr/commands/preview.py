@@ -16,12 +16,11 @@ from ..data.tar.urls import is_url
 from ..models.build_towers import describe_inputs
 from ..models.text_lengths import choose_texts_of_pairs, describe_cut
 from ..planning.images import plan_run
-from ..planning.pairs import plan_pairs
+from ..planning.pairs import frozen_kinds, plan_pairs
 from ..planning.settings_images import ImageSettings
 from ..planning.settings_pairs import PairSettings
 from ..planning.settings_preview import FOR_IMAGES, FOR_PAIRS, PreviewArguments
 from ..runs.stored import atomically
-from ..training.build_pairs import frozen_kinds
 from ..training.pairs_picture import draw_pairs, load_first_pairs
 from ..training.views_picture import write_views_picture
 from .early_checks import picture_file, require_unused

@@ -30,7 +30,6 @@ __all__ = [
     "ShardedWeights",
     "Weights",
     "choose_weights",
-    "require_shardable",
     "sharding_strategy",
 ]
 
@@ -147,24 +146,6 @@ def choose_weights(fabric: Fabric) -> Weights:
     if isinstance(fabric.strategy, ModelParallelStrategy):
         return ShardedWeights(fabric)
     return CopiedWeights(fabric)
-
-
-def require_shardable(method: str) -> None:
-    """Check that weights can be sharded.
-
-    Raises:
-        UserError: there is one process, or the method has a second encoder.
-    """
-    if processes() == 1:
-        raise UserError(
-            "--shard-model: there is one process, so weights cannot be divided; "
-            "start several with torchrun, or leave it out"
-        )
-    if method == "moco":
-        raise UserError(
-            "--shard-model: moco's second encoder is not sharded; leave it out, or take another "
-            "--method"
-        )
 
 
 def sharding_strategy() -> ModelParallelStrategy:

@@ -1,9 +1,10 @@
 """Plan a run on pairs: derive each value that was left open, with the reason for it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..common.errors import UserError
-from ..common.options import Augmentation, ConcretePrecision
+from ..common.options import Augmentation, ConcretePrecision, split_names
 from ..data.hashed_rows import collision_rate
 from ..data.pair_source import PairSource
 from ..data.tar.stream_pairs import PairStream
@@ -19,7 +20,7 @@ from .derive import (
 from .recipe import Recipe
 from .settings_pairs import PairSettings
 
-__all__ = ["CLIP_VIEWS", "PairPlan", "plan_pairs"]
+__all__ = ["CLIP_VIEWS", "PairPlan", "frozen_kinds", "plan_pairs"]
 
 # As CLIP: a crop of nearly the whole image. A caption may name a color or a side, so both stay.
 CLIP_VIEWS = Augmentation(crop_min=0.9, flip=0.0, color=0.0, gray=0.0, blur=0.0)
@@ -72,6 +73,29 @@ class PairPlan:
             learning_rate=self.recipe.learning_rate,
             weight_decay=self.recipe.weight_decay,
         )
+
+
+def frozen_kinds(freeze: str | Sequence[str], kinds: tuple[str, str]) -> tuple[str, ...]:
+    """Parse which towers are frozen.
+
+    Args:
+        freeze: Kinds of towers, in a sequence or separated by commas.
+        kinds: The kinds of both sides, "image" or "text".
+
+    Returns:
+        The frozen kinds, in the order of the sides.
+
+    Raises:
+        UserError: A name is not the kind of a side.
+    """
+    names = split_names(freeze)
+    for name in names:
+        if name not in kinds:
+            raise UserError(
+                f"--freeze: {name!r} is not a side of these pairs: "
+                f"{', '.join(dict.fromkeys(kinds))}"
+            )
+    return tuple(kind for kind in dict.fromkeys(kinds) if kind in names)
 
 
 def plan_pairs(

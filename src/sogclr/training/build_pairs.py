@@ -1,6 +1,6 @@
 """Build what `sogclr.align` trains: towers, inputs of both sides, task and schedule."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -12,13 +12,12 @@ from torch import nn
 from ..common.console import say
 from ..common.environment import processes, rank
 from ..common.errors import UserError
-from ..common.options import TowerSettings, split_names
+from ..common.options import TowerSettings
 from ..data.batches.schedule import Schedule, ShuffledSchedule
 from ..data.batches.stream import StreamSchedule
 from ..data.open_pairs import open_pairs
 from ..data.pair_source import PairSource
 from ..data.tar.stream_pairs import PairStream
-from ..data.tar.urls import is_url
 from ..models.build_towers import build_towers, rebuild_towers, tokenizer_of
 from ..models.towers import PairModel, PairSpec, Tower, regularize
 from ..planning.pairs import PairPlan, plan_pairs
@@ -26,7 +25,6 @@ from ..planning.settings_pairs import PairSettings
 from ..runs.folder import Run
 from ..runs.resume import read_resolved
 from ..runs.towers import load_frozen, read_spec
-from .open_streams import open_stream
 from .pair_inputs import PairInputs
 from .task_pair_stream import StreamPairTask
 from .task_pairs import SCORED_PAIRS, PairTask, ScoredPairs, SidesTask
@@ -35,47 +33,8 @@ __all__ = [
     "build_model",
     "build_run_task",
     "build_training",
-    "frozen_kinds",
-    "open_data",
     "open_towers",
 ]
-
-
-def open_data(data: Any, request: PairSettings) -> PairSource | PairStream:
-    """Open the pairs to train on: a table, shards, or a stream of shards by URL.
-
-    Raises:
-        UserError: the data cannot be read, or a setting does not fit it.
-    """
-    if is_url(data) and request.columns is not None:
-        raise UserError(
-            "--columns: a stream has none; a caption is a part txt, or `caption` in json"
-        )
-    stream = open_stream(data, request, PairStream)
-    return open_pairs(data, request.columns) if stream is None else stream
-
-
-def frozen_kinds(freeze: str | Sequence[str], kinds: tuple[str, str]) -> tuple[str, ...]:
-    """Parse which towers are frozen.
-
-    Args:
-        freeze: kinds of towers, in a sequence or separated by commas.
-        kinds: the kinds of both sides, "image" or "text".
-
-    Returns:
-        The frozen kinds, in the order of the sides.
-
-    Raises:
-        UserError: a name is not the kind of a side.
-    """
-    names = split_names(freeze)
-    for name in names:
-        if name not in kinds:
-            raise UserError(
-                f"--freeze: {name!r} is not a side of these pairs: "
-                f"{', '.join(dict.fromkeys(kinds))}"
-            )
-    return tuple(kind for kind in dict.fromkeys(kinds) if kind in names)
 
 
 def open_towers(

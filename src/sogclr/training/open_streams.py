@@ -1,12 +1,16 @@
-"""Open data that is a stream, and refuse settings that do not fit it."""
+"""Open data that may be a stream, and refuse settings that do not fit it."""
 
 from typing import Any, TypeVar
 
 from ..common.errors import UserError
+from ..data.open_pairs import open_pairs
+from ..data.pair_source import PairSource
 from ..data.tar.stream import StreamSource
+from ..data.tar.stream_pairs import PairStream
 from ..data.tar.urls import is_url
+from ..planning.settings_pairs import PairSettings
 
-__all__ = ["open_stream"]
+__all__ = ["open_data", "open_stream"]
 
 S = TypeVar("S", bound=StreamSource)
 
@@ -51,3 +55,17 @@ def open_stream(data: Any, request: Any, kind: type[S]) -> S | None:
             "--on-damaged refuse: damaged samples are reported when training meets them"
         )
     return kind(data, samples)
+
+
+def open_data(data: Any, request: PairSettings) -> PairSource | PairStream:
+    """Open the pairs to train on: a table, shards, or a stream of shards by URL.
+
+    Raises:
+        UserError: the data cannot be read, or a setting does not fit it.
+    """
+    if is_url(data) and request.columns is not None:
+        raise UserError(
+            "--columns: a stream has none; a caption is a part txt, or `caption` in json"
+        )
+    stream = open_stream(data, request, PairStream)
+    return open_pairs(data, request.columns) if stream is None else stream
