@@ -178,16 +178,28 @@ def test_pages_on_other_libraries(tmp_path, monkeypatch):
     """Our side of each page; the other side needs the other library."""
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    (loop,) = examples("from_libauc.md")
+    loop, two_views, pairs = examples("from_libauc.md")
     exec(loop, names)
     assert names["state"]["loss"]["normalizer.table"][:64, 1].tolist() == [2] * 64
+    torch.save({"u": torch.full((64, 1), 2.0)}, "u.pt")
+    exec(two_views, names)
+    assert names["loss"].normalizer.log_u[:64].exp().tolist() == pytest.approx([2.0] * 64)
+    torch.save({name: torch.ones(64, 1) for name in ("u1", "u2", "b1", "b2")}, "pairs.pt")
+    exec(pairs, names)
+    assert names["loss"].normalizer_b.visits[:64].tolist() == [1] * 64
     (loop,) = examples("from_lightly.md")
     exec(loop, names)
     assert names["criterion"].normalizer.table[:64, 1].tolist() == [2] * 64
-    for page in (examples("from_open_clip.md"), examples("from_fastclip.md")):
-        exec(page[0], names)
+    (loop,) = examples("from_open_clip.md")
+    fast_clip, take_over = examples("from_fastclip.md")
+    for code in (loop, fast_clip):
+        exec(code, names)
         names["value"].backward()
         assert names["loss"].temperature_a.log_temperature.grad != 0
+    state = {name: torch.ones(64, 1) for name in ("u_im", "u_tt")}
+    torch.save({"epoch": 12, **state}, "epoch_12.pt")
+    exec(take_over, names)
+    assert names["loss"].normalizer_a.visits[:64].tolist() == [12] * 64
 
 
 def test_estimators_page():

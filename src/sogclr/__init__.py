@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what _HOME imports, for type checkers
     from .evaluation.images import ImageReport as ImageReport
     from .evaluation.pages.page import Page as Page
     from .evaluation.pairs import PairReport as PairReport
+    from .integrations.import_table import import_table as import_table
     from .losses import ClipLoss as ClipLoss
     from .losses import DecoupledClipLoss as DecoupledClipLoss
     from .losses import DecoupledContrastiveLoss as DecoupledContrastiveLoss
@@ -76,6 +77,7 @@ _HOME = {
     "embed": "commands.api",
     "evaluate": "commands.api",
     "hashed_rows": "data.hashed_rows",
+    "import_table": "integrations.import_table",
     "load": "runs.load",
     "pretrain": "commands.api",
     "preview": "commands.api_pages",

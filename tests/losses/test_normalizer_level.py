@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from sogclr import GlobalClipLoss, GlobalContrastiveLoss
+from sogclr.losses import normalizer_sharded
 from sogclr.losses.normalizer_level import GAINS, HORIZON, LevelNormalizerTable
+from sogclr.losses.normalizer_sharded import ShardedLevelNormalizerTable, ShardedNormalizerTable
 from sogclr.losses.normalizer_table import NormalizerTable, update_normalizers
 
 ROWS = 400
@@ -188,3 +190,31 @@ def test_the_level_is_nearly_as_exact_as_that_of_the_best_gain(drift, common):
 def square(path, truth):
     """Return the mean square error after the first steps."""
     return float((torch.tensor(path) - truth)[100:].square().mean())
+
+
+@pytest.mark.parametrize("kind", [NormalizerTable, LevelNormalizerTable])
+def test_a_filled_table_has_what_it_was_filled_with(kind):
+    log_u = torch.linspace(-300, 5, ROWS, dtype=torch.float64)
+    visits = torch.arange(ROWS) % 3
+    log_u[visits == 0] = -math.inf
+    table = kind(ROWS, gamma_min=0.2, dtype=torch.float64)
+    table(torch.tensor([0, 3]), torch.ones(2).double())  # is replaced
+    table.fill(log_u, visits)
+    torch.testing.assert_close(table.log_u[:-1], log_u, **EXACT)
+    assert torch.equal(table.visits[:-1], visits.double())
+    row = torch.tensor([7])  # visited once: the next estimate counts half
+    expected = torch.logaddexp(log_u[row], torch.zeros(1).double()) - math.log(2)
+    torch.testing.assert_close(table.peek(row, torch.zeros(1).double()), expected, **EXACT)
+
+
+@pytest.mark.parametrize("kind", [ShardedNormalizerTable, ShardedLevelNormalizerTable])
+def test_a_filled_shard_has_its_rows(kind, monkeypatch):
+    monkeypatch.setattr(normalizer_sharded, "_count_processes", lambda group: 3)
+    log_u, seen = torch.randn(10, dtype=torch.float64), torch.ones(10)
+    whole = torch.full((12,), -math.inf, dtype=torch.float64)
+    for rank in range(3):
+        monkeypatch.setattr(normalizer_sharded.dist, "get_rank", lambda group, rank=rank: rank)
+        shard = kind(10, gamma_min=0.2, dtype=torch.float64)
+        shard.fill(log_u, seen)
+        whole[rank::3] = shard.log_u[:-1]
+    torch.testing.assert_close(whole[:10], log_u, **EXACT)

@@ -1,1 +1,1 @@
-"""Use sogclr inside other libraries; each module needs the library it is named after."""
+"""Use sogclr inside other libraries, and take over what the losses of others have stored."""

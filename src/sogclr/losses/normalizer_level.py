@@ -54,6 +54,14 @@ class LevelNormalizerTable(NormalizerTable):
         """Return log u, `(num_rows + 1,)`, a copy; -inf before the first visit."""
         return self.table.select(1, 0) + self.state[0, 0]
 
+    def fill(self, log_u: Tensor, visits: Tensor) -> None:
+        """Replace the table, and the level by the mean of log u over visited rows, as one step."""
+        level = log_u[visits > 0].mean()
+        super().fill(log_u - level, visits)
+        self.state.zero_()
+        self.state[0, : 2 + GAINS] = level
+        self.state[0, 1] = 1  # step
+
     def _levels(self, tables: Sequence[NormalizerTable], estimate: Tensor, update: bool) -> Tensor:
         before = torch.cat([_state(table) for table in tables])  # (S, 2 + 2 GAINS)
         if not update:

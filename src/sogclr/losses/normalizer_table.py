@@ -116,6 +116,13 @@ class NormalizerTable(PerSample, Normalizer):
     def peek(self, rows: Tensor, log_g: Tensor) -> Tensor:
         return _update([self], [rows], log_g[None], peek=True)[0]
 
+    def fill(self, log_u: Tensor, visits: Tensor) -> None:
+        """Replace the whole table by log u and the numbers of visits, `(num_rows,)` each."""
+        rows = torch.stack([log_u, visits.to(log_u.dtype)], dim=1)
+        spare = rows.new_tensor([[-math.inf, 0]])
+        # A shard takes its rows from the whole table when it is loaded.
+        self.load_state_dict({"table": torch.cat([rows, spare])}, strict=False)
+
     def averages_like(self, other: Normalizer) -> bool:
         """Return whether one update can serve both tables."""
         return other is self or (
