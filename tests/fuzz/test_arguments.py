@@ -51,7 +51,7 @@ GOOD = [
     ["report", "images", "photos", "--device", "cpu", "--samples", "16", "--out", "x.html"],
 ]
 USUAL = ("1", "2", "4", "8", "0.5", "0.9")  # what most options take
-SWITCHES = ("--pretrained", "--shard-model", "--resume")
+SWITCHES = ("--pretrained", "--shard-model", "--checkpoint-activations", "--resume")
 WORKERS = ("-1", "0", "1001", "x", "")  # more would start processes
 
 

@@ -54,6 +54,15 @@ def test_a_temperature_that_is_not_constant_is_trained(
     assert same(checkpoint(run)["loss"], checkpoint(tmp_path / "parts")["loss"])
 
 
+@pytest.mark.parametrize("method", ["sogclr", "moco"])
+def test_activations_that_are_computed_twice_change_no_bit(make_folder, tmp_path, method):
+    photos = make_folder()
+    for name, saving in (("kept", False), ("computed", True)):
+        settings = {"method": method, "epochs": 2, "checkpoint_activations": saving}
+        sogclr.pretrain(photos, tmp_path / name, **settings, **SHORT)
+    assert same(checkpoint(tmp_path / "kept")["model"], checkpoint(tmp_path / "computed")["model"])
+
+
 @pytest.mark.parametrize("method", ["sogclr", "simclr", "dcl", "moco"])
 def test_training_lowers_the_objective(tmp_path, method):
     digits = load_digits()

@@ -8,6 +8,7 @@ from ..data.tar.stream import StreamSource
 from ..distributed.connect import Facts, digest_of, option_facts
 from ..distributed.launch import start
 from ..models.encoders import PROJECTION
+from ..models.recompute import recompute_blocks
 from ..planning.images import Plan
 from ..planning.settings_images import PretrainArguments
 from ..runs.data_address import data_address
@@ -52,6 +53,9 @@ def train_images(
     )
     torch.manual_seed(plan.request.seed)
     task, schedule = build_training(source, plan, module, fabric.device)
+    if arguments.checkpoint_activations:
+        recompute_blocks(task.model.encoder)
+        task.fixed_work = False  # A CUDA graph cannot restore the random state of a block.
     if fabric.is_global_zero:
         run.require_space(_bytes_on_disk(task, plan, len(source)))
     if not resume and fabric.is_global_zero:

@@ -10,6 +10,7 @@ from ..data.tar.stream_pairs import PairStream
 from ..distributed.connect import Facts, digest_of, option_facts
 from ..distributed.launch import start
 from ..models.build_towers import tokenizer_of
+from ..models.recompute import recompute_blocks
 from ..models.text_lengths import choose_texts_of_pairs, describe_cut
 from ..models.towers import PairModel, PairSpec, Tower
 from ..planning.pairs import PairPlan
@@ -61,6 +62,8 @@ def train_pairs(
     spec, towers = open_towers(run, given, frozen, source, resume)
     _print_towers(spec, towers)
     model = build_model(spec, towers, plan, None if resume else given.dropout)
+    if arguments.checkpoint_activations:
+        recompute_blocks(*(t.body for kind, t in towers.items() if kind not in spec.frozen))
     tokenizer = tokenizer_of(spec, towers, run.text if resume else None)
     if fabric.is_global_zero:
         _print_lengths(plan.request, source, validation, tokenizer)

@@ -8,7 +8,6 @@ Checkpoints hold full tensors in both cases, so that either kind of run can resu
 
 import warnings
 from abc import ABC, abstractmethod
-from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -24,6 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from ..common.console import say, setting_line
 from ..common.environment import processes
 from ..common.errors import UserError
+from .blocks import repeated_blocks
 
 __all__ = [
     "CopiedWeights",
@@ -168,7 +168,7 @@ def shard(model: nn.Module, mesh: Any) -> nn.Module:
     """
     _copy_from_first_process(model, mesh)
     # Innermost first: fully_shard takes only parameters that are not wrapped yet.
-    for module in dict.fromkeys([*reversed(_blocks(model)), *_towers(model), model]):
+    for module in dict.fromkeys([*reversed(repeated_blocks(model)), *_towers(model), model]):
         fully_shard(module, mesh=mesh)
     for module in (*_towers(model), model):
         # torch warns that a returned view must not change in place. Outputs of towers never do.
@@ -192,19 +192,6 @@ def _copy_from_first_process(model: nn.Module, mesh: Any) -> None:
         dist.broadcast(first, src=0, group=mesh.get_group())
         # contiguous() above: fully_shard divides a tensor along its first dimension.
         tensor.data = first.to(tensor.device)
-
-
-def _blocks(model: nn.Module) -> list[nn.Module]:
-    """Find repeated blocks, such as layers of a transformer.
-
-    A block has children, and another module of its class stands in the same list.
-    """
-    blocks: list[nn.Module] = []
-    for layers in model.modules():
-        if isinstance(layers, nn.Sequential | nn.ModuleList):
-            classes = Counter(map(type, layers))
-            blocks += [m for m in layers if classes[type(m)] > 1 and any(m.children())]
-    return [m for m in blocks if not isinstance(m, nn.ModuleList | nn.ModuleDict)]
 
 
 def _towers(model: nn.Module) -> list[nn.Module]:
