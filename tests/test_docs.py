@@ -178,7 +178,7 @@ def test_pages_on_other_libraries(tmp_path, monkeypatch):
     """Our side of each page; the other side needs the other library."""
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    loop, two_views, pairs = examples("from_libauc.md")
+    loop, _, two_views, pairs = examples("from_libauc.md")  # data: test_from_libauc.py
     exec(loop, names)
     assert names["state"]["loss"]["normalizer.table"][:64, 1].tolist() == [2] * 64
     torch.save({"u": torch.full((64, 1), 2.0)}, "u.pt")
