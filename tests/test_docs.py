@@ -128,6 +128,19 @@ def test_own_images_page(tmp_path, monkeypatch, make_folder):
     assert names["features"].ndim == 2
 
 
+def test_finetune_page(tmp_path, monkeypatch, make_folder, capsys):
+    monkeypatch.chdir(tmp_path)
+    first = sorted(make_folder().rglob("*.png"))[0].relative_to(tmp_path)
+    sogclr.pretrain("photos", "runs/a", epochs=1, device="cpu", batch_size=8)
+    (code,) = examples("finetune.md")
+    names: dict = {}
+    exec(code.replace("photos/cat/1.jpg", str(first)).replace("epochs=30", "epochs=1"), names)
+    assert capsys.readouterr().out.endswith(" 4 images\n")
+    assert names["name"] in ("blue", "red")
+    assert 0.5 <= names["probability"] <= 1
+    assert names["features"].shape[0] == 1
+
+
 @pytest.mark.filterwarnings("ignore")  # of open_clip
 def test_fine_tune_clip_page(tiny, make_folder, tmp_path):
     import open_clip

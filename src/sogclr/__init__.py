@@ -14,12 +14,14 @@ if TYPE_CHECKING:  # what _HOME imports, for type checkers
     from .commands.api import evaluate as evaluate
     from .commands.api import pretrain as pretrain
     from .commands.api import search as search
+    from .commands.api_finetune import finetune as finetune
     from .commands.api_pages import curate as curate
     from .commands.api_pages import preview as preview
     from .commands.api_pages import report as report
     from .commands.api_pages import serve as serve
     from .commands.curate import Curation as Curation
     from .commands.embeddings import Embeddings as Embeddings
+    from .commands.finetune import Finetuned as Finetuned
     from .commands.result import Result as Result
     from .commands.search import Match as Match
     from .common.errors import UserError as UserError
@@ -56,6 +58,7 @@ _HOME = {
     "DecoupledClipLoss": "losses",
     "DecoupledContrastiveLoss": "losses",
     "Embeddings": "commands.embeddings",
+    "Finetuned": "commands.finetune",
     "GlobalClipLoss": "losses",
     "GlobalContrastiveLoss": "losses",
     "ImageReport": "evaluation.images",
@@ -76,6 +79,7 @@ _HOME = {
     "curate": "commands.api_pages",
     "embed": "commands.api",
     "evaluate": "commands.api",
+    "finetune": "commands.api_finetune",
     "hashed_rows": "data.hashed_rows",
     "import_table": "integrations.import_table",
     "load": "runs.load",

@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from sogclr.evaluation.linear import linear_accuracy
+from sogclr.evaluation.linear import fit_linear, linear_accuracy, linear_predict
 
 RNG = np.random.default_rng(0)
 
@@ -37,3 +38,15 @@ def test_one_class_and_tiny_classes_work():
     x, _ = _blobs(20, 1.0)
     assert linear_accuracy(x, np.zeros(20, dtype=int)) == 1.0
     assert 0 <= linear_accuracy(x, np.arange(20) // 2) <= 1
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_weights_and_biases_predict_as_the_classifier_that_was_fitted(classes):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, classes, 200) * 2  # the classes between have no sample
+    centres = rng.normal(size=(5, 6))
+    features = 5 + 3 * (centres[labels] + rng.normal(size=(200, 6)))
+    weights, biases = fit_linear(features, labels, 5)
+    test = 5 + 3 * rng.normal(size=(500, 6))
+    predicted = (test @ weights.T + biases).argmax(axis=1)
+    assert np.array_equal(predicted, linear_predict(features, labels, test))

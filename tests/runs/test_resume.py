@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sogclr import UserError
+from sogclr.planning.settings_finetune import FinetuneSettings
 from sogclr.planning.settings_images import ImageSettings
 from sogclr.planning.settings_pairs import PairSettings
 from sogclr.runs.folder import Run
@@ -33,12 +34,25 @@ def test_a_lost_checkpoint_is_not_replaced_by_a_first_step(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings", [ImageSettings(), PairSettings(columns=("a", "b"), dropout=0.1)]
+    "settings",
+    [
+        ImageSettings(),
+        PairSettings(columns=("a", "b"), dropout=0.1),
+        FinetuneSettings(label_share=0.1, epochs=3),
+    ],
 )
 def test_settings_are_read_as_written(tmp_path, settings):
     run = Run(tmp_path)
-    run.write_settings({"resolved": settings.as_dict()})
+    run.write_settings({"kind": settings.kind, "resolved": settings.as_dict()})
     assert read_resolved(run.read_settings(), type(settings)) == settings
+
+
+@pytest.mark.parametrize("kind", ["pairs", "classifier"])
+def test_settings_of_another_kind_of_run_are_not_read(tmp_path, kind):
+    run = Run(tmp_path)
+    run.write_settings({"kind": kind, "resolved": ImageSettings().as_dict()})
+    with pytest.raises(UserError, match=r"is a .*; give a run of sogclr pretrain"):
+        read_resolved(run.read_settings(), ImageSettings)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,8 @@ def evaluate(
     one image out and linear cross-validates in five folds. views: how often a random view is
     nearest to the other view of its image, among at most 10,000, and F and F2 of the projections.
 
-    A run of `align` is measured in one of three ways. retrieval: R@1, R@5, R@10 and median rank
+    A classifier of `finetune` is measured by its accuracy. A run of `align` is measured in one of
+    three ways. retrieval: R@1, R@5, R@10 and median rank
     between the sides of pairs. zero-shot: labelled images are classified by the names of their
     classes. sts: rank correlation of similarities with the column `score` of sentence pairs.
 
@@ -133,7 +134,7 @@ def evaluate(
     Returns:
         For a run of `pretrain`, an `ImageReport`: `report.trained.knn` is an accuracy in [0, 1].
         For a run of `align`, a `PairReport`: `report.retrieval`, `report.zero_shot` or
-        `report.sts`.
+        `report.sts`. For a classifier a `Classified`: `report.accuracy`.
 
     Raises:
         sogclr.UserError: An error that the user can correct; one line says how.

@@ -10,11 +10,13 @@ if TYPE_CHECKING:
 
     from ..auditing.measured import Audit
     from ..data.open_images import Data
+    from ..evaluation.classified import Classified
     from ..evaluation.images import ImageReport
     from ..evaluation.pages.page import Page
     from ..evaluation.pairs import PairReport
     from .curate import Curation
     from .embeddings import Embeddings
+    from .finetune import Finetuned
     from .result import Result
     from .search import Match
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     File: TypeAlias = str | Path
     Folder: TypeAlias = str | Path
     Picture: TypeAlias = Path
-    Report: TypeAlias = ImageReport | PairReport
+    Report: TypeAlias = ImageReport | PairReport | Classified
     Matches: TypeAlias = list[Match]
     Protocols: TypeAlias = str | Sequence[str] | None
     Columns: TypeAlias = str | Sequence[str]
@@ -45,7 +47,7 @@ else:  # what the command line accepts, and how its help names the value
     Run = Audited = Annotated[str, "RUN"]
     Protocols = Annotated[str, "NAMES"] | None
     OwnModule = Suppress[str | None]
-    Audit = Curation = Embeddings = Matches = Page = Picture = Report = Result = Any
+    Audit = Curation = Embeddings = Finetuned = Matches = Page = Picture = Report = Result = Any
 
 __all__ = [
     "Audit",
@@ -55,6 +57,7 @@ __all__ = [
     "Data",
     "Embeddings",
     "File",
+    "Finetuned",
     "Folder",
     "Host",
     "Matches",

@@ -19,7 +19,7 @@ from ..common.environment import process_prefix
 from ..common.errors import UserError, flag
 from ..common.options import Augmentation
 from ..common.printable import printable
-from . import api, api_pages
+from . import api, api_finetune, api_pages
 from .arguments import REQUIRED, Argument, arguments_of, summary_of
 from .explain_errors import explain, report_line
 
@@ -30,6 +30,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "pretrain": api.pretrain,
     "align": api.align,
     "evaluate": api.evaluate,
+    "finetune": api_finetune.finetune,
     "report": api_pages.report,
     "embed": api.embed,
     "search": api.search,

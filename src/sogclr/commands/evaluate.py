@@ -5,16 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 from torch import nn
 
 from ..common.console import result, say
 from ..common.errors import UserError
 from ..common.options import Device, PairProtocol, Protocol, split_names
-from ..data.image_source import ImageSource
+from ..data.choose_labels import require_labels, require_same_classes
+from ..data.image_source import NO_LABEL, ImageSource, summarize
 from ..data.open_images import Data, open_images
 from ..data.open_pairs import are_pairs, open_pairs
 from ..data.tables.read import is_table, read_table
 from ..distributed.device import choose_device
+from ..evaluation.classified import Classified, measure_classifier
 from ..evaluation.images import ImageReport, RandomViews, measure_images
 from ..evaluation.pairs import PairReport, measure_retrieval
 from ..evaluation.sts import SentenceSimilarity, measure_sts
@@ -22,13 +25,15 @@ from ..evaluation.zero_shot import TEMPLATES, ZeroShot, measure_zero_shot
 from ..models.encoders import EncoderSpec, width_of
 from ..models.pair_encoder import PairEncoder
 from ..planning.settings_images import ImageSettings
+from ..runs.classifiers import is_classifier
 from ..runs.evaluations import append_evaluation
 from ..runs.folder import Run, is_pair_run
-from ..runs.load import load_encoder, load_projector
+from ..runs.load import load_classifier, load_encoder, load_projector
 from ..runs.resume import read_resolved
 from ..runs.towers import load_pairs
 from .early_checks import require_unused
 from .evaluation_tables import (
+    describe_classified,
     describe_zero_shot,
     explain_accuracy,
     explain_views,
@@ -53,10 +58,16 @@ def evaluate(
     device: Device,
     workers: int | None,
     per_class: bool,
-) -> ImageReport | PairReport:
+) -> ImageReport | PairReport | Classified:
     """See `sogclr.evaluate`."""
-    report: ImageReport | PairReport
-    if is_pair_run(run):
+    report: ImageReport | PairReport | Classified
+    if is_classifier(run):
+        unused = {"test": test, "protocol": protocol, "columns": columns, "templates": templates}
+        require_unused(unused, f"{run} is a classifier")
+        report = _evaluate_classifier(run, data, module, device, workers)
+        if per_class:
+            result(per_class_table(report.per_class))
+    elif is_pair_run(run):
         require_unused({"test": test}, f"{run} is a run on pairs")
         report = _evaluate_pairs(run, data, protocol, columns, templates, module, device, per_class)
     else:
@@ -79,6 +90,22 @@ def evaluate(
     return report
 
 
+def _evaluate_classifier(
+    run: str | Path, data: Data, module: nn.Module | None, device: Device, workers: int | None
+) -> Classified:
+    model = load_classifier(run, module)
+    source = open_images(data)
+    require_labels(source)
+    say(source.describe())
+    if unknown := sorted(set(source.classes or []) - set(model.classes)):
+        raise UserError(f"data: the classifier does not know the classes {summarize(unknown)}")
+    rows = np.flatnonzero(source.labels != NO_LABEL)
+    chosen = choose_device(device)
+    measured = measure_classifier(model.to(chosen), source, rows, device=chosen, workers=workers)
+    result(describe_classified(measured))
+    return measured
+
+
 def _evaluate_images(
     run: str | Path,
     data: Data,
@@ -96,7 +123,7 @@ def _evaluate_images(
     train_source = _open_source(data, has_classes)
     test_source = None if test is None else _open_source(test, has_classes)
     if test_source is not None and has_classes:
-        _require_same_classes(train_source, test_source)
+        require_same_classes(train_source, test_source)
     report = measure_images(
         untrained,
         trained,
@@ -211,19 +238,7 @@ def _choose_pair_protocol(data: Any, requested: str | Sequence[str] | None) -> P
 
 def _open_source(data: Data, has_classes: bool) -> ImageSource:
     source = open_images(data)
-    if has_classes and source.labels is None:
-        raise UserError(
-            f"data: {source.describe()}: no labels; put each class in a sub-folder, or give every "
-            "sample of shards a part cls; or add --protocol views, which needs none"
-        )
+    if has_classes:
+        require_labels(source, "; or add --protocol views, which needs none")
     say(source.describe())
     return source
-
-
-def _require_same_classes(train: ImageSource, test: ImageSource) -> None:
-    if train.classes != test.classes:
-        unknown = sorted(set(test.classes or []) ^ set(train.classes or []))
-        raise UserError(
-            f"--test: its classes differ from those of the data: {', '.join(unknown[:5])} "
-            "on one side only"
-        )

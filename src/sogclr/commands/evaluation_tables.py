@@ -8,11 +8,13 @@ from rich.table import Table
 from ..common.console import cell
 from ..common.options import Protocol
 from ..evaluation.classes import standard_error
+from ..evaluation.classified import Classified
 from ..evaluation.images import Accuracy, ImageReport
 from ..evaluation.retrieval import Retrieval
 from ..evaluation.zero_shot import ZeroShot
 
 __all__ = [
+    "describe_classified",
     "describe_zero_shot",
     "explain_accuracy",
     "explain_views",
@@ -103,6 +105,15 @@ def per_class_table(shares: Mapping[str, Accuracy] | Mapping[str, float]) -> Tab
         table.add_row(cell(name), *(f"{value:.1%}" for value in values.values()))
     table.caption = "of the trained encoder, lowest first"
     return table
+
+
+def describe_classified(measured: Classified) -> str:
+    """Give the accuracy with its standard error, and what the largest class gives."""
+    error = 100 * measured.standard_error
+    return (
+        f"accuracy {measured.accuracy:.2%} ± {error:.2f}, of {measured.images:,} images in "
+        f"{len(measured.per_class):,} classes (always the largest class {measured.majority:.2%})"
+    )
 
 
 def describe_zero_shot(measured: ZeroShot) -> str:

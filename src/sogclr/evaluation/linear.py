@@ -7,7 +7,7 @@ import numpy as np
 
 from ..common.console import track
 
-__all__ = ["linear_accuracy", "linear_predict"]
+__all__ = ["fit_linear", "linear_accuracy", "linear_predict"]
 
 # Inverse strengths of the L2 penalty on standardized features, strongest penalty first.
 INVERSE_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -63,13 +63,43 @@ def linear_accuracy(
     return float((linear_predict(train, train_labels, test) == truth).mean())
 
 
+def fit_linear(
+    features: np.ndarray, labels: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the classifier of `linear_predict` and return it as weights and biases of raw features.
+
+    Args:
+        features: `(n, d)`.
+        labels: `(n,)` integers, of at least two classes.
+        classes: number C of classes; one without a sample is never the most probable.
+
+    Returns:
+        `(C, d)` and `(C,)` float64: logits are features @ weights.T + biases.
+    """
+    scaler, model = (step for _, step in _choose_and_fit(features, labels).steps)
+    coefficients, intercepts = model.coef_, model.intercept_
+    if len(model.classes_) == 2:  # scikit-learn then stores the difference of the logits alone
+        coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
+        intercepts = np.concatenate([np.zeros_like(intercepts), intercepts])
+    weights = np.zeros((classes, features.shape[1]))
+    biases = np.full(classes, -1e4)
+    weights[model.classes_] = coefficients / scaler.scale_
+    biases[model.classes_] = intercepts - weights[model.classes_] @ scaler.mean_
+    return weights, biases
+
+
 def _fit_and_predict(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Choose the penalty, fit, and return the predicted labels `(m,)`."""
+    """Fit, and return the predicted labels `(m,)`."""
     if len(np.unique(labels)) == 1:
         return np.full(len(test), labels[0])
+    return _choose_and_fit(train, labels).predict(test)
+
+
+def _choose_and_fit(train: np.ndarray, labels: np.ndarray) -> Any:
+    """Fit with the penalty that has the highest accuracy on a fifth of the samples."""
     held_out = np.random.default_rng(0).permutation(len(train)) < len(train) // 5
     best = max(INVERSE_STRENGTHS, key=lambda c: _score(c, train, labels, held_out))
-    return _fit(best, train, labels).predict(test)
+    return _fit(best, train, labels)
 
 
 def _score(

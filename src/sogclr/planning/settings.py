@@ -5,22 +5,12 @@ box of the help that shows the fields of a class. Importing this module imports 
 """
 
 import math
-from dataclasses import asdict, dataclass, field, fields
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    ClassVar,
-    Literal,
-    Self,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from ..common.errors import UserError, flag, require
+from ..common.errors import require
 from ..common.options import Augmentation, Damaged, Device, NormalizerKind, Optimizer, Precision
-from ..common.stored_fields import build_from_json
+from .settings_base import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,6 +133,7 @@ class TrainSettings(
     OptimizationSettings,
     MethodSettings,
     DataSettings,
+    Settings,
 ):
     """The settings that decide the result of a run. A resumed run keeps them.
 
@@ -165,7 +156,7 @@ class TrainSettings(
     """Random changes of the training images, each a probability or a strength."""
 
     def __post_init__(self) -> None:
-        self._check_choices()
+        self.check_choices()
         self._check_ranges()
         usual = {field.name: field.default for field in fields(self)}
         for name in ("effective_negatives", "memory_size", "gamma_min", "gamma_decay_visits"):
@@ -174,14 +165,6 @@ class TrainSettings(
                 name,
                 f"goes with --method sogclr, not with {self.method}; leave it out",
             )
-
-    def _check_choices(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
-            choices, value = get_args(kind), getattr(self, name)
-            if get_origin(kind) is Literal and value not in choices:
-                raise UserError(
-                    f"{flag(name)}: {value!r} is unknown; give one of {', '.join(choices)}"
-                )
 
     def _check_ranges(self) -> None:
         for each in fields(self):
@@ -212,28 +195,6 @@ class TrainSettings(
         for name in ("memory_size", "seed"):
             value = getattr(self, name)
             require(value is None or value >= 0, name, f"must not be negative, got {value}")
-
-    @classmethod
-    def from_arguments(cls, arguments: "TrainSettings") -> Self:
-        """Select these settings from all arguments of a command."""
-        return cls(**{f.name: getattr(arguments, f.name) for f in fields(cls)})
-
-    def as_dict(self) -> dict[str, Any]:
-        """Convert to plain data, for settings.json."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, stored: Any, name: str = "settings") -> Self:
-        """Build the settings from the output of `as_dict`, stored as JSON and read again.
-
-        Args:
-            stored: the settings, which may come from a stranger.
-            name: the name of the settings, for messages.
-
-        Raises:
-            UserError: a setting is missing, unknown, or has a value of another type.
-        """
-        return build_from_json(cls, stored, name)
 
 
 MOST_WORKERS = 1_000  # far more would stop the machine

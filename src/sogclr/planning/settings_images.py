@@ -69,6 +69,8 @@ class EncoderSettings:
 class ImageSettings(MoCoSettings, TemperatureSettings, TrainSettings, EncoderSettings):
     """The settings of `pretrain` that decide its result."""
 
+    kind: ClassVar[str] = "images"
+
     method: Method = "sogclr"
     """Contrastive method. A normalizer is the mean of exp(similarity / temperature) over a sample's
     negatives. sogclr keeps an estimate of it for each sample; simclr and dcl take it from the

@@ -62,6 +62,8 @@ class HeadSettings(OptimizationSettings):
 class PairSettings(TableSettings, TemperatureSettings, HeadSettings, TowerSettings, TrainSettings):
     """The settings of `align` that decide its result."""
 
+    kind: ClassVar[str] = "pairs"
+
     method: PairMethod = "sogclr"
     """Contrastive method. A normalizer is the mean of exp(similarity / temperature) over a sample's
     negatives. sogclr keeps an estimate of it for each sample of each side; clip and dcl take it

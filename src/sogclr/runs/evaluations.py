@@ -23,7 +23,7 @@ def append_evaluation(run: Run, report: Any, data: Any, test: Any = None) -> Non
 
     Args:
         run: the run.
-        report: the result, a dataclass.
+        report: the result, a dataclass or a dictionary.
         data, test: what was measured, as it was given.
     """
     described = {
@@ -32,7 +32,8 @@ def append_evaluation(run: Run, report: Any, data: Any, test: Any = None) -> Non
         "data": data_address(data),
         "test": data_address(test),
     }
-    line = json.dumps(_without_none({**described, **asdict(report)}))
+    fields = report if isinstance(report, dict) else asdict(report)
+    line = json.dumps(_without_none({**described, **fields}))
     target = run.evaluations
     try:
         lines = [*_read_lines(run), line][-MOST_KEPT:]

@@ -6,6 +6,8 @@ checkpoint.pt         everything to resume: weights, optimizer, table, random st
 encoder.safetensors   the trained encoder, its weights named as in timm
 initial.safetensors   the encoder before training, for comparison
 encoder.json          how to build the encoder, and which input it expects
+head.safetensors      of a classifier, the head that maps features to classes
+classes.json          of a classifier, the names of its classes
 metrics.jsonl, tb/    the training curves
 evaluations.jsonl     the results of sogclr evaluate
 views.png             some augmented views that the encoder was trained on
@@ -29,6 +31,7 @@ from ..common.system import hold_lock
 from ..common.whole_files import remove_leftovers
 from ..models.encoders import EncoderSpec
 from ..models.wrapped import plain_state
+from .kinds import NAMES, kind_of
 from .stored import FORMAT, Digests, read_json, require_format, write_json
 
 __all__ = ["Run", "is_pair_run"]
@@ -52,6 +55,8 @@ class Run:
         self.towers_spec = self.folder / "towers.json"
         self.trained = self.folder / "trained.safetensors"
         self.frozen = self.folder / "frozen.safetensors"
+        self.head = self.folder / "head.safetensors"
+        self.classes = self.folder / "classes.json"
         self.text = self.folder / "text"
         self.metrics = self.folder / "metrics.jsonl"
         self.curves = self.folder / "tb"
@@ -104,9 +109,10 @@ class Run:
 
     def _files(self) -> list[Path]:
         """List the files that only training writes."""
-        weights = [self.encoder, self.initial, self.trained, self.frozen]
-        descriptions = [self.settings, self.encoder_spec, self.towers_spec, self.digests.path]
-        return [self.checkpoint, *weights, *descriptions, self.metrics, self.views]
+        weights = [self.encoder, self.initial, self.trained, self.frozen, self.head]
+        descriptions = [self.settings, self.encoder_spec, self.towers_spec, self.classes]
+        measured = [self.digests.path, self.metrics, self.views]
+        return [self.checkpoint, *weights, *descriptions, *measured]
 
     def _require_no_links(self) -> None:
         """Refuse folders that are links: a run must not delete or write files elsewhere."""
@@ -133,7 +139,7 @@ class Run:
             what = "is not a run of sogclr" if self.folder.exists() else "does not exist"
             raise UserError(f"run: {self.folder} {what}; give the folder of a run, named by --out")
         settings = read_json(self.settings)
-        if settings.get("kind", "images") not in ("images", "pairs"):
+        if kind_of(settings) not in NAMES:
             raise UserError(f"run: {self.settings} is damaged (its kind is unknown)")
         return settings
 
@@ -225,4 +231,4 @@ def is_pair_run(run: str | Path) -> bool:
     Raises:
         UserError: the folder is not a run.
     """
-    return Run(run).read_settings().get("kind") == "pairs"
+    return kind_of(Run(run).read_settings()) == "pairs"

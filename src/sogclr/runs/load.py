@@ -6,25 +6,28 @@ from torch import nn
 
 from ..common.errors import UserError
 from ..common.options import ConcreteNorm
+from ..models.classifier import ImageClassifier
 from ..models.encoders import EncoderSpec, build_projector, rebuild_encoder
 from ..models.image_encoder import ImageEncoder
 from ..models.pair_encoder import PairEncoder
 from ..models.wrapped import load_plain, plain_state
+from .classifiers import is_classifier, read_head
 from .folder import Run, is_pair_run
 from .stored import read_json
 from .towers import load_pairs
 
-__all__ = ["load", "load_encoder", "load_projector"]
+__all__ = ["load", "load_classifier", "load_encoder", "load_projector"]
 
 
 def load(
     run: str | Path, encoder: nn.Module | None = None, *, initial: bool = False
-) -> ImageEncoder | PairEncoder:
+) -> ImageEncoder | ImageClassifier | PairEncoder:
     """Load the trained model of a run: an `nn.Module` in eval mode, on the CPU.
 
     A run of `align` gives a `PairEncoder`: `encode_image`, `encode_text`, `to_open_clip`.
     A run of `pretrain` gives an `ImageEncoder`: `encode_image`, `preprocess`, and `encoder`, the
     trained module itself.
+    A classifier of `finetune` gives an `ImageClassifier`, which has `classify`, too.
 
     Args:
         run: the run's folder.
@@ -37,6 +40,10 @@ def load(
     """
     if is_pair_run(run):
         return load_pairs(run, encoder)
+    if is_classifier(run):
+        if initial:
+            raise UserError("initial: a classifier has no encoder before training; load its run's")
+        return load_classifier(run, encoder)
     model, spec = load_encoder(run, encoder, initial=initial)
     return ImageEncoder(model, spec)
 
@@ -67,6 +74,13 @@ def load_encoder(
         lines = str(error).split("\n\t")
         raise UserError(f"encoder: does not fit {weights}: {lines[-1].strip()}") from error
     return encoder.eval(), spec
+
+
+def load_classifier(run: str | Path, encoder: nn.Module | None = None) -> ImageClassifier:
+    """Load a classifier of `finetune`, in eval mode; arguments as of `load`."""
+    head, classes = read_head(Run(run))
+    model, spec = load_encoder(run, encoder)
+    return ImageClassifier(model, head, spec, classes)
 
 
 def load_projector(run: str | Path, width: int, norm: ConcreteNorm) -> nn.Module | None:

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..common.environment import restarts
 from ..common.errors import UserError, flag
-from ..planning.settings import TrainSettings
+from ..planning.settings_base import Settings
+from .kinds import NAMES, kind_of
 
 if TYPE_CHECKING:
     from .folder import Run
 
 __all__ = ["choose_settings", "finds_checkpoint", "read_resolved", "require_new", "resumes"]
 
-S = TypeVar("S", bound=TrainSettings)
+S = TypeVar("S", bound=Settings)
 
 
 def require_new(folder: str | Path) -> None:
@@ -66,7 +67,7 @@ def choose_settings(run: "Run", given: S, command: str, resume: bool) -> S:
     Args:
         run: The run to start or to resume.
         given: The settings that this command was given.
-        command: "pretrain" or "align".
+        command: "pretrain", "align" or "finetune".
         resume: Whether to resume the run.
 
     Raises:
@@ -77,7 +78,7 @@ def choose_settings(run: "Run", given: S, command: str, resume: bool) -> S:
         require_new(run.folder)
         return given
     stored = run.read_settings()
-    if stored.get("kind", "images") != ("images" if command == "pretrain" else "pairs"):
+    if kind_of(stored) != given.kind:
         raise UserError(
             f"--resume: {run.folder} was not started with sogclr {command}; name another --out"
         )
@@ -100,5 +101,11 @@ def _format(value: Any) -> str:
 
 
 def read_resolved(settings: dict[str, Any], kind: type[S]) -> S:
-    """Read the settings of a run, with their derived values, from the content of settings.json."""
+    """Read the settings of a run, with their derived values, from the content of settings.json.
+
+    Raises:
+        UserError: Another command made the run, or its settings are damaged.
+    """
+    if kind_of(settings) != kind.kind:
+        raise UserError(f"run: is {NAMES[kind_of(settings)]}; give {NAMES[kind.kind]}")
     return kind.from_dict(settings.get("resolved"), "run: settings.json: resolved")

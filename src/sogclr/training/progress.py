@@ -1,7 +1,7 @@
 """Show how a run goes: a line for each scored epoch, and below them a bar on a terminal."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ QUIET_SECONDS = 20  # between two lines where the output is no terminal
 COMMON_METRICS = {
     "step",
     "epoch",
+    "loss",
     "objective",
     "alignment",
     "uniformity",
@@ -44,10 +45,18 @@ class RunProgress:
     Args:
         total_steps: the optimizer steps of the run.
         epochs: the epochs of the run.
+        measures: formats the numbers of a line, apart from its scores. Default: those of a
+            contrastive loss.
     """
 
-    def __init__(self, total_steps: int, epochs: int) -> None:
+    def __init__(
+        self,
+        total_steps: int,
+        epochs: int,
+        measures: Callable[[Mapping[str, Any]], Iterable[str]] | None = None,
+    ) -> None:
         self.total_steps, self.epochs = total_steps, epochs
+        self._measures = measures or _measures
         self._scores: dict[str, float] = {}
         self._explained: set[str] = set()
         self._first_step = 0
@@ -105,7 +114,7 @@ class RunProgress:
             if name in EXPLANATIONS and name not in self._explained:
                 self._explained.add(name)
                 say(f"  {EXPLANATIONS[name]}")
-        say("  ".join([first, *_measures(row), *map(_percent, scores.items())]))
+        say("  ".join([first, *self._measures(row), *map(_percent, scores.items())]))
 
     def _state(self, row: Mapping[str, Any]) -> str:
         done = row["step"] - self._first_step

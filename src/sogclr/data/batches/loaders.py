@@ -1,4 +1,4 @@
-"""Load batches: workers read images and crop two random views of each, or one central view."""
+"""Load batches: workers read images and crop random views of each, or one central view."""
 
 import multiprocessing
 import os
@@ -25,7 +25,7 @@ from .schedule import MicroBatch, Schedule, ShuffledSchedule
 
 T = TypeVar("T")
 
-__all__ = ["Batch", "center_batches", "crop_two_views", "schedule_loader", "view_batches"]
+__all__ = ["Batch", "center_batches", "crop_views", "schedule_loader", "view_batches"]
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,11 @@ class Batch:
 
     Attributes:
         micro_batch: the samples that could be read.
-        crops: `(2b, 3, S, S)` uint8, all first views, then all second views. If images stay on
-            the device: `(2b, 4)` float32, the boxes to crop there.
-        draws: `(2b, DRAWS)` float64 random numbers, from which each view is computed.
+        crops: `(2b, 3, S, S)` uint8, all first views, then all second views; `(b, 3, S, S)` if
+            one view was asked for. If images stay on the device: `(2b, 4)` float32, the boxes to
+            crop there.
+        draws: `(2b, DRAWS)`, or `(b, DRAWS)`, float64 random numbers, from which each view is
+            computed.
         unreadable: `(name, reason)` of each sample that was skipped.
     """
 
@@ -49,20 +51,25 @@ class Batch:
         return replace(self, crops=self.crops.pin_memory())
 
 
-class _TwoViews(Dataset):
+class _RandomViews(Dataset):
     """Crops of micro-batches; the loader passes each micro-batch to `__getitems__`."""
 
-    def __init__(self, source: ImageSource, size: int, crop_min: float, seed: int) -> None:
-        self.source, self.size, self.crop_min, self.seed = source, size, crop_min, seed
+    def __init__(
+        self, source: ImageSource, size: int, crop_min: float, seed: int, views: int
+    ) -> None:
+        self.source, self.size, self.crop_min = source, size, crop_min
+        self.seed, self.views = seed, views
 
     def __getitems__(self, micro_batch: MicroBatch) -> Batch:
         ids = self.source.ids[micro_batch.rows]
-        draws = [uniforms(self.seed, micro_batch.epoch, ids, view, DRAWS) for view in (0, 1)]
+        draws = [
+            uniforms(self.seed, micro_batch.epoch, ids, view, DRAWS) for view in range(self.views)
+        ]
 
         def read_image(i: int) -> Image.Image:
             return self.source.image(int(micro_batch.rows[i]))
 
-        return crop_two_views(micro_batch, read_image, draws, self.size, self.crop_min)
+        return crop_views(micro_batch, read_image, draws, self.size, self.crop_min)
 
 
 class _TwoBoxes(Dataset):
@@ -102,24 +109,24 @@ class _CenterViews(Dataset):
         return kept, torch.from_numpy(np.stack(views)), unreadable
 
 
-def crop_two_views(
+def crop_views(
     micro_batch: MicroBatch,
     read_image: Callable[[int], Image.Image],
     draws: list[np.ndarray],
     size: int,
     crop_min: float,
 ) -> Batch:
-    """Crop two views of each sample; skip samples that cannot be read.
+    """Crop the views of each sample; skip samples that cannot be read.
 
     Args:
         micro_batch: the samples, b of them.
         read_image: returns the image of sample i of the micro-batch, or raises
             `UnreadableImageError`.
-        draws: for each of the two views, `(b, DRAWS)` random numbers.
+        draws: for each view of a sample, `(b, DRAWS)` random numbers.
         size: side of the crops in pixels.
         crop_min: smallest share of the image's area, see `Augmentation`.
     """
-    crops = np.empty((2, len(micro_batch.rows), 3, size, size), dtype=np.uint8)
+    crops = np.empty((len(draws), len(micro_batch.rows), 3, size, size), dtype=np.uint8)
     readable = np.ones(len(micro_batch.rows), dtype=bool)
     unreadable = []
     for i in range(len(micro_batch.rows)):
@@ -129,7 +136,7 @@ def crop_two_views(
             readable[i] = False
             unreadable.append((error.args[0], error.args[1]))
             continue
-        for view in (0, 1):
+        for view in range(len(draws)):
             box = crop_box(draws[view][i], *image.size, crop_min)
             crops[view, i] = crop(image, box, size)
     return Batch(
@@ -150,6 +157,7 @@ def view_batches(
     workers: int,
     pin_memory: bool = False,
     images: ResidentImages | None = None,
+    views: int = 2,
 ) -> DataLoader:
     """Load a `Batch` for each micro-batch, from `schedule.start_step` to the end of the run.
 
@@ -160,13 +168,14 @@ def view_batches(
         crop_min: smallest share of the image's area, see `Augmentation`.
         workers: loader processes; 0 loads in this process.
         pin_memory: whether to pin crops in memory, for faster copies to a GPU.
-        images: the images on the device; batches then have boxes instead of crops.
+        images: the images on the device; batches then have two boxes instead of crops.
+        views: number of views of each image.
     """
     if images is not None:
         boxes = _TwoBoxes(images, source.ids, crop_min, schedule.seed)
         return schedule_loader(boxes, schedule, 0, pin_memory)
-    views = _TwoViews(source, image_size, crop_min, schedule.seed)
-    return schedule_loader(views, schedule, workers, pin_memory)
+    crops = _RandomViews(source, image_size, crop_min, schedule.seed, views)
+    return schedule_loader(crops, schedule, workers, pin_memory)
 
 
 def schedule_loader(

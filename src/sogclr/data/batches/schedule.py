@@ -9,7 +9,14 @@ from torch.utils.data import Sampler
 
 from ..randomness import shuffled
 
-__all__ = ["FirstSamples", "MicroBatch", "Schedule", "ShuffledSchedule", "SubsetSchedule"]
+__all__ = [
+    "ChosenSchedule",
+    "FirstSamples",
+    "MicroBatch",
+    "Schedule",
+    "ShuffledSchedule",
+    "SubsetSchedule",
+]
 
 FIRST_UNUSED_EPOCH = 1 << 20  # above the epochs of any run
 
@@ -159,6 +166,27 @@ class ShuffledSchedule(Schedule):
         self, step: int, epoch: int, share: np.ndarray, weight: float, last: bool
     ) -> MicroBatch:
         return MicroBatch(step, epoch, share, weight, last)
+
+
+class ChosenSchedule(ShuffledSchedule):
+    """A schedule of some rows of the data, each exactly once per epoch, in random order.
+
+    Args:
+        ids: `(n,)` uint64 sample ids of the data.
+        rows: `(m,)` the rows that are visited.
+        batch_size, epochs, seed: see `Schedule`.
+    """
+
+    def __init__(
+        self, ids: np.ndarray, rows: np.ndarray, batch_size: int, epochs: int, seed: int
+    ) -> None:
+        super().__init__(ids[rows], batch_size, accumulate=1, epochs=epochs, seed=seed)
+        self.rows = rows
+
+    def _micro_batch(
+        self, step: int, epoch: int, share: np.ndarray, weight: float, last: bool
+    ) -> MicroBatch:
+        return MicroBatch(step, epoch, self.rows[share], weight, last)
 
 
 class FirstSamples(ShuffledSchedule):

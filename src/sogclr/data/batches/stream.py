@@ -14,7 +14,7 @@ from ..randomness import uniforms
 from ..tar.stream import StreamSource, read_ahead
 from ..tar.stream_sample import StreamSample
 from ..views.draws import DRAWS
-from .loaders import Batch, crop_two_views, schedule_loader
+from .loaders import Batch, crop_views, schedule_loader
 from .schedule import MicroBatch, Schedule
 
 __all__ = ["StreamMicroBatch", "StreamSchedule", "stream_batches", "stream_draws", "table_rows_of"]
@@ -123,7 +123,7 @@ class _StreamViews(Dataset):
         def read_image(i: int) -> Image.Image:
             return micro_batch.samples[i].image()
 
-        return crop_two_views(micro_batch, read_image, draws, self.size, self.crop_min)
+        return crop_views(micro_batch, read_image, draws, self.size, self.crop_min)
 
 
 def stream_batches(
