@@ -47,6 +47,11 @@ class Normalizer(nn.Module):
         """Return what `forward` would return in training, without changing the estimator."""
         raise NotImplementedError
 
+    def grow(self, num_rows: int) -> None:
+        """Add rows, without a visit, until there are `num_rows`."""
+        if self.needs_ids:
+            raise NotImplementedError(f"{type(self).__name__} does not say how its rows grow")
+
 
 # A function from the number of rows of a side to its normalizer.
 MakeNormalizer: TypeAlias = Callable[[int], Normalizer]

@@ -19,6 +19,7 @@ from torch import Tensor
 from .normalizer import MakeNormalizer
 from .normalizer_level import LevelNormalizerTable
 from .normalizer_table import NormalizerTable
+from .per_sample import append_rows, require_growth
 
 __all__ = ["MAX_COPIED_ROWS", "ShardedNormalizerTable", "choose_table"]
 
@@ -71,6 +72,13 @@ class ShardedNormalizerTable(NormalizerTable):
         self.num_held, self.num_rows = self.num_rows, num_rows
         self.group = None if isinstance(process_group, str) else process_group
         self.rank = dist.get_rank(self.group)
+
+    def grow(self, num_rows: int) -> None:
+        """Add rows without a visit; all processes call it. Rows that exist stay at their places."""
+        require_growth(self.num_rows, num_rows)
+        self.num_held = max(1, -(-num_rows // self.count))
+        self.table = append_rows(self.table, self.num_held, torch.tensor([-math.inf, 0]))
+        self.num_rows = num_rows
 
     def _mine(self, rows: Tensor) -> Tensor:
         """Mask the rows that this process holds, `(M,)` bool; no process holds the spare row."""

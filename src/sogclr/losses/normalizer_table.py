@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .equal_rows import all_different, log_mean_over_equal_rows
 from .normalizer import Normalizer
-from .per_sample import PerSample, require_forward_pass
+from .per_sample import PerSample, append_rows, require_forward_pass, require_growth
 from .sample_ids import check_ids, move_ids
 
 __all__ = ["NormalizerTable", "peek_normalizers", "step_size", "update_normalizers"]
@@ -122,6 +122,19 @@ class NormalizerTable(PerSample, Normalizer):
         spare = rows.new_tensor([[-math.inf, 0]])
         # A shard takes its rows from the whole table when it is loaded.
         self.load_state_dict({"table": torch.cat([rows, spare])}, strict=False)
+
+    def grow(self, num_rows: int) -> None:
+        """Add rows without a visit; rows that exist stay as they are.
+
+        Args:
+            num_rows: number of rows afterwards.
+
+        Raises:
+            ValueError: there are more rows already.
+        """
+        require_growth(self.num_rows, num_rows)
+        self.table = append_rows(self.table, num_rows, torch.tensor([-math.inf, 0]))
+        self.num_rows = num_rows
 
     def averages_like(self, other: Normalizer) -> bool:
         """Return whether one update can serve both tables."""

@@ -14,6 +14,7 @@ from .memory import FeatureMemory
 from .normalizer import InBatchNormalizer, MakeNormalizer, Normalizer
 from .normalizer_sharded import choose_table
 from .objective import check_effective_negatives
+from .per_sample import require_growth
 from .sample_ids import SampleIds
 from .small_batch import small_batch_loss
 from .temperature import Temperature, as_temperature
@@ -154,6 +155,23 @@ class GlobalClipLoss(PairLoss):
         )
         self.normalizer_a, self.normalizer_b = map(make, sizes)
         self.memory = None if memory_size is None else FeatureMemory(memory_size, dtype)
+
+    def grow(self, num_samples: int | tuple[int, int]) -> None:
+        """Add rows for samples that the training set has gained, see `GlobalContrastiveLoss.grow`.
+
+        Args:
+            num_samples: number of pairs afterwards; or two numbers, of samples on each side.
+
+        Raises:
+            ValueError: a side would shrink.
+        """
+        sizes = num_samples if isinstance(num_samples, tuple) else (num_samples, num_samples)
+        for old, new in zip(self.num_samples, sizes, strict=True):
+            require_growth(old, new)
+        for (normalizer, temperature), size in zip(self.sides(), sizes, strict=True):
+            normalizer.grow(size)
+            temperature.grow(size)
+        self.num_samples, self.equal_sizes = sizes, sizes[0] == sizes[1]
 
     def forward(
         self,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PerSample", "require_forward_pass"]
+__all__ = ["PerSample", "append_rows", "require_forward_pass", "require_growth"]
 
 
 class PerSample(nn.Module):
@@ -70,3 +70,28 @@ def require_forward_pass() -> None:
             "a loss with state per sample was computed again in the backward pass, which would "
             "update its state twice: apply torch.utils.checkpoint to the encoder, not to the loss"
         )
+
+
+def require_growth(rows: int, num_rows: int) -> None:
+    """Refuse fewer rows than there are.
+
+    Raises:
+        ValueError: `num_rows` is below the number of rows.
+    """
+    if num_rows < rows:
+        raise ValueError(f"{rows} rows cannot become {num_rows}: rows of samples would be lost")
+
+
+def append_rows(state: Tensor, num_rows: int, unvisited: Tensor) -> Tensor:
+    """Append rows to a state per sample; its last row is a spare for invalid ids.
+
+    Args:
+        state: `(n + 1, ...)`.
+        num_rows: number of rows afterwards, at least n.
+        unvisited: `(...)`, a row without a visit.
+
+    Returns:
+        `(num_rows + 1, ...)`, in the dtype and on the device of `state`.
+    """
+    fresh = unvisited.to(state).expand(num_rows + 2 - len(state), *state.shape[1:])
+    return torch.cat([state[:-1], fresh])

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .equal_rows import mean_over_equal_rows
-from .per_sample import PerSample
+from .per_sample import PerSample, append_rows, require_growth
 
 __all__ = [
     "ConstantTemperature",
@@ -61,6 +61,9 @@ class Temperature(nn.Module):
         Without state per sample, a loss has None for `num_rows`.
         """
         return self
+
+    def grow(self, num_rows: int) -> None:
+        """Add rows, as before their first visit, until there are `num_rows`."""
 
     def forward(self, rows: Tensor) -> Tau:
         """Return tau of the anchors in rows `(M,)`: a number, a scalar tensor, or `(M,)`."""
@@ -203,6 +206,11 @@ class IndividualTemperature(PerSample, Temperature):
         table.register_state("tau", torch.full((num_rows + 1,), self.initial))
         table.register_state("velocity", torch.zeros(num_rows + 1))
         return table
+
+    def grow(self, num_rows: int) -> None:
+        require_growth(len(self.tau) - 1, num_rows)
+        self.tau = append_rows(self.tau, num_rows, torch.tensor(self.initial))
+        self.velocity = append_rows(self.velocity, num_rows, torch.tensor(0.0))
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.tau[rows]

@@ -150,6 +150,23 @@ class GlobalContrastiveLoss(TwoViewLoss):
         self.normalizer = make(num_samples * (num_stored_views or 1))
         self.memory = None if memory_size is None else FeatureMemory(memory_size, dtype)
 
+    def grow(self, num_samples: int) -> None:
+        """Add rows for samples that the training set has gained, in place.
+
+        Rows that exist, the level and the memory stay. Training then goes on as with a loss that
+        had these rows from the start. Load a checkpoint before, into a loss of its own size. Rows
+        of hashed keys cannot grow: the hash of a key depends on their number.
+
+        Args:
+            num_samples: size of the training set afterwards; new samples have the highest ids.
+
+        Raises:
+            ValueError: the training set would shrink.
+        """
+        self.normalizer.grow(num_samples * (self.num_stored_views or 1))
+        self.temperature.grow(num_samples)
+        self.num_samples = num_samples
+
     def forward(
         self,
         view1: Tensor,
