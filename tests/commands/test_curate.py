@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from helpers.refusal import refused
-from helpers.small_tables import read_rows, write_pairs
+from helpers.small_tables import read_rows, write_pairs, write_table
 from PIL import Image, ImageOps
 
 import sogclr
@@ -78,6 +78,29 @@ def test_the_selection_and_the_links(planted, tmp_path):
     assert len(list((links / "labels").glob("*.png"))) == 2
     result = sogclr.pretrain(links / "kept", tmp_path / "run", **SMALL)
     assert result.complete
+
+
+def test_a_model_that_cannot_judge_lists_no_labels_and_says_so(planted, tmp_path, capsys):
+    for seed in range(80):
+        folder = tmp_path / "photos" / "ab"[seed // 2 % 2]  # has nothing to do with the picture
+        folder.mkdir(parents=True, exist_ok=True)
+        draw(seed).save(folder / f"{seed:02}.png")
+    found = sogclr.curate(planted / "run", tmp_path / "photos", out=tmp_path / "list.csv")
+    assert "the model cannot judge: a sample fits its own label" in found.left_out["label"]
+    assert not [finding for finding in found.findings if finding.kind == "label"]
+    assert "not listed: the model cannot judge" in capsys.readouterr().out
+    page = sogclr.report(planted / "run", tmp_path / "photos", out=tmp_path / "page.html")
+    assert page.left_out["Suspected wrong labels"] == found.left_out["label"]
+
+
+def test_captions_of_other_images_are_no_list_of_mistakes(trained, tmp_path):
+    table = write_pairs(tmp_path / "pairs", 24)
+    images, captions = zip(*read_rows(table), strict=True)
+    mixed = write_table(
+        table.with_name("mixed.csv"), list(zip(images, captions[::-1], strict=True))
+    )
+    found = sogclr.curate(trained, mixed, out=tmp_path / "list.csv", device="cpu")
+    assert "a sample fits its own partner" in found.left_out["caption"]
 
 
 def test_the_report_shows_the_same(planted, tmp_path):

@@ -44,7 +44,7 @@ class Curation:
 
     Attributes:
         findings: the findings, by kind and the clearest first.
-        left_out: for each kind that was not looked for, the reason.
+        left_out: for each kind that is not listed, the reason.
         file: the table of findings.
         kept: `(m,)` int64 rows that are kept, of pairs of side a; None without `keep`.
         kept_file: the table of what is kept; None without `keep`.
@@ -122,7 +122,7 @@ def _show(findings: list[Finding], left_out: dict[Kind, str]) -> None:
     for kind in KINDS:
         own = [finding for finding in findings if finding.kind == kind]
         if kind in left_out:
-            table.add_row(kind, "-", f"not looked for: {left_out[kind]}", "")
+            table.add_row(kind, "-", f"not listed: {left_out[kind]}", "")
             continue
         groups = len({(finding.side, finding.group) for finding in own})
         meaning = MEANINGS[kind].format(groups=f"{groups:,}")

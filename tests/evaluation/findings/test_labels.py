@@ -70,6 +70,13 @@ def test_right_labels_are_not_suspected():
     assert len(find_label_suspects(vectors, labels).positions) == 0
 
 
+def test_vectors_that_hardly_know_the_label_are_not_trusted():
+    vectors, labels = make_clusters(count=300, noise=0.4)
+    assert not find_label_suspects(vectors, labels).misfits.are_worthless
+    noise = np.random.default_rng(1).normal(size=vectors.shape)
+    assert find_label_suspects(vectors + 20 * noise, labels).misfits.are_worthless
+
+
 def test_a_rare_class_is_not_judged():
     vectors, labels = make_clusters(count=90)
     labels[:4] = 3
@@ -82,4 +89,6 @@ def test_a_rare_class_is_not_judged():
 @pytest.mark.parametrize("labels", [[0] * 30, list(range(30)), [0] * 28 + [1] * 2])
 def test_labels_that_cannot_be_judged_give_no_suspects(labels):
     vectors = np.random.default_rng(0).normal(size=(30, 4))
-    assert len(find_label_suspects(vectors, np.array(labels)).positions) == 0
+    suspects = find_label_suspects(vectors, np.array(labels))
+    assert len(suspects.positions) == 0
+    assert suspects.misfits is None

@@ -29,6 +29,24 @@ def test_where_fits_overlap_most_of_the_listed_are_mistakes():
     assert (listed < 400).sum() > 200
 
 
+def test_recognized_is_how_often_a_fit_beats_a_foreign_one():
+    rng = np.random.default_rng(0)
+    own, foreign = rng.integers(2, 9, 40).astype(float), rng.integers(0, 9, 60).astype(float)
+    wins = [(one > other) + (one == other) / 2 for one in own for other in foreign]
+    assert find_misfits(own, foreign).recognized == pytest.approx(np.mean(wins))
+
+
+@pytest.mark.parametrize(
+    ("distance", "mistakes", "worthless"),
+    [(0, 0, True), (0.5, 0, True), (2.5, 0, False), (7, 0, False), (7, 0.3, False)],
+)
+def test_a_model_near_chance_is_told_from_wrong_partners(distance, mistakes, worthless):
+    rng = np.random.default_rng(0)
+    own = rng.normal(distance, 1, size=4_000)
+    own[: round(mistakes * 4_000)] -= distance
+    assert find_misfits(own, rng.normal(size=20_000)).are_worthless == worthless
+
+
 def test_without_samples_there_are_no_mistakes():
     assert len(find_misfits(np.empty(0), np.ones(3)).positions) == 0
     assert len(find_misfits(np.ones(3), np.empty(0)).positions) == 0

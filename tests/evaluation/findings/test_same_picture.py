@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from sogclr.evaluation.findings.same_picture import compare_pictures, make_small
+from sogclr.evaluation.findings.same_picture import (
+    LEAST,
+    MOST,
+    choose_threshold,
+    compare_pictures,
+    make_small,
+)
 
 
 def make_picture(seed, side=96):
@@ -43,3 +49,26 @@ def test_blank_pictures_are_the_same_whatever_their_noise():
     blank, other = (Image.fromarray(pixels) for pixels in noise)
     assert compare(blank, other) > 0.97
     assert compare(blank, make_picture(0)) < 0.5
+
+
+def draw_correlations(usual, count=2_000):
+    """Draw correlations around a usual one, as Fisher's scale spreads them."""
+    return np.tanh(np.random.default_rng(0).normal(np.arctanh(usual), 0.2, count))
+
+
+def test_the_threshold_is_above_what_is_usual():
+    assert choose_threshold(draw_correlations(0.5)) == LEAST
+    alike = draw_correlations(0.92)
+    assert LEAST < choose_threshold(alike) < MOST
+    assert (alike >= choose_threshold(alike)).mean() < 0.001
+    assert choose_threshold(np.empty(0)) == LEAST
+
+
+@pytest.mark.parametrize("share", [0.05, 0.4, 1.0])
+def test_copies_are_above_the_threshold_however_many_there_are(share):
+    similarity = draw_correlations(0.92)
+    copies = round(share * len(similarity))
+    similarity[:copies] = np.linspace(0.9955, 1, copies)
+    found = similarity >= choose_threshold(similarity)
+    assert found[:copies].all()
+    assert found[copies:].mean() < 0.01 if copies < len(found) else True

@@ -22,8 +22,8 @@ from ..embed_images import embed_images
 from ..embed_pairs import embed_side
 from ..pages.pair_samples import PairSamples, join_samples
 from ..pages.samples import Samples
-from .find import find_crowded, find_duplicates, find_label_findings, find_outliers
-from .find_texts import find_misfit_texts
+from .find import find_crowded, find_duplicates, find_outliers
+from .find_mistakes import Mistakes, find_misfit_texts, find_wrong_labels
 from .finding import Finding, Kind
 
 __all__ = ["Collected", "collect_findings", "embed_all"]
@@ -37,7 +37,7 @@ class Collected:
 
     Attributes:
         findings: by kind, the clearest first.
-        left_out: why a kind was not looked for.
+        left_out: why a kind is not listed.
     """
 
     findings: list[Finding]
@@ -119,13 +119,16 @@ def collect_findings(samples: Samples | PairSamples, method: str) -> Collected:
     sides = _name_sides(samples)
     name, first = next(iter(sides.items()))
     left_out: dict[Kind, str] = {}
-    findings = find_duplicates(first, name) + find_label_findings(first)
-    if first.labels is None:
-        left_out["label"] = "the data has no labels; sub-folders are labels"
+    findings = find_duplicates(first, name)
+    mistakes: dict[Kind, Mistakes] = {"label": find_wrong_labels(first)}
     if isinstance(samples, PairSamples):
-        findings += find_misfit_texts(samples)
+        mistakes["caption"] = find_misfit_texts(samples)
     else:
-        left_out["caption"] = "the data has no texts"
+        mistakes["caption"] = Mistakes([], "the data has no texts")
+    for kind, found in mistakes.items():
+        findings += found.findings
+        if found.not_judged:
+            left_out[kind] = found.not_judged
     for find in (find_outliers, find_crowded):
         for side in sides:
             findings += find(sides[side], side)

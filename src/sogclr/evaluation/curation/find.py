@@ -4,19 +4,17 @@ import numpy as np
 
 from ...common.console import track
 from ...data.decode import DECODING_ERRORS, UnreadableImageError
-from ...data.image_source import NO_LABEL, ImageSource
+from ...data.image_source import ImageSource
 from ...data.texts import Texts
 from ..findings.crowding import join_regions
 from ..findings.duplicates import SimilarPairs, compare_texts, group_duplicates, pair_neighbours
-from ..findings.labels import find_label_suspects
 from ..findings.outliers import far_above, measure_distance
-from ..findings.same_picture import SIDE, compare_pictures, make_small
+from ..findings.same_picture import SIDE, choose_threshold, compare_pictures, make_small
 from ..pages.samples import Samples
 from .finding import Finding
 
-__all__ = ["find_crowded", "find_duplicates", "find_label_findings", "find_outliers"]
+__all__ = ["find_crowded", "find_duplicates", "find_outliers"]
 
-SAME_PICTURE = 0.97  # correlation of the pixels of copies; found on planted copies, see docs
 SAME_TEXT = 0.9  # share of the words of copies
 
 
@@ -33,7 +31,8 @@ def find_duplicates(samples: Samples, side: str = "") -> list[Finding]:
         same = "nearly the same text as {other}: {similarity:.0%} of the words"
     else:
         small = _read_small(samples.source, samples.rows)
-        similarity, threshold = compare_pictures(small, candidates), SAME_PICTURE
+        similarity = compare_pictures(small, candidates)
+        threshold = choose_threshold(similarity)
         same = "nearly the same picture as {other}: pixels correlate by {similarity:.3f}"
     pairs = SimilarPairs.above(threshold, candidates, similarity)
     partner: dict[int, tuple[int, float]] = {}  # the most similar copy of each sample
@@ -109,25 +108,4 @@ def find_crowded(samples: Samples, side: str = "") -> list[Finding]:
         reason = f"log u is {value:.2f}, the median {middle:.2f}{beside}"
         row = int(samples.rows[position])
         findings.append(Finding("crowded", row, value, reason, side, group=region))
-    return findings
-
-
-def find_label_findings(samples: Samples) -> list[Finding]:
-    """Find samples to which a classifier gives their label hardly any probability."""
-    if samples.labels is None:
-        return []
-    labelled = np.flatnonzero(samples.labels != NO_LABEL)
-    labels = samples.labels[labelled]
-    suspects = find_label_suspects(samples.vectors[labelled], labels)
-    findings = []
-    for place in suspects.positions.tolist():
-        given = samples.label_name(int(labels[place]))
-        best = samples.label_name(int(suspects.best[place]))
-        own = float(suspects.own[place])
-        reason = (
-            f"by its vector, the label is {given} with probability {own:.1%}, "
-            f"{best} with {suspects.best_probability[place]:.0%}"
-        )
-        row = int(samples.rows[labelled[place]])
-        findings.append(Finding("label", row, 1 - own, reason, label=given, suggested=best))
     return findings

@@ -7,10 +7,17 @@ import numpy as np
 import torch
 
 from ..knn import count_votes
-from .misfits import find_misfits
+from .misfits import Misfits, find_misfits
 from .neighbours import Neighbours
 
-__all__ = ["LabelSuspects", "LabelVotes", "confusion", "find_label_suspects", "vote_by_neighbours"]
+__all__ = [
+    "FEWEST",
+    "LabelSuspects",
+    "LabelVotes",
+    "confusion",
+    "find_label_suspects",
+    "vote_by_neighbours",
+]
 
 BLOCK = 1_024  # samples at once, which limits the memory of many classes
 FOLDS = 5
@@ -42,12 +49,14 @@ class LabelSuspects:
         own: `(n,)` the probability of the label that each sample has; NaN if it was not judged.
         best: `(n,)` int64, the most probable label.
         best_probability: `(n,)` its probability.
+        misfits: how well labels fit at all; None if no label was judged.
     """
 
     positions: np.ndarray
     own: np.ndarray
     best: np.ndarray
     best_probability: np.ndarray
+    misfits: Misfits | None = None
 
 
 def vote_by_neighbours(
@@ -122,7 +131,8 @@ def find_label_suspects(vectors: np.ndarray, labels: np.ndarray) -> LabelSuspect
         )
     found = find_misfits(own[judged], foreign[np.isfinite(foreign)])
     doubted = judged[found.positions]
-    return replace(suspects, positions=doubted[best[doubted] != labels[doubted]])
+    positions = doubted[best[doubted] != labels[doubted]]
+    return replace(suspects, positions=positions, misfits=found)
 
 
 def _predict_held_out(

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Misfits", "find_misfits"]
+__all__ = ["FEWEST_RECOGNIZED", "Misfits", "find_misfits"]
 
 LOWER = 0.5  # share of the foreign fits, the lower ones, among which mistakes are counted
+# Below it, fewer than a fifth of the listed samples were mistakes where one in twenty was: measured
+# with labels of CIFAR-10 and captions of Flickr8k, as noise was added to their vectors.
+FEWEST_RECOGNIZED = 0.8
 
 
 @dataclass(frozen=True)
@@ -16,10 +19,18 @@ class Misfits:
     Attributes:
         positions: `(m,)` int64.
         share: the estimated share of samples with a foreign partner, in [0, 1].
+        recognized: how often a sample fits its own partner better than a sample fits a foreign one,
+            in [0, 1], 0.5 by chance; NaN without samples.
     """
 
     positions: np.ndarray
     share: float
+    recognized: float
+
+    @property
+    def are_worthless(self) -> bool:
+        """Tell whether the fits are too bad for most of the samples to be real mistakes."""
+        return self.recognized < FEWEST_RECOGNIZED
 
 
 def find_misfits(own: np.ndarray, foreign: np.ndarray) -> Misfits:
@@ -40,7 +51,7 @@ def find_misfits(own: np.ndarray, foreign: np.ndarray) -> Misfits:
     from sklearn.isotonic import IsotonicRegression
 
     if not len(own) or not len(foreign):
-        return Misfits(np.empty(0, dtype=np.int64), 0.0)
+        return Misfits(np.empty(0, dtype=np.int64), 0.0, np.nan)
     low = np.quantile(foreign, LOWER)
     share = min(1.0, float((own <= low).mean() / (foreign <= low).mean()))
     fits = np.concatenate([own, foreign])
@@ -50,4 +61,12 @@ def find_misfits(own: np.ndarray, foreign: np.ndarray) -> Misfits:
     probability = model.predict(own)
     # own / foreign = share + (1 - share) * right / foreign, which is at most twice the share.
     listed = np.flatnonzero(probability <= 2 * share * (1 - probability))
-    return Misfits(listed[np.argsort(own[listed], kind="stable")], share)
+    order = listed[np.argsort(own[listed], kind="stable")]
+    return Misfits(order, share, _compare(own, foreign))
+
+
+def _compare(own: np.ndarray, foreign: np.ndarray) -> float:
+    """Return how often a fit is better than a foreign one; equal ones count half."""
+    ordered = np.sort(foreign)
+    worse = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
+    return float(worse.mean()) / (2 * len(ordered))

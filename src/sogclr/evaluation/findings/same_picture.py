@@ -6,12 +6,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-__all__ = ["SIDE", "compare_pictures", "make_small"]
+__all__ = ["SIDE", "choose_threshold", "compare_pictures", "make_small"]
 
 SIDE = 32  # pixels of the gray pictures that are cropped
 COMPARED = 16  # pixels of the crops that are compared
 CROPS = (28, 24)  # sides of crops: seven eighths, and three quarters
 NOISE = 2.0  # gray levels; a picture with less contrast counts as blank
+# Correlation of the pixels of copies, the least anywhere and the most that is asked for. Of changed
+# copies of photographs, nearly all have more than both, see docs/curate.md.
+LEAST, MOST = 0.97, 0.995
+UNUSUAL = 4.0  # standard deviations above the median; by chance one of 30,000 pairs
 
 
 def make_small(image: Image.Image) -> np.ndarray:
@@ -43,6 +47,25 @@ def compare_pictures(small: np.ndarray, pairs: np.ndarray) -> np.ndarray:
             for one, other in ((first, second), (second, first)):
                 best = torch.maximum(best, (unit[one] * whole[other]).sum(dim=1))
     return best.clamp(max=1).numpy()
+
+
+def choose_threshold(similarity: np.ndarray) -> float:
+    """Choose the correlation from which two pictures are copies, by what is usual in the data.
+
+    Small pictures of few shapes, such as digits, are often nearly the same without being copies. So
+    copies have an unusually large correlation, on Fisher's scale, which spreads what is near 1.
+    The spread is that of the lower half, on which copies have no influence. If most pictures have
+    copies, those are usual; so nothing above 0.995 is left out.
+
+    Args:
+        similarity: `(p,)` correlations of neighbours, from `compare_pictures`.
+    """
+    if not len(similarity):
+        return LEAST
+    scale = np.arctanh(np.clip(similarity.astype(np.float64), -1 + 1e-6, 1 - 1e-6))
+    quarter, middle = np.quantile(scale, [0.25, 0.5])
+    unusual = np.tanh(middle + UNUSUAL * (middle - quarter) / 0.6745)
+    return float(np.clip(unusual, LEAST, MOST))
 
 
 def _windows() -> list[tuple[int, int, int]]:

@@ -1,9 +1,8 @@
 """The sections on what deserves a look: copies, outliers, labels, texts; as `curate` finds them."""
 
-from ..curation.find import find_duplicates, find_label_findings, find_outliers
-from ..curation.find_texts import find_misfit_texts
+from ..curation.find import find_duplicates, find_outliers
+from ..curation.find_mistakes import find_misfit_texts, find_wrong_labels
 from ..curation.finding import Finding
-from .labelled import NO_LABELS
 from .page import Gallery, Section, Text, Tile
 from .pair_samples import PairSamples
 from .samples import Samples
@@ -61,9 +60,10 @@ def outliers_section(samples: Samples) -> Section:
 def suspects_section(samples: Samples) -> Section:
     """Show images whose vectors contradict their label."""
     title = "Suspected wrong labels"
-    if samples.labels is None:
-        return Section(title, missing=NO_LABELS)
-    found = find_label_findings(samples)
+    mistakes = find_wrong_labels(samples)
+    if mistakes.not_judged:
+        return Section(title, missing=mistakes.not_judged)
+    found = mistakes.findings
     if not found:
         return Section(title, missing=f"no label stands out as wrong ({samples.describe()})")
     tiles = [
@@ -82,7 +82,10 @@ def suspects_section(samples: Samples) -> Section:
 def misfits_section(pairs: PairSamples) -> Section:
     """Show texts that do not fit their partner."""
     title = "Texts that do not fit"
-    found = find_misfit_texts(pairs)
+    mistakes = find_misfit_texts(pairs)
+    if mistakes.not_judged:
+        return Section(title, missing=mistakes.not_judged)
+    found = mistakes.findings
     if not found:
         return Section(title, missing=f"no text stands out as wrong ({pairs.a.describe()})")
     rows = []
