@@ -10,6 +10,7 @@ import sogclr
 from sogclr import UserError
 from sogclr.data.texts import Texts
 from sogclr.models.text_lengths import choose_texts, count_tokens, describe_cut
+from sogclr.runs.folder import Run
 
 TEXTS = ["a", "a very very red picture of 12", "a " * 50, "", "Naïve café 狗 😀", "x" * 300]
 
@@ -76,6 +77,9 @@ def test_the_share_that_is_cut_is_said_before_training(
         assert f"{cut / 32:.1%} of 32 texts" in line if cut else "none of 32 texts" in line
         assert ("as given" in line) == (length is not None)
         assert lines.index(line) < len(lines) - 2  # before the first line of training
+        reasons = {name: value for name, value, _ in Run(out).read_settings()["reasons"]}
+        assert reasons["context length"] == f"{limit} tokens"
+        assert reasons["text tower"] == next(iter(towers[tower].values()), "small")
         if limit == 8:
             assert cut == 16
             assert _distinct(out, long_texts["question"]) == 1

@@ -13,6 +13,7 @@ from ..models.build_towers import tokenizer_of
 from ..models.recompute import recompute_blocks
 from ..models.text_lengths import choose_texts_of_pairs, describe_cut
 from ..models.towers import PairModel, PairSpec, Tower
+from ..planning.derive import Reasons
 from ..planning.pairs import PairPlan
 from ..planning.settings_pairs import AlignArguments, PairSettings
 from ..runs.data_address import data_address
@@ -60,13 +61,17 @@ def train_pairs(
     )
     torch.manual_seed(plan.request.seed)
     spec, towers = open_towers(run, given, frozen, source, resume)
-    _print_towers(spec, towers)
     model = build_model(spec, towers, plan, None if resume else given.dropout)
     if arguments.checkpoint_activations:
         recompute_blocks(*(t.body for kind, t in towers.items() if kind not in spec.frozen))
     tokenizer = tokenizer_of(spec, towers, run.text if resume else None)
     if fabric.is_global_zero:
-        _print_lengths(plan.request, source, validation, tokenizer)
+        explained = _explain_towers(plan.request, source, spec, towers, tokenizer)
+        for name, value, reason in explained:
+            say(setting_line(name, value, reason))
+        plan.reasons.extend(explained)
+        if validation is not None:
+            say(f"  held back: {describe_cut(tokenizer, _texts_of(validation))[1]}")
         run.require_space(_bytes_on_disk(source, plan, spec, towers, frozen, model))
         if not resume:
             write_start(run, spec, towers, tokenizer)
@@ -118,28 +123,35 @@ def _facts(
     }
 
 
-def _print_towers(spec: PairSpec, towers: dict[str, Tower]) -> None:
-    for kind, tower in towers.items():
-        body, head = (sum(p.numel() for p in m.parameters()) for m in (tower.body, tower.head))
-        state = "frozen" if kind in spec.frozen else "to be trained"
-        say(f"  {kind} tower: {body / 1e6:.2f} M parameters, {state}; head {head / 1e6:.2f} M")
-
-
-def _print_lengths(
+def _explain_towers(
     request: PairSettings,
     source: PairSource | PairStream,
-    validation: PairSource | None,
+    spec: PairSpec,
+    towers: dict[str, Tower],
     tokenizer: Any,
-) -> None:
-    """Print how many tokens of a text are read, and which share of the texts is cut."""
-    named = request.model is not None or request.text_tower is not None
-    origin = "as many as the text tower takes" if named else "usual for the small text tower"
+) -> list[tuple[str, str, str]]:
+    """Explain the towers, the size of their images, and which share of the texts is cut."""
+    reasons = Reasons()
+    named = {"image": request.image_tower, "text": request.text_tower}
+    for kind, tower in towers.items():
+        name = request.model or named[kind] or "small"
+        shown = name if isinstance(name, str) else "your own"
+        body, head = (sum(p.numel() for p in m.parameters()) for m in (tower.body, tower.head))
+        state = "frozen" if kind in spec.frozen else "trained"
+        remark = f"{body / 1e6:.2f} M parameters, {state}; head {head / 1e6:.2f} M"
+        reasons.note(f"{kind} tower", shown, remark)
+    if "image" in towers:
+        reason = f"at most that for the small image tower; the data has {source.image_size} px"
+        if request.model or request.image_tower:
+            reason = "as the image tower takes them"
+        reasons.explain("image size", request.image_size, f"{spec.image_size} px", reason)
+    is_named = request.model is not None or request.text_tower is not None
+    origin = "as many as the text tower takes" if is_named else "usual for the small text tower"
     if request.context_length is not None:
         origin = "as given"
     _, cut = describe_cut(tokenizer, _texts_of(source))
-    say(setting_line("context length", tokenizer.context_length, f"{origin}; {cut}"))
-    if validation is not None:
-        say(f"  held back: {describe_cut(tokenizer, _texts_of(validation))[1]}")
+    reasons.note("context length", f"{tokenizer.context_length} tokens", f"{origin}; {cut}")
+    return reasons.lines
 
 
 def _texts_of(source: PairSource | PairStream) -> list[list[str]]:
