@@ -68,10 +68,10 @@ def test_training_ends_with_its_results_and_what_comes_next(digits_run, capsys):
     report_at_the_end(digits_run, "digits", None, "cpu")
     said = capsys.readouterr().err
     shown = re.search(
-        r"images: raw pixels (\S+)%, untrained encoder (\S+)%, trained encoder (\S+)%", said
+        r"raw pixels (\S+)%, untrained encoder (\S+)%, trained encoder (\S+)% \(± (\S+)\)", said
     )
     assert shown is not None
-    worse = float(shown[3]) < max(float(shown[1]), float(shown[2]))
+    worse = float(shown[3]) + float(shown[4]) < max(float(shown[1]), float(shown[2]))
     assert ("training has not paid yet" in said) == worse
     suggest_next(Path("my run"), "a b/photos", ("sogclr evaluate {run} {data}",))
     suggest_next(Path("run"), np.zeros(3), ("sogclr evaluate {run} {data}",))
