@@ -351,7 +351,7 @@ def test_a_clicked_sample_says_how_crowded_it_is_and_which_labels_its_neighbours
     client = TestClient(app, base_url="http://localhost")
     for row, share in ((0, "0%"), (23, "100%"), (12, "50%")):
         text = client.get(f"/?like={sample(images, row)}").text
-        assert f"More crowded than {share} of the samples (log u {row:.2f})." in text
+        assert f"crowded than those of {share} of the other samples (log u {row:.2f})." in text
         found = ranked(images, torch.tensor(images.index.unit(row)))[1:]
         own = [n for n in found if n.split("/")[0] == images.name_of(row).split("/")[0]]
         assert f"{len(own)} of 23 neighbours have its label." in text
@@ -382,3 +382,11 @@ def test_nothing_is_fetched_from_elsewhere(client, images):
 def test_the_run_of_the_page_is_named(client):
     assert "&lt;b&gt;a run" in client.get("/").text
     assert sogclr.serve.__name__ == "serve"
+
+
+def test_a_page_without_results_says_why_and_how_to_go_on(client):
+    for address in ("/?like=nothing", "/?label=99", "/?picture=gone"):
+        page = client.get(address).text
+        assert '<p id="message" role="alert">' in page
+        assert '<a class="button" href="/">Start again</a>' in page
+    assert "Start again" not in client.get("/").text

@@ -1,5 +1,7 @@
 """Compare how crowded the neighbourhoods of samples are, by the number that SogCLR keeps."""
 
+import math
+
 import numpy as np
 
 from ...data.image_source import ImageSource
@@ -26,7 +28,11 @@ class SampleCrowding:
         if not np.isfinite(value) or len(self._known) < 2:
             return ""
         share = np.searchsorted(self._known, value) / (len(self._known) - 1)
-        return f"more crowded than {share:.0%} of the samples (log u {value:.2f})"
+        percent = math.floor(100 * share)  # 100% is the most crowded sample alone
+        return (
+            f"its neighbourhood is more crowded than those of {percent}% of the other samples "
+            f"(log u {value:.2f})"
+        )
 
 
 def read_crowding(run: Run, side: ImageSource | Texts, *, of_pairs: bool) -> SampleCrowding | None:

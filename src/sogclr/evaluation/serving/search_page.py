@@ -188,8 +188,8 @@ class SearchPage:
     def _find_upload(self, name: str) -> Query:
         upload = self._uploads.get(name)
         if upload is None:
-            raise UnknownQueryError("This picture was forgotten. Drop it again.")
-        card = Card("The picture that you dropped", "", picture=f"/dropped/{name}")
+            raise UnknownQueryError("This picture was forgotten. Choose it again.")
+        card = Card("Your picture", "", picture=f"/dropped/{name}")
         return Query(
             upload.vector, "nearest to this picture", card=card, pixelated=upload.pixelated
         )
@@ -251,7 +251,8 @@ class SearchPage:
         way = (
             "compared with all" if index.is_exact or asked.label is not None else "among the likely"
         )
-        return f"{way} {searched:,}, {1_000 * seconds:,.0f} ms"
+        took = f"{way} {searched:,} in {1_000 * seconds:,.0f} ms"
+        return f"with the cosine similarity of each; {took}"
 
     def _cards(self, hits: Hits, asked: Asked, with_similarity: bool) -> list[Card]:
         cards = [self._card(row, asked) for row in hits.rows.tolist()]
