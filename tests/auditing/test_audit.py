@@ -97,7 +97,7 @@ def test_the_lag_of_a_table_is_measured() -> None:
     assert row.relative == pytest.approx(0.75 * float(part.norm() / everything.norm()), rel=0.05)
     assert audit.worth == 0.0
     assert "of less than 8 with DCL" in audit.summary
-    assert "A table gains little over DCL at batch 8" in audit.summary
+    assert "A table gains nothing over DCL at batch 8" in audit.summary
 
 
 @pytest.mark.parametrize("views", [2, 4])

@@ -6,11 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from helpers.refusal import refused
 from helpers.small_tables import read_rows, write_pairs, write_table
 from PIL import Image, ImageOps
 
 import sogclr
+from sogclr.runs.folder import Run
 
 SMALL = {"batch_size": 16, "epochs": 1, "device": "cpu", "workers": 0}
 
@@ -91,6 +93,18 @@ def test_a_model_that_cannot_judge_lists_no_labels_and_says_so(planted, tmp_path
     assert "not listed: the model cannot judge" in capsys.readouterr().out
     page = sogclr.report(planted / "run", tmp_path / "photos", out=tmp_path / "page.html")
     assert page.left_out["Suspected wrong labels"] == found.left_out["label"]
+
+
+def test_a_run_whose_table_cannot_be_read_is_curated_without_it(planted, tmp_path, capsys):
+    run = Run(shutil.copytree(planted / "run", tmp_path / "run"))
+    state = run.read_checkpoint()
+    state["loss"]["normalizer.state"] = torch.zeros(1, 4)
+    run.write_checkpoint(state)
+    found = sogclr.curate(run.folder, planted / "photos", out=tmp_path / "list.csv")
+    assert {finding.kind for finding in found.findings} >= {"duplicate", "label"}
+    assert "left out: log u" in capsys.readouterr().err
+    said = refused(capsys, "audit", run.folder, planted / "photos")
+    assert "with the version of sogclr that wrote it" in said
 
 
 def test_captions_of_other_images_are_no_list_of_mistakes(trained, tmp_path):

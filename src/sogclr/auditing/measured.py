@@ -133,10 +133,11 @@ def _advise(worth: float | None, seen: bool, batch: int, trained: bool) -> str:
     """Say what follows for the batch size and the number of epochs."""
     if not seen or worth is None or worth >= GAIN * batch:
         return f"There is no need for a batch larger than {batch}."
+    gain = "little" if worth > batch else "nothing"
     if not trained:
-        return f"A table gains little over DCL at batch {batch}."
+        return f"A table gains {gain} over DCL at batch {batch}."
     return (
-        f"The table gains little over DCL at batch {batch}, since the encoder changes much between "
+        f"The table gains {gain} over DCL at batch {batch}, since the encoder changes much between "
         "two visits to a sample. It changes less with more epochs, and towards their end."
     )
 

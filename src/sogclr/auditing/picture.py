@@ -93,6 +93,6 @@ def _set_percent_ticks(axes: Any) -> None:
     low, high = axes.get_ylim()
     candidates = [m * 10**k for k in range(-3, 4) for m in (1, 2, 5)]
     ticks = [tick for tick in candidates if low / 1.5 <= tick <= high * 1.5]
-    axes.set_yticks(ticks, [f"{tick:g} %" for tick in ticks])
+    axes.set_yticks(ticks, [f"{tick:g}%" for tick in ticks])
     axes.set_ylim(low / 1.5, high)
     axes.minorticks_off()
