@@ -282,6 +282,42 @@ def test_resuming_with_other_settings_is_refused(make_folder, tmp_path):
         sogclr.pretrain(photos, tmp_path / "run", batch_size=16, resume=True)
 
 
+def test_a_finished_run_goes_on_to_more_epochs(make_folder, tmp_path, monkeypatch, capsys):
+    """Learning rates are those of a run that had so many epochs from the start."""
+    photos = make_folder(per_class=20)
+    long, run, parts = (tmp_path / name for name in ("long", "run", "parts"))
+    sogclr.pretrain(photos, long, epochs=5, **SHORT)
+    for each in (run, parts):
+        sogclr.pretrain(photos, each, epochs=2, **SHORT)
+    before = checkpoint(run)["step"]
+    capsys.readouterr()
+    assert sogclr.pretrain(photos, run, epochs=5, resume=True).complete
+    assert "5 epochs instead of 2: the learning rate goes on at" in capsys.readouterr().err
+    rates = [
+        {row["step"]: row["learning_rate"] for row in checkpoint(each)["monitor"]["rows"]}
+        for each in (run, long)
+    ]
+    assert rates[0].keys() == rates[1].keys()
+    assert all(rate == rates[1][step] for step, rate in rates[0].items() if step > before)
+    assert checkpoint(run)["loss"]["normalizer.table"][:-1, 1].tolist() == [5] * 40
+
+    interrupt_after(monkeypatch, before + 3)
+    assert not sogclr.pretrain(photos, parts, epochs=5, resume=True).complete
+    assert sogclr.pretrain(photos, parts, resume=True).complete  # it remembers its epochs
+    assert same(checkpoint(run), checkpoint(parts))
+    with pytest.raises(UserError, match=r"epochs: .* was started with 5, not 3"):
+        sogclr.pretrain(photos, run, epochs=3, resume=True)
+
+
+def test_a_run_goes_on_to_more_epochs_with_more_images(make_folder, tmp_path):
+    photos, run = make_folder(per_class=8), tmp_path / "run"
+    sogclr.pretrain(photos, run, epochs=2, **SHORT)
+    make_folder(per_class=16)
+    sogclr.pretrain(photos, run, epochs=3, resume=True)
+    visits = checkpoint(run)["loss"]["normalizer.table"][:-1, 1].tolist()
+    assert sorted(visits) == [1] * 16 + [3] * 16  # new images are seen in the third epoch alone
+
+
 def test_a_run_is_not_overwritten(make_folder, tmp_path):
     sogclr.pretrain(make_folder(), tmp_path / "run", epochs=1, **SHORT)
     with pytest.raises(UserError, match="holds a run already"):

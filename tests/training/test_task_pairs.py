@@ -285,6 +285,16 @@ def test_resuming_with_other_settings_is_refused(trained, pairs, changes, messag
         sogclr.align(pairs, trained, resume=True, **changes)
 
 
+def test_a_run_of_pairs_goes_on_to_more_epochs(make_pairs, fast, tmp_path):
+    table, run = make_pairs(), tmp_path / "run"
+    sogclr.align(table, run, **fast)
+    visits = checkpoint(run)["loss"]["normalizer_a.table"][:-1, 1]
+    more = fast["epochs"] + 1
+    assert sogclr.align(table, run, **{**fast, "epochs": more}, resume=True).complete
+    after = checkpoint(run)["loss"]["normalizer_a.table"][:-1, 1]
+    assert torch.equal(after * fast["epochs"], visits * more)
+
+
 def test_runs_of_another_verb_are_not_resumed(trained, pairs, make_folder, tmp_path):
     photos = make_folder()
     with pytest.raises(UserError, match="was not started with sogclr pretrain"):

@@ -13,6 +13,7 @@ from ..planning.images import Plan
 from ..planning.settings_images import PretrainArguments
 from ..runs.data_address import data_address
 from ..runs.folder import Run
+from ..runs.resume import record_epochs
 from ..training.build_images import build_training
 from ..training.loop import Trainer
 from ..training.normalizer_error import stored_bytes
@@ -73,6 +74,8 @@ def train_images(
     trainer = Trainer(fabric, task, schedule, plan.recipe, run, arguments.checkpoint_seconds)
     if resume:
         trainer.restore()
+        if fabric.is_global_zero:
+            record_epochs(run, schedule.epochs)
     else:
         trainer.monitor.start()
         task.prime(fabric.device)

@@ -18,6 +18,7 @@ from ..planning.pairs import PairPlan
 from ..planning.settings_pairs import AlignArguments, PairSettings
 from ..runs.data_address import data_address
 from ..runs.folder import Run
+from ..runs.resume import record_epochs
 from ..runs.towers import write_start
 from ..training.build_pairs import build_model, build_training, open_towers
 from ..training.loop import Trainer
@@ -81,6 +82,8 @@ def train_pairs(
     trainer = Trainer(fabric, task, schedule, plan.recipe, run, arguments.checkpoint_seconds)
     if resume:
         trainer.restore()
+        if fabric.is_global_zero:
+            record_epochs(run, schedule.epochs)
     else:
         trainer.monitor.start()
         # Only this checkpoint holds the weights that the trained towers came with. Settings

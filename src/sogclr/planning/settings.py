@@ -243,7 +243,8 @@ class RunArguments:
     """Least number of seconds between two checkpoints."""
 
     resume: bool = False
-    """Continue the run in `out`; the result is the same as without an interruption."""
+    """Continue the run in `out`; the result is the same as without an interruption. With a larger
+    number of `epochs`, also a run that is complete; the default number counts as not given."""
 
     def __post_init__(self) -> None:
         message = f"must not be negative, got {self.checkpoint_seconds:g}"

@@ -1,17 +1,26 @@
 """Choose the settings of a run: those that were given, or those of the run that is resumed."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..common.environment import restarts
 from ..common.errors import UserError, flag
+from ..planning.settings import TrainSettings
 from ..planning.settings_base import Settings
 from .kinds import NAMES, kind_of
 
 if TYPE_CHECKING:
     from .folder import Run
 
-__all__ = ["choose_settings", "finds_checkpoint", "read_resolved", "require_new", "resumes"]
+__all__ = [
+    "choose_settings",
+    "finds_checkpoint",
+    "read_resolved",
+    "record_epochs",
+    "require_new",
+    "resumes",
+]
 
 S = TypeVar("S", bound=Settings)
 
@@ -62,7 +71,7 @@ def choose_settings(run: "Run", given: S, command: str, resume: bool) -> S:
     """Choose the settings of a run: the given ones, or the stored ones of a run that is resumed.
 
     Stored settings include derived values, which grown data or another device would change. The
-    given settings must not contradict the stored ones.
+    given settings must not contradict the stored ones, but for a larger number of epochs.
 
     Args:
         run: The run to start or to resume.
@@ -85,12 +94,36 @@ def choose_settings(run: "Run", given: S, command: str, resume: bool) -> S:
     resolved = read_resolved(stored, type(given))
     old, defaults = resolved.as_dict(), type(given)().as_dict()
     for name, value in given.as_dict().items():
+        if name == "epochs" and isinstance(given, TrainSettings):
+            old[name] = _choose_epochs(value, old[name], defaults[name])
+            changed: Any = {name: old[name]}
+            resolved = replace(resolved, **changed)
         if value not in (old[name], defaults[name]):
             raise UserError(
                 f"{flag(name)}: {run.folder} was started with {_format(old[name])}, "
                 f"not {_format(value)}; leave it out to go on, or name another --out"
             )
     return resolved
+
+
+def _choose_epochs(given: int, stored: int, usual: int) -> int:
+    """Return the epochs of a resumed run: those it had, or more that were asked for."""
+    return given if given > stored and given != usual else stored
+
+
+def record_epochs(run: "Run", epochs: int) -> None:
+    """Store that a run goes on to more epochs, so that it is resumed with these from now on.
+
+    Args:
+        run: The run that is resumed.
+        epochs: Its number of epochs, at least the stored one.
+    """
+    stored = run.read_settings()
+    before = stored["resolved"]["epochs"]
+    if before != epochs:
+        stored["resolved"]["epochs"] = epochs
+        reasons = [*stored.get("reasons", []), ["epochs", f"{epochs:,}", f"{before:,} at first"]]
+        run.write_settings({**stored, "reasons": reasons})
 
 
 def _format(value: Any) -> str:

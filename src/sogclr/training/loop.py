@@ -177,6 +177,7 @@ class Trainer:
         state: dict[str, Any] = {
             "step": self.step,
             "total_steps": self.schedule.total_steps,
+            "epochs": self.schedule.epochs,
             "model": model,
             "optimizer": optimizer,
             "loss": loss,
@@ -210,16 +211,29 @@ class Trainer:
             raise ValueError(f"it is of step {state['step']} of {state['total_steps']}")
         state["model"] = self.weights.load_model(self.task.model, state["model"])
         state["optimizer"] = self.weights.load_optimizer(self.optimizer, state["optimizer"])
+        epochs = state.get("epochs", self.schedule.epochs)
         message = self.task.restore(state, self.run)
         self.optimizer.load_state_dict(state["optimizer"])
         if message is None:
             self.step = state["step"]
         else:
-            # The new schedule has another number of steps: go on at the same fraction of the run.
-            self.step = round(state["step"] / state["total_steps"] * self.schedule.total_steps)
+            # The new schedule has other steps an epoch: go on at the same part of the epochs.
+            epochs_done = state["step"] / state["total_steps"] * epochs
+            self.step = round(epochs_done * self.schedule.steps_per_epoch)
             say(message)
+        if epochs != self.schedule.epochs:
+            self._say_extended(epochs)
         self.monitor.restore(state["monitor"], self.fabric.device)
         self._restore_random_state(state)
+
+    def _say_extended(self, before: int) -> None:
+        """Say how the learning rate goes on in a run that had `before` epochs until now."""
+        self.learning_rates.step_update(self.step)
+        rate = self.optimizer.param_groups[0]["lr"]
+        say(
+            f"{self.schedule.epochs:,} epochs instead of {before:,}: the learning rate goes on at "
+            f"{rate:.3g}, as in a run of {self.schedule.epochs:,} epochs, and falls to 0"
+        )
 
     def _restore_random_state(self, state: dict[str, Any]) -> None:
         if self.fabric.world_size > 1:
