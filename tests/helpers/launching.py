@@ -1,4 +1,4 @@
-"""Programs that run in processes of their own, and whether two runs are alike.
+"""Programs that run in processes of their own.
 
 To import packages takes these programs longer than to run. So processes are forked from a server
 that has imported them. Only `torchrun` starts all anew, where what torchrun does is tested.
@@ -16,8 +16,6 @@ from pathlib import Path
 
 import torch
 from torch import multiprocessing
-
-from .bits import checkpoint
 
 TESTS = str(Path(__file__).parents[1])
 IMPORTED = ["pytest", "tyro", "rich.progress", "PIL.Image", "safetensors.torch", "torchvision"]
@@ -126,13 +124,3 @@ def finished(process, code=0):
     said, _ = process.communicate()
     assert process.returncode == code, said
     return said
-
-
-def assert_alike(one, other):
-    """But for the order in which float32 sums are taken."""
-    one, other = checkpoint(one), checkpoint(other)
-    assert one["step"] == other["step"] == one["total_steps"]
-    for part in ("model", "loss"):
-        torch.testing.assert_close(one[part], other[part], rtol=1e-4, atol=2e-5)
-    moments, others = one["optimizer"]["state"], other["optimizer"]["state"]
-    torch.testing.assert_close(moments, others, rtol=1e-3, atol=1e-5)

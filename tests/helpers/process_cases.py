@@ -1,14 +1,10 @@
 """Losses whose batch processes share: what each is given, and what comes of it."""
 
 from functools import partial
-from itertools import product
 from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 
 import sogclr.losses.normalizer_sharded
 from sogclr import (
@@ -29,8 +25,6 @@ from sogclr.losses.backends.tiled import Part
 from sogclr.losses.normalizer_scalar import ScalarNormalizer
 from sogclr.losses.normalizer_scent import ScentNormalizerTable
 from sogclr.losses.sample_ids import never_negatives
-from sogclr.planning.recipe import Recipe
-from sogclr.training.optimizer import build_optimizer
 
 SAMPLES, WIDTH, BATCH = 30, 6, 12
 EACH, FEATURES = 16, 512  # where bytes are counted
@@ -221,45 +215,6 @@ def received(each, width, **keys):
     return total
 
 
-def copied(model):
-    return nn.parallel.DistributedDataParallel(model)
-
-
-def sharded(model):
-    fully_shard(model[0])
-    return fully_shard(model)
-
-
-def trained(name, optimizer, dtype, rank, processes, wrap=None):
-    """Weights of an encoder and of its loss after 6 steps; `wrap` is what processes do with it."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(WIDTH, 15), nn.Tanh(), nn.Linear(15, 4)).to(dtype)
-    make, call = cases(dtype)[name]
-    loss, wrapped = make(), wrap(model) if wrap else model
-    optimizer = build_optimizer(model, loss, Recipe(optimizer, 0.01, 0.05))
-    for step in range(6):
-        counts = COUNTS[processes][step % 2]
-        start = sum(counts[:rank])
-        own = slice(start, start + counts[rank])
-        a, b, index, group = (each[own] for each in batch(step, dtype))
-        optimizer.zero_grad()
-        z = wrapped(torch.cat([a, b]))
-        call(loss, *z.chunk(2), index, group).backward()
-        optimizer.step()
-    weights = [p.detach() for p in (*model.parameters(), *loss.parameters())]
-    return [w.full_tensor() if isinstance(w, DTensor) else w for w in weights]
-
-
-WRAPS = {"copied": copied, "sharded": sharded}
-TRAINED = [  # Adam hardly minds the scale of gradients, SGD does
-    ("sogclr, learned", "adamw"),
-    ("sogclr, learned", "sgd"),
-    ("pairs, learned", "adamw"),
-    ("pairs, learned", "lars"),
-    ("pairs, learned", "sgd"),
-]
-
-
 def work(rank, processes, folder):
     """What a process does: all of it, into a file."""
     torch.set_num_threads(1)
@@ -270,8 +225,6 @@ def work(rank, processes, folder):
         for dtype in (torch.float32, torch.float64)
         for name in cases(dtype)
     }
-    for case, dtype, wrap in product(TRAINED, (torch.float32, torch.float64), WRAPS):
-        found[case, dtype, wrap] = trained(*case, dtype, rank, processes, WRAPS[wrap])
     found["received"] = received(EACH, FEATURES)
     found["received, keys"] = received(EACH, FEATURES, sample_key=torch.arange(EACH))
     for mistake, patched in MISTAKES.items():

@@ -398,7 +398,7 @@ def test_views_outside_raise(side, bad):
 
 def test_views_outside_touch_no_row_on_an_accelerator(monkeypatch):
     # A compiling CPU takes the path of ids that are on a device already.
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr("sogclr.losses.torch_versions.is_compiling", lambda: True)
     loss = make(GlobalContrastiveLoss, num_stored_views=2)
     views = torch.tensor([[0, 1], [2, -1]])
     loss(*features(2), torch.tensor([3, 5]), views=tuple(views))

@@ -8,11 +8,8 @@ from helpers.process_cases import (
     EACH,
     FEATURES,
     MISTAKES,
-    TRAINED,
-    WRAPS,
     cases,
     run,
-    trained,
     work,
 )
 
@@ -20,10 +17,6 @@ SHARED = [k for k in COUNTS if k > 1]
 TOLERANCE = {
     torch.float32: {"rtol": 1e-5, "atol": 1e-6},
     torch.float64: {"rtol": 1e-11, "atol": 1e-12},
-}
-OF_STEPS = {  # of Adam's, which divide by gradients
-    torch.float32: {"rtol": 1e-4, "atol": 1e-6},
-    torch.float64: {"rtol": 1e-12, "atol": 1e-12},
 }
 
 
@@ -52,15 +45,6 @@ def test_as_one_process(found, name, dtype):
         torch.testing.assert_close(kept, state, **exact)
         for key, numbers in kept.items():
             assert torch.equal(numbers, shared[0][1][key]), key
-
-
-@pytest.mark.parametrize("wrap", WRAPS)
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("case", TRAINED, ids=", ".join)
-def test_an_encoder_ends_with_the_same_weights(found, case, dtype, wrap):
-    expected = trained(*case, dtype, 0, 1)
-    for each in found:
-        torch.testing.assert_close(each[case, dtype, wrap], expected, **OF_STEPS[dtype])
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

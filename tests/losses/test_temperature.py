@@ -849,7 +849,7 @@ def test_casts_do_not_round_the_temperatures_of_samples(cast):
 
 def test_invalid_ids_on_an_accelerator_move_no_temperature(monkeypatch):
     # A compiling CPU takes the path of ids that are on a device already.
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr("sogclr.losses.torch_versions.is_compiling", lambda: True)
     loss = make_individual("captions")
     pair = features(3)
     loss(*pair, torch.tensor([3, 0, -1]), index_b=torch.tensor([4, NUM_CAPTIONS, 8]))

@@ -1,7 +1,8 @@
 """Pairs that processes share."""
 
 import pytest
-from helpers.launching import assert_alike, finished, started
+from helpers.bits import assert_alike
+from helpers.launching import finished, started
 
 # By SGD: the bias of attention's keys has no gradient but rounding, of which Adam makes full steps.
 SETTINGS = {

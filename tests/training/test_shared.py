@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import together
-from helpers.bits import checkpoint
-from helpers.launching import assert_alike, finished, started, torchrun
+from helpers.bits import assert_alike, checkpoint
+from helpers.launching import finished, started, torchrun
 from helpers.refusal import refused
 from safetensors.torch import load_file
 

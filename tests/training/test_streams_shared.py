@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from helpers import together
-from helpers.bits import checkpoint
-from helpers.launching import assert_alike, finished, started
+from helpers.bits import assert_alike, checkpoint
+from helpers.launching import finished, started
 from helpers.packing import pack_images
 
 import sogclr

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from helpers import stopping
-from helpers.bits import checkpoint, same
+from helpers.bits import assert_alike, checkpoint, same
 from helpers.interrupting import interrupt_after
-from helpers.launching import assert_alike, finished, started
+from helpers.launching import finished, started
 from helpers.packing import pack
 from helpers.refusal import refused
 from helpers.serving import serving

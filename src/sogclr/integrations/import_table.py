@@ -9,7 +9,7 @@ from torch import Tensor
 from ..common.errors import UserError
 from ..losses.normalizer_table import NormalizerTable
 from ..losses.pairs import GlobalClipLoss
-from ..losses.sample_ids import INTEGERS
+from ..losses.sample_ids import holds_integers
 from ..losses.temperature import IndividualTemperature, Temperature, read_tau
 from ..losses.two_view import GlobalContrastiveLoss
 from .foreign_tables import ForeignSide, Source, read_foreign_table
@@ -168,7 +168,7 @@ def _rows(ids: Tensor | None, number: int, num_rows: int, name: str) -> Tensor:
                 f"num_samples={number}, or pass ids"
             )
         return torch.arange(number)
-    if not isinstance(ids, Tensor) or ids.dtype not in INTEGERS or ids.shape != (number,):
+    if not isinstance(ids, Tensor) or not holds_integers(ids) or ids.shape != (number,):
         raise UserError(f"ids: must be a tensor of {number} integers, one for each {name}")
     rows = ids.to("cpu", torch.int64)
     outside = rows[(rows < -1) | (rows >= num_rows)]

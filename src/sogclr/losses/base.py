@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from ..distributed.exchange import Shares
+from . import torch_versions
 from .inputs import distinct_ids
 from .memory import FeatureMemory
 from .normalizer import Normalizer
@@ -55,6 +57,12 @@ class ContrastiveLoss(nn.Module):
             raise ValueError(f'scale must be "temperature" or "cross-entropy", got {scale!r}')
         self.scale, self.process_group = scale, process_group
         self.memory: FeatureMemory | None = None
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Keep an old torch.compile out of the loss: what it compiles around it goes on."""
+        super().__init_subclass__(**keywords)
+        if not torch_versions.COMPILES and "forward" in vars(cls):
+            cls.forward = torch.compiler.disable(cls.forward)
 
     def sides(self) -> list[tuple[Normalizer, Temperature]]:
         """Return the normalizer and the temperature of each side; not defined for MoCo."""

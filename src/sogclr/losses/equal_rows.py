@@ -16,6 +16,8 @@ from shutil import which
 import torch
 from torch import Tensor
 
+from . import torch_versions
+
 __all__ = ["all_different", "log_mean_over_equal_rows", "mean_over_equal_rows"]
 
 # Triton compiles its launcher with the system's C compiler, which a small machine may lack.
@@ -105,4 +107,4 @@ def _in_two_halves(rows: Tensor) -> bool:
 
 
 def _on_host(rows: Tensor) -> bool:
-    return rows.device.type == "cpu" and not torch.compiler.is_compiling()
+    return rows.device.type == "cpu" and not torch_versions.is_compiling()

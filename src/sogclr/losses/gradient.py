@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from . import torch_versions
 from .backends.similarities import Similarities
 from .inputs import Features
 from .temperature import Tau
@@ -108,7 +109,7 @@ class _WithGradient(torch.autograd.Function):
             gradients = ctx.gradient(upstream)
         # Grad mode is on in a backward pass only with create_graph=True. Without this node, a
         # penalty on the gradient would have no effect, and raise no error.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if torch.is_grad_enabled() and not torch_versions.is_compiling():
             gradients = [
                 None if each is None else _NoSecondDerivative.apply(each.requires_grad_())
                 for each in gradients

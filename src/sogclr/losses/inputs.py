@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..distributed.exchange import Shares, agree
+from . import torch_versions
 from .memory import FeatureMemory
 from .sample_ids import SampleIds
 
@@ -166,7 +167,7 @@ def stack_wide(a: Tensor, b: Tensor) -> Tensor:
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Return a context without autocast, so that losses compute in float32 or float64."""
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+    if torch_versions.autocasts(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 

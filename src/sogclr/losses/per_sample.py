@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import torch_versions
+
 __all__ = ["PerSample", "append_rows", "require_forward_pass", "require_growth"]
 
 
@@ -65,7 +67,7 @@ def require_forward_pass() -> None:
     Raises:
         RuntimeError: a backward pass runs in this thread.
     """
-    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+    if not torch_versions.is_compiling() and torch._C._current_graph_task_id() != -1:
         raise RuntimeError(
             "a loss with state per sample was computed again in the backward pass, which would "
             "update its state twice: apply torch.utils.checkpoint to the encoder, not to the loss"

@@ -10,20 +10,17 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from . import torch_versions
+
 __all__ = [
-    "INTEGERS",
     "SampleIds",
     "check_ids",
     "check_integers",
+    "holds_integers",
     "move_ids",
     "never_negatives",
     "view_rows",
 ]
-
-INTEGERS = (
-    torch.int64, torch.int32, torch.uint8, torch.int8, torch.int16,
-    torch.uint16, torch.uint32, torch.uint64,
-)  # fmt: skip
 
 
 def check_ids(ids: Tensor, count: int, name: str) -> bool:
@@ -33,7 +30,7 @@ def check_ids(ids: Tensor, count: int, name: str) -> bool:
     not, nor are ids while compiling. Ids that are no integers are a TypeError in any case.
     """
     check_integers(ids, name)
-    if ids.device.type != "cpu" or torch.compiler.is_compiling():
+    if ids.device.type != "cpu" or torch_versions.is_compiling():
         return False
     values = ids.to(torch.int64)  # unsigned ids above 2**63 become negative
     smallest, largest = values.aminmax() if values.numel() else (0, 0)
@@ -53,8 +50,13 @@ def check_integers(ids: Tensor, name: str) -> None:
             f"{name}s must be a tensor of integers (B,), got {type(ids).__name__}: "
             "convert them with torch.as_tensor"
         )
-    if ids.dtype not in INTEGERS:
+    if not holds_integers(ids):
         raise TypeError(f"{name}s must be integers, got {ids.dtype}")
+
+
+def holds_integers(tensor: Tensor) -> bool:
+    """Return whether the entries are integers, signed or not; true and false are not."""
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 def move_ids(ids: Tensor, device: torch.device, name: str = "sample id") -> Tensor:

@@ -11,13 +11,14 @@ import math
 import torch
 from torch import Tensor
 
+from . import torch_versions
 from .backends.similarities import needs_shift, scaled_products
 from .base import ContrastiveLoss
 from .gradient import with_gradient_function
 from .inputs import normalize_both, through_normalization
 from .normalizer_table import NormalizerTable, step_size
 from .per_sample import require_forward_pass
-from .sample_ids import INTEGERS
+from .sample_ids import holds_integers
 from .temperature import ConstantTemperature
 
 __all__ = ["small_batch_loss"]
@@ -108,7 +109,7 @@ def _fits(
 ) -> bool:
     """Return whether features, ids (the rows first), tables and tau suit this computation."""
     first = tables[0]
-    if torch.compiler.is_compiling() or not (
+    if torch_versions.is_compiling() or not (
         isinstance(b, Tensor)
         and a.dtype == b.dtype == first.table.dtype
         and a.is_cpu
@@ -119,14 +120,14 @@ def _fits(
         and 2 <= a.shape[0] <= LARGEST // (1 if len(tables) > 1 else 2)
         and first.training
         and torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
+        and not torch_versions.autocasts("cpu")
         and not needs_shift(False, tau, a.dtype)
         and all(first.averages_like(table) for table in tables[1:])
     ):
         return False
     listed = []
     for each in ids:
-        if not (isinstance(each, Tensor) and each.is_cpu and each.dtype in INTEGERS):
+        if not (isinstance(each, Tensor) and each.is_cpu and holds_integers(each)):
             return False
         listed.append(each.tolist() if each.shape == a.shape[:1] else [])
         if len(set(listed[-1])) < len(a):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .. import torch_versions
 from .similarities import Diagonals, Excluded, LogSumExp, Similarities, scaled_products
 
 __all__ = ["Dense"]
@@ -49,7 +50,7 @@ class Dense(Similarities):
             return ((self.matrix * row) @ self.y)[None]
         matrix = self.matrix * (row + weight[1])
         # Compiled, addmm with beta=0 may multiply the uninitialized buffer by 0, and 0 NaN is NaN.
-        empty = self.x.new_zeros if torch.compiler.is_compiling() else self.x.new_empty
+        empty = self.x.new_zeros if torch_versions.is_compiling() else self.x.new_empty
         gradients = empty(2, *self.x.shape)
         gradients[0].addmm_(matrix, self.y, beta=0)
         gradients[1].addmm_(matrix.T, self.x, beta=0)

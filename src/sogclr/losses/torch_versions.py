@@ -1,0 +1,25 @@
+"""What depends on the version of torch. The losses need 2.1, and 2.11 to be compiled."""
+
+import torch
+from torch._utils import is_compiling as _is_compiling
+
+__all__ = ["COMPILES", "autocasts", "is_compiling"]
+
+# Whether torch.compile takes a loss whole. An older one fails within the losses.
+COMPILES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)
+
+# Whether torch.compile traces the caller. The public name came with torch 2.3.
+is_compiling = getattr(torch.compiler, "is_compiling", _is_compiling)
+
+# From torch 2.4 on. torch.compile does not trace `hasattr`.
+_ASKS_BY_DEVICE = hasattr(torch.amp, "is_autocast_available")
+
+
+def autocasts(device_type: str) -> bool:
+    """Return whether autocast is on for devices of this type."""
+    if _ASKS_BY_DEVICE:
+        available: bool = torch.amp.is_autocast_available(device_type)
+        return available and torch.is_autocast_enabled(device_type)
+    if device_type == "cpu":
+        return torch.is_autocast_cpu_enabled()
+    return device_type == "cuda" and torch.is_autocast_enabled()
