@@ -108,7 +108,7 @@ def measure(path: Path) -> dict[str, Any]:
 def main() -> None:
     results: dict[str, Any] = {"vectors": VECTORS, "width": WIDTH, "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = folder
+        os.environ["SOGCLR_CACHE"] = folder
         for name, clusters in (("clusters", CLUSTERS), ("no clusters", 0)):
             path = Path(folder) / "vectors.npy"
             write_vectors(path, clusters)

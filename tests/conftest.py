@@ -20,7 +20,7 @@ if not torch.cuda.is_available():
 def _own_cache(tmp_path_factory, monkeypatch):
     """Headers are remembered in the user's cache; tests keep theirs to themselves."""
     # A name is enough: to make thousands of folders takes longer the more of them there are.
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / f"cache-{uuid4()}"))
+    monkeypatch.setenv("SOGCLR_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{uuid4()}"))
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ def sentences(tmp_path_factory) -> Path:
 def _session_cache(tmp_path_factory):
     """As `_own_cache`, for what is made once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("session-cache")))
+        patch.setenv("SOGCLR_CACHE", str(tmp_path_factory.mktemp("session-cache")))
         yield patch
 
 

@@ -144,7 +144,7 @@ def test_texts_are_computed_again_for_another_tokenizer_but_not_for_another_fold
         cached_features(body, "text", texts, spec, tokenizer, CPU)
         return len(set(kept.iterdir()) - before)
 
-    kept = Path(os.environ["XDG_CACHE_HOME"]) / "sogclr" / "features"
+    kept = Path(os.environ["SOGCLR_CACHE"]) / "features"
     shutil.copytree(bert, tmp_path / "copy")
     assert [cached(bert), cached(bert), cached(tmp_path / "copy"), cached(bert, 3)] == [1, 0, 0, 1]
     words = json.loads((bert / "tokenizer.json").read_text())

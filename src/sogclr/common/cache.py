@@ -3,10 +3,12 @@
 import os
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 __all__ = ["cache_folder"]
 
 
 def cache_folder() -> Path:
-    """Return the folder in the user's cache; it may not exist yet."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "sogclr"
+    """Return `$SOGCLR_CACHE`, or a folder where the system keeps caches; it may not exist yet."""
+    named = os.environ.get("SOGCLR_CACHE")
+    return Path(named) if named else user_cache_path("sogclr", appauthor=False)
