@@ -382,3 +382,22 @@ def test_serve_page(tmp_path, monkeypatch, capsys):
     exec(code.replace("epochs=1", "epochs=1, batch_size=256"), {})
     assert capsys.readouterr().out.splitlines()[0].endswith("  17")  # it finds itself first
     assert (tmp_path / "runs" / "digits" / "search.png").is_file()
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's exporters
+def test_export_page(sentences, bert, make_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = sorted(make_folder(size=(90, 70)).rglob("*.png"))[0].relative_to(tmp_path)
+    text_code, timm_code = examples("export.md")
+    towers = {"text_tower": str(bert), "width": 12, "batch_size": 8, "device": "cpu"}
+    sogclr.align(sentences, "runs/c", epochs=1, **towers)
+    sogclr.export("runs/c", format="onnx")
+    names: dict = {}
+    exec(text_code, names)
+    expected = sogclr.load("runs/c").encode_text(["a dog in the snow", "a red car"])
+    assert torch.allclose(torch.from_numpy(names["vectors"]), expected, atol=1e-4)
+    settings = {"encoder": "test_resnet", "image_size": 64, "batch_size": 8, "device": "cpu"}
+    sogclr.pretrain("photos", "runs/a", epochs=1, **settings)
+    sogclr.export("runs/a", format="timm")
+    exec(timm_code.replace("photos/cat/1.jpg", str(first)), names)
+    assert names["features"].shape == sogclr.load("runs/a").encode_image(first).shape

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what _HOME imports, for type checkers
     from .commands.api import pretrain as pretrain
     from .commands.api import search as search
     from .commands.api_finetune import finetune as finetune
+    from .commands.api_models import export as export
     from .commands.api_pages import curate as curate
     from .commands.api_pages import preview as preview
     from .commands.api_pages import report as report
@@ -79,6 +80,7 @@ _HOME = {
     "curate": "commands.api_pages",
     "embed": "commands.api",
     "evaluate": "commands.api",
+    "export": "commands.api_models",
     "finetune": "commands.api_finetune",
     "hashed_rows": "data.hashed_rows",
     "import_table": "integrations.import_table",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Folder: TypeAlias = str | Path
     Picture: TypeAlias = Path
     Report: TypeAlias = ImageReport | PairReport | Classified
+    Written: TypeAlias = Path
     Matches: TypeAlias = list[Match]
     Protocols: TypeAlias = str | Sequence[str] | None
     Columns: TypeAlias = str | Sequence[str]
@@ -48,6 +49,7 @@ else:  # what the command line accepts, and how its help names the value
     Protocols = Annotated[str, "NAMES"] | None
     OwnModule = Suppress[str | None]
     Audit = Curation = Embeddings = Finetuned = Matches = Page = Picture = Report = Result = Any
+    Written = Any
 
 __all__ = [
     "Audit",
@@ -71,4 +73,5 @@ __all__ = [
     "Result",
     "Run",
     "Text",
+    "Written",
 ]

@@ -19,7 +19,7 @@ from ..common.environment import process_prefix
 from ..common.errors import UserError, flag
 from ..common.options import Augmentation
 from ..common.printable import printable
-from . import api, api_finetune, api_pages
+from . import api, api_finetune, api_models, api_pages
 from .arguments import REQUIRED, Argument, arguments_of, summary_of
 from .explain_errors import explain, report_line
 
@@ -37,6 +37,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "serve": api_pages.serve,
     "curate": api_pages.curate,
     "audit": api.audit,
+    "export": api_models.export,
 }
 DESCRIPTION = """Contrastive learning that does not need a large batch.
 

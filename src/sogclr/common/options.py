@@ -28,6 +28,7 @@ __all__ = [
     "ConcretePrecision",
     "Damaged",
     "Device",
+    "ExportFormat",
     "File",
     "Method",
     "Norm",
@@ -58,6 +59,7 @@ Protocol = Literal["knn", "linear", "views"]
 PairProtocol = Literal["retrieval", "zero-shot", "sts"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Damaged = Literal["skip", "refuse"]
+ExportFormat = Literal["onnx", "torchscript", "openclip", "sentence-transformers", "timm"]
 
 
 def split_names(names: str | Sequence[str]) -> tuple[str, ...]:

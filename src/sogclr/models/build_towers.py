@@ -22,6 +22,7 @@ from .towers import PairSpec, Tower
 __all__ = [
     "build_towers",
     "describe_inputs",
+    "quiet",
     "rebuild_towers",
     "require_open_clip",
     "tokenizer_of",
@@ -45,7 +46,7 @@ def build_towers(
             settings contradict each other.
     """
     require_open_clip()
-    with _quiet():
+    with quiet():
         if request.model is not None:
             return build_open_clip(request, kinds, frozen)
         return build_joined(request, kinds, frozen, image_size)
@@ -68,7 +69,7 @@ def describe_inputs(
     """
     require_open_clip()
     wanted = TowerSettings(**{f.name: getattr(request, f.name) for f in fields(TowerInputSettings)})
-    with _quiet():
+    with quiet():
         if request.model is not None:
             spec, towers = build_open_clip(wanted, kinds, frozen)
         else:
@@ -91,7 +92,7 @@ def rebuild_towers(spec: PairSpec, text_folder: Path, module: nn.Module | None) 
         UserError: the towers cannot be built.
     """
     require_open_clip()
-    with _quiet():
+    with quiet():
         spec = use_folder(spec, text_folder)
         text = {**spec.text, "hf_model_pretrained": False}
         vision = spec.vision and {**spec.vision, "timm_model_pretrained": False}
@@ -133,7 +134,7 @@ def tokenizer_of(
         plain = SimpleTokenizer(**options)
         return TowerTokenizer(plain, towers["text"], "--model: open_clip's own tokenizer")
     try:
-        with _quiet():
+        with quiet():
             mode = text.get("tokenizer_mode")
             tokenizer = HFTokenizer(name, tokenizer_mode=mode, trust_remote_code=False, **options)
             # Damage may show only in use: no token for padding, or for unknown words.
@@ -192,7 +193,7 @@ def require_open_clip() -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence messages of open_clip and transformers about settings that are intended here."""
     from transformers.utils import logging as hugging_face
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from .draws import Box
 
-__all__ = ["center_view", "crop"]
+__all__ = ["center_view", "crop", "shorter_side"]
 
 _SMALL = 64  # pixels
 
@@ -48,16 +48,14 @@ def center_view(
     Args:
         image: an image of mode RGB.
         size: side of the result in pixels.
-        share: share of the shorter side that is kept. Default: 1 up to 64 pixels, where objects
-            usually fill the image, and 0.875 above (224 of 256 pixels, as usual on ImageNet).
+        share: share of the shorter side that is kept. Default: see `shorter_side`.
         sharp: whether to resample bicubic, as for CLIP's models, instead of bilinear.
 
     Returns:
         `(3, size, size)` uint8, contiguous.
     """
     width, height = image.size
-    share = share or (1.0 if size <= 64 else 0.875)
-    shorter = round(size / share)
+    shorter = shorter_side(size, share)
     scaled_width = shorter * width // min(width, height)
     scaled_height = shorter * height // min(width, height)
     left, top = round((scaled_width - size) / 2), round((scaled_height - size) / 2)
@@ -70,6 +68,17 @@ def center_view(
     )
     resampling = Image.Resampling.BICUBIC if sharp else Image.Resampling.BILINEAR
     return _channels_first(image.resize((size, size), resampling, box=box))
+
+
+def shorter_side(size: int, share: float | None = None) -> int:
+    """Return the pixels to which the shorter side is resized before the centre is cut out.
+
+    Args:
+        size: side of the result in pixels.
+        share: share of the shorter side that is kept. Default: 1 up to 64 pixels, where objects
+            usually fill the image, and 0.875 above (224 of 256 pixels, as usual on ImageNet).
+    """
+    return round(size / (share or (1.0 if size <= 64 else 0.875)))
 
 
 def _channels_first(image: Image.Image) -> NDArray[np.uint8]:

@@ -1,0 +1,46 @@
+"""The commands that give a trained model to other programs, as Python functions; see `api.py`."""
+
+from ..common.options import ExportFormat
+from .argument_types import Columns, Folder, OtherData, OwnModule, Run, Written
+from .early_checks import require_data
+
+__all__ = ["export"]
+
+
+def export(
+    run: Run,
+    data: OtherData | None = None,
+    *,
+    format: ExportFormat,
+    out: Folder | None = None,
+    columns: Columns | None = None,
+    encoder: OwnModule = None,
+) -> Written:
+    """Write the trained model in a format that other programs load without sogclr.
+
+    onnx and torchscript take pixels in bytes, or tokens, in batches of any size; README.md beside
+    the files has code that uses them. timm, openclip and sentence-transformers write a folder that
+    the library of this name loads, with its preprocessing. Before the command ends, it loads what
+    it wrote, and compares the vectors of real samples with those of the run, to 1e-4.
+
+    Args:
+        run: Folder of the run.
+        data: Images or pairs to compare on. Default: what the run was trained on, if that is on
+            this machine; else samples are made up.
+        format: onnx, torchscript, openclip (runs of align with images), sentence-transformers (a
+            text tower of Hugging Face) or timm (runs of pretrain).
+        out: New folder to write. Default: exports/FORMAT in the folder of the run.
+        columns: Names of the table's two columns, with a comma between them. From Python also a
+            sequence. Default: those of the run, or guessed from the usual names.
+        encoder: An nn.Module of the architecture that was trained, if the run trained your own.
+
+    Returns:
+        The folder.
+
+    Raises:
+        sogclr.UserError: An error that the user can correct; one line says how.
+    """
+    require_data(data)
+    from .export import export as run_export
+
+    return run_export(run, data, format=format, out=out, columns=columns, module=encoder)
