@@ -401,3 +401,19 @@ def test_export_page(sentences, bert, make_folder, tmp_path, monkeypatch):
     sogclr.export("runs/a", format="timm")
     exec(timm_code.replace("photos/cat/1.jpg", str(first)), names)
     assert names["features"].shape == sogclr.load("runs/a").encode_image(first).shape
+
+
+def test_hub_page(make_folder, tmp_path, monkeypatch):
+    """The hub is a folder here; tests/commands/test_push.py has a stand-in for it."""
+    from sogclr.runs import load
+
+    monkeypatch.chdir(tmp_path)
+    first = sorted(make_folder().rglob("*.png"))[0].relative_to(tmp_path)
+    sogclr.pretrain("photos", "runs/a", epochs=1, batch_size=8, device="cpu")
+    sogclr.push("runs/a", "owner/name", folder="look")
+    monkeypatch.setattr(load, "download_run", lambda address: tmp_path / "look")
+    (code,) = examples("hub.md")
+    names: dict = {}
+    exec(code.replace("photos/cat/1.jpg", str(first)), names)
+    expected = sogclr.load("runs/a").encode_image(first)
+    assert torch.equal(names["features"], expected)

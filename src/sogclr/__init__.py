@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # what _HOME imports, for type checkers
     from .commands.api import search as search
     from .commands.api_finetune import finetune as finetune
     from .commands.api_models import export as export
+    from .commands.api_models import push as push
     from .commands.api_pages import curate as curate
     from .commands.api_pages import preview as preview
     from .commands.api_pages import report as report
@@ -87,6 +88,7 @@ _HOME = {
     "load": "runs.load",
     "pretrain": "commands.api",
     "preview": "commands.api_pages",
+    "push": "commands.api_models",
     "report": "commands.api_pages",
     "search": "commands.api",
     "serve": "commands.api_pages",

@@ -221,3 +221,13 @@ def test_a_missing_package_names_its_extra(on_digits, capsys, monkeypatch):
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
     line = refused(capsys, "export", on_digits, "--format", "onnx")
     assert line.endswith("onnx, which is not installed: pip install 'sogclr[export]'")
+
+
+def test_a_classifier_is_refused(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "settings.json").write_text('{"format": 1, "kind": "classifier"}')
+    for words in (["export", run, "--format", "onnx"], ["push", run, "owner/name"]):
+        line = refused(capsys, *words)
+        assert "is a classifier of sogclr finetune" in line
+        assert line.endswith("give the run that it started from")

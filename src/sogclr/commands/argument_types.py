@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     Picture: TypeAlias = Path
     Report: TypeAlias = ImageReport | PairReport | Classified
     Written: TypeAlias = Path
+    Address = str
+    Repository = str
     Matches: TypeAlias = list[Match]
     Protocols: TypeAlias = str | Sequence[str] | None
     Columns: TypeAlias = str | Sequence[str]
@@ -45,13 +47,15 @@ else:  # what the command line accepts, and how its help names the value
     Text = Annotated[str, "TEXT"]
     Query = Annotated[str, "QUERY"]
     Host = Annotated[str, "HOST"]
+    Repository = Annotated[str, "OWNER/NAME"]
     Run = Audited = Annotated[str, "RUN"]
     Protocols = Annotated[str, "NAMES"] | None
     OwnModule = Suppress[str | None]
     Audit = Curation = Embeddings = Finetuned = Matches = Page = Picture = Report = Result = Any
-    Written = Any
+    Address = Written = Any
 
 __all__ = [
+    "Address",
     "Audit",
     "Audited",
     "Columns",
@@ -70,6 +74,7 @@ __all__ = [
     "Protocols",
     "Query",
     "Report",
+    "Repository",
     "Result",
     "Run",
     "Text",

@@ -38,6 +38,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "curate": api_pages.curate,
     "audit": api.audit,
     "export": api_models.export,
+    "push": api_models.push,
 }
 DESCRIPTION = """Contrastive learning that does not need a large batch.
 

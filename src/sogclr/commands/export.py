@@ -26,10 +26,11 @@ from ..models.exports.timm_folder import write_timm
 from ..models.exports.traced import write_onnx, write_torchscript
 from ..models.image_encoder import ImageEncoder
 from ..models.pair_encoder import PairEncoder
+from ..runs.classifiers import is_classifier
 from ..runs.folder import Run
 from ..runs.load import load
 
-__all__ = ["export", "gather_examples"]
+__all__ = ["export", "gather_examples", "require_no_classifier"]
 
 COMPARED = 8  # samples of each side on which an export is compared
 MADE_UP_TEXTS = ("a dog runs in the snow", "two children on a swing", "a red car", "the sea")
@@ -57,6 +58,7 @@ def export(
     target = Path(run) / "exports" / format if out is None else Path(out)
     if target.exists():
         raise UserError(f"--out: {target} exists already; remove it, or name another folder")
+    require_no_classifier(run)
     model = load(run, module)
     require_exportable(model, format)
     examples = gather_examples(model, Run(run), data, columns)
@@ -77,6 +79,19 @@ def export(
         say(f"  {path.relative_to(target)} ({path.stat().st_size / 1e6:,.2f} MB)")
     say(f"exported to {target}")
     return target
+
+
+def require_no_classifier(run: str | Path) -> None:
+    """Refuse a classifier, whose head no format has yet.
+
+    Raises:
+        UserError: the run is one of `sogclr.finetune`.
+    """
+    if is_classifier(run):
+        raise UserError(
+            f"run: {run} is a classifier of sogclr finetune, and its head can be neither exported "
+            "nor pushed yet; give the run that it started from"
+        )
 
 
 def gather_examples(

@@ -12,6 +12,7 @@ from ..models.image_encoder import ImageEncoder
 from ..models.pair_encoder import PairEncoder
 from ..models.wrapped import load_plain, plain_state
 from .classifiers import is_classifier, read_head
+from .download import download_run, is_on_hub
 from .folder import Run, is_pair_run
 from .stored import read_json
 from .towers import load_pairs
@@ -30,14 +31,18 @@ def load(
     A classifier of `finetune` gives an `ImageClassifier`, which has `classify`, too.
 
     Args:
-        run: the run's folder.
+        run: the run's folder; or `"hf:owner/name"`, a model that `sogclr push` has put on the
+            Hugging Face hub, with `@` and a branch, tag or commit if you want one.
         encoder: your own encoder (or image tower), of the trained architecture; needed if the
             run trained a module of your own. Its weights are overwritten.
         initial: whether to load the encoder as it was before training, for comparison.
 
     Raises:
-        UserError: the folder is not a run, has saved no model yet, or `encoder` does not fit.
+        UserError: the folder is not a run, has saved no model yet, or `encoder` does not fit; or
+            the model cannot be fetched, or holds what sogclr does not load.
     """
+    if is_on_hub(run):
+        run = download_run(str(run))
     if is_pair_run(run):
         return load_pairs(run, encoder)
     if is_classifier(run):

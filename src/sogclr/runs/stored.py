@@ -16,6 +16,7 @@ from ..common.whole_files import replace_file
 
 __all__ = [
     "FORMAT",
+    "LARGEST_JSON",
     "Digests",
     "atomically",
     "format_json",
