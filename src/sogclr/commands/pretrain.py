@@ -14,6 +14,7 @@ from ..planning.images import Plan, plan_run
 from ..planning.settings_images import ImageSettings, PretrainArguments
 from ..runs.folder import Run
 from ..runs.resume import choose_settings, finds_checkpoint, resumes
+from ..runs.start_from import settings_of_start
 from ..training.open_streams import open_stream
 from .early_checks import require_other_folder, require_shardable
 from .result import Result, suggest_next
@@ -40,6 +41,8 @@ def pretrain(
     with run.claim():
         resume = resumes(run, arguments.resume)
         request = choose_settings(run, request, "pretrain", resume)
+        if not resume:
+            request = settings_of_start(request)
         result = _pretrain(arguments, request, module, run, finds_checkpoint(run, resume))
     if result.complete:
         from .report import report_at_the_end

@@ -53,7 +53,8 @@ class EncoderSettings:
     """Start from timm's pretrained weights, which are downloaded once."""
 
     weights: File | None = None
-    """Start from the weights in this file (safetensors or torch)."""
+    """Start from the weights in this file (safetensors or torch), or from the encoder of a run in
+    this folder, which then decides encoder, norm and image size. The table starts anew."""
 
     norm: Norm = "auto"
     """Normalization inside encoder and projector. batch is batch normalization, which makes the

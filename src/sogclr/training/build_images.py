@@ -21,6 +21,7 @@ from ..models.encoders import (
 )
 from ..models.momentum import MomentumModel
 from ..planning.images import Plan
+from ..runs.start_from import is_run, load_start
 from .task_image_stream import StreamTask
 from .task_images import TwoViewTask, ViewsTask
 
@@ -84,6 +85,9 @@ def _build_model(
 
 
 def _build_encoder(plan: Plan, module: nn.Module | None) -> tuple[nn.Module, EncoderSpec]:
+    weights = plan.request.weights
+    if weights is not None and is_run(weights):
+        return load_start(weights, module, plan.image_size)
     if module is not None:
         return module, EncoderSpec("custom", plan.image_size)
     if plan.encoder.startswith("custom:"):
@@ -92,6 +96,6 @@ def _build_encoder(plan: Plan, module: nn.Module | None) -> tuple[nn.Module, Enc
         plan.encoder,
         plan.image_size,
         pretrained=plan.request.pretrained,
-        weights=plan.request.weights,
+        weights=weights,
         norm=plan.norm,
     )
