@@ -1,9 +1,9 @@
 """Run by `curate.py` with the Python that has cleanvision, cleanlab and fastdup.
 
-    python benchmarks/curate_peers.py FOLDER VECTORS.npz OUT.json
+    python benchmarks/curate_peers.py FOLDER VECTORS.npz OUT.json TOOL [TOOL ...]
 
 FOLDER has images; VECTORS.npz has names, vectors and labels of the same images. OUT.json gets, for
-each tool that is installed, the pairs of near duplicates and the doubtful labels, and the versions.
+each tool that is installed, the pairs of near duplicates or the doubtful labels, and the version.
 """
 
 import contextlib
@@ -82,10 +82,11 @@ TOOLS: dict[str, Callable[[Path, Any], Found]] = {
 
 
 def main() -> None:
-    folder, vectors, out = (Path(word) for word in sys.argv[1:])
+    folder, vectors, out = (Path(word) for word in sys.argv[1:4])
     data = np.load(vectors)
     results: dict[str, Any] = {}
-    for name, tool in TOOLS.items():
+    for name in sys.argv[4:]:
+        tool = TOOLS[name]
         started = time.process_time()
         try:
             with contextlib.redirect_stdout(sys.stderr):
