@@ -95,6 +95,22 @@ def test_a_model_that_cannot_judge_lists_no_labels_and_says_so(planted, tmp_path
     assert page.left_out["Suspected wrong labels"] == found.left_out["label"]
 
 
+def test_hostile_names_and_labels_stay_text(planted, tmp_path, capsys):
+    names = ["[red]x\"'.png", "<script>alert(1)<.png", "two\nlines 📷.png", "=1+1.png"]
+    for seed in range(40):
+        folder = tmp_path / "photos" / ("[bold]<b>" if seed % 2 == 0 else "'\"\n🙈")
+        folder.mkdir(parents=True, exist_ok=True)
+        draw(seed).save(folder / f"{seed:02}.png")
+        if seed < len(names):
+            draw(seed).save(folder / names[seed])
+    found = sogclr.curate(planted / "run", tmp_path / "photos", out=tmp_path / "list.csv")
+    rows = [row for row in rows_of(found.file) if row["finding"] == "duplicate"]
+    assert {row["path"].split("/")[1] for row in rows} >= set(names)
+    assert any(row["path"].startswith("[bold]<b>/") for row in rows)
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("│ duplicate")]
+    assert "[bold]<b>" in line or "'\"\\n🙈" in line  # neither obeyed nor broken into lines
+
+
 def test_a_run_whose_table_cannot_be_read_is_curated_without_it(planted, tmp_path, capsys):
     run = Run(shutil.copytree(planted / "run", tmp_path / "run"))
     state = run.read_checkpoint()
