@@ -13,7 +13,7 @@ from ..common.console import cell, result, say
 from ..common.errors import UserError, require
 from ..common.options import Device
 from ..data.image_source import ImageSource
-from ..data.open_pairs import are_pairs, open_samples
+from ..data.open_pairs import open_samples
 from ..data.pair_source import PairSource
 from ..distributed.device import choose_device
 from ..evaluation.curation.collect import collect_findings, embed_all
@@ -25,7 +25,7 @@ from ..evaluation.pages.pair_samples import PairSamples
 from ..evaluation.pages.record import RunRecord
 from ..evaluation.pages.samples import Samples
 from ..runs.folder import Run
-from .early_checks import require_table_file, require_unused
+from .early_checks import require_columns_of_pairs, require_table_file
 
 __all__ = ["Curation", "curate"]
 
@@ -110,9 +110,7 @@ def curate(
 def _open(
     record: RunRecord, data: Any, columns: str | Sequence[str] | None
 ) -> ImageSource | PairSource:
-    if columns is not None and not (record.is_pairs and are_pairs(data)):
-        what = "these data are images" if record.is_pairs else "the run was trained on images alone"
-        require_unused({"columns": columns}, what)
+    require_columns_of_pairs(columns, data, record.is_pairs)
     return open_samples(data, columns, pairs=record.is_pairs)
 
 

@@ -9,6 +9,7 @@ from ..common.errors import UserError, flag
 
 __all__ = [
     "picture_file",
+    "require_columns_of_pairs",
     "require_data",
     "require_encoder",
     "require_model",
@@ -134,6 +135,27 @@ def require_unused(options: dict[str, Any], reason: str) -> None:
     for name, value in options.items():
         if value is not None:
             raise UserError(f"{flag(name)}: has no effect, since {reason}; leave it out")
+
+
+def require_columns_of_pairs(columns: Any, data: Any, trained_on_pairs: bool) -> None:
+    """Refuse the names of columns for data that are no pairs.
+
+    Args:
+        columns: The names; None if they were not given.
+        data: The data; shards are listed to see what they hold.
+        trained_on_pairs: Whether the run was trained on pairs.
+
+    Raises:
+        UserError: They were given and have no effect.
+    """
+    if columns is None:
+        return
+    from ..data.open_pairs import are_pairs
+
+    if not (trained_on_pairs and are_pairs(data)):
+        images = "these data are images"
+        reason = images if trained_on_pairs else "the run was trained on images alone"
+        require_unused({"columns": columns}, reason)
 
 
 def require_writable(target: Path) -> None:

@@ -15,7 +15,7 @@ from ..common.options import Device
 from ..common.whole_files import remove_leftovers
 from ..data.image_source import NO_LABEL, ImageSource
 from ..data.open_images import open_images
-from ..data.open_pairs import are_pairs, open_samples
+from ..data.open_pairs import open_samples
 from ..data.pair_source import PairSource
 from ..data.texts import Texts
 from ..distributed.device import choose_device, loader_workers
@@ -27,7 +27,7 @@ from ..runs.load import load_encoder
 from ..runs.stored import atomically
 from ..runs.stored_samples import StoredSamples, read_known_samples
 from ..runs.towers import load_pairs
-from .early_checks import require_table_file, require_unused
+from .early_checks import require_columns_of_pairs, require_table_file
 from .embeddings import Embeddings, write_npz, write_parquet
 
 __all__ = ["embed"]
@@ -50,9 +50,7 @@ def embed(
     target = Path(out)
     require_table_file(target, ".npz")
     is_pair = is_pair_run(run)
-    if columns is not None and not (is_pair and are_pairs(data)):
-        what = "these data are images" if is_pair else f"{run} was trained on images alone"
-        require_unused({"columns": columns}, what)
+    require_columns_of_pairs(columns, data, is_pair)
     remove_leftovers(target.parent, target.name.__eq__)
     if is_pair:
         sides, vectors = _embed_pairs(run, data, columns, module, device)

@@ -15,7 +15,7 @@ from ..common.options import Device
 from ..data.decode import DECODING_ERRORS, SUFFIXES, decode_image, reason_of
 from ..data.image_source import ImageSource
 from ..data.texts import tidy
-from ..evaluation.pages.thumbnails import fit_tile, tile_image
+from ..evaluation.pages.thumbnails import contain_in_square, tile_image
 from ..evaluation.searching.searchable import Searchable, open_searchable
 from ..models.text_lengths import report_cut
 from ..runs.folder import Run
@@ -116,7 +116,7 @@ def _encode_query(searched: Searchable, query: str) -> _Query:
     side = searched.side
     if os.path.isfile(query):
         image = _read_picture(query)
-        return _Query(searched.encode_image(image), fit_tile(image, TILE))
+        return _Query(searched.encode_image(image), contain_in_square(image, TILE))
     is_sentence = searched.takes_text and not _names_picture(query)
     if isinstance(side, ImageSource) and not is_sentence:
         row = next((row for row, name in enumerate(side.names) if name == query), None)

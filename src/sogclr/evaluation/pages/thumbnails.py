@@ -10,7 +10,7 @@ from ...data.decode import DECODING_ERRORS, UnreadableImageError, decode_image, 
 from ...data.image_source import ImageSource
 from .page import Thumbnail
 
-__all__ = ["SMALL", "as_data", "file_as_data", "fit_tile", "make_thumbnail", "tile_image"]
+__all__ = ["SMALL", "as_data", "contain_in_square", "file_as_data", "make_thumbnail", "tile_image"]
 
 SIDE = 112  # pixels of a thumbnail's longer side
 SMALL = 48  # an image up to this side is enlarged with its pixels as squares
@@ -56,10 +56,10 @@ def tile_image(source: ImageSource, row: int, side: int) -> Image.Image | None:
         image = source.image(row)
     except (UnreadableImageError, *DECODING_ERRORS):
         return None
-    return fit_tile(image, side)
+    return contain_in_square(image, side)
 
 
-def fit_tile(image: Image.Image, side: int) -> Image.Image:
+def contain_in_square(image: Image.Image, side: int) -> Image.Image:
     """Shrink or enlarge an image to fit into a square; the pixels of a small one stay squares."""
     method = Image.Resampling.NEAREST if max(image.size) <= SMALL else Image.Resampling.BICUBIC
     return ImageOps.contain(image, (side, side), method)
