@@ -170,3 +170,14 @@ def test_an_encoder_of_ones_own_is_passed_again(photos, tmp_path):
     made = sogclr.finetune(run, photos, encoder=build(), **SHORT)
     model = sogclr.load(made.folder, encoder=build())
     assert model.head.weight.shape == (3, 16)
+
+
+def test_other_commands_take_its_encoder(run, photos, tmp_path):
+    made = sogclr.finetune(run, photos, **SHORT)
+    found = sogclr.embed(made.folder, photos, out=tmp_path / "x.npz")
+    first = photos / found.names[0]
+    features = sogclr.load(made.folder).encode_image(first)[0]
+    assert np.allclose(found.vectors[0], features.numpy(), atol=1e-5)
+    assert sogclr.search(made.folder, str(first), top=1)[0].name == found.names[0]
+    with pytest.raises(sogclr.UserError, match=r"give a run of sogclr pretrain"):
+        sogclr.report(made.folder, photos)

@@ -27,13 +27,12 @@ from ..runs.folder import Run
 from ..runs.load import load_encoder
 from ..runs.resume import choose_settings, finds_checkpoint, read_resolved, resumes
 from .evaluation_tables import describe_classified
-from .result import checkpoint_bytes, suggest_next
+from .result import checkpoint_bytes
 
 __all__ = ["Finetuned", "finetune"]
 
 # Images that the head is fitted on before the encoder is trained: more would take minutes.
 FITTED = 10_000
-NEXT = ("sogclr evaluate {run} {data}",)
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def _finetune(
     report = {"labels": count, "label_share": request.label_share, **asdict(tested)}
     for each in (run, Run(arguments.run)):
         append_evaluation(each, report, data=arguments.data, test=arguments.test)
-    suggest_next(run.folder, arguments.test or arguments.data, NEXT)
+    say(f"done: {run.folder}; sogclr.load reads it, and its classify(images) names classes")
     return Finetuned(run.folder, True, count, tested)
 
 
