@@ -1,5 +1,6 @@
 """The picture of an audit: error of the average gradient against batch size."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ def draw_audit(audit: Audit, name: str, target: Path) -> None:
         ("batch with positive", "simclr", LABELS["batch with positive"]),
         ("batch", "dcl", LABELS["batch"]),
     ):
-        curve = [row for row in audit.curve(estimator) if row.v1.seen]
+        curve = audit.curve(estimator)
         axes.errorbar(
             [row.batch for row in curve],
-            [100 * row.v1.relative for row in curve],
+            # No line leads across an error that is lost in noise.
+            [100 * row.v1.relative if row.v1.seen else math.nan for row in curve],
             [100 * row.v1.uncertainty for row in curve],
             fmt="o-",
             color=METHOD_COLORS[method],
