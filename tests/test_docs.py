@@ -81,7 +81,7 @@ def test_readme_loop(tmp_path, monkeypatch):
     """As printed, the loop learns, and every sample is visited once an epoch."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    loop, _ = examples("../README.md")
+    _, loop = examples("../README.md")
     names: dict = {"values": []}
     exec(loop.replace("optimizer.step()", "optimizer.step(); values.append(value.item())"), names)
     steps = len(names["loader"])
@@ -102,7 +102,7 @@ def test_readme_images(tmp_path, monkeypatch, make_folder):
     photos = make_folder()
     photos.rename(tmp_path / "photos")
     first = next((tmp_path / "photos").rglob("*.png")).relative_to(tmp_path)
-    _, code = examples("../README.md")
+    code, _ = examples("../README.md")
     code = code.replace("photos/cat/1.jpg", str(first)).replace("resnet18", "small")
     names: dict = {}
     exec(code.replace("batch_size=64, epochs=100", "batch_size=8, epochs=1"), names)
