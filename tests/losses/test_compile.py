@@ -17,6 +17,7 @@ from sogclr import (
     IndividualTemperature,
     LearnedTemperature,
     NTXentLoss,
+    SigLipLoss,
 )
 from sogclr.losses.normalizer_scalar import ScalarNormalizer
 from sogclr.losses.normalizer_scent import ScentNormalizerTable
@@ -46,6 +47,7 @@ LOSSES = {
     "SimCLR": NTXentLoss,
     "DCL": DecoupledContrastiveLoss,
     "CLIP": ClipLoss,
+    "SigLIP": SigLipLoss,
 }
 
 

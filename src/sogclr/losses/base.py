@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from ..distributed.exchange import Shares
@@ -59,10 +58,9 @@ class ContrastiveLoss(nn.Module):
         self.memory: FeatureMemory | None = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Keep an old torch.compile out of the loss: what it compiles around it goes on."""
         super().__init_subclass__(**keywords)
-        if not torch_versions.COMPILES and "forward" in vars(cls):
-            cls.forward = torch.compiler.disable(cls.forward)
+        if "forward" in vars(cls):
+            cls.forward = torch_versions.keep_from_old_compilers(cls.forward)
 
     def sides(self) -> list[tuple[Normalizer, Temperature]]:
         """Return the normalizer and the temperature of each side; not defined for MoCo."""

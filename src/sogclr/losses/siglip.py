@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, normalize
 
 from ..distributed.exchange import Shares, with_backward
+from . import torch_versions
 from .inputs import check_shapes, distinct_ids, receive, stack_wide, without_autocast
 from .sample_ids import move_ids, never_negatives
 
@@ -42,6 +43,7 @@ class SigLipLoss(nn.Module):
     def raise_for_invalid_ids(self) -> None:
         """Do nothing: this loss has no table, so every id is valid."""
 
+    @torch_versions.keep_from_old_compilers
     def forward(
         self,
         a: Tensor,

@@ -1,12 +1,22 @@
 """What depends on the version of torch. The losses need 2.1, and 2.11 to be compiled."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch._utils import is_compiling as _is_compiling
 
-__all__ = ["COMPILES", "autocasts", "is_compiling"]
+__all__ = ["COMPILES", "autocasts", "is_compiling", "keep_from_old_compilers"]
 
 # Whether torch.compile takes a loss whole. An older one fails within the losses.
 COMPILES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)
+
+
+def keep_from_old_compilers(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make an old torch.compile call this function as it is; what is around it is compiled."""
+    kept: Callable[..., Any] = function if COMPILES else torch.compiler.disable(function)
+    return kept
+
 
 # Whether torch.compile traces the caller. The public name came with torch 2.3.
 is_compiling = getattr(torch.compiler, "is_compiling", _is_compiling)
