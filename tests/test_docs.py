@@ -58,9 +58,14 @@ PAGES = sorted({*DOCS.glob("*.md"), DOCS.parent / "README.md"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_commands_on_pages_can_be_parsed(page, monkeypatch):
+def test_commands_on_pages_can_be_parsed(page, monkeypatch, tmp_path):
     """Options exist and values have the right type; nothing is run."""
     done = []
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "settings.json").write_text('{"asked": {}}')
+    for name, content in re.findall(r"```toml\n# (\S+)\n(.*?)```", page.read_text(), re.DOTALL):
+        (tmp_path / name).write_text(content)
     for name, command in cli.COMMANDS.items():
         stand_in = wraps(command)(lambda **values: done.append(values))
         monkeypatch.setitem(cli.COMMANDS, name, stand_in)
@@ -172,6 +177,30 @@ def test_own_views_page():
     names: dict = {}
     exec(code, names)
     assert names["loss"].normalizer.table[:, 1].sum() == 128  # one visit each
+
+
+def test_trackers_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = examples("trackers.md")
+    names: dict = {}
+    exec(code.replace("epochs=3", 'epochs=2, batch_size=256, device="cpu"'), names)
+    assert re.match(r"best objective -?\d\.\d{3} until step 16 of 16", capsys.readouterr().out)
+    callback, stopped = names["StopEarly"](patience=2), []
+    for epoch, value in enumerate((0.5, 0.4, 0.6, 0.3, 0.3, 0.7, 0.1)):
+        state = SimpleNamespace(
+            metrics={"objective": value},
+            stop=lambda epoch=epoch: stopped.append(epoch),
+        )
+        callback.on_epoch_end(state)
+    assert stopped == [5]
+    (file,) = re.findall(r"```toml\n# \S+\n(.*?)```", (DOCS / "trackers.md").read_text(), re.DOTALL)
+    (tmp_path / "vits.toml").write_text(file)
+    received = {}
+    stand_in = wraps(cli.COMMANDS["pretrain"])(lambda **values: received.update(values))
+    monkeypatch.setitem(cli.COMMANDS, "pretrain", stand_in)
+    cli.main(["pretrain", "photos/", "--out", "r", "--config", "vits.toml", "--epochs", "200"])
+    assert (received["epochs"], received["batch_size"], received["logger"]) == (200, 128, "wandb")
+    assert received["views"] == sogclr.Augmentation(crop_min=0.3, gray=0.0)
 
 
 def test_new_estimator_page():

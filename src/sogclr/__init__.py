@@ -47,6 +47,8 @@ if TYPE_CHECKING:  # what _HOME imports, for type checkers
     from .losses import validation_loss as validation_loss
     from .losses.temperature import IndividualTemperature as IndividualTemperature
     from .losses.temperature import LearnedTemperature as LearnedTemperature
+    from .planning.callback import Callback as Callback
+    from .planning.callback import TrainingState as TrainingState
     from .runs.load import load as load
 
 __version__ = "0.1.0"
@@ -55,6 +57,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Audit": "auditing.measured",
     "Augmentation": "common.options",
+    "Callback": "planning.callback",
     "ClipLoss": "losses",
     "Curation": "commands.curate",
     "DecoupledClipLoss": "losses",
@@ -74,6 +77,7 @@ _HOME = {
     "PairReport": "evaluation.pairs",
     "Result": "commands.result",
     "SigLipLoss": "losses",
+    "TrainingState": "planning.callback",
     "UserError": "common.errors",
     "align": "commands.api",
     "audit": "commands.api",

@@ -10,7 +10,7 @@ from helpers.interrupting import interrupt_after
 from helpers.refusal import refused
 from PIL import Image
 
-from sogclr.commands.cli import main
+from sogclr.commands.cli import COMMANDS, main
 from sogclr.runs.folder import Run
 
 FAST = ["--encoder", "small", "--image-size", "8", "--batch-size", "8", "--device", "cpu"]
@@ -229,6 +229,17 @@ def test_nothing_imports_a_training_framework_before_it_trains(verb):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "HEAVY []", done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_the_shell_can_complete_every_command(capsys, shell):
+    with pytest.raises(SystemExit) as exit:
+        main(["--tyro-print-completion", shell])
+    assert not exit.value.code
+    script = capsys.readouterr().out
+    assert all(name in script for name in COMMANDS)
+    assert "--batch-size" in script
+    assert "--callbacks" not in script
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -67,7 +67,7 @@ def options_of(name):
     for argument in arguments_of(COMMANDS[name]):
         if argument.name == "views" and hasattr(argument.default, "flip"):
             options |= {f"--views.{field}": () for field in vars(argument.default)}
-        elif argument.name != "encoder" or name == "pretrain":
+        elif not argument.python_only:
             options[flag(argument.name)] = choices_of(argument.kind)
     return options
 

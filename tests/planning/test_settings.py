@@ -40,7 +40,7 @@ def test_what_may_change_when_a_run_is_resumed_is_not_stored(kind, arguments):
     assert settings == kind(seed=3)
     stored, given = ({f.name for f in fields(c)} for c in (kind, arguments))
     others = {"data", "out", "device", "workers", "shard_model", "checkpoint_seconds", "resume"}
-    others |= {"process_timeout", "checkpoint_activations"}
+    others |= {"process_timeout", "checkpoint_activations", "logger", "config", "callbacks"}
     assert given - stored == others | ({"val", "freeze"} if kind is PairSettings else set())
 
 

@@ -19,7 +19,7 @@ from ..planning.settings_pairs import AlignArguments, PairSettings
 from ..runs.folder import Run
 from ..runs.resume import choose_settings, finds_checkpoint, resumes
 from ..training.open_streams import open_data
-from .early_checks import require_shardable
+from .early_checks import require_hooks, require_shardable
 from .result import Result, suggest_next
 
 __all__ = ["align"]
@@ -34,6 +34,7 @@ def align(arguments: AlignArguments, given: PairSettings) -> Result:
         arguments: All arguments, of which data, storage and machine are read.
         given: The settings that were given.
     """
+    require_hooks(arguments.trackers(), arguments.callbacks)
     run = Run(arguments.out)
     if arguments.resume:
         run.read_settings()  # before the folder is created

@@ -6,12 +6,15 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar, get_type_hints
+from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
+
+from tyro.conf import Suppress
 
 from ..common.documentation import field_docs
 from ..planning.settings import GROUPS
+from .config_file import read_config
 
-__all__ = ["Argument", "arguments_of", "summary_of", "takes"]
+__all__ = ["Argument", "arguments_of", "config_values", "summary_of", "takes"]
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -40,6 +43,18 @@ class Argument:
     group: str = ""
     positional: bool = False
 
+    @property
+    def python_only(self) -> bool:
+        """Whether the command line does not have it, since its values are Python objects."""
+        hidden: Any = Suppress
+        return get_args(hidden[str])[1:] == get_args(self.kind)[1:]
+
+
+def config_values(arguments: list[Argument], file: Any, command: str) -> dict[str, Any]:
+    """Read values of a command's arguments from a file, see `read_config`."""
+    own = [a for a in arguments if not a.python_only and a.name != "config"]
+    return read_config(file, command, {a.name: a.kind for a in own})
+
 
 def takes(settings: Callable[P, S]) -> Callable[[Callable[[S], R]], Callable[P, R]]:
     """Make a decorator for a function of one dataclass: it then takes the fields as arguments.
@@ -58,10 +73,14 @@ def takes(settings: Callable[P, S]) -> Callable[[Callable[[S], R]], Callable[P, 
         @wraps(function)
         def command(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
-                signature.bind(*args, **kwargs)
+                given = signature.bind_partial(*args, **kwargs).arguments
+                if given.get("config") is not None:
+                    given = config_values(arguments, given["config"], function.__name__) | given
+                signature.bind(**given)
             except TypeError as error:
                 raise TypeError(f"{function.__name__}() {error}") from None
-            return function(settings(*args, **kwargs))
+            build: Any = settings  # the file may have what Python's own check would miss
+            return function(build(**given))
 
         vars(command).update(__signature__=signature, arguments=arguments)
         command.__doc__ = _with_arguments(inspect.getdoc(function) or "", arguments)

@@ -6,8 +6,9 @@ import shutil
 import sys
 import textwrap
 import traceback
+from argparse import ArgumentParser
 from collections.abc import Callable
-from dataclasses import field, fields, is_dataclass, make_dataclass
+from dataclasses import field, fields, is_dataclass, make_dataclass, replace
 from typing import Annotated, Any, NoReturn, get_args
 
 import tyro
@@ -20,7 +21,7 @@ from ..common.errors import UserError, flag
 from ..common.options import Augmentation
 from ..common.printable import printable
 from . import api, api_finetune, api_models, api_pages
-from .arguments import REQUIRED, Argument, arguments_of, summary_of
+from .arguments import REQUIRED, Argument, arguments_of, config_values, summary_of
 from .explain_errors import explain, report_line
 
 __all__ = ["main"]
@@ -44,8 +45,7 @@ DESCRIPTION = """Contrastive learning that does not need a large batch.
 
 `sogclr COMMAND --help` lists the options of a command, `sogclr --version` prints the version."""
 TRY_AGAIN = 75  # EX_TEMPFAIL in sysexits.h
-# Leave out of the help: None as a value, and an option --no-X beside each flag --X.
-CONFIG = (DisallowNone, FlagCreatePairsOff)
+CONFIG = (DisallowNone,)  # The help leaves out None as a value.
 
 
 def main(words: list[str] | None = None) -> None:
@@ -97,7 +97,7 @@ def _dispatch(words: list[str]) -> None:
 def _run_command(name: str, words: list[str]) -> None:
     """Parse the words that follow the name of a command, and run the command."""
     command = COMMANDS[name]
-    arguments = arguments_of(command)
+    arguments = _with_config(name, _own_arguments(command), words)
     _print_above_help(_name_options(summary_of(command), _shown_names(arguments)), words)
     parser: Any = _build_parser(name, arguments)
     parsed = tyro.cli(parser, prog=f"sogclr {name}", args=words, config=CONFIG)
@@ -105,6 +105,22 @@ def _run_command(name: str, words: list[str]) -> None:
     result = command(**_values(parsed))
     if not getattr(result, "complete", True):
         sys.exit(TRY_AGAIN)
+
+
+def _own_arguments(command: Callable[..., Any]) -> list[Argument]:
+    """List the arguments of a command that the command line has."""
+    return [argument for argument in arguments_of(command) if not argument.python_only]
+
+
+def _with_config(name: str, arguments: list[Argument], words: list[str]) -> list[Argument]:
+    """Take defaults of arguments from the file that `--config` names; words go above them."""
+    finder = ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", nargs="?")
+    file = finder.parse_known_args(words)[0].config
+    if not file or "config" not in {argument.name for argument in arguments}:
+        return arguments
+    values = config_values(arguments, file, name)
+    return [replace(a, default=values.get(a.name, a.default)) for a in arguments]
 
 
 def _require_no_empty_words(arguments: list[Argument], values: dict[str, Any]) -> None:
@@ -120,7 +136,7 @@ def _list_commands(words: list[str]) -> None:
     _print_above_help(DESCRIPTION, words)
     parsers: dict[str, Callable[..., Any]] = {}
     for name, command in COMMANDS.items():
-        parsers[name] = _build_parser(name, arguments_of(command))
+        parsers[name] = _build_parser(name, _own_arguments(command))
         parsers[name].__doc__ = summary_of(command).partition("\n\n")[0]
     tyro.extras.subcommand_cli_from_dict(
         parsers, prog="sogclr", description="", args=words, config=CONFIG
@@ -168,7 +184,10 @@ def _build_group(title: str, arguments: list[Argument], names: dict[str, str]) -
 def _view_arguments(views: Any) -> list[Argument]:
     """List the fields of an `Augmentation` as arguments."""
     texts = field_docs(type(views))
-    return [Argument(f.name, f.type, f.default, texts.get(f.name, "")) for f in fields(views)]
+    return [
+        Argument(f.name, f.type, getattr(views, f.name), texts.get(f.name, ""))
+        for f in fields(views)
+    ]
 
 
 def _option(argument: Argument, names: dict[str, str]) -> tuple[str, Any, Any]:
@@ -189,6 +208,8 @@ def _option(argument: Argument, names: dict[str, str]) -> tuple[str, Any, Any]:
     kind: Any = Annotated[argument.kind, arg(**options)]
     if argument.positional:
         kind = Annotated[kind, Positional]
+    if default is not True:  # Beside a True of a file stands --no-X, which undoes it.
+        kind = Annotated[kind, FlagCreatePairsOff]
     return argument.name, kind, field() if required else field(default=default)
 
 

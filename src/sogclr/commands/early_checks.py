@@ -1,17 +1,21 @@
 """Check arguments before anything heavy is imported and before the data is read."""
 
 import os
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..common.environment import processes
-from ..common.errors import UserError, flag
+from ..common.errors import UserError, flag, shorten
+from ..planning.callback import Callback
 
 __all__ = [
     "picture_file",
     "require_columns_of_pairs",
     "require_data",
     "require_encoder",
+    "require_hooks",
     "require_model",
     "require_other_folder",
     "require_shardable",
@@ -87,6 +91,29 @@ def require_model(model: Any, tag: str | None) -> None:
 
         require_open_clip()
         require_known_model(model, tag)
+
+
+def require_hooks(trackers: Sequence[str] | None, callbacks: Any) -> None:
+    """Refuse a tracker that is not installed, and callbacks that are none.
+
+    Args:
+        trackers: Names of trackers; None if none were given.
+        callbacks: The argument.
+
+    Raises:
+        UserError: The message names the extra to install, or the class to subclass.
+    """
+    for name in trackers or ():
+        spec = find_spec(name)
+        if spec is None or spec.origin is None:  # A folder of this name is no library.
+            raise UserError(f"--logger: {name} is not installed; pip install 'sogclr[{name}]'")
+    if not isinstance(callbacks, list | tuple):
+        raise UserError(f"callbacks: give a list of callbacks, got {type(callbacks).__name__}")
+    for each in callbacks:
+        if not isinstance(each, Callback):
+            raise UserError(
+                f"callbacks: {shorten(repr(each))} is no object of a subclass of sogclr.Callback"
+            )
 
 
 def require_other_folder(data: Any, out: str | os.PathLike) -> None:

@@ -16,7 +16,7 @@ from ..runs.folder import Run
 from ..runs.resume import choose_settings, finds_checkpoint, resumes
 from ..runs.start_from import settings_of_start
 from ..training.open_streams import open_stream
-from .early_checks import require_other_folder, require_shardable
+from .early_checks import require_hooks, require_other_folder, require_shardable
 from .result import Result, suggest_next
 
 __all__ = ["pretrain"]
@@ -35,6 +35,7 @@ def pretrain(
         module: The user's own encoder; None if the settings name one.
     """
     require_other_folder(arguments.data, arguments.out)
+    require_hooks(arguments.trackers(), arguments.callbacks)
     run = Run(arguments.out)
     if arguments.resume:
         run.read_settings()  # `claim` creates a missing folder, so refuse one without a run before

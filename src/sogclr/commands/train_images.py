@@ -71,7 +71,16 @@ def train_images(
         # Save the encoder before the trainer shards it.
         run.write_encoder(task.model.encoder.state_dict(), task.spec, initial=True)
         write_views_picture(source, plan, run.views)
-    trainer = Trainer(fabric, task, schedule, plan.recipe, run, arguments.checkpoint_seconds)
+    trainer = Trainer(
+        fabric,
+        task,
+        schedule,
+        plan.recipe,
+        run,
+        arguments.checkpoint_seconds,
+        trackers=arguments.trackers(),
+        callbacks=arguments.callbacks,
+    )
     if resume:
         trainer.restore()
         if fabric.is_global_zero:

@@ -79,7 +79,16 @@ def train_pairs(
     inputs = PairInputs(spec, towers, tokenizer, plan, fabric.device)
     with fabric.rank_zero_first():  # The others then find the features that the first one caches.
         task, schedule = build_training(source, model, plan, inputs, validation, fabric.autocast)
-    trainer = Trainer(fabric, task, schedule, plan.recipe, run, arguments.checkpoint_seconds)
+    trainer = Trainer(
+        fabric,
+        task,
+        schedule,
+        plan.recipe,
+        run,
+        arguments.checkpoint_seconds,
+        trackers=arguments.trackers(),
+        callbacks=arguments.callbacks,
+    )
     if resume:
         trainer.restore()
         if fabric.is_global_zero:
@@ -95,6 +104,7 @@ def train_pairs(
                     "kind": "pairs",
                     "data": data_address(arguments.data),
                     "val": data_address(arguments.val),
+                    "freeze": list(frozen),
                     "asked": given.as_dict(),
                     "resolved": plan.resolved().as_dict(),
                     "reasons": plan.reasons,

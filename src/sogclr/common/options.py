@@ -41,6 +41,7 @@ __all__ = [
     "TemperatureMode",
     "TowerInputSettings",
     "TowerSettings",
+    "TrackerName",
     "split_names",
 ]
 
@@ -60,6 +61,7 @@ PairProtocol = Literal["retrieval", "zero-shot", "sts"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Damaged = Literal["skip", "refuse"]
 ExportFormat = Literal["onnx", "torchscript", "openclip", "sentence-transformers", "timm"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
 def split_names(names: str | Sequence[str]) -> tuple[str, ...]:

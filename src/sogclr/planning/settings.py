@@ -23,7 +23,6 @@ __all__ = [
     "GROUPS",
     "Folder",
     "MachineArguments",
-    "RunArguments",
     "TrainSettings",
 ]
 
@@ -231,21 +230,3 @@ class MachineArguments:
             require(self.workers <= MOST_WORKERS, "workers", message)
         message = f"must be above 0 and at most a year, got {self.process_timeout:g}"
         require(0 < self.process_timeout <= 366 * 86_400, "process_timeout", message)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunArguments:
-    """The storage of a run, and whether to resume it."""
-
-    group: ClassVar[str] = "run"
-
-    checkpoint_seconds: float = 120.0
-    """Least number of seconds between two checkpoints."""
-
-    resume: bool = False
-    """Continue the run in `out`; the result is the same as without an interruption. With a larger
-    number of `epochs`, also a run that is complete; the default number counts as not given."""
-
-    def __post_init__(self) -> None:
-        message = f"must not be negative, got {self.checkpoint_seconds:g}"
-        require(self.checkpoint_seconds >= 0, "checkpoint_seconds", message)

@@ -9,9 +9,9 @@ from .settings import (
     Folder,
     MachineArguments,
     MethodSettings,
-    RunArguments,
     TrainSettings,
 )
+from .settings_run import RunArguments
 from .settings_temperature import TemperatureSettings, check_temperature
 
 if TYPE_CHECKING:

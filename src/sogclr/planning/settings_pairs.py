@@ -18,9 +18,9 @@ from .settings import (
     Folder,
     MachineArguments,
     OptimizationSettings,
-    RunArguments,
     TrainSettings,
 )
+from .settings_run import RunArguments
 from .settings_temperature import TemperatureSettings, check_temperature
 
 if TYPE_CHECKING:

@@ -9,6 +9,8 @@ encoder.json          how to build the encoder, and which input it expects
 head.safetensors      of a classifier, the head that maps features to classes
 classes.json          of a classifier, the names of its classes
 metrics.jsonl, tb/    the training curves
+trackers.json         the ids of the run in other trackers, and what these have received
+wandb/                the files of Weights & Biases, if it is one of them
 evaluations.jsonl     the results of sogclr evaluate
 views.png             some augmented views that the encoder was trained on
 digests.json          digests of checkpoint and weights, by which damage is found
@@ -60,6 +62,8 @@ class Run:
         self.text = self.folder / "text"
         self.metrics = self.folder / "metrics.jsonl"
         self.curves = self.folder / "tb"
+        self.trackers = self.folder / "trackers.json"
+        self.wandb = self.folder / "wandb"
         self.views = self.folder / "views.png"
         self.evaluations = self.folder / "evaluations.jsonl"
         self.embeddings = self.folder / "embeddings"
@@ -111,12 +115,12 @@ class Run:
         """List the files that only training writes."""
         weights = [self.encoder, self.initial, self.trained, self.frozen, self.head]
         descriptions = [self.settings, self.encoder_spec, self.towers_spec, self.classes]
-        measured = [self.digests.path, self.metrics, self.views]
+        measured = [self.digests.path, self.metrics, self.trackers, self.views]
         return [self.checkpoint, *weights, *descriptions, *measured]
 
     def _require_no_links(self) -> None:
         """Refuse folders that are links: a run must not delete or write files elsewhere."""
-        for folder in (self.curves, self.text, self.embeddings):
+        for folder in (self.curves, self.wandb, self.text, self.embeddings):
             if folder.is_symlink():
                 raise UserError(f"run: {folder} is a link; remove it, the run makes a folder")
 
@@ -125,7 +129,7 @@ class Run:
 
         Args:
             settings: `asked`, as they were given, `resolved`, with derived values, `reasons`, why
-                these were chosen, and `data`, where the data was.
+                these were chosen, and `data`, where the data was; of pairs also `freeze`.
         """
         write_json(self.settings, settings)
 

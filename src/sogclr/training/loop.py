@@ -6,6 +6,7 @@ features, before anything is saved.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,9 +19,11 @@ from ..common.stored_fields import ANOTHER_VERSION
 from ..data.batches.schedule import Schedule
 from ..distributed.exchange import agree
 from ..distributed.sharded_model import choose_weights
+from ..planning.callback import Callback, TrainingState
 from ..planning.recipe import Recipe
 from ..runs.folder import Run
 from .cuda_graphs import GraphStep, can_use_graphs
+from .moments import Moment, Moments
 from .monitor import Monitor
 from .optimizer import build_optimizer, build_schedule
 from .step import EagerStep, StepRunner
@@ -43,6 +46,8 @@ class Trainer:
         recipe: optimizer, learning rate and weight decay.
         run: the run's folder.
         checkpoint_seconds: the least time between checkpoints.
+        trackers: names of the run's trackers besides TensorBoard; None for those that it had.
+        callbacks: the user's callbacks, which the first process calls.
     """
 
     def __init__(
@@ -53,6 +58,9 @@ class Trainer:
         recipe: Recipe,
         run: Run,
         checkpoint_seconds: float,
+        *,
+        trackers: tuple[str, ...] | None = (),
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.fabric, self.task, self.schedule, self.run = fabric, task, schedule, run
         self.checkpoint_seconds = checkpoint_seconds
@@ -70,7 +78,10 @@ class Trainer:
             if task.fixed_work and can_use_graphs(fabric)
             else EagerStep(fabric, task, self.model, self.weights)
         )
-        self.monitor = Monitor(run, schedule.total_steps, schedule.epochs)
+        self.monitor = Monitor(run, schedule.total_steps, schedule.epochs, trackers)
+        state = TrainingState(run.folder, task.model, schedule.total_steps, schedule.epochs)
+        called = callbacks if self.monitor.is_first else ()
+        self.moments = Moments(called, state, fabric.device)
         self.step = 0
         self._seed_process()
         # Every 50 steps, and at least twice an epoch so that short epochs have a curve.
@@ -83,8 +94,8 @@ class Trainer:
             Whether the run is complete.
 
         Raises:
-            UserError: features are no longer finite (names the step and the samples), or the
-                disk is full. The last checkpoint stays intact.
+            UserError: features are no longer finite (names the step and the samples), the disk is
+                full, or a callback raised an error. The last checkpoint stays intact.
         """
         self.schedule.start_step = self.step
         loader = self.task.loader(self.schedule, pin_memory=self.fabric.device.type == "cuda")
@@ -92,13 +103,14 @@ class Trainer:
         self.optimizer.zero_grad()
         last_save = time.monotonic()
         with watch_stop_signals() as stop, self.monitor.showing(self.step):
+            self._call("on_train_start")
+            self.moments.raise_failure()
             for batch in loader:
                 self.add_gradient(batch)
                 if not batch.micro_batch.last:
                     continue
                 self.update_weights(batch.micro_batch.step)
 
-                stopping = self._any_process(stop.received)
                 epoch_ends = self.step % self.schedule.steps_per_epoch == 0
                 if epoch_ends or self.step % self.log_every == 0:
                     self.log(epoch_ends)
@@ -106,10 +118,13 @@ class Trainer:
                     if self._any_process(time.monotonic() - last_save >= self.checkpoint_seconds):
                         self.save()
                         last_save = time.monotonic()
-                if stopping:  # Weights that are not finite must not be saved.
+                stopping = stop.received or self.moments.state.stopping
+                if self._any_process(stopping):  # Weights that are not finite must not be saved.
                     self.monitor.check_finite(self.task.names)
                     break
             self.save()
+            self._call("on_train_end")
+            self.moments.raise_failure()
         return self.step == self.schedule.total_steps
 
     def add_gradient(self, batch: Any) -> None:
@@ -158,9 +173,20 @@ class Trainer:
             self.monitor.exclude(time.monotonic() - started)
         rate = self.optimizer.param_groups[0]["lr"]
         loss = self.task.loss
-        self.monitor.log(
+        row = self.monitor.log(
             self.step, epoch, loss=loss, learning_rate=rate, scores=scores, milestone=milestone
         )
+        if row is not None:
+            self._call("on_log", row)
+        if epoch_ends:
+            self._call("on_epoch_end")
+
+    def _call(self, moment: Moment, metrics: dict[str, Any] | None = None) -> None:
+        """Call the callbacks; their time does not count as training."""
+        started = time.monotonic()
+        epoch = self.step / self.schedule.steps_per_epoch
+        self.moments.call(moment, self.step, epoch, metrics)
+        self.monitor.exclude(time.monotonic() - started)
 
     def save(self) -> None:
         """Write the checkpoint and the model. All processes call it, and the first one writes.

@@ -1,14 +1,16 @@
-"""Report what a run measures while it trains: progress, metrics.jsonl, TensorBoard.
+"""Report what a run measures while it trains: progress, metrics.jsonl, trackers.
 
 Results stay on the device until a log point; only then does the host wait for them. The first
 process reports. Every process raises an error if its own features are no longer finite.
 """
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 from ..common.console import say
 from ..common.environment import processes, rank
 from ..common.errors import UserError
+from ..common.regular_files import open_regular_file
 from ..common.stored_fields import require_type
 from ..common.system import append_to
 from ..evaluation.geometry import alignment, uniformity
@@ -25,6 +28,8 @@ from ..runs.stored import atomically
 from .normalizer_error import NormalizerError
 from .progress import RunProgress, latest_scores
 from .task import Outcome
+from .trackers import End
+from .tracking import Tracking
 
 __all__ = ["Monitor"]
 
@@ -45,13 +50,18 @@ class Monitor:
     """Observes every micro-batch and reports at log points.
 
     Args:
-        run: the run's folder, for metrics.jsonl and TensorBoard.
+        run: the run's folder, for metrics.jsonl and the trackers.
         total_steps: the optimizer steps of the run.
         epochs: the epochs of the run.
+        trackers: names of trackers besides TensorBoard; None for those that the run had.
     """
 
-    def __init__(self, run: Run, total_steps: int, epochs: int) -> None:
+    def __init__(
+        self, run: Run, total_steps: int, epochs: int, trackers: tuple[str, ...] | None
+    ) -> None:
         self.run, self.is_first = run, rank() == 0
+        self.tracking = Tracking(run, trackers)
+        self._logged = 0  # the last step in metrics.jsonl when the run was started or resumed
         self.progress = RunProgress(total_steps, epochs)
         self.rows: list[dict[str, Any]] = []
         self._observed: list[_Observed] = []
@@ -117,7 +127,7 @@ class Monitor:
         learning_rate: float,
         scores: dict[str, float],
         milestone: bool,
-    ) -> None:
+    ) -> dict[str, Any] | None:
         """Read the results since the last log point, write and show them.
 
         All processes call it, after `check_finite`.
@@ -129,15 +139,18 @@ class Monitor:
             learning_rate: the learning rate of the last step.
             scores: the scores of the task, by name.
             milestone: whether an epoch ends that is scored where the data allow it.
+
+        Returns:
+            The line of metrics; None in all processes but the first, and if there is nothing new.
         """
         if not self._observed:  # No sample could be read since the last log point.
-            return
+            return None
         self._normalizer_error.gather()
         latest = self._normalizer_error.latest()
         errors = self._normalizer_error.read(loss)
         if not self.is_first:
             self._observed.clear()
-            return
+            return None
         losses = torch.stack([observed.loss for observed in self._observed])
         view1, view2 = (side.cpu() for side in latest)
         now = time.monotonic()
@@ -157,6 +170,7 @@ class Monitor:
         self._samples, self._last_log_at = 0, time.monotonic()
         self._write(row)
         self.progress.show(row, milestone)
+        return row
 
     def start(self) -> None:
         """Start the curves of a new run; drop what an interrupted start of the run has logged."""
@@ -185,15 +199,13 @@ class Monitor:
     def _rewrite_curves(self) -> None:
         if not self.is_first:
             return
+        self._logged = _last_step(self.run.metrics)
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
         atomically(self.run.metrics, lambda path: path.write_text(text, encoding="utf-8"))
-        with suppress(FileNotFoundError):
-            for file in self.run.curves.glob("events.out.tfevents.*"):
-                file.unlink()
 
     @contextmanager
     def showing(self, step: int) -> Iterator[None]:
-        """Keep TensorBoard's file open and the progress on screen while training.
+        """Keep the trackers open and the progress on screen while training.
 
         Args:
             step: number of optimizer steps done before.
@@ -201,17 +213,16 @@ class Monitor:
         if not self.is_first:
             yield
             return
-        from torch.utils.tensorboard import SummaryWriter
-
+        self.tracking.open(self.rows, self._logged)
         self._last_log_at = time.monotonic()
-        self._curves = SummaryWriter(str(self.run.curves))
-        for row in self.rows:
-            self._draw(row)
+        end: End = "failed"
         try:
             with self.progress.showing(step, latest_scores(self.rows)):
                 yield
+            last = self.rows[-1]["step"] if self.rows else 0
+            end = "finished" if last == self.progress.total_steps else "stopped"
         finally:
-            self._curves.close()
+            self.tracking.close(end)
 
     def _write(self, row: dict[str, Any]) -> None:
         try:
@@ -222,12 +233,17 @@ class Monitor:
                 f"--out: could not write {self.run.metrics} ({error.strerror}); make room on the "
                 "disk and go on with --resume"
             ) from error
-        self._draw(row)
+        self.tracking.send(row)
 
-    def _draw(self, row: dict[str, Any]) -> None:
-        for name, value in row.items():
-            if name not in ("step", "epoch") and value is not None:
-                self._curves.add_scalar(name, value, row["step"])
+
+def _last_step(metrics: Path) -> int:
+    """Return the last step in metrics.jsonl; 0 if it has none. A killed run may have torn it."""
+    try:
+        with open_regular_file(metrics) as file:
+            steps = re.findall(rb'^\{"step": (\d{1,18}),', file.read(), flags=re.MULTILINE)
+    except OSError:
+        return 0
+    return int(steps[-1]) if steps else 0
 
 
 def _not_finite(sides: tuple[Tensor, Tensor]) -> Tensor:
