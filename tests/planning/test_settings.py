@@ -41,6 +41,7 @@ def test_what_may_change_when_a_run_is_resumed_is_not_stored(kind, arguments):
     stored, given = ({f.name for f in fields(c)} for c in (kind, arguments))
     others = {"data", "out", "device", "workers", "shard_model", "checkpoint_seconds", "resume"}
     others |= {"process_timeout", "checkpoint_activations", "logger", "config", "callbacks"}
+    others |= {"dry_run"}
     assert given - stored == others | ({"val", "freeze"} if kind is PairSettings else set())
 
 

@@ -19,7 +19,7 @@ from ..planning.settings_pairs import AlignArguments, PairSettings
 from ..runs.folder import Run
 from ..runs.resume import choose_settings, finds_checkpoint, resumes
 from ..training.open_streams import open_data
-from .early_checks import require_hooks, require_shardable
+from .early_checks import require_dry_run, require_hooks, require_shardable
 from .result import Result, suggest_next
 
 __all__ = ["align"]
@@ -36,6 +36,9 @@ def align(arguments: AlignArguments, given: PairSettings) -> Result:
     """
     require_hooks(arguments.trackers(), arguments.callbacks)
     run = Run(arguments.out)
+    if arguments.dry_run:
+        require_dry_run(arguments)
+        return _align(arguments, given, given, run, resume=False)
     if arguments.resume:
         run.read_settings()  # before the folder is created
     with run.claim():
@@ -57,11 +60,11 @@ def align(arguments: AlignArguments, given: PairSettings) -> Result:
 def _align(
     arguments: AlignArguments, given: PairSettings, request: PairSettings, run: Run, resume: bool
 ) -> Result:
-    """Train in a folder that is this run's alone; `resume` if there is a checkpoint."""
+    """Train in a folder of this run alone, or forecast; `resume` if there is a checkpoint."""
     data, val = arguments.data, arguments.val
     if arguments.shard_model:
         require_shardable(request.method)
-    kind = choose_device(arguments.device, alone=False)
+    kind = choose_device(arguments.device, alone=False, planned=arguments.dry_run)
     for pairs in (data, val):
         require_columns(pairs, request.columns)
     # Open the smaller data first, so that what is wrong with it shows early.
@@ -85,6 +88,10 @@ def _align(
 
     _print_plan(plan, kind)
 
+    if arguments.dry_run:
+        from .forecast_pairs import forecast_pairs
+
+        return forecast_pairs(arguments, given, source, validation, plan, frozen, run, kind)
     from .train_pairs import train_pairs
 
     return train_pairs(arguments, given, source, validation, plan, frozen, run, kind, resume)

@@ -42,7 +42,7 @@ def pretrain(arguments: PretrainArguments) -> Result:
     Settings that are left out are derived from data and machine, and printed with the reason.
 
     Returns:
-        The folder of the run, whether the run is complete, and its last metrics.
+        The folder of the run, whether it is complete, its last metrics, or a forecast of it.
 
     Raises:
         sogclr.UserError: An error that the user can correct; one line says how.
@@ -67,7 +67,7 @@ def align(arguments: AlignArguments) -> Result:
     Settings that are left out are derived from data and machine, and printed with the reason.
 
     Returns:
-        The folder of the run, whether the run is complete, and its last metrics.
+        The folder of the run, whether it is complete, its last metrics, or a forecast of it.
 
     Raises:
         sogclr.UserError: An error that the user can correct; one line says how.

@@ -103,7 +103,7 @@ def _run_command(name: str, words: list[str]) -> None:
     parsed = tyro.cli(parser, prog=f"sogclr {name}", args=words, config=CONFIG)
     _require_no_empty_words(arguments, _values(parsed))
     result = command(**_values(parsed))
-    if not getattr(result, "complete", True):
+    if not getattr(result, "complete", True) and result.forecast is None:
         sys.exit(TRY_AGAIN)
 
 

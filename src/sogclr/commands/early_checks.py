@@ -14,6 +14,7 @@ __all__ = [
     "picture_file",
     "require_columns_of_pairs",
     "require_data",
+    "require_dry_run",
     "require_encoder",
     "require_hooks",
     "require_model",
@@ -46,6 +47,23 @@ def require_data(data: Any, argument: str = "data") -> None:
         raise UserError(f"{name}: the path is empty; . is the current folder")
     if not os.path.exists(path) and not any(mark in path for mark in NOT_PATHS):
         raise UserError(f"{name}: {path} does not exist; correct the path")
+
+
+def require_dry_run(arguments: Any) -> None:
+    """Refuse what `--dry-run` cannot forecast, and a folder that training could not write.
+
+    Args:
+        arguments: All arguments of `pretrain` or `align`.
+
+    Raises:
+        UserError: The run is sharded, or its folder cannot be made.
+    """
+    if arguments.shard_model:
+        raise UserError("--dry-run: does not forecast --shard-model; leave one of them out")
+    folder = Path(arguments.out).absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"--out: cannot write to {folder}; {there} is no folder that you may write")
 
 
 def unwrap_encoder(encoder: Any) -> Any:

@@ -16,7 +16,7 @@ from ..runs.folder import Run
 from ..runs.resume import choose_settings, finds_checkpoint, resumes
 from ..runs.start_from import settings_of_start
 from ..training.open_streams import open_stream
-from .early_checks import require_hooks, require_other_folder, require_shardable
+from .early_checks import require_dry_run, require_hooks, require_other_folder, require_shardable
 from .result import Result, suggest_next
 
 __all__ = ["pretrain"]
@@ -37,6 +37,9 @@ def pretrain(
     require_other_folder(arguments.data, arguments.out)
     require_hooks(arguments.trackers(), arguments.callbacks)
     run = Run(arguments.out)
+    if arguments.dry_run:
+        require_dry_run(arguments)
+        return _pretrain(arguments, settings_of_start(request), module, run, resume=False)
     if arguments.resume:
         run.read_settings()  # `claim` creates a missing folder, so refuse one without a run before
     with run.claim():
@@ -60,11 +63,11 @@ def _pretrain(
     run: Run,
     resume: bool,
 ) -> Result:
-    """Train in the claimed folder; `resume` from the checkpoint in it."""
+    """Train in the claimed folder, or forecast; `resume` from the checkpoint in the folder."""
     data = arguments.data
     if arguments.shard_model:
         require_shardable(request.method)
-    device = choose_device(arguments.device, alone=False)
+    device = choose_device(arguments.device, alone=False, planned=arguments.dry_run)
     source: ImageSource | StreamSource | None = open_stream(data, request, StreamSource)
     if source is None:
         source = open_images(data)
@@ -72,6 +75,10 @@ def _pretrain(
     plan = plan_run(request, source, device, arguments.workers)
     _print_plan(source, plan, device)
 
+    if arguments.dry_run:
+        from .forecast_images import forecast_images
+
+        return forecast_images(arguments, source, plan, module, run, device)
     from .train_images import train_images
 
     return train_images(arguments, source, plan, module, run, device, resume)

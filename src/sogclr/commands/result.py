@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..training.loop import Trainer
+    from .forecast import Forecast
 
 __all__ = ["Result", "checkpoint_bytes", "suggest_next", "train_to_end"]
 
@@ -21,13 +22,15 @@ class Result:
 
     Attributes:
         folder: Folder of the run.
-        complete: False if the run was stopped on request and can be resumed.
+        complete: False if the run was stopped on request and can be resumed, or was not started.
         metrics: Last line of metrics.jsonl.
+        forecast: What `dry_run` expects of the run; None if it was started.
     """
 
     folder: Path
     complete: bool
     metrics: dict[str, Any]
+    forecast: "Forecast | None" = None
 
 
 def train_to_end(trainer: "Trainer") -> Result:

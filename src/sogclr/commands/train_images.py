@@ -21,7 +21,7 @@ from ..training.task_images import ViewsTask
 from ..training.views_picture import write_views_picture
 from .result import Result, checkpoint_bytes, train_to_end
 
-__all__ = ["train_images"]
+__all__ = ["bytes_on_disk", "train_images"]
 
 
 def train_images(
@@ -58,7 +58,7 @@ def train_images(
         recompute_blocks(task.model.encoder)
         task.fixed_work = False  # A CUDA graph cannot restore the random state of a block.
     if fabric.is_global_zero:
-        run.require_space(_bytes_on_disk(task, plan, len(source)))
+        run.require_space(bytes_on_disk(task, plan, len(source)))
     if not resume and fabric.is_global_zero:
         run.write_settings(
             {
@@ -105,7 +105,7 @@ def _facts(source: ImageSource | StreamSource, plan: Plan, resume: bool) -> Fact
     }
 
 
-def _bytes_on_disk(task: ViewsTask, plan: Plan, samples: int) -> int:
+def bytes_on_disk(task: ViewsTask, plan: Plan, samples: int) -> int:
     """Estimate the bytes that the run writes to disk; `samples` is the number of samples."""
     queue = (4 * PROJECTION + 9) * (plan.queue_size or 0)  # see `KeyQueue`
     extra = queue + stored_bytes(plan.batch_size, PROJECTION)

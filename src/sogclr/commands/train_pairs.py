@@ -26,7 +26,7 @@ from ..training.normalizer_error import stored_bytes
 from ..training.pair_inputs import PairInputs
 from .result import Result, checkpoint_bytes, train_to_end
 
-__all__ = ["train_pairs"]
+__all__ = ["bytes_on_disk", "print_towers", "train_pairs"]
 
 
 def train_pairs(
@@ -67,13 +67,8 @@ def train_pairs(
         recompute_blocks(*(t.body for kind, t in towers.items() if kind not in spec.frozen))
     tokenizer = tokenizer_of(spec, towers, run.text if resume else None)
     if fabric.is_global_zero:
-        explained = _explain_towers(plan.request, source, spec, towers, tokenizer)
-        for name, value, reason in explained:
-            say(setting_line(name, value, reason))
-        plan.reasons.extend(explained)
-        if validation is not None:
-            say(f"  held back: {describe_cut(tokenizer, _texts_of(validation))[1]}")
-        run.require_space(_bytes_on_disk(source, plan, spec, towers, frozen, model))
+        print_towers(plan, source, validation, spec, towers, tokenizer)
+        run.require_space(bytes_on_disk(source, plan, spec, towers, frozen, model))
         if not resume:
             write_start(run, spec, towers, tokenizer)
     inputs = PairInputs(spec, towers, tokenizer, plan, fabric.device)
@@ -136,6 +131,23 @@ def _facts(
     }
 
 
+def print_towers(
+    plan: PairPlan,
+    source: PairSource | PairStream,
+    validation: PairSource | None,
+    spec: PairSpec,
+    towers: dict[str, Tower],
+    tokenizer: Any,
+) -> None:
+    """Print the towers and what they read, and add both to the reasons of the plan."""
+    explained = _explain_towers(plan.request, source, spec, towers, tokenizer)
+    for name, value, reason in explained:
+        say(setting_line(name, value, reason))
+    plan.reasons.extend(explained)
+    if validation is not None:
+        say(f"  held back: {describe_cut(tokenizer, _texts_of(validation))[1]}")
+
+
 def _explain_towers(
     request: PairSettings,
     source: PairSource | PairStream,
@@ -174,7 +186,7 @@ def _texts_of(source: PairSource | PairStream) -> list[list[str]]:
     return choose_texts_of_pairs(source)
 
 
-def _bytes_on_disk(
+def bytes_on_disk(
     source: PairSource | PairStream,
     plan: PairPlan,
     spec: PairSpec,
@@ -182,6 +194,7 @@ def _bytes_on_disk(
     frozen: tuple[str, ...],
     model: PairModel,
 ) -> int:
+    """Estimate the bytes that the run writes to disk."""
     bodies = sum(p.numel() * p.element_size() for kind in frozen for p in towers[kind].parameters())
     table_rows = plan.request.table_rows
     rows = sum(source.sizes) if table_rows is None else 2 * table_rows

@@ -18,7 +18,9 @@ __all__ = [
     "flush_file",
     "flush_folder",
     "hold_lock",
+    "machine_bytes",
     "process_is_gone",
+    "resident_bytes",
 ]
 
 # Windows has no SIGTERM from other processes, but sends SIGBREAK at Ctrl-Break.
@@ -111,3 +113,20 @@ def process_is_gone(number: int) -> bool:
     except PermissionError:  # It exists, and belongs to another user.
         return False
     return False
+
+
+def machine_bytes() -> int | None:
+    """Return the memory of this machine; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf.
+        return None
+
+
+def resident_bytes() -> int | None:
+    """Return the memory that this process holds now; None where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # Linux alone has this file.
+        return None

@@ -12,12 +12,13 @@ from ..common.options import ConcretePrecision, Device, Precision
 __all__ = ["choose_device", "loader_workers", "resolve_precision"]
 
 
-def choose_device(device: Device, *, alone: bool = True) -> str:
+def choose_device(device: Device, *, alone: bool = True, planned: bool = False) -> str:
     """Choose the type of the device: the requested one, or the fastest available one.
 
     Args:
         device: the requested device, or "auto".
         alone: whether to refuse several processes; only training can use them.
+        planned: whether the device may be one of another machine.
 
     Raises:
         UserError: the requested device is not available, or several processes were started for
@@ -28,7 +29,7 @@ def choose_device(device: Device, *, alone: bool = True) -> str:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return next((name for name, found in available.items() if found), "cpu")
-    if not available.get(device, True):
+    if not planned and not available.get(device, True):
         raise UserError(f"--device: {device} is not available here; leave out --device")
     return device
 
@@ -43,7 +44,9 @@ def resolve_precision(requested: Precision, device: str) -> ConcretePrecision:
     if requested != "auto":
         return requested
     if device == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+        # A GPU that is only planned is one of those that multiply bfloat16.
+        known = torch.cuda.is_available()
+        return "bf16-mixed" if not known or torch.cuda.is_bf16_supported() else "32-true"
     # CPUs without these instructions emulate bfloat16. Intel CPUs without AMX have avx512_bf16, but
     # a ResNet-18 takes 1.4 times as long on them, where AMD CPUs take half as long.
     has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()

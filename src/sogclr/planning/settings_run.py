@@ -38,6 +38,11 @@ class RunArguments:
     """Continue the run in `out`; the result is the same as without an interruption. With a larger
     number of `epochs`, also a run that is complete; the default number counts as not given."""
 
+    dry_run: bool = False
+    """Check what training would check, print the plan, the expected memory and time, and start
+    nothing. On a CPU a few steps are timed, for some seconds. With `device` cuda, no GPU need be
+    here: hours are estimated for three named ones."""
+
     logger: Names | None = None
     """Trackers that receive the metrics besides TensorBoard: one or more of wandb, mlflow and
     trackio, with commas between them. From Python also a sequence. Default: none; for `resume`
@@ -53,6 +58,9 @@ class RunArguments:
     def __post_init__(self) -> None:
         message = f"must not be negative, got {self.checkpoint_seconds:g}"
         require(self.checkpoint_seconds >= 0, "checkpoint_seconds", message)
+        together = self.dry_run and self.resume
+        message = "does not forecast a run that is resumed; leave out --resume"
+        require(not together, "dry_run", message)
         self.trackers()
 
     def trackers(self) -> tuple[str, ...] | None:

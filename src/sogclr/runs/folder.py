@@ -221,7 +221,9 @@ class Run:
     def require_space(self, needed: int) -> None:
         """Raise UserError unless `needed` bytes are free, counting this run's files as free."""
         own = sum(path.stat().st_size for path in self._files() if path.is_file())
-        free = shutil.disk_usage(self.folder).free + own
+        # A run that is not started has no folder yet.
+        folder = next(p for p in (self.folder, *self.folder.absolute().parents) if p.is_dir())
+        free = shutil.disk_usage(folder).free + own
         if free < needed:
             raise UserError(
                 f"--out: {free / 1e6:,.0f} MB are free at {self.folder}, but the checkpoints of "

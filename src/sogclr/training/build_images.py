@@ -21,11 +21,12 @@ from ..models.encoders import (
 )
 from ..models.momentum import MomentumModel
 from ..planning.images import Plan
+from ..planning.settings_images import ImageSettings
 from ..runs.start_from import is_run, load_start
 from .task_image_stream import StreamTask
 from .task_images import TwoViewTask, ViewsTask
 
-__all__ = ["build_task", "build_training"]
+__all__ = ["build_schedule", "build_task", "build_training"]
 
 
 def build_training(
@@ -44,13 +45,29 @@ def build_training(
     """
     request = plan.request
     encoder, spec = _build_encoder(plan, module)
-    order = plan.batch_size, request.accumulate, request.epochs, request.seed, rank(), processes()
+    schedule = build_schedule(source, request, plan.batch_size, request.accumulate)
     if isinstance(source, StreamSource):
-        stream_task = StreamTask(_build_model(plan, encoder, spec), spec, source, plan, device)
-        return stream_task, StreamSchedule(source, request.table_rows, *order)
+        model = _build_model(plan, encoder, spec)
+        return StreamTask(model, spec, source, plan, device), schedule
     images = keep_on_device(source, device)
-    task = build_task(source, plan, encoder, spec, device, images)
-    return task, ShuffledSchedule(source.ids, *order)
+    return build_task(source, plan, encoder, spec, device, images), schedule
+
+
+def build_schedule(
+    source: ImageSource | StreamSource, request: ImageSettings, batch_size: int, accumulate: int
+) -> Schedule:
+    """Build the schedule of a run's micro-batches.
+
+    Args:
+        source: the images.
+        request: the settings of the run.
+        batch_size: number of images in a micro-batch, over all processes.
+        accumulate: number of micro-batches in a step.
+    """
+    order = batch_size, accumulate, request.epochs, request.seed, rank(), processes()
+    if isinstance(source, StreamSource):
+        return StreamSchedule(source, request.table_rows, *order)
+    return ShuffledSchedule(source.ids, *order)
 
 
 def build_task(

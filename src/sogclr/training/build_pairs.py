@@ -32,6 +32,7 @@ from .task_pairs import SCORED_PAIRS, PairTask, ScoredPairs, SidesTask
 __all__ = [
     "build_model",
     "build_run_task",
+    "build_schedule",
     "build_training",
     "open_towers",
 ]
@@ -120,16 +121,31 @@ def build_training(
         validation: the pairs to score; by default a fixed sample of `source`, none of a stream.
         autocast: enters the precision of the run.
     """
-    request = plan.request
-    size = plan.batch_size, request.accumulate, request.epochs, request.seed, rank(), processes()
+    schedule = build_schedule(source, plan.request, plan.batch_size, plan.request.accumulate)
     scored = None if validation is None else ScoredPairs(validation, *inputs.plain(validation))
     if isinstance(source, PairStream):
         a, b, encoded = inputs.streamed(autocast)
-        stream = StreamPairTask(model, source, a, b, encoded, plan, scored)
-        return stream, StreamSchedule(source, request.table_rows, *size)
+        return StreamPairTask(model, source, a, b, encoded, plan, scored), schedule
     sides = inputs.training(source.a), inputs.training(source.b)
     task = PairTask(model, source, *sides, plan, scored or _training_sample(source, inputs))
-    return task, ShuffledSchedule(source.a.ids, *size)
+    return task, schedule
+
+
+def build_schedule(
+    source: PairSource | PairStream, request: PairSettings, batch_size: int, accumulate: int
+) -> Schedule:
+    """Build the schedule of a run's micro-batches.
+
+    Args:
+        source: the pairs to train on.
+        request: the settings of the run.
+        batch_size: number of pairs in a micro-batch, over all processes.
+        accumulate: number of micro-batches in a step.
+    """
+    size = batch_size, accumulate, request.epochs, request.seed, rank(), processes()
+    if isinstance(source, PairStream):
+        return StreamSchedule(source, request.table_rows, *size)
+    return ShuffledSchedule(source.a.ids, *size)
 
 
 def build_run_task(
