@@ -33,12 +33,7 @@ import sogclr
 from sogclr.evaluation.images import ImageReport
 
 RESULTS = Path(__file__).parent / "results" / "norms.jsonl"
-DATA, BATCHES, NORMS, SEEDS = (
-    ("cifar10", "tiny-imagenet"),
-    (16, 64, 8),
-    ("batch", "group"),
-    range(3),
-)
+DATA, BATCHES, NORMS = ("cifar10", "tiny-imagenet"), (8, 16, 64), ("batch", "group")
 SEEDS, EPOCHS, TRAIN, TEST = range(3), 12, 4_000, 4_000
 SCORES = {"knn": 100, "linear": 100, "recall": 100, "F": 1}  # with the factor that is shown
 

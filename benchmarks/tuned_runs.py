@@ -8,7 +8,7 @@ seeds.
 import json
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,12 @@ def read_results(path: Path) -> Results:
 
 
 def missing_cells(
-    method: str, batch: int, temperatures: Iterable[float], score: str, results: Results
+    method: str,
+    batch: int,
+    temperatures: Iterable[float],
+    score: str,
+    results: Results,
+    tuning_seeds: Sequence[int] = TUNING_SEEDS,
 ) -> list[Cell]:
     """Return the runs that are next: of the temperatures, then of the rates, then of the test.
 
@@ -60,23 +65,24 @@ def missing_cells(
         temperatures: the temperatures to try.
         score: name of the score by which settings are chosen; higher is better.
         results: the runs that exist.
+        tuning_seeds: seeds of the tuning; fewer suffice where a score has little noise.
     """
 
     def cells(temperature: float, share: float, seeds: Iterable[int]) -> list[Cell]:
         return [Cell(method, batch, temperature, share, seed) for seed in seeds]
 
     def mean(setting: tuple[float, float]) -> float:
-        return statistics.mean(results[cell][score] for cell in cells(*setting, TUNING_SEEDS))
+        return statistics.mean(results[cell][score] for cell in cells(*setting, tuning_seeds))
 
     def missing(settings: list[tuple[float, float]], seeds: Iterable[int]) -> list[Cell]:
         wanted = [cell for setting in settings for cell in cells(*setting, seeds)]
         return [cell for cell in wanted if cell not in results]
 
     settings = [(temperature, 1.0) for temperature in temperatures]
-    if runs := missing(settings, TUNING_SEEDS):
+    if runs := missing(settings, tuning_seeds):
         return runs
     settings += [(max(settings, key=mean)[0], share) for share in SHARES]
-    return missing(settings, TUNING_SEEDS) or missing([max(settings, key=mean)], SEEDS)
+    return missing(settings, tuning_seeds) or missing([max(settings, key=mean)], SEEDS)
 
 
 def final_cells(method: str, batch: int, score: str, results: Results) -> list[Cell]:
