@@ -98,3 +98,11 @@ def test_space_that_the_files_of_a_run_take_counts_as_free(tmp_path, monkeypatch
     run.require_space(8 * 10**6)
     with pytest.raises(UserError, match="8 MB are free"):
         run.require_space(9 * 10**6)
+
+
+@pytest.mark.parametrize("kind", ["other", ["images"], {}, None, 3])
+def test_a_kind_that_no_command_writes_is_damage(tmp_path, kind):
+    run = Run(tmp_path)
+    run.write_settings({"kind": kind})
+    with pytest.raises(UserError, match="is damaged"):
+        run.read_settings()

@@ -143,7 +143,7 @@ class Run:
             what = "is not a run of sogclr" if self.folder.exists() else "does not exist"
             raise UserError(f"run: {self.folder} {what}; give the folder of a run, named by --out")
         settings = read_json(self.settings)
-        if kind_of(settings) not in NAMES:
+        if kind_of(settings) not in [*NAMES]:  # a list in the file could not be looked up
             raise UserError(f"run: {self.settings} is damaged (its kind is unknown)")
         return settings
 
