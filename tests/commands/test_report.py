@@ -49,7 +49,7 @@ def test_a_run_on_images_shows_all_but_the_audit(digits_page, digits_run):
     }
     text = digits_page.file.read_text()
     assert "300 of 1,797 images, drawn at random" in text
-    assert "at least 32 batches an epoch" not in text  # the batch size was given
+    assert "for 32 batches an epoch" not in text  # the batch size was given
     assert "as given" in text
     assert digits_page.file.stat().st_size < 20e6
 

@@ -85,7 +85,7 @@ def plan_finetuning(
     else:
         reasons.note("trained", "encoder, head", "the head starts from logistic regression")
         explain(
-            "batch size", request.batch_size, batch_size, "at most 256, at least 32 steps an epoch"
+            "batch size", request.batch_size, batch_size, "for 32 steps an epoch, from 16 to 256"
         )
         why = "30 as in SimCLR; with few labels up to 100, for 1,000 steps"
         explain("epochs", request.epochs, epochs, why)

@@ -95,7 +95,7 @@ def plan_run(
         "batch size",
         request.batch_size,
         batch_size,
-        "at most 256, and at least 32 batches an epoch",
+        "for 32 batches an epoch, from 16 to 256",
     )
     explain_sharing(batch_size, request.table_rows or n, reasons)
     norm = _plan_norm(request, reasons)
