@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 IN_BATCH = ("batch", "batch with positive")  # estimators, see `Measured`
-# What estimators are called in print, in the order of the table.
+# Print and picture call the estimators so; the table has this order.
 LABELS = {
     "batch": "the batch (DCL)",
     "batch with positive": "the batch with the positive (SimCLR, CLIP)",

@@ -45,7 +45,7 @@ class Argument:
 
     @property
     def python_only(self) -> bool:
-        """Whether the command line does not have it, since its values are Python objects."""
+        """Return whether only Python has it, since its values are Python objects."""
         hidden: Any = Suppress
         return get_args(hidden[str])[1:] == get_args(self.kind)[1:]
 

@@ -30,12 +30,12 @@ from ..runs.classifiers import is_classifier
 from ..runs.folder import Run
 from ..runs.load import load
 
-__all__ = ["export", "gather_examples", "require_no_classifier"]
+__all__ = ["WRITERS", "export", "gather_examples", "list_files", "require_no_classifier"]
 
 COMPARED = 8  # samples of each side on which an export is compared
 MADE_UP_TEXTS = ("a dog runs in the snow", "two children on a swing", "a red car", "the sea")
 
-WRITERS: dict[ExportFormat, Callable[[Any, Path, Examples], float]] = {
+WRITERS: dict[ExportFormat, Callable[..., float]] = {
     "onnx": write_onnx,
     "torchscript": write_torchscript,
     "openclip": write_open_clip,
@@ -75,10 +75,15 @@ def export(
         f"compared with the run on {examples.about}: the vectors differ by at most "
         f"{difference:.0e} of the largest value"
     )
-    for path in sorted(path for path in target.rglob("*") if path.is_file()):
-        say(f"  {path.relative_to(target)} ({path.stat().st_size / 1e6:,.2f} MB)")
+    list_files(target)
     say(f"exported to {target}")
     return target
+
+
+def list_files(folder: Path) -> None:
+    """Print the files of a folder with their sizes."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        say(f"  {path.relative_to(folder).as_posix()} ({path.stat().st_size / 1e6:,.2f} MB)")
 
 
 def require_no_classifier(run: str | Path) -> None:

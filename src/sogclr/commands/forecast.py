@@ -23,7 +23,7 @@ FIRST = 4  # samples of the micro-batch that shows what the model receives
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is expected of a run, for each of its processes.
+    """The expected memory and time of a run, for each of its processes.
 
     Attributes:
         memory: Most bytes at once: of the whole process on a CPU, of tensors on a GPU. None if the

@@ -4,18 +4,17 @@ It holds numbers, names of models that libraries know, and nothing else of the r
 classes, captions, columns and paths stay here.
 """
 
-import json
 from dataclasses import fields
 from typing import Any
 
 from .. import __version__
 from ..common.errors import UserError
 from ..common.options import Augmentation, ExportFormat
-from ..common.regular_files import open_regular_file
 from ..evaluation.pages.record import RunRecord
 from ..models.exports.preprocessing import Preprocessing
 from ..models.image_encoder import ImageEncoder
 from ..models.pair_encoder import PairEncoder
+from ..runs.evaluations import read_evaluations
 from ..runs.published import public_settings
 from ..runs.stored_samples import read_samples
 
@@ -28,9 +27,8 @@ PLAN = (
     "accumulate", "temperature", "temperature_mode", "normalizer", "effective_negatives",
     "memory_size", "optimizer", "learning_rate", "weight_decay", "norm", "precision", "seed",
 )  # fmt: skip
-LARGEST = 1 << 26  # bytes that are read of evaluations.jsonl
 PUBLIC_DATA = ("hf:", "hf-hub:")
-# What `sogclr evaluate` measures: where it stands in a line of evaluations.jsonl.
+# `sogclr evaluate` measures these. A key says where the number stands in evaluations.jsonl.
 MEASURES: dict[tuple[str, ...], str] = {
     **{
         (kind, protocol): title + ("" if kind == "trained" else f", {kind.replace('_', ' ')}")
@@ -157,7 +155,7 @@ def _list_plan(settings: Any) -> list[tuple[str, str]]:
 def _list_results(record: RunRecord) -> list[tuple[str, str, str]]:
     """List what `sogclr evaluate` has measured: the latest value of each measure and data."""
     found: dict[tuple[str, str], str] = {}
-    for line in _read_evaluations(record):
+    for line in read_evaluations(record.run):
         on = "data of the training" if line.get("data") == record.data else "other data"
         if line.get("data") == "digits":
             on = "digits"
@@ -166,23 +164,6 @@ def _list_results(record: RunRecord) -> list[tuple[str, str, str]]:
         for measure, value in _measures(line):
             found[measure, on] = value
     return [(measure, on, value) for (measure, on), value in found.items()]
-
-
-def _read_evaluations(record: RunRecord) -> list[dict[str, Any]]:
-    try:
-        with open_regular_file(record.run.evaluations) as file:
-            lines = file.read(LARGEST).decode(errors="replace").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            parsed = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(parsed, dict):
-            found.append(parsed)
-    return found
 
 
 def _measures(line: dict[str, Any]) -> list[tuple[str, str]]:

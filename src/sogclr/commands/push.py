@@ -14,16 +14,13 @@ from ..common.errors import UserError, one_line
 from ..common.options import ExportFormat
 from ..evaluation.pages.record import RunRecord
 from ..models.exports.formats import require_installed, why_not
-from ..models.exports.open_clip_folder import write_open_clip
-from ..models.exports.sentence_folder import write_sentence_transformer
-from ..models.exports.timm_folder import write_timm
 from ..models.image_encoder import ImageEncoder
 from ..models.pair_encoder import PairEncoder
 from ..runs.download import require_repository_name
 from ..runs.folder import Run
 from ..runs.load import load
 from ..runs.published import require_nothing_private, write_public_files
-from .export import gather_examples, require_no_classifier
+from .export import WRITERS, gather_examples, list_files, require_no_classifier
 from .model_card import render_card
 
 __all__ = ["push"]
@@ -56,11 +53,11 @@ def push(
         require_nothing_private(target, _private_words(record))
         if folder is not None:
             say(f"{target} holds what would be pushed to {repository}:")
-            _list(target)
+            list_files(target)
             return str(target)
         seen = "everyone can see it" if public else "private; --public shows it to everyone"
         say(f"to {repository} ({seen}; one that exists stays as visible as it is):")
-        _list(target)
+        list_files(target)
         return _upload(target, repository, public=public)
 
 
@@ -97,7 +94,7 @@ def _write_repository(
 ) -> None:
     """Write the files of the repository: the model, what other libraries load, the card."""
     write_public_files(record.run, target, with_log_u=with_log_u)
-    # Of the files that are published, so that they are known to suffice.
+    # Load the published files, so that they are known to suffice.
     model = load(target, module)
     written, missing = list[ExportFormat](), dict[str, str]()
     is_own = model.spec.name == "custom" if isinstance(model, ImageEncoder) else model.spec.custom
@@ -107,15 +104,9 @@ def _write_repository(
             missing[LIBRARY[name]] = reason
             continue
         examples = gather_examples(model, record.run, data, columns)
-        if name == "timm":
-            assert isinstance(model, ImageEncoder)
-            write_timm(model, target, examples)
-        elif name == "openclip":
-            assert isinstance(model, PairEncoder)
-            write_open_clip(model, target, examples, hub_name=repository)
-        else:
-            assert isinstance(model, PairEncoder)
-            write_sentence_transformer(model, target, examples)
+        # open_clip looks in the repository for the configuration of a text tower.
+        more = {"hub_name": repository} if name == "openclip" else {}
+        WRITERS[name](model, target, examples, **more)
         written.append(name)
     card = render_card(record, None if is_own else model, repository, written, missing)
     (target / CARD).write_text(card, encoding="utf-8")
@@ -141,11 +132,6 @@ def _private_words(record: RunRecord) -> list[str]:
     folder = record.run.folder.resolve()
     words = [str(Path.home()), str(Path.cwd()), str(folder), tempfile.gettempdir()]
     return [word for word in words if word.strip("/\\")]
-
-
-def _list(folder: Path) -> None:
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        say(f"  {path.relative_to(folder).as_posix()} ({path.stat().st_size / 1e6:,.2f} MB)")
 
 
 def _upload(folder: Path, repository: str, *, public: bool) -> str:

@@ -10,10 +10,16 @@ from ..common.console import say
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..data.batches.schedule import Schedule
+    from ..planning.recipe import Recipe
+    from ..planning.settings_images import PretrainArguments
+    from ..planning.settings_pairs import AlignArguments
+    from ..runs.folder import Run
     from ..training.loop import Trainer
+    from ..training.task import Task
     from .forecast import Forecast
 
-__all__ = ["Result", "checkpoint_bytes", "suggest_next", "train_to_end"]
+__all__ = ["Result", "build_trainer", "checkpoint_bytes", "suggest_next", "train_to_end"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,48 @@ class Result:
     complete: bool
     metrics: dict[str, Any]
     forecast: "Forecast | None" = None
+
+
+def build_trainer(
+    fabric: Any,
+    task: "Task",
+    schedule: "Schedule",
+    recipe: "Recipe",
+    run: "Run",
+    arguments: "PretrainArguments | AlignArguments",
+    resume: bool,
+) -> "Trainer":
+    """Build the training loop, at its first step or at that of the checkpoint.
+
+    Args:
+        fabric: Device and processes.
+        task: What is trained.
+        schedule: The micro-batches of the run.
+        recipe: Optimizer, learning rate and weight decay.
+        run: The claimed folder.
+        arguments: All arguments, of which those on storage, trackers and callbacks are used.
+        resume: Whether to go on from the checkpoint in the folder.
+    """
+    from ..runs.resume import record_epochs
+    from ..training.loop import Trainer
+
+    trainer = Trainer(
+        fabric,
+        task,
+        schedule,
+        recipe,
+        run,
+        arguments.checkpoint_seconds,
+        trackers=arguments.trackers(),
+        callbacks=arguments.callbacks,
+    )
+    if resume:
+        trainer.restore()
+        if fabric.is_global_zero:
+            record_epochs(run, schedule.epochs)
+    else:
+        trainer.monitor.start()
+    return trainer
 
 
 def train_to_end(trainer: "Trainer") -> Result:

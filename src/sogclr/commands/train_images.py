@@ -13,13 +13,11 @@ from ..planning.images import Plan
 from ..planning.settings_images import PretrainArguments
 from ..runs.data_address import data_address
 from ..runs.folder import Run
-from ..runs.resume import record_epochs
 from ..training.build_images import build_training
-from ..training.loop import Trainer
 from ..training.normalizer_error import stored_bytes
 from ..training.task_images import ViewsTask
 from ..training.views_picture import write_views_picture
-from .result import Result, checkpoint_bytes, train_to_end
+from .result import Result, build_trainer, checkpoint_bytes, train_to_end
 
 __all__ = ["bytes_on_disk", "train_images"]
 
@@ -71,22 +69,8 @@ def train_images(
         # Save the encoder before the trainer shards it.
         run.write_encoder(task.model.encoder.state_dict(), task.spec, initial=True)
         write_views_picture(source, plan, run.views)
-    trainer = Trainer(
-        fabric,
-        task,
-        schedule,
-        plan.recipe,
-        run,
-        arguments.checkpoint_seconds,
-        trackers=arguments.trackers(),
-        callbacks=arguments.callbacks,
-    )
-    if resume:
-        trainer.restore()
-        if fabric.is_global_zero:
-            record_epochs(run, schedule.epochs)
-    else:
-        trainer.monitor.start()
+    trainer = build_trainer(fabric, task, schedule, plan.recipe, run, arguments, resume)
+    if not resume:
         task.prime(fabric.device)
     return train_to_end(trainer)
 

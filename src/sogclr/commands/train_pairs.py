@@ -18,13 +18,11 @@ from ..planning.pairs import PairPlan
 from ..planning.settings_pairs import AlignArguments, PairSettings
 from ..runs.data_address import data_address
 from ..runs.folder import Run
-from ..runs.resume import record_epochs
 from ..runs.towers import write_start
 from ..training.build_pairs import build_model, build_training, open_towers
-from ..training.loop import Trainer
 from ..training.normalizer_error import stored_bytes
 from ..training.pair_inputs import PairInputs
-from .result import Result, checkpoint_bytes, train_to_end
+from .result import Result, build_trainer, checkpoint_bytes, train_to_end
 
 __all__ = ["bytes_on_disk", "print_towers", "train_pairs"]
 
@@ -74,22 +72,8 @@ def train_pairs(
     inputs = PairInputs(spec, towers, tokenizer, plan, fabric.device)
     with fabric.rank_zero_first():  # The others then find the features that the first one caches.
         task, schedule = build_training(source, model, plan, inputs, validation, fabric.autocast)
-    trainer = Trainer(
-        fabric,
-        task,
-        schedule,
-        plan.recipe,
-        run,
-        arguments.checkpoint_seconds,
-        trackers=arguments.trackers(),
-        callbacks=arguments.callbacks,
-    )
-    if resume:
-        trainer.restore()
-        if fabric.is_global_zero:
-            record_epochs(run, schedule.epochs)
-    else:
-        trainer.monitor.start()
+    trainer = build_trainer(fabric, task, schedule, plan.recipe, run, arguments, resume)
+    if not resume:
         # Only this checkpoint holds the weights that the trained towers came with. Settings
         # come last: a folder with settings is a run that can be resumed.
         trainer.save()

@@ -16,7 +16,7 @@ __all__ = ["Classified", "measure_classifier"]
 
 @dataclass(frozen=True)
 class Classified:
-    """How well a classifier recognizes images.
+    """The accuracy of a classifier on labelled images.
 
     Attributes:
         accuracy: share of the images whose class was recognized, in [0, 1].

@@ -34,7 +34,7 @@ SAVE = (
 
 @dataclass(frozen=True)
 class ForeignSide:
-    """What is stored for the N samples of one side.
+    """The stored u and temperatures of the N samples of one side.
 
     Attributes:
         name: of its u, for messages.

@@ -83,7 +83,7 @@ def import_table(
 
 @dataclass(frozen=True)
 class _Rows:
-    """What one side takes over: M rows, log u, tau and its velocity, `(M,)` each."""
+    """The M rows that one side takes over, with log u, tau and its velocity, `(M,)` each."""
 
     rows: Tensor
     log_u: Tensor

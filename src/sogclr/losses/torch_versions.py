@@ -1,4 +1,4 @@
-"""What depends on the version of torch. The losses need 2.1, and 2.11 to be compiled."""
+"""Hide differences between versions of torch. The losses need 2.1, and 2.11 to be compiled."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ from torch._utils import is_compiling as _is_compiling
 
 __all__ = ["COMPILES", "autocasts", "is_compiling", "keep_from_old_compilers"]
 
-# Whether torch.compile takes a loss whole. An older one fails within the losses.
+# torch.compile of these versions takes a loss whole. An older one fails within the losses.
 COMPILES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)
 
 
@@ -18,10 +18,10 @@ def keep_from_old_compilers(function: Callable[..., Any]) -> Callable[..., Any]:
     return kept
 
 
-# Whether torch.compile traces the caller. The public name came with torch 2.3.
+# `is_compiling` tells whether torch.compile traces the caller. Its public name came with 2.3.
 is_compiling = getattr(torch.compiler, "is_compiling", _is_compiling)
 
-# From torch 2.4 on. torch.compile does not trace `hasattr`.
+# torch 2.4 and later ask so. `hasattr` stands here since torch.compile does not trace it.
 _ASKS_BY_DEVICE = hasattr(torch.amp, "is_autocast_available")
 
 

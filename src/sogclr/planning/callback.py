@@ -12,7 +12,7 @@ __all__ = ["Callback", "TrainingState"]
 
 @dataclass
 class TrainingState:
-    """What a callback sees of a run.
+    """The state of a run, as a callback sees it.
 
     Attributes:
         folder: Folder of the run.

@@ -1,4 +1,4 @@
-"""What the settings of all commands that train have in common: checks of choices, and storage."""
+"""Check and store the settings of all commands that train."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, TypeAlias
 
 from ..common.errors import require
 from ..common.options import Device
-from .settings import DataSettings, MachineArguments, PrecisionSettings
+from .settings import DataSettings, Folder, MachineArguments, PrecisionSettings
 from .settings_base import Settings
 
 if TYPE_CHECKING:
@@ -16,14 +16,12 @@ if TYPE_CHECKING:
 
     from ..data.open_images import Data
 
-    Folder: TypeAlias = str | Path
     Run: TypeAlias = str | Path
     OtherData = Data
     OwnModule = nn.Module | None
 else:  # what the command line accepts, and how its help names the value
     from tyro.conf import Suppress
 
-    Folder = Annotated[str, "FOLDER"]
     Run = Annotated[str, "RUN"]
     Data = OtherData = Annotated[str, "DATA"]
     OwnModule = Suppress[str | None]

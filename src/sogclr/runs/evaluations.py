@@ -12,7 +12,7 @@ from .data_address import data_address
 from .folder import Run
 from .stored import FORMAT, atomically
 
-__all__ = ["append_evaluation"]
+__all__ = ["append_evaluation", "read_evaluations"]
 
 MOST_KEPT = 1_000  # lines, so that a loop over evaluations does not fill the folder
 LARGEST = 1 << 26  # bytes that are read of a file that may come from a stranger
@@ -44,6 +44,19 @@ def append_evaluation(run: Run, report: Any, data: Any, test: Any = None) -> Non
         say(str(error))
     else:
         say(f"added to {target}")
+
+
+def read_evaluations(run: Run) -> list[dict[str, Any]]:
+    """Return the kept results, the oldest first; lines that are damaged are left out."""
+    found = []
+    for line in _read_lines(run):
+        try:
+            parsed = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(parsed, dict):
+            found.append(parsed)
+    return found
 
 
 def _read_lines(run: Run) -> list[str]:

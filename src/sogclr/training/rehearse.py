@@ -40,7 +40,7 @@ MOST_COMPARED = 4_096
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What the steps of one process take. All but the last are bytes.
+    """The memory and operations of the steps of one process. All but the last are bytes.
 
     Attributes:
         weights: weights and statistics of the model.

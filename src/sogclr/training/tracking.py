@@ -24,7 +24,7 @@ Row = Mapping[str, Any]
 
 
 class _Stored(TypedDict):
-    """What trackers.json has of a tracker.
+    """The entry of a tracker in trackers.json.
 
     id: the id of the run there; None if it could not be opened.
     sent: the last step that it received; None if it has all steps in metrics.jsonl.
@@ -88,7 +88,7 @@ class Tracking:
         values = {k: v for k, v in row.items() if k != "step" and v is not None}
         for name, tracker in list(self._open.items()):
             if row["step"] > self._sent[name]:
-                if self._attempt(name, lambda: _log(tracker, row["step"], values)):  # noqa: B023
+                if self._attempt(name, lambda: _log(tracker, row["step"], values)):  # noqa: B023 (called at once)
                     self._sent[name] = row["step"]
                 else:
                     self._leave_out(name)
@@ -100,7 +100,7 @@ class Tracking:
             end: how the run has ended.
         """
         for name, tracker in self._open.items():
-            self._attempt(name, lambda: tracker.close(end))  # noqa: B023
+            self._attempt(name, lambda: tracker.close(end))  # noqa: B023 (called at once)
         self._open.clear()
 
     def _leave_out(self, name: str) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +120,9 @@ def _write(
     rows = [[_storable(value) for value in row] for row in rows]
     write: Callable[[Path], None]
     if target.suffix == ".csv":
-        write = lambda path: _write_csv(path, names, rows)  # noqa: E731
+        write = partial(_write_csv, names=names, rows=rows)
     else:
-        write = lambda path: _write_parquet(path, names, rows, numbers)  # noqa: E731
+        write = partial(_write_parquet, names=names, rows=rows, numbers=numbers)
     atomically(target, write, ADVICE)
 
 

@@ -1,4 +1,4 @@
-"""What becomes of an image before a model receives it, in numbers that other programs can use."""
+"""Describe in numbers what becomes of an image before a model receives it, for other programs."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
